@@ -1,0 +1,57 @@
+"""The ``corrfractal`` command. Sub-commands are looked up by name and imported only when called: ``--help`` is quick.
+
+The layers below stay clean: this table names modules of higher layers as text, and nothing here imports them at start.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+# name: (module, attribute, one line for --help)
+COMMANDS = {
+    "demo": ("cluster.cli", "demo", "The whole workflow on rendered sample videos, in minutes."),
+    "run": ("cluster.cli", "run", "The whole workflow on your videos, from one TOML file; resumable."),
+    "precompute": ("pipeline.cli", "precompute", "Videos -> WebDataset shards of clips and pseudo-labels."),
+    "verify": ("pipeline.cli", "verify", "Re-hash shards against their manifest."),
+    "train": ("training.cli", "train", "Shards -> a trained, registered model (Ray Train DDP); resumable."),
+    "models": ("training.cli", "models", "The model registry: list, show."),
+    "propagate": (
+        "inference.cli",
+        "propagate",
+        "One video and a first-frame mask -> a mask for every frame.",
+    ),
+    "evaluate": ("inference.cli", "evaluate", "Propagate and score a data set (davis)."),
+    "score": ("inference.cli", "score", "Score masks made elsewhere (davis)."),
+    "doctor": ("cluster.cli", "doctor", "Check this machine, and say what to do about each fault."),
+    "cluster": ("cluster.cli", "cluster", "A Ray cluster on this machine, or jobs on any Ray cluster."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a sub-command's module only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="corrfractal")
+def main() -> None:
+    """CorrFractal: self-supervised dense video correspondence, from raw video to a scored, registered model."""
+
+
+if __name__ == "__main__":
+    main(prog_name="corrfractal")

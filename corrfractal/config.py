@@ -1,0 +1,69 @@
+"""Configurations are frozen keyword-only dataclasses; this module reads, checks, prints and hashes them.
+
+A configuration class derives from ``Config``, checks its own ranges in ``__post_init__`` (``ValueError`` with the
+offending value) and may hold other configurations. What comes from a file goes through ``config_from_dict``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from .errors import ConfigError, NotFoundError
+
+C = TypeVar("C", bound="Config")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every configuration dataclass: unknown fields are refused."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
+def config_from_dict(cls: type[C], values: Mapping[str, Any], where: str = "configuration") -> C:
+    """Build a configuration from plain values.
+
+    Raises:
+        ConfigError: names ``where``, the field, and what is wrong with it.
+    """
+    from pydantic import TypeAdapter, ValidationError  # imported late: --help stays fast
+
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(whole)"
+        raise ConfigError(f"{where}: field '{field}': {first['msg']} (got {first['input']!r})") from exc
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionary of a configuration, as JSON would give it back (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``value``: sorted keys, no spaces."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Parse a TOML file.
+
+    Raises:
+        NotFoundError: no such file.
+        ConfigError: not TOML; names the line.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as exc:
+        raise NotFoundError(f"no such configuration file: {path}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc

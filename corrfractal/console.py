@@ -1,0 +1,110 @@
+"""What a command shows: progress on a terminal, plain lines otherwise, one JSON object with ``--json``.
+
+``say`` prints a line for the user. ``progress`` wraps a loop. ``command`` turns a function into a command with the two
+options that all commands share, ``--json`` and ``--debug``; the function returns the result as a plain dictionary.
+Everything but that one JSON object goes to standard error when ``--json`` is given, whatever a library prints.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from .errors import CorrFractalError
+
+LOG_EVERY_SECONDS = 10.0
+
+
+def say(text: str = "") -> None:
+    """Print one line for the user (to standard error under ``--json``)."""
+    print(text, flush=True)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield ``advance(n)``. A bar on a terminal; otherwise a line every ten seconds and one at the end."""
+    with (_bar if sys.stderr.isatty() else _lines)(title, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _lines(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    done, started, last = 0, time.monotonic(), time.monotonic()
+
+    def advance(n: int) -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= LOG_EVERY_SECONDS or done == total:
+            last = now
+            print(f"{title}: {done}/{total} in {now - started:.0f} s", file=sys.stderr, flush=True)
+
+    yield advance
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
+    """Give a command function ``--json`` and ``--debug``. Apply below the ``click`` decorators."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
+        signal.signal(signal.SIGTERM, _raise_interrupt)
+        stdout = _stdout_to_stderr() if as_json else None
+        try:
+            result = function(*args, **kwargs)
+        except (Exception, KeyboardInterrupt) as exc:
+            if debug or isinstance(exc, click.ClickException):
+                raise
+            _fail(exc)
+        if stdout is not None:
+            stdout.write(json.dumps(result or {}, indent=2) + "\n")
+            stdout.flush()
+
+    return wrapper
+
+
+def _fail(exc: BaseException) -> None:
+    if isinstance(exc, CorrFractalError):
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    if isinstance(exc, KeyboardInterrupt):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    print(
+        f"error: unexpected {type(exc).__name__}: {exc} (run again with --debug for the traceback)",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+
+
+def _raise_interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _stdout_to_stderr() -> Any:
+    """Point file descriptor 1 at standard error, for child processes too; return the true standard output."""
+    sys.stdout.flush()
+    true_stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return true_stdout

@@ -1,0 +1,91 @@
+"""Walsh-Hadamard responses (III-A, Fig. 2; the fast transform: Fino and Algazi, 1976, the paper's [22]).
+
+The basis of size ``n`` (4 or 8) has n x n patterns of +1 and -1, the outer products of the n sequency-ordered Walsh
+functions (sequency = number of sign changes). Pattern 0 is the mean (DC), never used. With c = 0, 1, 2 for R, G, B:
+
+    pattern id = c * (n * n - 1) + (row_sequency * n + column_sequency - 1)
+
+so a basis of size 4 gives 45 responses. The window of an even size has no centre pixel: at pixel (y, x) it covers rows
+y - n/2 + 1 ... y + n/2, so every response lies half a pixel right and below. The shift is the same for all patterns and
+all frames, therefore labels made from them still correspond in time; the window never leans the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+I16 = npt.NDArray[np.int16]
+
+
+def walsh_basis(n: int = 4) -> I16:
+    """Sequency-ordered Walsh functions, int16 (n, n) of +1 and -1, one function a row.
+
+    Raises:
+        ValueError: ``n`` is not 4 or 8.
+    """
+    if n not in (4, 8):
+        raise ValueError(f"the Walsh-Hadamard basis has size 4 or 8, got {n}")
+    rows = np.ones((1, 1), dtype=np.int16)
+    while len(rows) < n:
+        rows = np.block([[rows, rows], [rows, -rows]])
+    sequency = (np.diff(rows, axis=1) != 0).sum(axis=1)
+    return np.ascontiguousarray(rows[np.argsort(sequency)])
+
+
+def pattern_count(n: int = 4) -> int:
+    """Number of pattern ids of a basis: three colour channels, all patterns but DC."""
+    return 3 * (n * n - 1)
+
+
+def hadamard_responses(frames: npt.NDArray[np.uint8], selection: Sequence[int], basis: int = 4) -> I16:
+    """Exact responses of the selected patterns at every pixel.
+
+    Args:
+        frames: uint8 (T, H, W, 3) RGB.
+        selection: pattern ids, each in 0 .. pattern_count(basis) - 1.
+        basis: 4 or 8.
+
+    Returns:
+        int16 (T, len(selection), H, W); borders reflect. |response| <= 255 * basis^2 / 2.
+
+    Raises:
+        ValueError: wrong shape or dtype, or an id out of range.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    functions, patterns = walsh_basis(basis), basis * basis - 1
+    bad = [p for p in selection if not 0 <= p < 3 * patterns]
+    if bad:
+        raise ValueError(f"pattern ids must lie in 0..{3 * patterns - 1}, got {bad}")
+
+    T, H, W, _ = frames.shape
+    before, after = basis // 2 - 1, basis // 2
+    responses = np.empty((T, len(selection), H, W), dtype=np.int16)
+    planes = _reflect(frames, before, after)
+    rows_done: dict[tuple[int, int], I16] = {}  # the separable transform shares its vertical half between patterns
+    for position, pattern in enumerate(selection):
+        channel, rest = divmod(pattern, patterns)
+        row, column = divmod(rest + 1, basis)
+        if (channel, row) not in rows_done:
+            rows_done[channel, row] = _signed_sum(planes[channel], functions[row], H, axis=1)
+        responses[:, position] = _signed_sum(rows_done[channel, row], functions[column], W, axis=2)
+    return responses
+
+
+def _reflect(frames: npt.NDArray[np.uint8], before: int, after: int) -> I16:
+    """(T, H, W, 3) -> int16 (3, T, H + before + after, W + before + after); one-pixel sides repeat."""
+    mode = "reflect" if min(frames.shape[1:3]) > 1 else "edge"
+    pad = ((0, 0), (0, 0), (before, after), (before, after))
+    return np.pad(np.moveaxis(frames, 3, 0).astype(np.int16), pad, mode=mode)  # type: ignore[call-overload]
+
+
+def _signed_sum(plane: I16, signs: I16, size: int, axis: int) -> I16:
+    """Sum of shifted copies along an axis, each added or subtracted: integer adds only."""
+    total = np.zeros(tuple(size if a == axis else s for a, s in enumerate(plane.shape)), dtype=np.int16)
+    for offset, sign in enumerate(signs):
+        shifted = plane[:, offset : offset + size] if axis == 1 else plane[:, :, offset : offset + size]
+        (np.add if sign > 0 else np.subtract)(total, shifted, out=total)
+    return total

@@ -1,0 +1,52 @@
+"""Settings of a process, kept in one place: threads, and how this project starts or joins Ray.
+
+This file does not import Ray; the ``run.py`` of each stage does, with ``ray.init(**ray_options())``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def ray_options() -> dict[str, Any]:
+    """Arguments of ``ray.init``: join the cluster of ``RAY_ADDRESS`` if set, else start a private one on loopback.
+
+    Also sets the environment that Ray reads at start: no usage reports, and no listener beyond loopback
+    (``_node_ip_address`` does not achieve that; this does).
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        return {"ignore_reinit_error": True, "log_to_driver": False}
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    return {
+        "ignore_reinit_error": True,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+        "object_store_memory": 256 << 20,  # frames never travel through it
+    }
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished file its final name, so that a half-written file is never taken for a whole one.
+
+    The file's contents reach the disk before the name does (fsync, rename, fsync of the folder).
+    """
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file in one atomic step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    publish(temporary, path)

@@ -1,0 +1,56 @@
+"""What all tests share: real input where it lies beside the checkout, tiny real videos otherwise, one Ray session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_image
+
+from corrfractal.video import write_video
+
+os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real videos and data sets beside the checkout."""
+    path = Path(__file__).parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"needs the real data in {path}, which is not part of the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """A real photograph, uint8 (427, 640, 3) RGB."""
+    return np.ascontiguousarray(load_sample_image("china.jpg"))
+
+
+@pytest.fixture(scope="session")
+def moving_frames(photograph: np.ndarray) -> np.ndarray:
+    """24 frames, uint8 (24, 96, 128, 3): a window that moves 3 pixels right and 1 down per frame over a photograph."""
+    return np.stack([photograph[100 + t : 196 + t, 50 + 3 * t : 178 + 3 * t] for t in range(24)])
+
+
+@pytest.fixture(scope="session")
+def tiny_video(moving_frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``moving_frames`` as a real h264 file."""
+    path = tmp_path_factory.mktemp("video") / "tiny.mp4"
+    write_video(path, moving_frames, fps=24)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One private Ray on two CPUs for the whole run: starting it costs more than most tests."""
+    import ray
+
+    from corrfractal.runtime import ray_options
+
+    ray.init(**{**ray_options(), "num_cpus": 2})
+    yield
+    ray.shutdown()
