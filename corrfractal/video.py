@@ -1,7 +1,7 @@
 """Video in and out: one reader for the pipeline and for inference. decord first, PyAV second, folders of frames too.
 
 Frames are RGB, upright (rotation metadata applied), in presentation order, with their presentation time. A video is
-read in one sequential pass: random access costs several seeks a frame. Both decoders are reached through ``open_video``.
+read in one sequential pass: random access costs several seeks a frame. ``open_video`` is the door to both decoders.
 
 About 1 in 30 videos found in the wild opens in PyAV and not in decord, hence the second decoder.
 """
