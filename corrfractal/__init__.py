@@ -1,0 +1,32 @@
+"""The method of CorrFractal: pattern-boosted quantisation, backbone with aggregation, fractal affinity, multi-density
+correspondence. No cluster, no tracking: read it beside the paper.
+
+The public names are imported when they are first used, so that the command line answers without loading PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attention import restricted_attention
+    from .hadamard import hadamard_responses
+    from .model import CorrFractal, CorrFractalConfig
+    from .quantization import quantize_clip
+
+__all__ = ["CorrFractal", "CorrFractalConfig", "hadamard_responses", "quantize_clip", "restricted_attention"]
+
+_HOME = {
+    "CorrFractal": "model",
+    "CorrFractalConfig": "model",
+    "hadamard_responses": "hadamard",
+    "quantize_clip": "quantization",
+    "restricted_attention": "attention",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -3,7 +3,8 @@
 Frames are RGB, upright (rotation metadata applied), in presentation order, with their presentation time. A video is
 read in one sequential pass: random access costs several seeks a frame. ``open_video`` is the door to both decoders.
 
-About 1 in 30 videos found in the wild opens in PyAV and not in decord, hence the second decoder.
+About 1 in 30 videos found in the wild opens in PyAV and not in decord, hence the second decoder. The readers themselves
+are in ``decoders.py``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .errors import NotFoundError, VideoError
 U8 = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# MPEG streams carry no index: decord was seen to repeat frames, to lose their times and to give up at the end.
+WITHOUT_INDEX = (".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob")
 FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
 
 
@@ -76,27 +79,30 @@ def open_video(path: str | Path, decoder: str = "auto") -> Video:
 
     Args:
         path: file or folder.
-        decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord, and PyAV where decord cannot open the file.
+        decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord, and PyAV where decord cannot open the file or is
+            known to guess (MPEG streams).
 
     Raises:
         NotFoundError: no such file or folder, or a folder without images.
         VideoError: no decoder can open it (stage ``"open"``).
     """
+    from .decoders import DecordVideo, FolderVideo, PyavVideo
+
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"no such video: {path}")
     if path.is_dir():
-        return _FolderVideo(path)
+        return FolderVideo(path)
     if path.stat().st_size == 0:
         raise VideoError(str(path), "open", "the file is empty")
-    if decoder == "pyav":
-        return _PyavVideo(path)
+    if decoder == "pyav" or (decoder == "auto" and path.suffix.lower() in WITHOUT_INDEX):
+        return PyavVideo(path)
     try:
-        return _DecordVideo(path)
+        return DecordVideo(path)
     except VideoError:
         if decoder == "decord":
             raise
-        return _PyavVideo(path)
+        return PyavVideo(path)
 
 
 def resize_area(image: U8, height: int, width: int) -> U8:
@@ -135,144 +141,3 @@ def write_video(path: str | Path, images: Iterable[U8], fps: float, codec: str =
             container.mux(stream.encode(None))
     temporary.replace(path)
     return count
-
-
-class _DecordVideo:
-    def __init__(self, path: Path) -> None:
-        import decord
-
-        decord.logging.set_level(decord.logging.FATAL)
-        try:
-            self._reader = decord.VideoReader(str(path), num_threads=1)
-            # decord learns the displayed size, rotation included, from the first frame only.
-            height, width = self._reader[0].shape[:2]
-        except (RuntimeError, decord.DECORDError, IndexError) as exc:
-            raise VideoError(str(path), "open", _first_line(exc)) from exc
-        self.info = VideoInfo(
-            path=str(path),
-            frames=len(self._reader),
-            fps=float(self._reader.get_avg_fps()),
-            height=height,
-            width=width,
-            decoder="decord",
-        )
-
-    def times(self) -> npt.NDArray[np.float64]:
-        stamps = self._reader.get_frame_timestamp(np.arange(self.info.frames))
-        return np.asarray(stamps, dtype=np.float64)[:, 0].round(4)
-
-    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        import decord
-
-        times = self.times()
-        self._reader.seek(0)
-        position = 0
-        for index in range(self.info.frames) if indices is None else indices:
-            try:
-                if index > position:
-                    self._reader.skip_frames(index - position)
-                image = self._reader.next().asnumpy()
-            except (RuntimeError, decord.DECORDError, IndexError, StopIteration) as exc:
-                raise VideoError(self.info.path, "decode", _first_line(exc), index) from exc
-            position = index + 1
-            yield Frame(index=index, seconds=float(times[index]), image=image)
-
-
-class _PyavVideo:
-    def __init__(self, path: Path) -> None:
-        import av
-
-        self._path = path
-        try:
-            times, shape = self._scan(path)
-        except (av.FFmpegError, UnicodeDecodeError, IndexError, ValueError) as exc:
-            raise VideoError(str(path), "open", _first_line(exc)) from exc
-        if not times:
-            raise VideoError(str(path), "open", "no frame can be decoded")
-        self._times = np.asarray(times, dtype=np.float64)
-        span = float(self._times[-1] - self._times[0])
-        self.info = VideoInfo(
-            path=str(path),
-            frames=len(times),
-            fps=(len(times) - 1) / span if span > 0 else FOLDER_FPS,
-            height=shape[0],
-            width=shape[1],
-            decoder="pyav",
-        )
-
-    @staticmethod
-    def _scan(path: Path) -> tuple[list[float], tuple[int, int]]:
-        """Decode once for the true presentation times: containers that reach PyAV often carry no usable index."""
-        import av
-
-        times: list[float] = []
-        shape = (0, 0)
-        with av.open(str(path), metadata_errors="replace") as container:
-            try:
-                for frame in container.decode(container.streams.video[0]):
-                    times.append(float(frame.time or 0.0) if frame.pts is not None else len(times) / FOLDER_FPS)
-                    shape = shape if shape != (0, 0) else _upright(frame).shape[:2]
-            except av.FFmpegError:
-                if not times:
-                    raise
-        return [t - times[0] for t in times], shape
-
-    def times(self) -> npt.NDArray[np.float64]:
-        return self._times
-
-    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        import av
-
-        wanted = set(range(self.info.frames) if indices is None else indices)
-        index = 0
-        try:
-            with av.open(str(self._path), metadata_errors="replace") as container:
-                for index, frame in enumerate(container.decode(container.streams.video[0])):
-                    if index in wanted:
-                        yield Frame(index=index, seconds=float(self._times[index]), image=_upright(frame))
-                    if index + 1 >= self.info.frames:
-                        return
-        except av.FFmpegError as exc:
-            raise VideoError(self.info.path, "decode", _first_line(exc), index + 1) from exc
-
-
-class _FolderVideo:
-    def __init__(self, path: Path) -> None:
-        self._files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not self._files:
-            raise NotFoundError(f"the folder {path} holds no JPEG or PNG frames")
-        height, width = self._read(0).shape[:2]
-        self.info = VideoInfo(
-            path=str(path),
-            frames=len(self._files),
-            fps=FOLDER_FPS,
-            height=height,
-            width=width,
-            decoder="images",
-        )
-
-    def _read(self, index: int) -> U8:
-        image = cv2.imread(str(self._files[index]), cv2.IMREAD_COLOR)
-        if image is None:
-            raise VideoError(str(self._files[index]), "decode", "not a readable image", index)
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-    def times(self) -> npt.NDArray[np.float64]:
-        return np.arange(len(self._files)) / FOLDER_FPS
-
-    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        for index in range(len(self._files)) if indices is None else indices:
-            yield Frame(index=index, seconds=index / FOLDER_FPS, image=self._read(index))
-
-
-def _upright(frame: Any) -> U8:
-    """RGB array of a PyAV frame with the stream's rotation applied, which PyAV leaves to the caller."""
-    image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, k=round(getattr(frame, "rotation", 0) / 90) % 4))
-
-
-def _first_line(exc: BaseException) -> str:
-    """The telling part of a decoder's message, without its stack and build paths."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    text = lines[0] if lines else type(exc).__name__
-    return text.split("Check failed: ")[-1][:200]

@@ -1,0 +1,69 @@
+"""A trained network as one safetensors file: weights, configuration, and where they came from. Never a pickle.
+
+The file's metadata holds ``format`` (name and version of this layout), ``config`` (JSON of the network's
+configuration) and free text fields such as the digest of the shards that the model was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .config import Config, config_from_dict, config_to_dict
+from .errors import IntegrityError, NotFoundError
+from .runtime import publish
+
+FORMAT = "corrfractal/1"
+
+C = TypeVar("C", bound=Config)
+
+
+def save(tensors: Mapping[str, Tensor], config: Config, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write a model file in one atomic step."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    header = {**metadata, "format": FORMAT, "config": json.dumps(config_to_dict(config), sort_keys=True)}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+    publish(temporary, path)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a model file, checked to be one of this project's.
+
+    Raises:
+        NotFoundError: no such file.
+        IntegrityError: not a safetensors file, or not of this format.
+    """
+    if not Path(path).is_file():
+        raise NotFoundError(f"no such model file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as exc:
+        raise IntegrityError(f"{path} is not a readable safetensors file: {exc}") from exc
+    if metadata.get("format") != FORMAT:
+        raise IntegrityError(f"{path} is a safetensors file but not a {FORMAT} model: {metadata.get('format')!r}")
+    return metadata
+
+
+def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
+    """Configuration and weights of a model file; errors as in ``read_metadata``."""
+    config = config_from_dict(config_type, json.loads(read_metadata(path)["config"]), where=str(path))
+    with safe_open(path, framework="pt") as file:
+        return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Put weights into a network; IntegrityError names what does not fit."""
+    try:
+        model.load_state_dict(dict(tensors))
+    except RuntimeError as exc:
+        raise IntegrityError(f"the weights in {path} do not fit its own configuration: {exc}") from exc

@@ -1,0 +1,38 @@
+"""Fractal affinity (III-D.1, Fig. 4, eqs. 3-7): affinities chained by their own output.
+
+One step carries labels *and embedding* of the reference to the target grid:
+
+    (f', q') = A(f, f_t) . (f, q)                                                          eqs. 4 and 5
+
+Both now lie on the target grid, so the next step searches with f' around the same pixel (eqs. 6 and 7), and two steps
+with 11 x 11 windows reach as far as one with 21 x 21 at twice the cost instead of four times. The target embedding
+f_t is the attractor of every step. Several references share one softmax in the first step; afterwards there is a
+single map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .attention import restricted_attention
+
+
+def chain(f: Tensor, q: Tensor, f_t: Tensor, radius: int, steps: int = 2) -> tuple[Tensor, Tensor]:
+    """Carry embedding and labels of the references to the target, ``steps`` affinities in a row.
+
+    Args:
+        f: (B, N, C, h, w) embeddings of N references.
+        q: (B, N, K, h, w) their labels, one-hot or soft.
+        f_t: (B, C, h, w) embedding of the target, the attractor.
+        radius: window radius of every step.
+        steps: number of affinities; the paper found 2 best of 1 to 4.
+
+    Returns:
+        f, (B, C, h, w), and q, (B, K, h, w), on the target grid.
+    """
+    C = f.shape[2]
+    for _ in range(steps):
+        carried = restricted_attention(f_t, f, torch.cat((f, q), dim=2), radius)
+        f, q = carried[:, None, :C], carried[:, None, C:]
+    return f[:, 0], q[:, 0]

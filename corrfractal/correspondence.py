@@ -1,0 +1,196 @@
+"""Multi-density correspondence (III-D.2, Fig. 5, eqs. 8-9): from several low resolutions to one at full resolution.
+
+A density d is the denominator of the sub-sampling: a frame of H x W becomes round(H / d) x round(W / d). For each
+density Chain_L matches where a window reaches far; its result is carried to the R grid (1/2 of the frame), where
+Chain_R matches again, finer. A^R merges densities by attention over all of their windows at once, and Chain_H takes
+the merged map to full resolution.
+
+Training (Fig. 5a) draws two densities and merges them in one softmax. Inference (Fig. 5b) goes through six, coarse to
+fine, each merged with what the coarser ones agreed on. Shape symbols: design notes, docs/method.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from statistics import NormalDist
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import restricted_attention
+from .chain import chain
+from .config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrespondenceConfig(Config):
+    """Switches of the correspondence module."""
+
+    radius: int = 5
+    """Window radius of Chain_L and Chain_R; 5 is the paper's 11 x 11."""
+    steps: int = 2
+    """Affinities per chain (paper, Table 4: 2 is best of 1 to 4)."""
+    merge_radius: int = 1
+    """Window radius of A^R."""
+    full_radius: int = 0
+    """Window radius of Chain_H; 0 is the paper's 1 x 1, which for a single map is up-sampling."""
+    refinement_density: float = 2.0
+    """Density of the R grid."""
+    density_means: tuple[float, float] = (4.0, 8.0)
+    """Means of the two Gaussians that training draws densities from."""
+    density_sigma: float = 1.5
+    """Their standard deviation; each is truncated at the midpoint of the means and at 1."""
+
+    def __post_init__(self) -> None:
+        if min(self.radius, self.merge_radius, self.full_radius) < 0 or self.steps < 1:
+            raise ValueError("radii must be 0 or more and steps at least 1")
+        if self.refinement_density < 1:
+            raise ValueError(f"refinement_density must be at least 1, got {self.refinement_density}")
+        if not 1 < self.density_means[0] < self.density_means[1] or self.density_sigma <= 0:
+            raise ValueError("density_means must ascend from above 1 and density_sigma must be positive")
+
+
+def draw_densities(config: CorrespondenceConfig, uniform: Sequence[float]) -> tuple[float, float]:
+    """Two densities from the truncated Gaussians, by inverting their distribution functions.
+
+    Args:
+        config: means and standard deviation.
+        uniform: two numbers in [0, 1), which decide the draw: the caller owns the randomness.
+    """
+    (low, high), sigma = config.density_means, config.density_sigma
+    middle = (low + high) / 2
+    return (
+        _truncated_normal(low, sigma, 1.0, middle, uniform[0]),
+        _truncated_normal(high, sigma, middle, 2 * high, uniform[1]),
+    )
+
+
+def grid(full: Tensor, density: float) -> tuple[int, int]:
+    """Size at a density of a map (..., H, W) at full resolution; at least one pixel."""
+    height, width = full.shape[-2:]
+    return max(1, round(height / density)), max(1, round(width / density))
+
+
+def resize_embedding(f: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, h, w): bilinear, antialiased when shrinking."""
+    if f.shape[-2:] == size:
+        return f
+    return F.interpolate(f, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def resize_labels(q: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K, H, W) -> (B, K, h, w): area averages when shrinking, bilinear when growing; sums over K stay 1."""
+    if q.shape[-2:] == size:
+        return q
+    if size[0] <= q.shape[-2] and size[1] <= q.shape[-1]:
+        return F.adaptive_avg_pool2d(q, size)
+    return F.interpolate(q, size, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class References:
+    """Reference frames at one density: f (B, N, C, h, w) and q (B, N, K, h, w)."""
+
+    f: Tensor
+    q: Tensor
+
+
+def reconstruct(
+    F_ref: Tensor, Q_ref: Tensor, F_t: Tensor, densities: Sequence[float], config: CorrespondenceConfig
+) -> Tensor:
+    """Reconstruct the target's labels, training form (Fig. 5a, eq. 8).
+
+    Args:
+        F_ref: (B, N, C, H, W) embeddings of the references, nearest first.
+        Q_ref: (B, N, K, H, W) their labels.
+        F_t: (B, C, H, W) embedding of the target.
+        densities: the densities drawn for this step.
+
+    Returns:
+        (B, K, H, W) distribution over labels.
+    """
+    f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
+    maps = [
+        _to_refinement(_at_density(F_ref, Q_ref, d), f_t, f_R, config)
+        for d, f_t in zip(densities, pyramid(F_t, densities), strict=True)
+    ]
+    f, q = _merge(maps, f_R, config)
+    return _to_full(f, q, F_t, config)
+
+
+def pyramid(F_t: Tensor, densities: Sequence[float]) -> list[Tensor]:
+    """One embedding (B, C, H, W) at each density. A target's pyramid serves again when the frame joins the memory."""
+    return [resize_embedding(F_t, grid(F_t, d)) for d in densities]
+
+
+def propagate(
+    references: Sequence[References], targets: Sequence[Tensor], F_t: Tensor, config: CorrespondenceConfig
+) -> Tensor:
+    """Predict the target's labels, inference form (Fig. 5b, eq. 9): densities one by one, coarse to fine.
+
+    Args:
+        references: the memory frames, one entry per density, coarsest first.
+        targets: the target's ``pyramid`` at the same densities.
+        F_t: (B, C, H, W) its embedding at full resolution.
+
+    Returns:
+        (B, K, H, W) distribution over labels.
+    """
+    f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
+    maps = (_to_refinement(ref, f_t, f_R, config) for ref, f_t in zip(references, targets, strict=True))
+    f, q = reduce(lambda so_far, refined: _merge([so_far, refined], f_R, config), maps)
+    return _to_full(f, q, F_t, config)
+
+
+def _to_refinement(ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig) -> tuple[Tensor, Tensor]:
+    """Chain_L at the density of the references, then Chain_R on the R grid."""
+    f, q = chain(ref.f, ref.q, f_t, config.radius, config.steps)
+    size = (f_R.shape[-2], f_R.shape[-1])
+    f, q = resize_embedding(f, size), resize_labels(q, size)
+    return chain(f[:, None], q[:, None], f_R, config.radius, config.steps)
+
+
+def _merge(maps: Sequence[tuple[Tensor, Tensor]], f_R: Tensor, config: CorrespondenceConfig) -> tuple[Tensor, Tensor]:
+    """A^R (eqs. 8 and 9): one softmax over the windows of all maps."""
+    f, q = (torch.stack(parts, dim=1) for parts in zip(*maps, strict=True))
+    return chain(f, q, f_R, config.merge_radius, steps=1)
+
+
+def _to_full(f: Tensor, q: Tensor, F_t: Tensor, config: CorrespondenceConfig) -> Tensor:
+    """Chain_H. Its softmax over a 1 x 1 window of a single map is exactly 1, so with radius 0 this is up-sampling."""
+    size = (F_t.shape[-2], F_t.shape[-1])
+    q = resize_labels(q, size)
+    if config.full_radius == 0:
+        return q
+    f = resize_embedding(f, size)
+    return restricted_attention(F_t, f[:, None], q[:, None], config.full_radius)
+
+
+def _at_density(F_ref: Tensor, Q_ref: Tensor, density: float) -> References:
+    count, size = F_ref.shape[:2], grid(F_ref, density)
+    return References(
+        f=resize_embedding(F_ref.flatten(0, 1), size).unflatten(0, count),
+        q=resize_labels(Q_ref.flatten(0, 1), size).unflatten(0, count),
+    )
+
+
+def _truncated_normal(mean: float, sigma: float, low: float, high: float, u: float) -> float:
+
+    normal = NormalDist(mean, sigma)
+    below, above = normal.cdf(low), normal.cdf(high)
+    p = below + u * (above - below)
+    return min(max(normal.inv_cdf(min(max(p, 1e-12), 1 - 1e-12)), low), high)
+
+
+def loss(distribution: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of the reconstructed distribution (eqs. 10 and 11): mean of -log(p + 1e-8) over pixels.
+
+    Args:
+        distribution: (B, K, H, W), sums to 1 over K.
+        labels: int64 (B, H, W).
+    """
+    p = distribution.float().gather(1, labels[:, None])
+    return -torch.log(p + 1e-8).mean()

@@ -1,0 +1,237 @@
+"""The three readers behind ``corrfractal.video.open_video``: decord, PyAV, and folders of images.
+
+Decoders are third-party C++ fed with files from anywhere, so whatever they raise becomes a ``VideoError``. What each
+hides, and what is done about it here:
+
+- decord serves frames of a wrong index where presentation times are broken (hidden VP9 frames, MPEG streams): times
+  that do not ascend make it refuse the file, and PyAV is next.
+- decord ignores damage that the codec conceals; PyAV flags such frames, and everything from the first one on is bad.
+- neither says that a file was cut short where the container survives it: ``truncation`` compares with the header.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .errors import NotFoundError, VideoError
+from .video import FOLDER_FPS, IMAGE_SUFFIXES, Frame, VideoInfo
+
+U8 = npt.NDArray[np.uint8]
+F64 = npt.NDArray[np.float64]
+
+TAIL_SECONDS = 0.25  # headers are rounded; a shorter missing end is not taken for truncation
+
+
+class DecordVideo:
+    """A file read by decord. Raises ``VideoError`` (stage ``"open"``) if decord cannot, or its clock is broken."""
+
+    def __init__(self, path: Path) -> None:
+        import decord
+
+        decord.logging.set_level(decord.logging.FATAL)
+        try:
+            self._reader = decord.VideoReader(str(path), num_threads=1)
+            # decord learns the displayed size, rotation included, from the first frame only.
+            height, width = self._reader[0].shape[:2]
+            stamps = self._reader.get_frame_timestamp(np.arange(len(self._reader)))
+        except Exception as exc:
+            raise VideoError(str(path), "open", _reason(exc)) from exc
+        self._times = np.asarray(stamps, dtype=np.float64)[:, 0]
+        self._times = (self._times - self._times[0]).round(4)
+        if not np.all(np.diff(self._times) > 0):
+            raise VideoError(str(path), "open", "its presentation times do not ascend")
+        self.info = VideoInfo(
+            path=str(path),
+            frames=len(self._reader),
+            fps=float(self._reader.get_avg_fps()),
+            height=height,
+            width=width,
+            decoder="decord",
+        )
+
+    def times(self) -> F64:
+        return self._times
+
+    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
+        position = index = 0
+        try:
+            self._reader.seek(0)
+            for index in range(self.info.frames) if indices is None else indices:
+                if index > position:
+                    self._reader.skip_frames(index - position)
+                image = self._reader.next().asnumpy()
+                position = index + 1
+                yield Frame(index=index, seconds=float(self._times[index]), image=image)
+        except Exception as exc:
+            raise VideoError(self.info.path, "decode", _reason(exc), index) from exc
+
+
+class PyavVideo:
+    """A file read by PyAV. Opening decodes it once: what reaches PyAV often carries no usable index.
+
+    Frames from the first damaged one on do not count as frames; reading past the good ones raises ``VideoError``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        times: list[float] = []
+        height = width = 0
+        self._damage: str | None = None
+        try:
+            for frame in _decode(path):
+                if frame.is_corrupt:
+                    self._damage = "damaged data, concealed by the decoder"
+                    break
+                if not times:
+                    height, width = _upright(frame).shape[:2]
+                times.append(len(times) / FOLDER_FPS if frame.time is None else float(frame.time))
+        except Exception as exc:
+            if not times:
+                raise VideoError(str(path), "open", _reason(exc)) from exc
+            self._damage = _reason(exc)
+        if not times:
+            raise VideoError(str(path), "open", self._damage or "no frame can be decoded")
+        self._times = _ascending(np.asarray(times) - times[0])
+        span = float(self._times[-1])
+        self.info = VideoInfo(
+            path=str(path),
+            frames=len(times),
+            fps=(len(times) - 1) / span if span > 0 else FOLDER_FPS,
+            height=height,
+            width=width,
+            decoder="pyav",
+        )
+
+    def times(self) -> F64:
+        return self._times
+
+    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
+        wanted = set(range(self.info.frames) if indices is None else indices)
+        try:
+            for index, frame in zip(range(self.info.frames), _decode(self._path), strict=False):
+                if index in wanted:
+                    yield Frame(index=index, seconds=float(self._times[index]), image=_upright(frame))
+        except Exception as exc:
+            raise VideoError(self.info.path, "decode", _reason(exc), index + 1) from exc
+        if self._damage is not None:
+            raise VideoError(self.info.path, "decode", self._damage, self.info.frames)
+
+
+class FolderVideo:
+    """A folder of JPEG or PNG frames, in natural order of their names (frame 2 before frame 10)."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = frame_files(path)
+        if not self._files:
+            raise NotFoundError(f"the folder {path} holds no JPEG or PNG frames")
+        height, width = self._read(0).shape[:2]
+        self.info = VideoInfo(
+            path=str(path),
+            frames=len(self._files),
+            fps=FOLDER_FPS,
+            height=height,
+            width=width,
+            decoder="images",
+        )
+
+    def times(self) -> F64:
+        return np.arange(len(self._files)) / FOLDER_FPS
+
+    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
+        for index in range(len(self._files)) if indices is None else indices:
+            yield Frame(index=index, seconds=index / FOLDER_FPS, image=self._read(index))
+
+    def _read(self, index: int) -> U8:
+        image = cv2.imread(str(self._files[index]), cv2.IMREAD_COLOR)
+        if image is None:
+            raise VideoError(str(self._files[index]), "decode", "not a readable image", index)
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The images of a folder of frames, in natural order of their names."""
+    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    return sorted(images, key=lambda p: [int(s) if s.isdecimal() else s for s in re.split(r"([0-9]+)", p.name)])
+
+
+def truncation(path: Path, info: VideoInfo, seconds: float) -> str | None:
+    """Why a file that decoded without an error was nevertheless cut short, or None.
+
+    Args:
+        path: the file.
+        info: as its reader gave it.
+        seconds: presentation time of its last frame.
+    """
+    import av
+
+    with path.open("rb") as file:
+        head = file.read(12)
+    if len(head) == 12 and head[:4] == b"RIFF":
+        promised = struct.unpack("<I", head[4:8])[0] + 8
+        if promised > path.stat().st_size:
+            return f"the file is cut short: {path.stat().st_size} of {promised} bytes"
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            length = _declared_seconds(container)
+    except av.FFmpegError:
+        return None  # another decoder has read it whole
+    if length is not None and length - seconds > TAIL_SECONDS + 1.5 / info.fps:
+        return f"the file is cut short: the last frame is at {seconds:.2f} s of {length:.2f} s"
+    return None
+
+
+def _declared_seconds(container: Any) -> float | None:
+    """Length of the video stream by the header. The container's own counts only without sound, which may be longer."""
+    stream = container.streams.video[0]
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+def _decode(path: Path) -> Iterator[Any]:
+    import av
+
+    with av.open(str(path), metadata_errors="replace") as container:
+        if not container.streams.video:
+            raise VideoError(str(path), "open", "it has no video stream")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        yield from container.decode(stream)
+
+
+def _ascending(times: F64) -> F64:
+    """Presentation times where each one that does not exceed its predecessor is replaced by one a usual gap later."""
+    gaps = np.diff(times)
+    usual = float(np.median(gaps[gaps > 0])) if np.any(gaps > 0) else 1 / FOLDER_FPS
+    mended = times.copy()
+    for i in range(1, len(mended)):
+        if not mended[i] > mended[i - 1]:
+            mended[i] = mended[i - 1] + usual
+    return np.asarray(mended.round(4), dtype=np.float64)
+
+
+def _upright(frame: Any) -> U8:
+    """RGB array of a PyAV frame with the stream's rotation applied, which PyAV leaves to the caller."""
+    image = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(image, k=round(getattr(frame, "rotation", 0) / 90) % 4))
+
+
+def _reason(exc: BaseException) -> str:
+    """The telling part of a decoder's message, without clock, paths and numbers of its build: the same every time."""
+    if isinstance(exc, VideoError):
+        return exc.reason
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    text = lines[0] if lines else type(exc).__name__
+    text = text.split("Check failed: ")[-1]
+    text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: *", "", text)  # "[08:01:27] /project/src/video_reader.cc:285: "
+    text = re.sub(r"^\[[^\]]*[/.][^\]]*\] *", "", text)  # "[the file's path] "
+    text = re.sub(r"^\[Errno -?\d+\] *", "", text)
+    return re.sub(r":? *'[^']*'$|(?<=Error reading) .*", "", text)[:200]
