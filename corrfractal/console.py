@@ -63,7 +63,10 @@ def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
-    """Give a command function ``--json`` and ``--debug``. Apply below the ``click`` decorators."""
+    """Give a command function ``--json`` and ``--debug``. Apply below the ``click`` decorators.
+
+    A result with ``"ok": false`` is shown like any other, and the exit code is 1.
+    """
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -80,6 +83,8 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         if stdout is not None:
             stdout.write(json.dumps(result or {}, indent=2) + "\n")
             stdout.flush()
+        if result is not None and result.get("ok") is False:
+            sys.exit(1)
 
     return wrapper
 

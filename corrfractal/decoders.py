@@ -45,13 +45,13 @@ class DecordVideo:
         except Exception as exc:
             raise VideoError(str(path), "open", _reason(exc)) from exc
         self._times = np.asarray(stamps, dtype=np.float64)[:, 0]
-        self._times = (self._times - self._times[0]).round(4)
-        if not np.all(np.diff(self._times) > 0):
+        self._times -= self._times[0]
+        if not np.all(np.diff(self._times) > 1e-4):
             raise VideoError(str(path), "open", "its presentation times do not ascend")
         self.info = VideoInfo(
             path=str(path),
             frames=len(self._reader),
-            fps=float(self._reader.get_avg_fps()),
+            fps=_mean_fps(self._times),  # matroska and flv headers say 1000
             height=height,
             width=width,
             decoder="decord",
@@ -100,11 +100,10 @@ class PyavVideo:
         if not times:
             raise VideoError(str(path), "open", self._damage or "no frame can be decoded")
         self._times = _ascending(np.asarray(times) - times[0])
-        span = float(self._times[-1])
         self.info = VideoInfo(
             path=str(path),
             frames=len(times),
-            fps=(len(times) - 1) / span if span > 0 else FOLDER_FPS,
+            fps=_mean_fps(self._times),
             height=height,
             width=width,
             decoder="pyav",
@@ -207,6 +206,11 @@ def _decode(path: Path) -> Iterator[Any]:
         yield from container.decode(stream)
 
 
+def _mean_fps(times: F64) -> float:
+    """Frames per second by presentation times, ascending from 0."""
+    return round((len(times) - 1) / float(times[-1]), 3) if len(times) > 1 else FOLDER_FPS
+
+
 def _ascending(times: F64) -> F64:
     """Presentation times where each one that does not exceed its predecessor is replaced by one a usual gap later."""
     gaps = np.diff(times)
@@ -215,7 +219,7 @@ def _ascending(times: F64) -> F64:
     for i in range(1, len(mended)):
         if not mended[i] > mended[i - 1]:
             mended[i] = mended[i - 1] + usual
-    return np.asarray(mended.round(4), dtype=np.float64)
+    return mended
 
 
 def _upright(frame: Any) -> U8:

@@ -19,13 +19,13 @@ def ray_options() -> dict[str, Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
-        return {"ignore_reinit_error": True, "log_to_driver": False}
+        return {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     return {
         "ignore_reinit_error": True,
         "include_dashboard": False,
         "log_to_driver": False,
-        "configure_logging": False,
+        "logging_level": "ERROR",
         "object_store_memory": 256 << 20,  # frames never travel through it
     }
 

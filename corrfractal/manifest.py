@@ -1,0 +1,249 @@
+"""What a folder of shards says about itself. The pipeline writes it, training and lineage read it.
+
+    manifest.json        one ``Manifest``; its digest is the identity of the data set
+    shard-000000.tar     clips, see ``sample.py``
+    shard-000000.json    one ``Sidecar``: where each sample lies in the tar, and what became of each source
+    quarantine.jsonl     the sources that are damaged, one a line
+
+Every file is plain JSON with the fields of the dataclass of its name. ``digest`` in a sidecar and in the manifest is
+the SHA-256 of the canonical JSON of all its other fields, so a damaged file is noticed before it is believed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .config import digest
+from .errors import IntegrityError, NotFoundError
+from .sample import SCHEMA
+
+MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.jsonl"
+QUARANTINE_FIELDS = ("uri", "stage", "reason", "first_bad_frame", "frames_salvaged", "decoder")
+
+T = TypeVar("T", "Sidecar", "Manifest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleEntry:
+    """Where a clip lies in its shard: ``length`` bytes from ``offset`` on are its tar members, whole."""
+
+    key: str
+    offset: int
+    length: int
+    frames: int
+    views: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEntry:
+    """What became of one source.
+
+    Attributes:
+        uri, sha256: which video; see ``pipeline.sources``.
+        outcome: ``"sampled"``; ``"quarantined"``: damaged, clips before the damage are kept; ``"rejected"``: whole, but
+            nothing to sample in it, or the same bytes as another source.
+        clips: clips in the shard.
+        frames, fps: as decoded; 0 where it could not be opened.
+        decoder: ``"decord"``, ``"pyav"`` or ``"images"``; ``""`` where none was reached.
+        stage: of the failure, ``"read"``, ``"open"``, ``"decode"`` or ``"clips"``; None if sampled.
+        reason: in words; None if sampled.
+        first_bad_frame: index of the first frame that could not be had, where known.
+        frames_salvaged: frames of a quarantined source that are kept in the shard.
+    """
+
+    uri: str
+    sha256: str
+    outcome: Literal["sampled", "quarantined", "rejected"]
+    clips: int = 0
+    frames: int = 0
+    fps: float = 0.0
+    decoder: str = ""
+    stage: str | None = None
+    reason: str | None = None
+    first_bad_frame: int | None = None
+    frames_salvaged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelStatistics:
+    """Counts over label maps, exact and so the same in any order of adding.
+
+    Attributes:
+        by_rank: pixels under the most frequent label of their clip and view, under the second, and so on (K at most).
+        compared: pixels that have a pixel at their place one stored frame earlier.
+        changed: those of them whose label differs from it.
+    """
+
+    by_rank: tuple[int, ...] = ()
+    compared: int = 0
+    changed: int = 0
+
+    def __add__(self, other: LabelStatistics) -> LabelStatistics:
+        length = max(len(self.by_rank), len(other.by_rank))
+        pad = [ranks + (0,) * (length - len(ranks)) for ranks in (self.by_rank, other.by_rank)]
+        return LabelStatistics(
+            by_rank=tuple(a + b for a, b in zip(*pad, strict=True)),
+            compared=self.compared + other.compared,
+            changed=self.changed + other.changed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """One shard. ``sha256`` and ``bytes`` are the tar's; ``spec`` is the digest of what it was made from."""
+
+    name: str
+    spec: str
+    sha256: str
+    bytes: int
+    samples: tuple[SampleEntry, ...]
+    sources: tuple[SourceEntry, ...]
+    label_statistics: LabelStatistics
+    digest: str = ""
+
+    @property
+    def rejected(self) -> tuple[SourceEntry, ...]:
+        """Sources that are not, or not wholly, in the shard, with the reasons."""
+        return tuple(source for source in self.sources if source.outcome != "sampled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """A shard in the manifest; ``sidecar`` is the sidecar's digest, ``samples`` their number."""
+
+    name: str
+    sha256: str
+    bytes: int
+    samples: int
+    sidecar: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Sums over the data set. ``sources`` = ``sampled`` + ``quarantined`` + ``rejected``."""
+
+    samples: int
+    frames: int
+    bytes: int
+    sources: int
+    sampled: int
+    quarantined: int
+    rejected: int
+    labels: LabelStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A data set. ``config`` is the pipeline's configuration as plain values, ``versions`` what else decides bytes."""
+
+    schema: int
+    config: dict[str, Any]
+    config_digest: str
+    versions: dict[str, str]
+    shards: tuple[ShardEntry, ...]
+    sources: tuple[SourceEntry, ...]
+    statistics: Statistics
+    digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRef:
+    """A clip and where its bytes are: ``length`` bytes from ``offset`` on in the file ``shard`` of the folder."""
+
+    shard: str
+    key: str
+    offset: int
+    length: int
+    frames: int
+    views: int
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read the manifest of a folder of shards (the folder, or its ``manifest.json``).
+
+    Raises:
+        NotFoundError: there is none.
+        IntegrityError: it is damaged, or of another schema.
+    """
+    file = Path(path) / MANIFEST if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise NotFoundError(f"no finished shards at {path}: run `corrfractal precompute` first, to its end")
+    manifest = read_sealed(file, Manifest)
+    if manifest.schema != SCHEMA:
+        raise IntegrityError(
+            f"{file} has schema {manifest.schema}, this version reads {SCHEMA}: run `corrfractal precompute` again"
+        )
+    return manifest
+
+
+def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
+    """Read the sidecar of a shard of the manifest.
+
+    Raises:
+        IntegrityError: missing, damaged, or not the one that the manifest names.
+    """
+    file = sidecar_path(Path(shards) / shard.name)
+    sidecar = read_sealed(file, Sidecar)
+    if sidecar.digest != shard.sidecar:
+        raise IntegrityError(f"{file} is not the one that {MANIFEST} names: run `corrfractal precompute` again")
+    return sidecar
+
+
+def sample_index(shards: str | Path, manifest: Manifest) -> list[SampleRef]:
+    """All clips in the order of shards and of their place in them.
+
+    Raises:
+        IntegrityError: a sidecar is missing or damaged.
+    """
+    return list(_samples(Path(shards), manifest))
+
+
+def _samples(shards: Path, manifest: Manifest) -> Iterator[SampleRef]:
+    for shard in manifest.shards:
+        for sample in load_sidecar(shards, shard).samples:
+            yield SampleRef(shard=shard.name, **dataclasses.asdict(sample))
+
+
+def sidecar_path(shard: Path) -> Path:
+    """``shard-000000.tar`` -> ``shard-000000.json``."""
+    return shard.with_suffix(".json")
+
+
+def seal(document: T) -> T:
+    """The document with its digest."""
+    return dataclasses.replace(document, digest=digest(_unsealed(dataclasses.asdict(document))))
+
+
+def to_text(document: T) -> str:
+    """JSON text of a sealed document, the same for the same contents."""
+    return json.dumps(dataclasses.asdict(document), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def read_sealed(file: Path, cls: type[T]) -> T:
+    """Read a document back.
+
+    Raises:
+        IntegrityError: missing, not JSON, or its digest does not fit.
+    """
+    from pydantic import TypeAdapter, ValidationError  # imported late: --help stays fast
+
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        document = TypeAdapter(cls).validate_python(values)
+    except FileNotFoundError as exc:
+        raise IntegrityError(f"{file} is missing: run `corrfractal precompute` again") from exc
+    except (ValueError, ValidationError) as exc:
+        raise IntegrityError(f"{file} is damaged: run `corrfractal precompute` again") from exc
+    if digest(_unsealed(values)) != document.digest:
+        raise IntegrityError(f"{file} is damaged, its digest does not fit: run `corrfractal precompute` again")
+    return document
+
+
+def _unsealed(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "digest"}

@@ -1,0 +1,90 @@
+"""``corrfractal precompute`` and ``corrfractal verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corrfractal.console import command, say
+
+
+class Share(click.ParamType[float]):
+    """``1%`` or ``0.01``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"{value!r} is no share: give a percentage such as 1%, or a fraction such as 0.01", param, ctx)
+        return share
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards.")
+@click.option("--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]")
+@click.option("--max-bad", type=Share(), help="Fail if more than this share of the sources is damaged, e.g. 1%.")
+@click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [pipeline] table.")
+@command
+def precompute(
+    sources: tuple[str, ...],
+    out: Path,
+    workers: int | None,
+    max_bad: float | None,
+    retry_quarantined: bool,
+    config_file: Path | None,
+) -> dict[str, Any]:
+    """Videos, folders of frames, globs and text lists -> shards, manifest.json and quarantine.jsonl.
+
+    Stopped at any point, the same command goes on from there; once complete, it only checks.
+    """
+    from dataclasses import asdict
+
+    from corrfractal.config import config_from_dict, read_toml
+
+    from . import run
+    from .config import PipelineConfig
+
+    values = read_toml(config_file).get("pipeline", {}) if config_file else {}
+    if max_bad is not None:
+        values["max_bad"] = max_bad
+    config = config_from_dict(PipelineConfig, values, where=str(config_file or "command line"))
+    result = run.precompute(sources, out, config, workers=workers, retry_quarantined=retry_quarantined)
+    say(
+        f"{result.sources} sources = {result.sampled} sampled + {result.quarantined} quarantined + "
+        f"{result.rejected} rejected"
+    )
+    say(
+        f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; made {result.made} of the "
+        f"shards in {result.seconds:.1f} s, {result.frames_per_second:g} frames/s"
+    )
+    say(f"data set {result.digest[:16]} in {out}")
+    return {"out": str(out), **asdict(result), "frames_per_second": result.frames_per_second}
+
+
+@click.command()
+@click.argument("shards", type=click.Path(path_type=Path))
+@command
+def verify(shards: Path) -> dict[str, Any]:
+    """Hash every shard and sidecar again and compare with the manifest."""
+    from dataclasses import asdict
+
+    from corrfractal.errors import IntegrityError
+
+    from .manifest import verify as verify_shards
+
+    report = verify_shards(shards)
+    if report.damaged:
+        more = f" (and {len(report.damaged) - 1} more)" if len(report.damaged) > 1 else ""
+        raise IntegrityError(f"{report.damaged[0]}{more}; `corrfractal precompute` with the same sources mends it")
+    say(f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all as written")
+    say(f"data set {report.digest[:16]}")
+    return asdict(report)

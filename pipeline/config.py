@@ -1,0 +1,74 @@
+"""What decides the bytes of the shards, as one frozen configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from corrfractal.config import Config, config_to_dict
+from corrfractal.quantization import QuantizationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(Config):
+    """How clips are cut from a video."""
+
+    frames: int = 8
+    """Frames of a clip, T."""
+    fps: float = 7.5
+    """Sampled frames per second of presentation time; 7.5 is a gap of 4 frames at 30 fps, as in the paper (III-E1)."""
+    hop: int | None = None
+    """Sampled frames from the start of a clip to the start of the next; None: ``frames``, so clips do not overlap."""
+    max_gap: float = 0.5
+    """Seconds. No clip spans two sampled frames further apart: they are no neighbours in time any more."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.frames <= 1000:
+            raise ValueError(f"frames must lie in 2..1000, got {self.frames}")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps must lie in 0..1000, got {self.fps}")
+        if self.hop is not None and self.hop < 1:
+            raise ValueError(f"hop must be at least 1, got {self.hop}")
+        if not self.max_gap > 1 / self.fps:
+            raise ValueError(f"max_gap must exceed the sampling gap of {1 / self.fps:.3f} s, got {self.max_gap}")
+
+    @property
+    def step(self) -> int:
+        """Sampled frames from clip start to clip start."""
+        return self.frames if self.hop is None else self.hop
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig(Config):
+    """How videos become shards. Everything but ``max_bad`` decides the bytes, and so the data set's digest."""
+
+    size: int = 256
+    """Height and width of stored frames, pixels: square as in the paper, whatever the video's aspect."""
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    """How clips are cut."""
+    views: int = 1
+    """V, label sets stored per clip, each with its own random patterns."""
+    seed: int = 0
+    """Seed of all random draws; those of a clip and view derive from it and the clip's key."""
+    videos_per_shard: int = 8
+    """Sources of one shard, which is the unit of work of one task."""
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    """How pseudo-labels are made."""
+    max_bad: float = 1.0
+    """Share of the sources that may be quarantined before the run counts as failed; 1 never fails."""
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 4096:
+            raise ValueError(f"size must lie in 8..4096, got {self.size}")
+        if not 1 <= self.views <= 100:
+            raise ValueError(f"views must lie in 1..100, got {self.views}")
+        if self.videos_per_shard < 1:
+            raise ValueError(f"videos_per_shard must be at least 1, got {self.videos_per_shard}")
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad must lie in 0..1, got {self.max_bad}")
+
+    def recipe(self) -> dict[str, Any]:
+        """The fields that decide the shards' bytes, as plain values."""
+        recipe = config_to_dict(self)
+        del recipe["max_bad"]
+        return recipe

@@ -1,0 +1,45 @@
+"""A clip -> its views of pseudo-labels, and their statistics (III-A)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from corrfractal.manifest import LabelStatistics
+from corrfractal.quantization import Codebook, quantize_clip
+
+from .config import PipelineConfig
+
+U8 = npt.NDArray[np.uint8]
+
+
+def label_views(frames: U8, key: str, config: PipelineConfig) -> tuple[U8, list[Codebook]]:
+    """Label sets of a clip.
+
+    Args:
+        frames: uint8 (T, H, W, 3) RGB.
+        key: the clip's key; with the configured seed and the view it decides all random draws.
+        config: how to label.
+
+    Returns:
+        uint8 (V, T, H, W) in 0 .. K-1, and one codebook a view.
+    """
+    views = [quantize_clip(frames, config.quantization, view_seed(config.seed, key, v)) for v in range(config.views)]
+    return np.stack([labels for labels, _ in views]), [codebook for _, codebook in views]
+
+
+def view_seed(seed: int, key: str, view: int) -> int:
+    """Seed of one view, 0 .. 2^63 - 1; a hash, so that it owes nothing to the order of work."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}/{view}".encode()).digest()[:8]) >> 1
+
+
+def label_statistics(labels: U8) -> LabelStatistics:
+    """Statistics of one clip's labels, uint8 (V, T, H, W)."""
+    ranked = [np.sort(np.bincount(view.ravel(), minlength=16))[::-1] for view in labels]
+    return LabelStatistics(
+        by_rank=tuple(np.sum(ranked, axis=0).tolist()),
+        compared=labels[:, 1:].size,
+        changed=int(np.count_nonzero(labels[:, 1:] != labels[:, :-1])),
+    )

@@ -1,0 +1,106 @@
+"""The commands ``train`` and ``models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corrfractal.console import command, say
+
+
+@click.command()
+@click.argument("shards", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; the same again resumes."
+)
+@click.option("--preset", type=click.Choice(["base", "full"]), default="base", show_default=True)
+@click.option(
+    "--profile", type=click.Choice(["gpu", "cpu"]), help="Paper's network, or a slim one; by default by device."
+)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="DDP processes.")
+@click.option("--steps", type=click.IntRange(1), help="Length of the run; by default the preset's epochs.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the training configuration.")
+@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
+@command
+def train(
+    shards: Path,
+    out: Path,
+    preset: str,
+    profile: str | None,
+    workers: int,
+    steps: int | None,
+    settings: tuple[str, ...],
+    tracking_uri: str | None,
+) -> dict[str, Any]:
+    """Train on SHARDS with Ray Train DDP, log to MLflow, register the model as `candidate`. Run again to resume."""
+    import torch
+
+    from .config import configuration, with_settings
+    from .run import train as run
+    from .tracking import tracking_uri as resolve
+
+    use_gpu = torch.cuda.is_available() and profile != "cpu"
+    config = with_settings(configuration(preset, profile or ("gpu" if use_gpu else "cpu")), settings, steps)
+    result = run(shards, out, config, tracking_uri=resolve(tracking_uri), workers=workers, use_gpu=use_gpu)
+    m = result.metrics
+    say(f"{result.steps} steps in {result.seconds:.0f} s; loss {m['loss']:.3f}")
+    say(f"error {m['error']:.1%}; copying the reference's labels would give {m['copy_error']:.1%}")
+    say(f"{m['samples_per_second']:.2f} samples/s, {m['data_wait']:.1%} of the time waiting for data")
+    say(f"registered as {result.model.uri} ({', '.join(result.model.aliases)}) in {result.tracking_uri}")
+    say(f"model file: {result.model_file}")
+    return {
+        "model": result.model.uri,
+        "aliases": list(result.model.aliases),
+        "model_file": str(result.model_file),
+        "run_id": result.model.run_id,
+        "shards_digest": result.model.shards_digest,
+        "tracking_uri": result.tracking_uri,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        **m,
+    }
+
+
+@click.group()
+def models() -> None:
+    """The model registry."""
+
+
+@models.command("list")
+@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
+@command
+def list_(tracking_uri: str | None) -> dict[str, Any]:
+    """All registered versions, newest first."""
+    from .registry import list_models
+    from .tracking import existing_store
+
+    versions = list_models(existing_store(tracking_uri))
+    if not versions:
+        say("no model is registered yet: `corrfractal train` registers one")
+    for v in versions:
+        say(f"{v.uri}  {', '.join(v.aliases) or '-':10}  {v.created}  shards {v.shards_digest[:12]}")
+    return {"models": [_plain(v) for v in versions]}
+
+
+@models.command("show")
+@click.argument("model")
+@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
+@command
+def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
+    """One version: MODEL is a number, an alias, or models:/NAME/VERSION."""
+    from .registry import show as find
+    from .tracking import existing_store
+
+    found = find(model, existing_store(tracking_uri))
+    say(f"{found.uri} ({', '.join(found.aliases) or 'no alias'}), registered {found.created}")
+    say(f"run     {found.run_id}")
+    say(f"shards  {found.shards_digest}")
+    for name, value in sorted(found.metrics.items()):
+        say(f"{name:24} {value:.6g}")
+    return _plain(found)
+
+
+def _plain(version: Any) -> dict[str, Any]:
+    return {**vars(version), "uri": version.uri}

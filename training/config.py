@@ -1,0 +1,106 @@
+"""How a network is trained: the paper's recipe (III-E1) in its two presets, and a slim profile for CPUs."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, replace
+
+from corrfractal.config import Config, config_from_dict, config_to_dict
+from corrfractal.errors import ConfigError
+from corrfractal.model import CorrFractalConfig
+
+REFERENCES = {
+    "base": (-1,),
+    "full": (-1, -3, -5, 0, 5),
+}
+"""Reference frames of a preset, nearest first: negative = back from the target t, others = from the clip's start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Config):
+    """One training run. The same configuration and shards give the same order of samples on any number of workers."""
+
+    network: CorrFractalConfig = field(default_factory=CorrFractalConfig)
+    """The network."""
+    references: str = "base"
+    """``base``: I_{t-1}; ``full``: I_0, I_5, I_{t-1}, I_{t-3}, I_{t-5}."""
+    batch_size: int = 24
+    """Samples of a step, over all workers together."""
+    epochs: int = 5
+    """Passes over the shards, where ``steps`` is not given."""
+    steps: int | None = None
+    """Length of the run in steps."""
+    learning_rate: float = 2e-4
+    """Of Adam; halved after 2/5, 3/5 and 4/5 of the run, which for five epochs is after epochs 2, 3 and 4."""
+    crop: int | None = None
+    """Side of a random square crop of the stored frames; None takes them whole."""
+    channel_dropout: float = 0.7
+    """Probability that one or two of R, G, B are dropped from all frames of a sample (the input bottleneck)."""
+    clip_gradient: float = 1.0
+    """Largest norm of the gradient."""
+    precision: str = "fp32"
+    """``fp32``, or ``bf16`` for automatic mixed precision in the backbone."""
+    seed: int = 0
+    """Decides initial weights, order, crops, dropped channels and densities."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept."""
+    log_every: int = 10
+    """Steps between logged metrics, which are means over these steps."""
+    picture_every: int = 200
+    """Steps between pictures of frame, labels and reconstruction."""
+
+    def __post_init__(self) -> None:
+        if self.references not in REFERENCES:
+            raise ValueError(f"references must be one of {', '.join(REFERENCES)}, got {self.references!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
+        for name in ("batch_size", "epochs", "checkpoint_every", "keep_checkpoints", "log_every", "picture_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.crop is not None and self.crop < 16:
+            raise ValueError(f"crop must be at least 16, got {self.crop}")
+        if not 0 <= self.channel_dropout <= 1:
+            raise ValueError(f"channel_dropout must lie in 0..1, got {self.channel_dropout}")
+
+    @property
+    def clip_frames_needed(self) -> int:
+        """Stored frames that a clip must have: the farthest reference, and a target after it."""
+        return max(r + 1 if r >= 0 else -r for r in REFERENCES[self.references]) + 1
+
+
+def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
+    """The paper's recipe for a preset (``base``, ``full``) on a profile (``gpu``: as published; ``cpu``: slim)."""
+    config = TrainingConfig(references=preset)
+    if profile == "cpu":
+        slim = replace(config.network, width=16, embedding_channels=32)
+        return replace(config, network=slim, batch_size=4, crop=128, learning_rate=1e-3, checkpoint_every=100,
+                       picture_every=100)  # fmt: skip
+    return config
+
+
+def with_settings(config: TrainingConfig, settings: tuple[str, ...], steps: int | None = None) -> TrainingConfig:
+    """Change fields by ``KEY=VALUE`` texts; a dot reaches into the network (``network.width=32``), values are TOML.
+
+    Raises:
+        ConfigError: no such field, or a value that does not fit it.
+    """
+    values = config_to_dict(config)
+    if steps is not None:
+        values["steps"] = steps
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes KEY=VALUE, got {setting!r}")
+        *path, last = key.strip().split(".")
+        place = values
+        for part in path:
+            place = place.setdefault(part, {})
+        try:
+            place[last] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            place[last] = text
+    return config_from_dict(TrainingConfig, values, where="--set")
