@@ -1,6 +1,8 @@
-"""Settings of a process, kept in one place: threads, and how this project starts or joins Ray.
+"""Settings of a process, kept in one place: how this project starts or joins Ray, and how files get their names.
 
-This file does not import Ray; the ``run.py`` of each stage does, with ``ray.init(**ray_options())``.
+This file does not import Ray; the ``run.py`` of each stage does, with ``ray.init(**ray_options())``. Ray reads part
+of its environment when it is *imported*, so that part is set when this file is: the packages that use Ray import it
+first.
 """
 
 from __future__ import annotations
@@ -10,24 +12,25 @@ from pathlib import Path
 from typing import Any
 
 
-def ray_options() -> dict[str, Any]:
-    """Arguments of ``ray.init``: join the cluster of ``RAY_ADDRESS`` if set, else start a private one on loopback.
-
-    Also sets the environment that Ray reads at start: no usage reports, and no listener beyond loopback
-    (``_node_ip_address`` does not achieve that; this does).
-    """
+def _settle_ray_environment() -> None:
+    """No usage reports; and a private Ray listens on loopback only, where by default it listens on every interface
+    (``_node_ip_address`` does not change that). A process that joins a cluster must keep its real address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+_settle_ray_environment()
+
+
+def ray_options() -> dict[str, Any]:
+    """Arguments of ``ray.init``: join the cluster of ``RAY_ADDRESS`` if set, else start a private one."""
+    options: dict[str, Any] = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": "ERROR"}
     if os.environ.get("RAY_ADDRESS"):
-        return {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": "ERROR"}
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    return {
-        "ignore_reinit_error": True,
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": "ERROR",
-        "object_store_memory": 256 << 20,  # frames never travel through it
-    }
+        return options
+    # Frames never travel through the object store.
+    return {**options, "include_dashboard": False, "object_store_memory": 256 << 20}
 
 
 def publish(temporary: Path, final: Path) -> None:

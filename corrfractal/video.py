@@ -122,12 +122,21 @@ def write_video(path: str | Path, images: Iterable[U8], fps: float, codec: str =
     Returns:
         The number of frames written.
     """
-    import av
-
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        count = _encode(temporary, images, fps, codec)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _encode(path: Path, images: Iterable[U8], fps: float, codec: str) -> int:
+    import av
+
     count = 0
-    with av.open(str(temporary), "w") as container:
+    with av.open(str(path), "w") as container:
         stream: Any = None
         for image in images:
             if stream is None:
@@ -139,5 +148,4 @@ def write_video(path: str | Path, images: Iterable[U8], fps: float, codec: str =
             count += 1
         if stream is not None:
             container.mux(stream.encode(None))
-    temporary.replace(path)
     return count

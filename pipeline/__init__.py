@@ -1,1 +1,3 @@
-"""Videos -> shards of clips with pseudo-labels. ``run.precompute`` is the entry; the other files know no Ray."""
+"""Videos -> shards of clips and pseudo-labels."""
+
+import corrfractal.runtime  # noqa: F401  (settles the environment before anything here imports Ray)

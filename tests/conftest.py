@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
+import corrfractal.runtime  # noqa: F401  (before anything imports Ray)
 from corrfractal.video import write_video
 
 os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db")

@@ -1,0 +1,136 @@
+"""Commands of this layer: ``demo``, ``run``, ``doctor`` and ``cluster up|submit|status|down``.
+
+Nothing heavy is imported here before a command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corrfractal.console import command, say
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
+@command
+def demo(out: Path) -> dict[str, Any]:
+    """The whole workflow on rendered sample videos: precompute, train, register, propagate, score, report."""
+    from .workflow import demo
+
+    return demo(out)
+
+
+@click.command()
+@click.argument("config", type=FILE)
+@command
+def run(config: Path) -> dict[str, Any]:
+    """The whole workflow on your videos, from one TOML file. Call it again to go on where it stopped."""
+    from .workflow import run
+
+    return run(config)
+
+
+@click.command()
+@click.option("--out", type=FOLDER, default=Path(), help="Folder that work would be written to; default: here.")
+@command
+def doctor(out: Path) -> dict[str, Any]:
+    """Check this machine, and say what to do about each fault. Exit code 1 if there is one."""
+    from .doctor import examine, report
+
+    return report(examine(out))
+
+
+@click.group()
+def cluster() -> None:
+    """A Ray cluster on this machine, or jobs on any Ray cluster."""
+
+
+def _state(function: Any) -> Any:
+    help_text = "Folder of the token, the record and the log. Default: ~/.corrfractal/cluster"
+    return click.option("--state", type=FOLDER, default=None, help=help_text)(function)
+
+
+def _server(function: Any) -> Any:
+    address = click.option("--address", help="URL of the job server. Default: the local cluster.")
+    token = click.option("--token-file", type=FILE, help="File that holds the cluster's token.")
+    return _state(address(token(function)))
+
+
+@cluster.command()
+@click.option("--port", default=8265, show_default=True, help="Port of the dashboard and job server.")
+@click.option("--cpus", type=click.IntRange(min=1), help="CPUs to hand out. Default: all.")
+@click.option("--gpus", type=click.IntRange(min=0), help="GPUs to hand out. Default: all.")
+@_state
+@command
+def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dict[str, Any]:
+    """Start a local cluster: loopback only, with token authentication."""
+    from . import local
+
+    state = state or local.default_state()
+    started = local.start(state, port=port, cpus=cpus, gpus=gpus)
+    say(f"cluster up: jobs and dashboard at {started.dashboard}, Ray at {started.ray_address}")
+    say(f"token in {state / 'token'}; `corrfractal cluster submit CONFIG.toml` runs a workflow there")
+    return {"dashboard": started.dashboard, "ray_address": started.ray_address, "token_file": str(state / "token")}
+
+
+@cluster.command()
+@click.argument("config", type=FILE)
+@click.option("--no-wait", is_flag=True, help="Return at once with the job's id.")
+@_server
+@command
+def submit(
+    config: Path, no_wait: bool, address: str | None, token_file: Path | None, state: Path | None
+) -> dict[str, Any]:
+    """Submit `corrfractal run CONFIG` as a job, and follow its output till it ends."""
+    from . import local
+    from . import submit as jobs
+
+    server = jobs.find_server(address, state or local.default_state(), token_file)
+    job = jobs.submit(server, jobs.entrypoint(config))
+    say(f"submitted job {job} to {server.url}")
+    if not no_wait:
+        jobs.follow(server, job, say)
+        say(f"job {job} succeeded")
+    return {"job": job, "address": server.url, "status": "SUBMITTED" if no_wait else "SUCCEEDED"}
+
+
+@cluster.command()
+@_server
+@command
+def status(address: str | None, token_file: Path | None, state: Path | None) -> dict[str, Any]:
+    """List the cluster's nodes and jobs."""
+    import dataclasses
+
+    from . import local
+    from . import submit as jobs
+
+    server = jobs.find_server(address, state or local.default_state(), token_file)
+    nodes, submitted = server.nodes(), server.jobs()
+    for node in nodes:
+        cpus, gpus = node.resources.get("CPU", 0), node.resources.get("GPU", 0)
+        say(f"node {node.address}  {cpus:g} CPUs  {gpus:g} GPUs{'  head' if node.head else ''}")
+    for job in submitted:
+        say(f"job  {job.id}  {job.status}  {job.entrypoint}")
+    return {
+        "address": server.url,
+        "nodes": [dataclasses.asdict(node) for node in nodes],
+        "jobs": [dataclasses.asdict(job) for job in submitted],
+    }
+
+
+@cluster.command()
+@_state
+@command
+def down(state: Path | None) -> dict[str, Any]:
+    """Stop the local cluster that `up` started, its jobs included, and nothing else."""
+    from . import local
+
+    ended = local.stop(state or local.default_state())
+    say(f"cluster down: {ended} processes ended")
+    return {"processes": ended}

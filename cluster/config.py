@@ -1,0 +1,97 @@
+"""The whole workflow in one TOML file. A section per stage; the fields are those of the stage's own configuration.
+
+sources = ["videos", "more/*.mp4"]      # relative paths start at the folder of this file
+out = "runs/first"
+
+[precompute]                            # pipeline.config.PipelineConfig
+size = 256
+[precompute.quantization]
+n_patterns = 6
+
+[training]                              # preset, profile, and any field of training.config.TrainingConfig
+profile = "cpu"
+steps = 300
+
+[evaluation]                            # leave it out if there is nothing annotated to score on
+data = "/data/DAVIS"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from corrfractal.config import Config, config_from_dict, config_to_dict, read_toml
+from pipeline.config import PipelineConfig
+from training.config import TrainingConfig, configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Config):
+    """What the trained model is scored on, beside the untrained network and copying the first mask."""
+
+    data: str
+    """Folder of a data set in the layout of DAVIS-2017."""
+    fast: bool = False
+    """Three densities instead of six."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowConfig(Config):
+    """Everything that decides a workflow."""
+
+    sources: tuple[str, ...]
+    """Videos, as ``corrfractal precompute`` takes them."""
+    out: str
+    """Folder for shards, run, scores and report."""
+    workers: int = 2
+    """Tasks at a time, and DDP processes."""
+    tracking_uri: str | None = None
+    """MLflow store; None: MLFLOW_TRACKING_URI, else ``mlflow.db`` in ``out``."""
+    precompute: PipelineConfig = field(default_factory=PipelineConfig)
+    """How videos become shards."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How the network is trained."""
+    use_gpu: bool = False
+    """A GPU for each training worker; set by the profile."""
+    evaluation: EvaluationConfig | None = None
+    """What to score on."""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+
+
+def read_workflow(path: Path) -> WorkflowConfig:
+    """Read a workflow file; relative paths in it start at its folder.
+
+    Raises:
+        NotFoundError: no such file.
+        ConfigError: not TOML, or a field that is unknown or out of range; names it.
+    """
+    values = read_toml(path)
+    training = dict(values.get("training", {}))
+    preset, profile = training.pop("preset", "base"), training.pop("profile", "gpu")
+    values["training"] = _merged(config_to_dict(configuration(preset, profile)), training)
+    values.setdefault("use_gpu", profile == "gpu")
+    config = config_from_dict(WorkflowConfig, values, where=str(path))
+    folder = path.absolute().parent
+    evaluation = config.evaluation
+    return replace(
+        config,
+        sources=tuple(s if "://" in s else str(folder / s) for s in config.sources),
+        out=str(folder / config.out),
+        evaluation=evaluation and replace(evaluation, data=str(folder / evaluation.data)),
+    )
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        deeper = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if deeper else value
+    return merged

@@ -1,0 +1,175 @@
+"""The whole workflow as one job: precompute -> train and register -> evaluate -> report.
+
+Every stage resumes by itself, so calling the workflow again does what is missing and nothing else: whole shards stay,
+training goes on from its checkpoint, scored sequences are not scored again. The folder of a workflow:
+
+    shards/  training/  evaluation/{model,untrained,copy}/  report.html  mlflow.db (unless another store is named)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corrfractal.console import say
+from corrfractal.runtime import ray_options, write_text
+from corrfractal.tracker import FAST, TrackerConfig
+from inference.config import InferenceConfig
+from inference.evaluation import Evaluation
+from pipeline.run import PrecomputeResult
+from training.run import TrainingResult
+
+from .config import EvaluationConfig, WorkflowConfig, read_workflow
+
+RIVALS = {"untrained": "baseline:untrained", "copy": "baseline:copy"}
+
+DEMO = """\
+# What `corrfractal demo` runs. `corrfractal run` with this file does the same; copy it for your own videos.
+sources = ["videos"]
+out = "."
+workers = 2
+
+[precompute]
+size = 128
+videos_per_shard = 2
+[precompute.clip]
+fps = 12.0
+hop = 4
+
+[training]
+profile = "cpu"
+batch_size = 4
+crop = 96
+steps = 120
+learning_rate = 2e-3
+checkpoint_every = 40
+picture_every = 40
+log_every = 4
+
+[evaluation]
+data = "davis"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowResult:
+    """What the stages returned; ``scores`` by name: the model's, and its rivals'."""
+
+    shards: PrecomputeResult
+    training: TrainingResult
+    scores: dict[str, Evaluation]
+    report: Path
+    seconds: float
+
+
+def run(config: Path) -> dict[str, Any]:
+    """The workflow of a TOML file (``corrfractal run``)."""
+    return _told(run_workflow(read_workflow(config)))
+
+
+def demo(out: Path) -> dict[str, Any]:
+    """The workflow on rendered sample videos (``corrfractal demo``)."""
+    from .sample import render_evaluation_set, render_training_videos
+
+    out = out.absolute()
+    config = out / "workflow.toml"
+    if not config.exists():
+        say("rendering sample videos from scikit-learn's two photographs")
+        render_training_videos(out / "videos", count=8, frames=32)
+        render_evaluation_set(out / "davis", sequences=3, frames=16)
+        write_text(config, DEMO)
+    result = run(config)
+    say(f"the same again, or on your own videos: corrfractal run {config}")
+    return result
+
+
+def run_workflow(config: WorkflowConfig) -> WorkflowResult:
+    """Run all stages, each where it stopped."""
+    from pipeline.run import precompute
+    from training.run import train
+
+    from .report import write_workflow_report
+
+    started, out = time.monotonic(), Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # evaluation finds the registry by it
+    with _ray(config.workers):
+        say("1 precompute: videos -> shards of clips and pseudo-labels")
+        shards = precompute(config.sources, out / "shards", config.precompute, workers=config.workers)
+        say(f"  {shards.samples} clips of {shards.sampled} videos; data set {shards.digest[:12]}")
+
+        say("2 train: shards -> a registered model")
+        training = train(
+            out / "shards", out / "training", config.training,
+            tracking_uri=uri, workers=config.workers, use_gpu=config.use_gpu,
+        )  # fmt: skip
+        m = training.metrics
+        say(f"  error {m['error']:.1%}, copying labels {m['copy_error']:.1%}; registered as {training.model.uri}")
+
+        scores = {}
+        if config.evaluation is not None:
+            say("3 evaluate: propagate the first masks, score J and F")
+            scores = _evaluate(config.evaluation, out / "evaluation", training.model.uri, config.workers)
+    say("4 report")
+    report = out / "report.html"
+    write_workflow_report(report, out, shards, training, scores, config.evaluation)
+    return WorkflowResult(
+        shards=shards, training=training, scores=scores, report=report, seconds=time.monotonic() - started
+    )
+
+
+def _evaluate(config: EvaluationConfig, out: Path, model: str, workers: int) -> dict[str, Evaluation]:
+    from inference.run import evaluate_davis
+
+    settings = InferenceConfig(tracker=FAST if config.fast else TrackerConfig())
+    scores = {}
+    for name, what in {"model": model, **RIVALS}.items():
+        say(f"  {name}")
+        scores[name] = evaluate_davis(Path(config.data), out / name, what, settings, workers=workers)
+    return scores
+
+
+def _told(result: WorkflowResult) -> dict[str, Any]:
+    """Say where everything is, and give the figures as plain values."""
+    training = result.training
+    if result.scores:
+        say("J&F: " + ", ".join(f"{name} {100 * e.JF:.1f} %" for name, e in result.scores.items()))
+    say(f"report: {result.report}")
+    say(f"model:  {training.model.uri} ({', '.join(training.model.aliases)}), {training.model_file}")
+    say(f"MLflow: mlflow ui --backend-store-uri {training.tracking_uri}")
+    say(f"done in {result.seconds:.0f} s")
+    return {
+        "report": str(result.report),
+        "model": training.model.uri,
+        "model_file": str(training.model_file),
+        "tracking_uri": training.tracking_uri,
+        "shards_digest": result.shards.digest,
+        "steps": training.steps,
+        "metrics": training.metrics,
+        "scores": {name: evaluation.to_dict() for name, evaluation in result.scores.items()},
+        "seconds": result.seconds,
+    }
+
+
+@contextmanager
+def _ray(workers: int) -> Iterator[None]:
+    """One Ray for all stages: the cluster of ``RAY_ADDRESS``, or a private one."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    options = ray_options()
+    if not os.environ.get("RAY_ADDRESS"):
+        options["num_cpus"] = max(workers, len(os.sched_getaffinity(0)))
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,166 @@
+"""Region similarity J and contour accuracy F, exactly as the official DAVIS-2017 evaluation (semi-supervised task).
+
+Sources: Perazzi et al., "A benchmark dataset and evaluation methodology for video object segmentation" (CVPR 2016),
+and the code of davis2017-evaluation: ``db_eval_iou``, ``db_eval_boundary``, ``db_statistics``. Objects are the ids of
+the first annotation; void (255) in an annotation is background; the first and the last frame are left out.
+
+Everything happens inside the box around the two masks, where the result is the same as on the whole image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
+
+VOID = 255
+BOUNDARY_TOLERANCE = 0.008  # of the image diagonal
+RECALL_THRESHOLD = 0.5
+DECAY_BINS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """One measure of one object over its frames. All are fractions; decay is positive when quality falls."""
+
+    mean: float
+    recall: float
+    decay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectScore:
+    """Scores of one object of one sequence.
+
+    Attributes:
+        sequence: name of the sequence.
+        object_id: id in the annotations.
+        j_frames, f_frames: J and F of every scored frame (1 .. T-2), fractions.
+    """
+
+    sequence: str
+    object_id: int
+    j_frames: tuple[float, ...]
+    f_frames: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """``<sequence>_<id>``, as in the official tables."""
+        return f"{self.sequence}_{self.object_id}"
+
+    @property
+    def J(self) -> Statistics:  # noqa: N802
+        """Region similarity."""
+        return statistics(self.j_frames)
+
+    @property
+    def F(self) -> Statistics:  # noqa: N802
+        """Contour accuracy."""
+        return statistics(self.f_frames)
+
+
+def score_sequence(sequence: str, objects: Sequence[int], pairs: Iterable[tuple[U8, U8]]) -> tuple[ObjectScore, ...]:
+    """Score every object of a sequence, frame by frame (nothing is kept but the scores).
+
+    Args:
+        sequence: its name.
+        objects: ids of the first annotation.
+        pairs: annotation and predicted mask of the frames 1 .. T-2, both uint8 (H, W) object ids.
+    """
+    rows = [[frame_scores(truth == i, mask == i) for i in objects] for truth, mask in pairs]
+    if not rows:
+        raise ValueError(f"sequence {sequence} has no frame to score: the first and the last do not count")
+    return tuple(
+        ObjectScore(
+            sequence=sequence,
+            object_id=int(object_id),
+            j_frames=tuple(row[k][0] for row in rows),
+            f_frames=tuple(row[k][1] for row in rows),
+        )
+        for k, object_id in enumerate(objects)
+    )
+
+
+def frame_scores(truth: Bool, mask: Bool) -> tuple[float, float]:
+    """J and F of one object in one frame; ``truth`` and ``mask`` are bool (H, W)."""
+    if truth.shape != mask.shape:
+        raise ValueError(f"truth {truth.shape} and mask {mask.shape} differ in size")
+    radius = boundary_radius(*truth.shape)
+    truth, mask = _crop(truth, mask)
+    return region_similarity(truth, mask), contour_accuracy(truth, mask, radius)
+
+
+def region_similarity(truth: Bool, mask: Bool) -> float:
+    """J: intersection over union of two bool (H, W) masks; 1 where both are empty."""
+    union = np.count_nonzero(truth | mask)
+    return np.count_nonzero(truth & mask) / union if union else 1.0
+
+
+def contour_accuracy(truth: Bool, mask: Bool, radius: int) -> float:
+    """F: harmonic mean of precision and recall of the boundary of ``mask``, within ``radius`` pixels."""
+    b_truth, b_mask = boundary_map(truth), boundary_map(mask)
+    n_truth, n_mask = cv2.countNonZero(b_truth), cv2.countNonZero(b_mask)
+    if not n_truth or not n_mask:
+        return 1.0 if n_truth == n_mask else 0.0
+    precision = cv2.countNonZero(b_mask & cv2.dilate(b_truth, _disk(radius))) / n_mask
+    recall = cv2.countNonZero(b_truth & cv2.dilate(b_mask, _disk(radius))) / n_truth
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def boundary_map(mask: Bool) -> U8:
+    """Boundary of a bool (H, W) mask as uint8 0/1: pixels that differ from their right, lower or diagonal neighbour.
+
+    The last row looks right only, the last column down only, and the corner is never boundary.
+    """
+    boundary = np.zeros(mask.shape, dtype=np.bool_)
+    here, right, lower, diagonal = mask[:-1, :-1], mask[:-1, 1:], mask[1:, :-1], mask[1:, 1:]
+    boundary[:-1, :-1] = (here ^ right) | (here ^ lower) | (here ^ diagonal)
+    boundary[-1, :-1] = mask[-1, :-1] ^ mask[-1, 1:]
+    boundary[:-1, -1] = mask[:-1, -1] ^ mask[1:, -1]
+    return boundary.view(np.uint8)
+
+
+def boundary_radius(height: int, width: int) -> int:
+    """Tolerance of F in pixels: 0.008 of the image diagonal, rounded up (8 at 854 x 480)."""
+    return math.ceil(BOUNDARY_TOLERANCE * math.hypot(height, width))
+
+
+def statistics(values: Sequence[float]) -> Statistics:
+    """Mean, recall (share above 0.5) and decay (first quarter's mean minus the last's; the bins share their ends)."""
+    per_frame: Float = np.asarray(values, dtype=np.float64)
+    # The official code stores the bin edges as uint8, which wraps beyond 256 frames; no DAVIS sequence is that long.
+    edges = (np.round(np.linspace(1, len(per_frame), DECAY_BINS + 1) + 1e-10) - 1).astype(int)
+    first, last = per_frame[edges[0] : edges[1] + 1], per_frame[edges[-2] : edges[-1] + 1]
+    return Statistics(
+        mean=float(per_frame.mean()),
+        recall=float((per_frame > RECALL_THRESHOLD).mean()),
+        decay=float(first.mean() - last.mean()),
+    )
+
+
+def objects_of(annotation: U8) -> tuple[int, ...]:
+    """Object ids of an annotation, uint8 (H, W): everything but background and void, ascending."""
+    return tuple(int(i) for i in np.unique(annotation) if i not in (0, VOID))
+
+
+def _crop(truth: Bool, mask: Bool) -> tuple[Bool, Bool]:
+    """Both masks inside their common box, one pixel wider, since a boundary lies up to one pixel outside its mask."""
+    x, y, width, height = cv2.boundingRect((truth | mask).view(np.uint8))
+    box = (slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1))
+    return truth[box], mask[box]
+
+
+@cache
+def _disk(radius: int) -> U8:
+    """Footprint of a disk, uint8 (2 r + 1, 2 r + 1): pixels whose centre is at most ``radius`` away."""
+    steps = np.arange(-radius, radius + 1) ** 2
+    return (steps[:, None] + steps <= radius**2).astype(np.uint8)

@@ -1,0 +1,71 @@
+"""The layout of DAVIS-2017, and what is said when a part of it is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corrfractal.errors import MaskError, NotFoundError, VideoError
+from inference.datasets.davis import open_sequence, sequence_names
+from inference.masks import write_mask
+
+
+def test_sequences_are_listed_in_the_order_of_the_split(davis: Path) -> None:
+    assert sequence_names(davis) == ("still", "moving")
+
+
+def test_frames_and_annotations_have_the_same_size(davis: Path) -> None:
+    sequence = open_sequence(davis, "moving")
+    assert len(sequence.frames) == len(sequence.annotations) == 7
+    assert sequence.frame(3).shape == (96, 128, 3)
+    assert sequence.annotation(3).shape == (96, 128)
+
+
+def test_void_is_background(davis: Path) -> None:
+    sequence = open_sequence(davis, "still")
+    mask = sequence.annotation(0)
+    mask[:3] = 255
+    write_mask(sequence.annotations[0], mask)
+    assert np.unique(sequence.annotation(0)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("part", ["JPEGImages/480p", "Annotations/480p", "ImageSets/2017/val.txt"])
+def test_a_missing_part_is_named(davis: Path, part: str) -> None:
+    path = davis / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(NotFoundError, match=str(path)):
+        sequence_names(davis)
+
+
+def test_a_missing_annotation_is_named(davis: Path) -> None:
+    missing = davis / "Annotations" / "480p" / "still" / "00004.png"
+    missing.unlink()
+    with pytest.raises(NotFoundError, match=str(missing)):
+        open_sequence(davis, "still")
+
+
+def test_a_missing_sequence_is_named(davis: Path) -> None:
+    shutil.rmtree(davis / "JPEGImages" / "480p" / "moving")
+    with pytest.raises(NotFoundError, match=str(davis / "JPEGImages" / "480p" / "moving")):
+        open_sequence(davis, "moving")
+
+
+def test_damaged_files_are_named(davis: Path) -> None:
+    sequence = open_sequence(davis, "still")
+    sequence.frames[2].write_bytes(b"not a picture")
+    sequence.annotations[2].write_bytes(sequence.annotations[2].read_bytes()[:40])
+    with pytest.raises(VideoError, match=str(sequence.frames[2])):
+        sequence.frame(2)
+    with pytest.raises(MaskError, match=str(sequence.annotations[2])):
+        sequence.annotation(2)
+
+
+def test_the_fingerprint_changes_with_the_files(davis: Path) -> None:
+    sequence = open_sequence(davis, "still")
+    before = sequence.fingerprint()
+    assert before == open_sequence(davis, "still").fingerprint()
+    sequence.frames[0].write_bytes(b"other")
+    assert sequence.fingerprint() != before

@@ -1,0 +1,122 @@
+"""Finding a model: files, folders, the registry, baselines, and what is said when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corrfractal import CorrFractal, CorrFractalConfig
+from corrfractal.errors import CallError, IntegrityError, NotFoundError
+from corrfractal.tracker import TrackerConfig
+from inference.load import open_model, resolve_model
+from inference.registry import log_scores
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A tiny network as a model file."""
+    path = tmp_path / "model" / "artifacts" / "model.safetensors"
+    CorrFractal(CorrFractalConfig(width=4, embedding_channels=4)).save(path)
+    return path
+
+
+def test_a_file_and_its_folder_are_the_same_model(weights: Path) -> None:
+    by_file, by_folder = resolve_model(str(weights)), resolve_model(str(weights.parents[1]))
+    assert by_file.digest == by_folder.digest
+    assert by_file.path == by_folder.path == weights
+    assert isinstance(open_model(by_file), CorrFractal)
+
+
+def test_anything_but_safetensors_is_left_closed(tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"pickle")
+    with pytest.raises(CallError, match=r"model\.pt is not a \.safetensors file"):
+        resolve_model(str(tmp_path / "model.pt"))
+    (weights.parent / "second.safetensors").write_bytes(weights.read_bytes())
+    with pytest.raises(CallError, match="exactly one"):
+        resolve_model(str(weights.parent))
+
+
+def test_a_damaged_file_is_named(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(IntegrityError, match=r"model\.safetensors"):
+        open_model(resolve_model(str(weights)))
+
+
+def test_the_copy_baseline_repeats_the_mask_and_takes_annotations(moving_frames: np.ndarray) -> None:
+    mask = np.zeros((96, 128), dtype=np.uint8)
+    mask[:10] = 1
+    tracker = open_model(resolve_model("baseline:copy")).tracker(moving_frames[0], mask, TrackerConfig())
+    np.testing.assert_array_equal(tracker.step(moving_frames[1]), mask)
+    later = np.zeros_like(mask)
+    later[5:15] = 2
+    assert np.unique(tracker.step(moving_frames[2], mask=later)[:15:7, 0]).tolist() == [1, 2]
+
+
+def test_the_untrained_baseline_is_always_the_same_network() -> None:
+    source = resolve_model("baseline:untrained")
+    first, second = open_model(source), open_model(source)
+    assert isinstance(first, CorrFractal)
+    assert isinstance(second, CorrFractal)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+@pytest.mark.parametrize("name", ["models:/corrfractal@champion", "runs:/" + "0" * 32 + "/model", "0" * 32, None])
+def test_looking_for_a_model_creates_no_store(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    store = tmp_path / "mlflow.db"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{store}")
+    with pytest.raises(NotFoundError, match=r"mlflow\.db does not exist; train a model"):
+        resolve_model(name)
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
+def test_an_unknown_name_is_answered_in_one_sentence(name: str) -> None:
+    with pytest.raises(NotFoundError, match=f"no such model: {name}; give a safetensors file") as caught:
+        resolve_model(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # in MLflow
+def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_scores(
+    weights: Path, tmp_path: Path
+) -> None:
+    import mlflow
+
+    store = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    try:
+        client = mlflow.MlflowClient()
+        experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
+        run = client.create_run(experiment).info.run_id
+        client.log_artifact(run, str(weights), "model/artifacts")
+        client.create_registered_model("corrfractal")
+        with pytest.raises(NotFoundError, match="no model corrfractal@champion or @candidate"):
+            resolve_model(None)
+        client.create_model_version("corrfractal", f"runs:/{run}/model", run)
+        client.set_registered_model_alias("corrfractal", "candidate", "1")
+
+        found = [resolve_model(n) for n in (None, "models:/corrfractal@candidate", "models:/corrfractal/1")]
+        assert {source.name for source in found} == {"models:/corrfractal/1"}
+        by_run = resolve_model(run, tmp_path / "fetched")
+        assert {source.digest for source in (*found, by_run)} == {resolve_model(str(weights)).digest}
+        assert by_run.path is not None
+        assert by_run.path.is_relative_to(tmp_path / "fetched")
+        with pytest.raises(NotFoundError, match="no such model: models:/corrfractal/7"):
+            resolve_model("models:/corrfractal/7")
+        with pytest.raises(NotFoundError, match="no such model: models:/other@champion"):
+            resolve_model("models:/other@champion")
+        with pytest.raises(CallError, match="cannot read the model name"):
+            resolve_model("models:/corrfractal")
+
+        log_scores(run, ("corrfractal", "1"), {"davis2017-val/J": 0.5})
+        assert client.get_run(run).data.metrics == {"davis2017-val/J": 0.5}
+        assert client.get_model_version("corrfractal", "1").tags == {"davis2017-val/J": "0.5"}
+    finally:
+        mlflow.set_tracking_uri(store)

@@ -1,0 +1,98 @@
+"""One video and a first mask in, a mask for every frame out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from corrfractal.errors import CallError, MaskError, NotFoundError, VideoError
+from corrfractal.tracker import FAST
+from corrfractal.video import open_video
+from inference.config import InferenceConfig
+from inference.masks import read_mask
+from inference.propagate import propagate_video
+
+
+def test_every_frame_gets_a_mask_and_the_overlay_plays(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+    out, overlay = tmp_path / "masks", tmp_path / "films" / "overlay.mp4"
+    result = propagate_video(tiny_video, first_mask, out, "baseline:copy", overlay=overlay)
+    assert result.frames == 24
+    assert result.objects == (1, 3)
+    assert sorted(path.name for path in out.glob("*.png")) == [f"{t:05d}.png" for t in range(24)]
+    np.testing.assert_array_equal(read_mask(out / "00023.png"), read_mask(first_mask))
+    frames = [frame.image for frame in open_video(overlay).frames()]
+    assert len(frames) == 24
+    assert frames[0].shape == (96, 128, 3)
+
+
+def test_a_network_tracks_the_ids_it_was_given(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for frame in open_video(tiny_video).frames(range(4)):
+        cv2.imwrite(str(frames / f"{frame.index:05d}.jpg"), frame.image[..., ::-1])
+    out = tmp_path / "masks"
+    result = propagate_video(frames, first_mask, out, "baseline:untrained", InferenceConfig(tracker=FAST))
+    assert result.frames == 4
+    for t in range(4):
+        mask = read_mask(out / f"{t:05d}.png", (96, 128))
+        assert set(np.unique(mask)) <= {0, 1, 3}
+    note = json.loads((out / "propagation.json").read_text())
+    assert note["model_digest"] == "baseline:untrained"
+    assert note["config"]["tracker"]["densities"] == list(FAST.densities)
+
+
+def test_a_second_shorter_propagation_leaves_no_stale_masks(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+    out, frames = tmp_path / "masks", tmp_path / "frames"
+    propagate_video(tiny_video, first_mask, out, "baseline:copy")
+    frames.mkdir()
+    for frame in open_video(tiny_video).frames(range(5)):
+        cv2.imwrite(str(frames / f"{frame.index:05d}.png"), frame.image[..., ::-1])
+    propagate_video(frames, first_mask, out, "baseline:copy")
+    assert len(list(out.glob("*.png"))) == 5
+
+
+def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
+    tiny_video: Path, first_mask: Path, tmp_path: Path
+) -> None:
+    frames, out, overlay = tmp_path / "frames", tmp_path / "masks", tmp_path / "overlay.mp4"
+    frames.mkdir()
+    for frame in open_video(tiny_video).frames(range(6)):
+        cv2.imwrite(str(frames / f"{frame.index:05d}.png"), frame.image[..., ::-1])
+    (frames / "00004.png").write_bytes(b"damaged")
+    with pytest.raises(VideoError, match=r"00004\.png at frame 4"):
+        propagate_video(frames, first_mask, out, "baseline:copy", overlay=overlay)
+    assert len(list(out.glob("*.png"))) == 4
+    assert len(list(open_video(overlay).frames())) == 4
+
+
+def test_a_picture_that_changes_its_size_is_named(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for t, size in enumerate([(128, 96), (128, 96), (64, 48)]):
+        cv2.imwrite(str(frames / f"{t:05d}.png"), np.zeros((size[1], size[0], 3), dtype=np.uint8))
+    with pytest.raises(VideoError, match="at frame 2: the picture changes from 128x96 to 64x48"):
+        propagate_video(frames, first_mask, tmp_path / "masks", "baseline:copy")
+
+
+def test_bad_calls_are_refused_before_anything_is_written(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+    out, text = tmp_path / "masks", tmp_path / "text.mp4"
+    text.write_text("this is no video")
+    with pytest.raises(NotFoundError, match="no such video"):
+        propagate_video(tmp_path / "none.mp4", first_mask, out, "baseline:copy")
+    with pytest.raises(VideoError, match=r"cannot open the video .*text\.mp4"):
+        propagate_video(text, first_mask, out, "baseline:copy")
+    with pytest.raises(NotFoundError, match="no such mask"):
+        propagate_video(tiny_video, tmp_path / "none.png", out, "baseline:copy")
+    with pytest.raises(MaskError, match="not a readable image"):
+        propagate_video(tiny_video, text, out, "baseline:copy")
+    with pytest.raises(NotFoundError, match="no such model: nothing"):
+        propagate_video(tiny_video, first_mask, out, "nothing")
+    with pytest.raises(CallError, match=r"must end in one of \.mp4"):
+        propagate_video(tiny_video, first_mask, out, "baseline:copy", overlay=tmp_path / "overlay.gif")
+    assert not out.exists()
+    with pytest.raises(CallError, match="cannot write to the folder"):
+        propagate_video(tiny_video, first_mask, text / "masks", "baseline:copy")

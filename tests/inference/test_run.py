@@ -1,0 +1,82 @@
+"""Evaluation over Ray: scores, resuming, failures by name; and scoring masks made elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corrfractal.errors import CorrFractalError, MaskError, NotFoundError
+from corrfractal.tracker import FAST
+from inference.config import InferenceConfig
+from inference.evaluation import score_masks
+from inference.masks import write_mask
+from inference.run import evaluate_davis
+
+
+def test_copying_is_perfect_on_a_still_sequence_and_an_evaluation_goes_on_where_it_stopped(
+    ray_session: None, davis: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    damaged = davis / "Annotations" / "480p" / "moving" / "00003.png"
+    good = damaged.read_bytes()
+    damaged.write_bytes(b"damaged")
+    with pytest.raises(CorrFractalError, match=r"1 of 2 sequences failed.*moving: .*00003\.png"):
+        evaluate_davis(davis, out, "baseline:copy")
+    assert not (out / "scores.json").exists()
+
+    damaged.write_bytes(good)
+    stored = out / "sequences" / "still.json"
+    before = stored.stat().st_mtime_ns
+    evaluation = evaluate_davis(davis, out, "baseline:copy", workers=1)
+    assert stored.stat().st_mtime_ns == before
+    scores = {o.name: (o.J.mean, o.F.mean) for o in evaluation.objects}
+    assert scores["still_1"] == scores["still_2"] == (1.0, 1.0)
+    assert scores["moving_1"][0] < 0.8
+
+    assert json.loads((out / "scores.json").read_text()) == evaluation.to_dict()
+    assert (out / "report.html").stat().st_size > 10_000
+    again = score_masks(davis, out / "masks")
+    assert again.to_dict()["per_object"] == evaluation.to_dict()["per_object"]
+
+
+def test_another_model_or_setting_is_evaluated_anew(ray_session: None, davis: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    evaluate_davis(davis, out, "baseline:copy")
+    stored = out / "sequences" / "still.json"
+    before = json.loads(stored.read_text())["digest"]
+    evaluation = evaluate_davis(davis, out, "baseline:untrained", InferenceConfig(tracker=FAST), workers=2)
+    assert evaluation.model == "baseline:untrained"
+    assert json.loads(stored.read_text())["digest"] != before
+
+
+def test_scores_hold_the_promised_fields(davis: Path) -> None:
+    scores = score_masks(davis, davis / "Annotations" / "480p").to_dict()
+    fields = "dataset J F JF J_recall J_decay F_recall F_decay per_object model seconds_per_frame peak_rss_mb"
+    assert set(fields.split()) <= set(scores)
+    assert scores["J"] == scores["F"] == scores["JF"] == 1.0
+    assert scores["per_object"]["moving_2"] == {"J": 1.0, "F": 1.0}
+
+
+def test_a_missing_mask_is_named(davis: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=str(tmp_path / "still" / "00001.png")):
+        score_masks(davis, tmp_path)
+    with pytest.raises(NotFoundError, match=r"none does not exist"):
+        score_masks(davis, tmp_path / "none")
+
+
+@pytest.mark.parametrize(("value", "size", "said"), [(7, (96, 128), "the id 7"), (1, (48, 64), "64x48.*128x96")])
+def test_masks_that_do_not_fit_are_named(davis: Path, value: int, size: tuple[int, int], said: str) -> None:
+    masks = davis / "Annotations" / "480p"
+    other = davis / "predicted"
+    masks.rename(other)
+    masks.mkdir()
+    for name in ("still", "moving"):
+        (masks / name).mkdir()
+        for path in (other / name).iterdir():
+            (masks / name / path.name).write_bytes(path.read_bytes())
+    write_mask(other / "still" / "00002.png", np.full(size, value, dtype=np.uint8))
+    with pytest.raises(MaskError, match=rf"00002\.png.*{said}"):
+        score_masks(davis, other)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from corrfractal.manifest import LabelStatistics
+from pipeline.labels import label_statistics, label_views, view_seed
+
+
+def test_labels_depend_on_key_view_and_seed_alone(moving_frames, config):
+    config = dataclasses.replace(config, views=2)
+    frames = moving_frames[:2]
+    labels, books = label_views(frames, "a_0", config)
+    again, _ = label_views(frames, "a_0", config)
+    np.testing.assert_array_equal(labels, again)
+    assert labels.shape == (2, 2, 96, 128)
+    assert books[0].selection != books[1].selection
+    assert label_views(frames, "b_0", config)[1][0].selection != books[0].selection
+
+
+def test_seeds_of_views_differ():
+    seeds = {view_seed(seed, key, view) for seed in range(3) for key in "abc" for view in range(3)}
+    assert len(seeds) == 27
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_statistics_count_every_pixel_and_every_change():
+    labels = np.zeros((1, 2, 2, 2), np.uint8)
+    labels[0, 1, 0] = 5
+    statistics = label_statistics(labels)
+    assert statistics == LabelStatistics(by_rank=(6, 2, *[0] * 14), compared=4, changed=2)
+    assert (statistics + LabelStatistics() + statistics).by_rank[:2] == (12, 4)

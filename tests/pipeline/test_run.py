@@ -1,0 +1,237 @@
+"""The whole chain on Ray, and the two commands."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from corrfractal.__main__ import main
+from corrfractal.errors import BoundExceededError, CallError, CorrFractalError, IntegrityError, NotFoundError
+from corrfractal.manifest import load_manifest, sample_index
+from corrfractal.video import write_video
+from pipeline.manifest import verify
+from pipeline.run import MAX_RETRIES, precompute
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def shards(master, config, tmp_path_factory, ray_session):
+    """(folder, result) of all tiny videos, made by two workers."""
+    out = tmp_path_factory.mktemp("shards") / "two"
+    return out, precompute([str(master)], out, config, workers=2)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_one_worker_and_two_give_the_same_bytes(shards, master, config, tmp_path):
+    moved = shutil.copytree(master, tmp_path / "mounted elsewhere")
+    result = precompute([str(moved)], tmp_path / "one", config, workers=1)
+    assert result.digest == shards[1].digest
+    assert contents(tmp_path / "one") == contents(shards[0])
+
+
+def test_every_source_is_sampled_quarantined_or_rejected(shards):
+    out, result = shards
+    assert (result.sources, result.sampled, result.quarantined, result.rejected) == (6, 2, 3, 1)
+    lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["uri"] for line in lines] == ["cut.mkv", "cut.mp4", "text.mp4"]
+    assert {tuple(line) for line in lines} == {
+        ("uri", "stage", "reason", "first_bad_frame", "frames_salvaged", "decoder")
+    }
+    assert [line["frames_salvaged"] for line in lines] == [8, 0, 0]
+
+
+def test_the_manifest_leads_to_every_sample(shards):
+    out, result = shards
+    manifest = load_manifest(out)
+    assert manifest.digest == result.digest
+    assert len(sample_index(out, manifest)) == result.samples == 4
+    assert [source.uri for source in manifest.sources] == sorted(source.uri for source in manifest.sources)
+
+
+def test_a_complete_run_is_not_repeated(shards, master, config):
+    out, result = shards
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    again = precompute([str(master)], out, config)
+    assert (again.made, again.frames, again.digest) == (0, 0, result.digest)
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+
+
+def test_a_flipped_byte_is_found_and_mended(shards, master, config, tmp_path):
+    out = shutil.copytree(shards[0], tmp_path / "out")
+    data = bytearray((out / "shard-000001.tar").read_bytes())
+    data[len(data) // 3] ^= 4
+    (out / "shard-000001.tar").write_bytes(data)
+    assert [line for line in verify(out).damaged if "shard-000001.tar" in line]
+    assert precompute([str(master)], out, config).made == 1
+    assert not verify(out).damaged
+    assert contents(out) == contents(shards[0])
+
+
+def test_a_damaged_manifest_is_told_and_comes_back(shards, master, config, tmp_path):
+    out = shutil.copytree(shards[0], tmp_path / "out")
+    text = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(text.replace("good.mp4", "evil.mp4"))
+    with pytest.raises(IntegrityError, match="digest does not fit"):
+        load_manifest(out)
+    precompute([str(master)], out, config)
+    assert (out / "manifest.json").read_text() == text
+
+
+def test_only_the_shards_of_a_changed_video_are_made_again(shards, master, config, tmp_path, moving_frames):
+    videos, out = shutil.copytree(master, tmp_path / "videos"), shutil.copytree(shards[0], tmp_path / "out")
+    write_video(videos / "good.mp4", moving_frames[::-1], fps=24)
+    result = precompute([str(videos)], out, config)
+    assert result.made == 1
+    assert result.digest != shards[1].digest
+
+
+def test_shards_of_an_earlier_configuration_do_not_stay(shards, master, config, tmp_path):
+    out = shutil.copytree(shards[0], tmp_path / "out")
+    (out / "mine.txt").write_text("not ours")
+    result = precompute([str(master)], out, dataclasses.replace(config, videos_per_shard=6, seed=1))
+    assert result.shards == 1
+    assert sorted(contents(out)) == [
+        "manifest.json", "mine.txt", "plan.json", "quarantine.jsonl", "shard-000000.json", "shard-000000.tar",
+    ]  # fmt: skip
+
+
+def test_quarantined_sources_are_tried_again_on_request(shards, master, config, tmp_path):
+    out = shutil.copytree(shards[0], tmp_path / "out")
+    result = precompute([str(master)], out, config, retry_quarantined=True)
+    assert result.made == 2
+    assert result.digest == shards[1].digest
+
+
+def test_loss_beyond_the_bound_is_a_failure(shards, master, config):
+    with pytest.raises(BoundExceededError, match="3 of 6 sources"):
+        precompute([str(master)], shards[0], dataclasses.replace(config, max_bad=0.4))
+    assert precompute([str(master)], shards[0], dataclasses.replace(config, max_bad=0.5)).quarantined == 3
+
+
+def test_the_same_bytes_under_two_names_are_sampled_once(videos, config, tmp_path):
+    shutil.copy(videos / "good.mp4", videos / "twin.mp4")
+    result = precompute([str(videos / "good.mp4"), str(videos / "twin.mp4")], tmp_path / "out", config)
+    assert (result.sources, result.sampled, result.rejected, result.samples) == (2, 1, 1, 1)
+
+
+def test_no_usable_video_at_all_is_an_error(videos, config, tmp_path):
+    with pytest.raises(CorrFractalError, match="none of the 2 sources gave a clip"):
+        precompute([str(videos / "text.mp4"), str(videos / "short.mp4")], tmp_path / "out", config)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(NotFoundError, match="no finished shards"):
+        load_manifest(tmp_path / "out")
+
+
+def test_shards_of_others_are_left_alone(videos, config, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "shard-000000.tar").write_text("precious")
+    with pytest.raises(CallError, match="did not write"):
+        precompute([str(videos)], tmp_path / "out", config)
+
+
+def test_a_video_that_kills_its_worker_every_time_is_quarantined_and_its_neighbour_is_sampled(
+    videos, config, tmp_path, moving_frames
+):
+    write_video(videos / "victim.mp4", [moving_frames[t % 24] for t in range(24 * 60)], fps=24)
+    config = dataclasses.replace(config, size=128)
+    out, done = tmp_path / "out", threading.Event()
+    note = out / ".shard-000000.tar.source"
+
+    def kill_whoever_reads_the_victim():
+        handled, kills = 0, 0
+        while not done.is_set() and kills < MAX_RETRIES + 1:
+            time.sleep(0.02)
+            if note.exists() and note.stat().st_mtime_ns != handled and note.read_text() == "victim.mp4":
+                handled = note.stat().st_mtime_ns
+                for pid in own_processes("ray::make_shard"):
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
+
+    killer = threading.Thread(target=kill_whoever_reads_the_victim)
+    killer.start()
+    try:
+        result = precompute([str(videos / "good.mp4"), str(videos / "victim.mp4")], out, config, workers=1)
+    finally:
+        done.set()
+        killer.join()
+    assert (result.sampled, result.quarantined) == (1, 1)
+    assert "killed the worker" in (out / "quarantine.jsonl").read_text()
+
+
+def own_processes(title):
+    """Ids of this process's descendants whose command line begins with ``title``."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    for pid in parents:
+        ancestor = pid
+        while ancestor not in (0, 1, os.getpid()):
+            ancestor = parents.get(ancestor, 0)
+        with contextlib.suppress(OSError):
+            if ancestor == os.getpid() and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode()):
+                yield pid
+
+
+def json_of(*arguments):
+    """What a command prints with --json, which must be one object and nothing else."""
+    command = [sys.executable, "-m", "corrfractal", *map(str, arguments), "--json"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def test_a_complete_folder_passes_verify_on_the_command_line(shards):
+    assert json_of("verify", shards[0])["digest"] == shards[1].digest
+
+
+def test_json_mode_prints_one_object(shards, master, tmp_path):
+    (tmp_path / "c.toml").write_text(
+        "[pipeline]\nsize = 32\nvideos_per_shard = 2\nquantization = {fit_pixels = 512, iterations = 5}\n"
+    )
+    out = shutil.copytree(shards[0], tmp_path / "out")
+    result = json_of("precompute", master, "--out", out, "--config", tmp_path / "c.toml", "--max-bad", "50%")
+    assert result["digest"] == shards[1].digest
+    assert result["sources"] == result["sampled"] + result["quarantined"] + result["rejected"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["gone.mp4", "--out", "x"], 2, "no such video"),
+        (["--out", "x"], 2, "Missing argument"),
+        ([".", "--out", "x", "--max-bad", "lots"], 2, "is no share"),
+        ([".", "--out", "x", "--config", "gone.toml"], 2, "no such configuration"),
+    ],
+)
+def test_wrong_calls_exit_with_two_and_a_sentence(arguments, code, words, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["precompute", *arguments])
+    assert caught.value.code == code
+    error = capfd.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_shares_are_percentages_or_fractions():
+    from pipeline.cli import Share
+
+    assert [Share().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [0.01, 0.01, 1.0]
+    with pytest.raises(click.BadParameter):
+        Share().convert("101%", None, None)
