@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corrfractal.console import say
-from corrfractal.runtime import ray_options, write_text
+from corrfractal.runtime import cpu_count, ray_session, write_text
 from corrfractal.tracker import FAST, TrackerConfig
 from inference.config import InferenceConfig
 from inference.evaluation import Evaluation
@@ -90,6 +88,8 @@ def demo(out: Path) -> dict[str, Any]:
 
 def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     """Run all stages, each where it stopped."""
+    import ray
+
     from pipeline.run import precompute
     from training.run import train
 
@@ -99,7 +99,7 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     out.mkdir(parents=True, exist_ok=True)
     uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
     os.environ["MLFLOW_TRACKING_URI"] = uri  # evaluation finds the registry by it
-    with _ray(config.workers):
+    with ray_session(ray, max(config.workers, cpu_count())):
         say("1 precompute: videos -> shards of clips and pseudo-labels")
         shards = precompute(config.sources, out / "shards", config.precompute, workers=config.workers)
         say(f"  {shards.samples} clips of {shards.sampled} videos; data set {shards.digest[:12]}")
@@ -155,21 +155,3 @@ def _told(result: WorkflowResult) -> dict[str, Any]:
         "scores": {name: evaluation.to_dict() for name, evaluation in result.scores.items()},
         "seconds": result.seconds,
     }
-
-
-@contextmanager
-def _ray(workers: int) -> Iterator[None]:
-    """One Ray for all stages: the cluster of ``RAY_ADDRESS``, or a private one."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    options = ray_options()
-    if not os.environ.get("RAY_ADDRESS"):
-        options["num_cpus"] = max(workers, len(os.sched_getaffinity(0)))
-    ray.init(**options)
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -6,8 +6,14 @@ The layers below stay clean: this table names modules of higher layers as text, 
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 
 import click
+
+# A folder called `training` or `pipeline` in the user's working folder must not take the place of ours, here or in
+# Ray's workers, which get this process's path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # name: (module, attribute, one line for --help)
 COMMANDS = {

@@ -61,8 +61,9 @@ class Backbone(nn.Module):
         self.stage4 = nn.Sequential(_pool(), _Block(4 * w, 8 * w), _Block(8 * w, 8 * w))
         branches = (w, 2 * w, 8 * w) if config.aggregation else (8 * w,)
         self.laterals = nn.ModuleList(nn.Conv2d(channels, C, 1) for channels in branches)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+        # The laterals keep PyTorch's smaller weights: with ResNet's, first affinities go to whichever key is longest.
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and not name.startswith("laterals"):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Settings of a process, kept in one place: how this project starts or joins Ray, and how files get their names.
 
-This file does not import Ray; the ``run.py`` of each stage does, with ``ray.init(**ray_options())``. Ray reads part
+This file does not import Ray; the ``run.py`` of each stage does, and hands it to ``ray_session``. Ray reads part
 of its environment when it is *imported*, so that part is set when this file is: the packages that use Ray import it
 first.
 """
@@ -8,7 +8,12 @@ first.
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -24,13 +29,38 @@ def _settle_ray_environment() -> None:
 _settle_ray_environment()
 
 
-def ray_options() -> dict[str, Any]:
-    """Arguments of ``ray.init``: join the cluster of ``RAY_ADDRESS`` if set, else start a private one."""
-    options: dict[str, Any] = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": "ERROR"}
+@contextmanager
+def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
+    """The Ray session at hand; else one for this block: of the cluster of ``RAY_ADDRESS`` if set, or a private one.
+
+    Args:
+        ray: the module, which this layer does not import.
+        cpus: CPUs of a private session; None: all.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    ray.init(**_ray_options(cpus))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which exits without a word
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _ray_options(cpus: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if os.environ.get("RAY_ADDRESS"):
         return options
     # Frames never travel through the object store.
-    return {**options, "include_dashboard": False, "object_store_memory": 256 << 20}
+    return {**options, "num_cpus": cpus, "include_dashboard": False, "object_store_memory": 256 << 20}
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def publish(temporary: Path, final: Path) -> None:

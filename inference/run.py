@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import ray
 
 from corrfractal.console import progress, say
 from corrfractal.errors import CorrFractalError
-from corrfractal.runtime import ray_options
+from corrfractal.runtime import ray_session
 
 from .config import InferenceConfig
 from .datasets.davis import sequence_names
@@ -99,7 +98,7 @@ def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Seque
         else:
             yield stored
     if missing:
-        with _ray():
+        with ray_session(ray):
             yield from _run_tasks(missing, job, workers)
 
 
@@ -146,19 +145,6 @@ def _task(name: str, job: _Job) -> SequenceResult | _Failure:
 @functools.lru_cache(maxsize=1)
 def _model(source: ModelSource) -> Model:
     return open_model(source)
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    """Reuse the Ray of this process, or start one and stop it at the end."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(**ray_options())
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _line(outcome: SequenceResult | _Failure) -> str:

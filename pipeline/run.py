@@ -6,13 +6,9 @@ worker again; one that dies every time is put down to the source it was reading,
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +18,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from corrfractal.console import progress
 from corrfractal.errors import BoundExceededError, CorrFractalError
 from corrfractal.manifest import QUARANTINE, Statistics
-from corrfractal.runtime import ray_options
+from corrfractal.runtime import ray_session
 
 from .config import PipelineConfig
 from .manifest import commit, make_plan, prepare
@@ -119,7 +115,7 @@ def _execute(specs: Sequence[ShardSpec], out: Path, config: PipelineConfig, work
         return 0
     frames = 0
     waiting: deque[tuple[ShardSpec, frozenset[str]]] = deque((spec, frozenset()) for spec in specs)
-    with _ray(workers), progress("videos", sum(len(spec.sources) for spec in specs)) as advance:
+    with ray_session(ray, workers), progress("videos", sum(len(spec.sources) for spec in specs)) as advance:
         make = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(make_shard)
         window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         running: dict[ray.ObjectRef, tuple[ShardSpec, frozenset[str]]] = {}
@@ -141,25 +137,6 @@ def _execute(specs: Sequence[ShardSpec], out: Path, config: PipelineConfig, work
             for ref in running:
                 ray.cancel(ref, force=True)
     return frames
-
-
-@contextmanager
-def _ray(workers: int | None) -> Iterator[None]:
-    """A Ray session: the one at hand, or one for this run only."""
-    if ray.is_initialized():
-        yield
-        return
-    options = ray_options()
-    if workers is not None and not os.environ.get("RAY_ADDRESS"):
-        options["num_cpus"] = workers
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(**options)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which exits without a word
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _culprit(spec: ShardSpec, out: Path, crashed: frozenset[str], exc: Exception) -> str:

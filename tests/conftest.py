@@ -50,8 +50,7 @@ def ray_session() -> Iterator[None]:
     """One private Ray on two CPUs for the whole run: starting it costs more than most tests."""
     import ray
 
-    from corrfractal.runtime import ray_options
+    from corrfractal.runtime import ray_session as session
 
-    ray.init(**{**ray_options(), "num_cpus": 2})
-    yield
-    ray.shutdown()
+    with session(ray, cpus=2):
+        yield

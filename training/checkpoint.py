@@ -62,7 +62,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
         try:
             if json.loads(path.with_suffix(".json").read_text())["sha256"] == _sha256(path):
                 return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-        except (OSError, ValueError, KeyError):
+        except Exception:  # whatever is wrong with it, the one before may be whole
             continue
     return None
 

@@ -37,6 +37,7 @@ from .picture import save_picture
 from .step import StepResult, learning_rate, train_step
 from .tracking import RunLog
 
+PATIENCE = 60.0  # seconds to wait for the lock of a run
 SCALARS = ("loss", "loss_a", "loss_c", "error", "copy_error")
 
 
@@ -212,9 +213,9 @@ def _resume(out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer) -> 
 
 
 @contextmanager
-def _sole_writer(out: Path, patience: float = 60.0) -> Iterator[None]:
+def _sole_writer(out: Path) -> Iterator[None]:
     """Hold the run's lock. The workers of a killed driver live a few seconds longer: wait for them, then give up."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     with (out / ".lock").open("w") as lock:
         while True:
             try:

@@ -21,7 +21,7 @@ from corrfractal.config import config_from_dict, config_to_dict
 from corrfractal.console import progress, say
 from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
-from corrfractal.runtime import ray_options, write_text
+from corrfractal.runtime import cpu_count, ray_session, write_text
 
 from .config import TrainingConfig
 from .loop import Job, fit, usable_samples
@@ -135,9 +135,7 @@ def _fit_on_ray(job: Job, workers: int, use_gpu: bool) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     _note_previous(Path(job.out))
-    owned = not ray.is_initialized()
-    ray.init(**({**ray_options(), "num_cpus": max(workers, _cpus())} if owned and not _cluster() else ray_options()))
-    try:
+    with ray_session(ray, max(workers, cpu_count())):
         trainer = TorchTrainer(
             _worker,
             train_loop_config=config_to_dict(job),
@@ -150,15 +148,13 @@ def _fit_on_ray(job: Job, workers: int, use_gpu: bool) -> None:
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        with _progress(job):
-            trainer.fit()
-    except ray.train.TrainingFailedError as exc:
-        raise CorrFractalError(
-            f"training stopped: {_cause(exc)}. What was reached is in {job.out}; the same command goes on from there"
-        ) from exc
-    finally:
-        if owned:
-            ray.shutdown()
+        try:
+            with _progress(job):
+                trainer.fit()
+        except ray.train.TrainingFailedError as exc:
+            raise CorrFractalError(
+                f"training stopped: {_cause(exc)}. The same command goes on from the last checkpoint in {job.out}"
+            ) from exc
     if (Path(job.out) / "diverged").exists():
         at = json.loads((Path(job.out) / "diverged" / "step.json").read_text())
         raise DivergedError(
@@ -174,7 +170,7 @@ def _worker(settings: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     job = config_from_dict(Job, settings, where="training job")
-    torch.set_num_threads(1 if torch.cuda.is_available() else max(1, _cpus() // context.get_local_world_size()))
+    torch.set_num_threads(1 if torch.cuda.is_available() else max(1, cpu_count() // context.get_local_world_size()))
     fit(job, ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
 
 
@@ -223,15 +219,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
-
-
-def _cpus() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
-
-
-def _cluster() -> bool:
-    import os
-
-    return bool(os.environ.get("RAY_ADDRESS"))

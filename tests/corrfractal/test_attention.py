@@ -1,0 +1,105 @@
+"""Restricted attention is what its formula says, in values and gradients, however it is cut into bands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference_attention import naive_restricted_attention
+
+from corrfractal import attention, restricted_attention
+
+CASES = [
+    # B, N, C, V, H, W, radius
+    (2, 3, 4, 3, 9, 13, 0),
+    (2, 1, 4, 3, 9, 13, 1),
+    (2, 5, 8, 3, 20, 20, 1),
+    (1, 3, 4, 2, 17, 10, 2),
+    (2, 2, 3, 5, 16, 8, 5),
+    (1, 1, 4, 3, 1, 7, 1),
+    (1, 2, 4, 3, 5, 3, 5),  # the window is larger than the image
+    (1, 2, 4, 3, 33, 25, 5),
+]
+
+
+def _inputs(
+    B: int, N: int, C: int, V: int, H: int, W: int, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(B * 31 + H * 7 + W)
+    shapes = ((B, C, H, W), (B, N, C, H, W), (B, N, V, H, W))
+    return tuple(torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_equal_the_naive_form(case: tuple[int, ...]) -> None:
+    *shape, radius = case
+    inputs = _inputs(*shape)
+    ours, naive = restricted_attention(*inputs, radius), naive_restricted_attention(*inputs, radius)
+    torch.testing.assert_close(ours, naive)
+    grad = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, grad, retain_graph=True),
+        torch.autograd.grad(naive, inputs, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("radius", [1, 5])
+def test_gradients_pass_gradcheck_in_double_precision(radius: int) -> None:
+    inputs = _inputs(1, 2, 2, 2, 6, 9)
+    assert torch.autograd.gradcheck(lambda *x: restricted_attention(*x, radius), inputs)
+
+
+@pytest.mark.parametrize("radius", [1, 3])
+def test_working_in_many_small_bands_changes_nothing(radius: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = _inputs(2, 2, 4, 3, 41, 19)
+    whole = restricted_attention(*inputs, radius)
+    grads = torch.autograd.grad(whole.square().sum(), inputs)
+    monkeypatch.setattr(attention, "BAND_BYTES", 1)
+    banded = restricted_attention(*inputs, radius)
+    torch.testing.assert_close(banded, whole)
+    for a, b in zip(torch.autograd.grad(banded.square().sum(), inputs), grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("radius", [1, 5])
+def test_weights_sum_to_one_at_the_border_too(radius: int) -> None:
+    query, key, _ = _inputs(1, 3, 4, 2, 12, 11)
+    ones = torch.ones(1, 3, 1, 12, 11, dtype=torch.float64)
+    torch.testing.assert_close(restricted_attention(query, key, ones, radius), ones[:, 0])
+
+
+def test_one_reference_and_radius_zero_is_the_identity() -> None:
+    query, key, value = _inputs(2, 1, 4, 3, 5, 6)
+    assert torch.equal(restricted_attention(query, key, value, 0), value[:, 0])
+
+
+@pytest.mark.parametrize("radius", [1, 5])
+def test_under_bfloat16_autocast_values_stay_finite_and_near(radius: int) -> None:
+    query, key, value = (x.detach().float() for x in _inputs(1, 2, 16, 4, 24, 24))
+    exact = restricted_attention(query, key, value, radius)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = restricted_attention(query.bfloat16(), key.bfloat16(), value, radius)
+    assert mixed.dtype == value.dtype
+    assert torch.isfinite(mixed).all()
+    torch.testing.assert_close(mixed, exact, atol=0.1, rtol=0.1)
+
+
+def test_huge_similarities_do_not_overflow() -> None:
+    query, key, value = (x.detach().float() for x in _inputs(1, 1, 4, 2, 9, 9))
+    for radius in (1, 2):
+        out = restricted_attention(query * 1e4, key * 1e4, value, radius)
+        assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "value", "radius", "message"),
+    [
+        ((1, 4, 5, 5), (1, 2, 3, 5, 5), (1, 2, 1, 5, 5), 1, "key"),
+        ((1, 4, 5, 5), (1, 2, 4, 5, 5), (1, 1, 1, 5, 5), 1, "value"),
+        ((1, 4, 5, 5), (1, 2, 4, 5, 5), (1, 2, 1, 5, 5), -1, "radius"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_with_their_sizes(query, key, value, radius, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        restricted_attention(torch.zeros(query), torch.zeros(key), torch.zeros(value), radius)
