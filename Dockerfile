@@ -45,7 +45,7 @@ COPY training training
 COPY inference inference
 COPY cluster cluster
 # Editable: the command and its version are installed, the code stays in its source folder.
-RUN pip install --no-deps --editable . && python -m compileall -q corrfractal pipeline training inference cluster
+RUN pip install --no-deps --no-build-isolation --editable . && python -m compileall -q corrfractal pipeline training inference cluster
 
 # ---- the image itself
 FROM base-${ACCELERATOR} AS final

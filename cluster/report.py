@@ -14,7 +14,7 @@ from corrfractal.sample import colorize, decode_clip, read_members
 from inference.datasets.davis import open_sequence, sequence_names
 from inference.evaluation import Evaluation
 from inference.masks import read_mask
-from inference.pictures import object_table, overlay_strip
+from inference.pictures import finish_plot, object_table, overlay_strip
 from inference.report import Cell, Figure, Picture, Section, Share, Table, write_report
 from pipeline.run import PrecomputeResult
 from training.run import TrainingResult
@@ -24,7 +24,6 @@ from .config import EvaluationConfig
 NAMES = {"model": "trained model", "untrained": "untrained network", "copy": "copy the first mask"}
 LABEL_CLIPS = 3
 STRIP_FRAMES = 5
-NEUTRAL = "#808890"  # readable on white and on black
 
 
 def write_workflow_report(
@@ -89,7 +88,7 @@ def _training(folder: Path, training: TrainingResult) -> Section:
         title="Training",
         figures=figures,
         pictures=(
-            Picture(data=_curves(lines), caption="Loss (left) and share of wrongly labelled pixels (right) by step."),
+            _curves(lines),
             Picture(
                 data=last.read_bytes(),
                 caption="Reference, target, the labels of both, and the target's as reconstructed.",
@@ -125,32 +124,22 @@ def _lineage(shards: PrecomputeResult, training: TrainingResult) -> Section:
     return Section(title="Where it came from", table=Table(header=("", ""), rows=rows))
 
 
-def _curves(lines: list[dict[str, float]]) -> bytes:
+def _curves(lines: list[dict[str, float]]) -> Picture:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
 
-    plot = Plot(figsize=(10.4, 3.0), dpi=150, layout="constrained")
+    plot = Plot(figsize=(10.4, 2.8), dpi=150, layout="constrained")
     FigureCanvasAgg(plot)
-    steps = [line["step"] for line in lines]
-    panels = (("loss", "loss_c", "loss_a"), ("error", "copy_error"))
-    labels = {"loss": "loss", "loss_c": "correspondence", "loss_a": "appearance", "error": "model",
-              "copy_error": "copying the reference"}  # fmt: skip
+    panels = (
+        {"loss": "loss", "loss_c": "correspondence", "loss_a": "appearance"},
+        {"error": "model", "copy_error": "copying"},
+    )
     for axes, names in zip(plot.subplots(1, 2), panels, strict=True):
-        for name in names:
-            axes.plot(
-                steps, [line[name] for line in lines], lw=1.8 if name in ("loss", "error") else 1.1, label=labels[name]
-            )
+        for name, label in names.items():
+            axes.plot([line["step"] for line in lines], [line[name] for line in lines], label=label)
         axes.set(xlabel="step")
         axes.set_ylim(bottom=0)
-        axes.grid(color=NEUTRAL, alpha=0.25, lw=0.6)
-        axes.tick_params(colors=NEUTRAL)
-        axes.xaxis.label.set_color(NEUTRAL)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.legend(frameon=False, labelcolor=NEUTRAL)
-    buffer = io.BytesIO()
-    plot.savefig(buffer, format="png", transparent=True)
-    return buffer.getvalue()
+    return finish_plot(plot, "Loss, and share of wrong pixels beside that of copying the reference's labels in place.")
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -80,10 +80,23 @@ def score_curve(objects: Sequence[ObjectScore]) -> Picture:
         frames = np.arange(1, len(score.j_frames) + 1)
         axes.plot(frames, score.j_frames, color=color, lw=1.8, label=f"J, object {score.object_id}")
         axes.plot(frames, score.f_frames, color=color, lw=1.4, ls=(0, (1.5, 1.5)), label=f"F, object {score.object_id}")
-    _neutral(axes)
+    axes.set(ylim=(-0.02, 1.02), xlabel="frame")
+    return finish_plot(plot, caption="Region similarity J and contour accuracy F, frame by frame.")
+
+
+def finish_plot(plot: Any, caption: str) -> Picture:
+    """A matplotlib figure as a picture that can be read on a light and on a dark page."""
+    for axes in plot.axes:
+        axes.margins(x=0.01)
+        axes.grid(color=NEUTRAL, alpha=0.25, lw=0.6)
+        axes.tick_params(colors=NEUTRAL)
+        axes.xaxis.label.set_color(NEUTRAL)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=NEUTRAL)
     buffer = io.BytesIO()
     plot.savefig(buffer, format="png", transparent=True)
-    return Picture(data=buffer.getvalue(), caption="Region similarity J and contour accuracy F, frame by frame.")
+    return Picture(data=buffer.getvalue(), caption=caption)
 
 
 def _row(score: ObjectScore) -> tuple[Cell, ...]:
@@ -129,18 +142,6 @@ def _tile(frame: U8, mask: U8, width: int, opacity: float) -> U8:
     height = round(frame.shape[0] * width / frame.shape[1])
     small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
     return blend(small, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), opacity)
-
-
-def _neutral(axes: Any) -> None:
-    """Axes that can be read on a light and on a dark page."""
-    axes.set(ylim=(-0.02, 1.02), xlabel="frame")
-    axes.margins(x=0.01)
-    axes.grid(color=NEUTRAL, alpha=0.25, lw=0.6)
-    axes.tick_params(colors=NEUTRAL)
-    axes.xaxis.label.set_color(NEUTRAL)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=NEUTRAL)
 
 
 def _duration(seconds: float) -> str:

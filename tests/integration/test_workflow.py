@@ -1,0 +1,131 @@
+"""Videos to a scored, registered model, by the real command, with its driver killed half way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.sample import render_evaluation_set, render_training_videos
+from corrfractal import CorrFractal
+
+CONFIG = """
+sources = ["videos"]
+out = "out"
+workers = 2
+
+[precompute]
+size = 64
+videos_per_shard = 2
+[precompute.clip]
+fps = 12.0
+hop = 4
+
+[training]
+profile = "cpu"
+steps = 60
+crop = 48
+batch_size = 2
+checkpoint_every = 3
+log_every = 3
+[training.network]
+width = 4
+embedding_channels = 8
+
+[evaluation]
+data = "davis"
+fast = true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workflow")
+    render_training_videos(folder / "videos", count=3, frames=20, size=(64, 80))
+    render_evaluation_set(folder / "davis", sequences=1, frames=5, size=(64, 80))
+    (folder / "workflow.toml").write_text(CONFIG)
+    return folder
+
+
+def corrfractal(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "corrfractal", *arguments], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_a_workflow_whose_driver_is_killed_in_training_goes_on_and_ends_in_a_registered_model(folder: Path) -> None:
+    out = folder / "out"
+    driver = corrfractal(folder, "run", "workflow.toml")
+    while not list((out / "training" / "checkpoints").glob("step-*.json")):
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    assert not (out / "training" / "result.json").exists(), "training ended before the driver could be killed"
+
+    again = corrfractal(folder, "run", "workflow.toml", "--json")
+    printed, told = again.communicate(timeout=300)
+    assert again.returncode == 0, told
+    assert "resuming from checkpoints/step-" in told
+    result = json.loads(printed)
+    assert result["steps"] == 60
+    assert set(result["scores"]) == {"model", "untrained", "copy"}
+    assert 0 <= result["scores"]["model"]["JF"] <= 1
+    assert result["shards_digest"] == json.loads((out / "shards" / "manifest.json").read_text())["digest"]
+    lines = [json.loads(line)["step"] for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(3, 61, 3))
+    CorrFractal.load(result["model_file"])
+
+    report = (out / "report.html").read_text()
+    assert "copy the first mask" in report
+    assert "http://" not in report.replace("http://www.w3.org", "")
+
+    models = corrfractal(folder, "models", "show", "candidate", "--json", "--tracking-uri", result["tracking_uri"])
+    shown = json.loads(models.communicate(timeout=120)[0])
+    assert shown["uri"] == result["model"] == "models:/corrfractal/1"
+    assert shown["shards_digest"] == result["shards_digest"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("precompute", "nowhere", "--out", "x"), 2, "nowhere"),
+        (("precompute", "empty", "--out", "x"), 2, "empty"),
+        (("precompute", "text.mp4", "--out", "x"), 1, "text.mp4"),
+        (("train", "nowhere", "--out", "x"), 2, "nowhere"),
+        (("propagate", "none.mp4", "--mask", "mask.png", "--out", "x", "--model", "baseline:copy"), 2, "none.mp4"),
+        (("propagate", "text.mp4", "--mask", "mask.png", "--out", "x", "--model", "baseline:copy"), 1, "text.mp4"),
+        (("propagate", "video.mp4", "--mask", "mask.png", "--out", "x", "--model", "baseline:copy"), 2, "mask.png"),
+        (("propagate", "video.mp4", "--mask", "good.png", "--out", "x", "--model", "none"), 2, "no such model"),
+        (("evaluate", "davis", "--data", "empty", "--model", "baseline:copy", "--out", "x"), 2, "empty"),
+        (("models", "show", "candidate"), 2, "mlflow.db"),
+        (("run", "none.toml"), 2, "none.toml"),
+        (("run", "wrong.toml"), 2, "sources"),
+    ],
+)
+def test_a_bad_call_is_one_plain_sentence(
+    arguments: tuple[str, ...], code: int, said: str, folder: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
+    (tmp_path / "wrong.toml").write_text('out = "x"\n')
+    (tmp_path / "video.mp4").write_bytes((folder / "videos" / "train-00.mp4").read_bytes())
+    Image.new("L", (7, 5), 1).save(tmp_path / "mask.png")
+    Image.new("L", (80, 64), 1).save(tmp_path / "good.png")
+    process = corrfractal(tmp_path, *arguments)
+    printed, told = process.communicate(timeout=120)
+    assert process.returncode == code, told
+    assert "Traceback" not in printed + told
+    error = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert said in error[0]
