@@ -32,7 +32,7 @@ class Share(click.ParamType[float]):
 @click.option("--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]")
 @click.option("--max-bad", type=Share(), help="Fail if more than this share of the sources is damaged, e.g. 1%.")
 @click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [pipeline] table.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
 @command
 def precompute(
     sources: tuple[str, ...],
@@ -53,7 +53,7 @@ def precompute(
     from . import run
     from .config import PipelineConfig
 
-    values = read_toml(config_file).get("pipeline", {}) if config_file else {}
+    values = read_toml(config_file).get("precompute", {}) if config_file else {}
     if max_bad is not None:
         values["max_bad"] = max_bad
     config = config_from_dict(PipelineConfig, values, where=str(config_file or "command line"))
