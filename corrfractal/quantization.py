@@ -97,12 +97,12 @@ class Codebook:
         }
 
 
-def quantize_clip(frames: U8, config: QuantizationConfig, seed: int) -> tuple[U8, Codebook]:
+def quantize_clip(frames: U8, config: QuantizationConfig | None = None, seed: int = 0) -> tuple[U8, Codebook]:
     """Pseudo-labels of one clip for one view.
 
     Args:
         frames: uint8 (T, H, W, 3) RGB.
-        config: how to quantise.
+        config: how to quantise; None takes the defaults.
         seed: draws the patterns, the pixels to fit on and the first centroids. Same seed, same labels, whatever the
             number of threads.
 
@@ -114,6 +114,7 @@ def quantize_clip(frames: U8, config: QuantizationConfig, seed: int) -> tuple[U8
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
         raise ValueError(f"frames must be uint8 (T, H, W, 3), not empty, got {frames.dtype} {frames.shape}")
+    config = config or QuantizationConfig()
     rng = np.random.default_rng(seed)
     selection = tuple(sorted(rng.choice(config.candidates(), config.n_patterns, replace=False).tolist()))
 
