@@ -243,25 +243,34 @@ class _Tiles(_Bands):
     def grid(self, band: slice, width: int) -> tuple[int, int]:
         return math.ceil((band.stop - band.start) / TILE), math.ceil(width / TILE)
 
-    def mask(self, like: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
-        """(tiles, 64, 1, K * K): 0 where a key lies in the query's window and in the image, else a huge negative."""
-        r, K = self.radius, TILE + 2 * self.radius
-        distance = torch.arange(K, device=like.device)[None] - torch.arange(TILE, device=like.device)[:, None] - r
-        far = distance.abs() > r  # (8, K)
-        far2 = (far[:, None, :, None] | far[None, :, None, :]).reshape(1, TILE * TILE, K * K)
-        outside = self.outside(like, band, grid[0] * TILE, grid[1] * TILE)
-        tiles = outside.unfold(0, K, TILE).unfold(1, K, TILE).reshape(-1, 1, K * K)
-        return torch.zeros((), dtype=like.dtype, device=like.device).masked_fill((tiles | far2), MASKED)[:, :, None]
+    def far(self, like: Tensor) -> Tensor:
+        """(64, 1, K * K): 0 where a key lies in the query's window, else a huge negative."""
+        K = TILE + 2 * self.radius
+        distance = torch.arange(K, device=like.device)[None] - torch.arange(TILE, device=like.device)[:, None]
+        far = (distance - self.radius).abs() > self.radius  # (8, K)
+        return self._masked((far[:, None, :, None] | far[None, :, None, :]).reshape(TILE * TILE, 1, K * K), like)
 
-    def affinities(self, q: Tensor, k: Tensor, mask: Tensor, scale: float, N: int) -> Tensor:
+    def beyond(self, like: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
+        """(tiles, 1, 1, K * K): 0 where a key lies in the image, else a huge negative."""
+        K = TILE + 2 * self.radius
+        outside = self.outside(like, band, grid[0] * TILE, grid[1] * TILE)
+        return self._masked(outside.unfold(0, K, TILE).unfold(1, K, TILE).reshape(-1, 1, 1, K * K), like)
+
+    @staticmethod
+    def _masked(where: Tensor, like: Tensor) -> Tensor:
+        return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill_(where, MASKED)
+
+    def affinities(self, q: Tensor, k: Tensor, query: Tensor, band: slice, scale: float, N: int) -> Tensor:
+        grid = self.grid(band, query.shape[3])
         scores = torch.bmm(q * scale, k)
-        scores.view(-1, *mask.shape[:2], N, mask.shape[3]).add_(mask)
+        windows = scores.view(-1, grid[0] * grid[1], TILE * TILE, N, k.shape[2] // N)
+        windows.add_(self.far(query)).add_(self.beyond(query, band, grid))
         return _softmax(scores)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, band: slice, scale: float) -> Tensor:
         grid = self.grid(band, query.shape[3])
         q, k, v = self.split(query[:, :, band], grid), self.gather(key, band, grid), self.gather(value, band, grid)
-        weights = self.affinities(q, k, self.mask(query, band, grid), scale, key.shape[1])
+        weights = self.affinities(q, k, query, band, scale, key.shape[1])
         shape = (query.shape[0], value.shape[2], band.stop - band.start, query.shape[3])
         return self.join(torch.bmm(weights, v.transpose(1, 2)), shape, grid)
 
@@ -272,7 +281,7 @@ class _Tiles(_Bands):
         grid = self.grid(band, query.shape[3])
         q, go = self.split(query[:, :, band], grid), self.split(grad_out[:, :, band], grid)
         k, v = self.gather(key, band, grid), self.gather(value, band, grid)
-        weights = self.affinities(q, k, self.mask(query, band, grid), scale, key.shape[1])
+        weights = self.affinities(q, k, query, band, scale, key.shape[1])
         self.scatter_add(grads[2], torch.bmm(go.transpose(1, 2), weights), band, grid)
         dweights = torch.bmm(go, v)
         dscores = weights.mul_(dweights.sub_((weights * dweights).sum(dim=-1, keepdim=True))).mul_(scale)

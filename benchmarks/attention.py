@@ -1,0 +1,111 @@
+"""Restricted attention beside its rivals and its limit:  python benchmarks/attention.py
+
+Rivals: the usual research code, which unfolds keys and values, in its leaner form (einsum) and its faster one
+(product and sum); both are the oracle of the tests, ``tests/reference/reference_attention.py``. Limit: the
+floating-point operations of the exact windows at the rate of this machine's best matrix product.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import cpu_seconds, peak_mb, print_table
+
+from corrfractal import restricted_attention
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
+from reference_attention import naive_restricted_attention
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    shape: tuple[int, int, int, int, int, int]  # B, N, C, V, H, W
+    radius: int
+    backward: bool
+    rivals: bool = True
+
+
+CASES = (
+    Case("training, chain: B4 64x64 11x11, fwd+bwd", (4, 1, 64, 80, 64, 64), 5, True),
+    Case("training, appearance: B4 256x256 3x3, fwd+bwd", (4, 1, 64, 16, 256, 256), 1, True),
+    Case("inference, 1/4: 5 references 120x214 11x11, fwd", (1, 5, 64, 75, 120, 214), 5, False),
+    Case("inference, 1/2: 5 references 240x427 11x11, fwd", (1, 5, 64, 75, 240, 427), 5, False, rivals=False),
+)
+
+
+def main() -> None:
+    rate = gemm_rate()
+    print_table(
+        f"restricted attention: ours, rivals, limit ({rate / 1e9:.0f} GFLOP/s)",
+        [measure(case, rate) for case in CASES],
+        Path(__file__).parent / "out",
+    )
+
+
+def measure(case: Case, rate: float) -> dict[str, Any]:
+    inputs = make_inputs(case)
+    ours = work(restricted_attention, inputs, case)
+    seconds, memory = cpu_seconds(ours), peak_mb(ours)
+    row: dict[str, Any] = {
+        "case": case.name,
+        "ours s": seconds,
+        "ours MB": memory,
+        "MB per 1000 output px": memory / (case.shape[0] * case.shape[4] * case.shape[5] / 1000),
+        "x over limit": seconds / (flops(case) / rate),
+    }
+    if not case.rivals:
+        copies = (2 * case.radius + 1) ** 2
+        B, N, C, V, H, W = case.shape
+        row["rivals"] = f"cannot run: {4 * B * N * (C + V) * H * W * copies / 1e9:.0f} GB of copies"
+        return row
+    rivals = {name: work(naive, inputs, case, product=name) for name in ("einsum", "multiply")}
+    times = {name: cpu_seconds(rival) for name, rival in rivals.items()}
+    memories = {name: peak_mb(rival) for name, rival in rivals.items()}
+    row["faster rival s"] = min(times.values())
+    row["x faster"] = min(times.values()) / seconds
+    row["leaner rival MB"] = min(memories.values())
+    row["x less memory"] = min(memories.values()) / memory
+    return row
+
+
+def naive(*arguments: Any, **keywords: Any) -> Any:
+    return naive_restricted_attention(*arguments, **keywords)
+
+
+def work(function: Any, inputs: list[torch.Tensor], case: Case, **keywords: Any) -> Any:
+    def run() -> None:
+        with torch.set_grad_enabled(case.backward):
+            out = function(*inputs, case.radius, **keywords)
+        if case.backward:
+            torch.autograd.grad(out.sum(), inputs)
+
+    return run
+
+
+def make_inputs(case: Case) -> list[torch.Tensor]:
+    B, N, C, V, H, W = case.shape
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((B, C, H, W), (B, N, C, H, W), (B, N, V, H, W))
+    return [torch.randn(s, generator=generator, requires_grad=case.backward) for s in shapes]
+
+
+def flops(case: Case) -> float:
+    """Two operations per multiply-add, two products forward; recomputation and four products more backward."""
+    B, N, C, V, H, W = case.shape
+    pairs = B * N * H * W * (2 * case.radius + 1) ** 2
+    forward = 2 * pairs * (C + V)
+    return float(forward + (2 * pairs * C + 4 * pairs * (C + V) if case.backward else 0))
+
+
+def gemm_rate() -> float:
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    return 2 * 2048**3 / cpu_seconds(lambda: a @ b)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What all benchmarks share: process CPU time, peak memory, and a table as text and JSON.
+
+Ratios are what counts: rivals run in the same process, one after another, and shared machines disturb both alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 20.0  # seconds: a slow rival is repeated less often
+
+
+def cpu_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
+    """Median process CPU time of ``work`` after a first call; fewer repeats where they would take over 20 s."""
+    times = [_timed(work)]
+    if times[0] < PATIENCE / 2:
+        times = [_timed(work) for _ in range(max(1, min(repeats, int(PATIENCE / max(times[0], 1e-9)))))]
+    return statistics.median(times)
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def peak_mb(work: Callable[[], Any]) -> float:
+    """Largest growth of resident memory while ``work`` runs, MB (the kernel resets its high-water mark first)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_mb("VmRSS")
+    work()
+    return max(_status_mb("VmHWM") - before, 0.1)
+
+
+def _status_mb(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import os
+
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    packages = {name: version(name) for name in ("torch", "numpy", "faiss-cpu", "opencv-python-headless")}
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), **packages}
+
+
+def print_table(title: str, rows: Sequence[dict[str, Any]], out: Path | None = None) -> None:
+    """Print rows as a Markdown table; with ``out``, also write them as JSON."""
+    columns = list(rows[0])
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        name = title.split(":")[0].lower().replace(" ", "-")
+        (out / f"{name}.json").write_text(json.dumps({"title": title, "machine": machine(), "rows": rows}, indent=2))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
