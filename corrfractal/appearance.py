@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .attention import restricted_attention
+from .attention import Similarity
 
 READINGS = ("literal", "time_reversed", "off")
 RADIUS = 1  # a 3 x 3 window
 
 
-def appearance(F_ref: Tensor, F_t: Tensor, Q_ref: Tensor, Q_t: Tensor, reading: str = "literal") -> Tensor:
+def appearance(
+    F_ref: Tensor,
+    F_t: Tensor,
+    Q_ref: Tensor,
+    Q_t: Tensor,
+    reading: str = "literal",
+    similarity: Similarity | None = None,
+) -> Tensor:
     """Reconstruct the reference's labels within a 3 x 3 window at full resolution.
 
     literal:        Q^_ref = A^a(queries F_ref, keys F_t) . Q_ref
@@ -25,9 +32,10 @@ def appearance(F_ref: Tensor, F_t: Tensor, Q_ref: Tensor, Q_t: Tensor, reading: 
         F_ref, F_t: (B, C, H, W) embeddings of the nearest reference and of the target.
         Q_ref, Q_t: (B, K, H, W) their one-hot labels.
         reading: ``"literal"`` or ``"time_reversed"``.
+        similarity: of embeddings; the default's if None.
 
     Returns:
         (B, K, H, W) reconstruction of ``Q_ref``: its target in either reading.
     """
     values = Q_ref if reading == "literal" else Q_t
-    return restricted_attention(F_ref, F_t[:, None], values[:, None], RADIUS)
+    return (similarity or Similarity()).attend(F_ref, F_t[:, None], values[:, None], RADIUS)

@@ -30,12 +30,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import Config
+
 TILE = 8
 BAND_BYTES = 24 << 20  # scratch memory of a band; larger gains nothing on CPU, where it leaves the cache
 MASKED = -1e30  # not -inf: a padded query sees no key at all, and its softmax must stay finite
 
 
-def restricted_attention(query: Tensor, key: Tensor, value: Tensor, radius: int, scale: float | None = None) -> Tensor:
+def restricted_attention(
+    query: Tensor, key: Tensor, value: Tensor, radius: int, scale: float | None = None, mask_border: bool = True
+) -> Tensor:
     """Carry ``value`` from the references to the target by similarity within a window.
 
     out[b, :, y, x] = sum over n, |dy| <= radius, |dx| <= radius of
@@ -47,6 +51,8 @@ def restricted_attention(query: Tensor, key: Tensor, value: Tensor, radius: int,
         value: (B, N, V, H, W) what is carried over.
         radius: window radius, 0 or more; 5 is the paper's 11 x 11.
         scale: factor on the inner product; 1 / sqrt(C) by default.
+        mask_border: leave out keys outside the image. False counts them as zeros, as unfolding with padding does: their
+            share of the softmax is lost.
 
     Returns:
         (B, V, H, W), dtype of ``value``. Differentiable once in all three. With one reference and radius 0 the
@@ -64,38 +70,66 @@ def restricted_attention(query: Tensor, key: Tensor, value: Tensor, radius: int,
         raise ValueError(f"radius must be 0 or more, got {radius}")
     if radius == 0 and key.shape[1] == 1:
         return value[:, 0]
-    reach = min(radius, max(H, W) - 1)  # a window cannot hold more than the image
-    out: Tensor = _RestrictedAttention.apply(query, key, value, reach, 1 / math.sqrt(C) if scale is None else scale)
+    reach = min(radius, max(H, W) - 1) if mask_border else radius  # a window holds no more than the image
+    scale = 1 / math.sqrt(C) if scale is None else scale
+    out: Tensor = _RestrictedAttention.apply(query, key, value, reach, scale, mask_border)
     return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Config):
+    """How alike two embeddings are, before the softmax."""
+
+    kind: str = "scaled"
+    """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k|) / temperature."""
+    temperature: float = 0.07
+    """Of ``cosine``."""
+    mask_border: bool = True
+    """Leave out keys outside the image; see ``restricted_attention``."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("scaled", "inner", "cosine"):
+            raise ValueError(f"kind must be scaled, inner or cosine, got {self.kind!r}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
+        """``restricted_attention`` with this similarity."""
+        scale = {"scaled": None, "inner": 1.0, "cosine": 1 / self.temperature}[self.kind]
+        if self.kind == "cosine":
+            query, key = F.normalize(query, dim=1), F.normalize(key, dim=2)
+        return restricted_attention(query, key, value, radius, scale, self.mask_border)
 
 
 class _RestrictedAttention(torch.autograd.Function):
     """Keeps only its inputs; the backward pass computes each band's affinities again."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, radius: int, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, radius: int, scale: float, mask_border: bool
+    ) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.radius, ctx.scale = radius, scale
+        ctx.radius, ctx.scale, ctx.mask_border = radius, scale, mask_border
         with torch.autocast(query.device.type, enabled=False):
             query, key, value = _common_dtype(query, key, value)
             out = value.new_empty(value.shape[0], *value.shape[2:])
-            kernel = _kernel(key, value, radius)
+            kernel = _kernel(key, value, radius, mask_border)
             for band in kernel.bands(query.shape[2]):
                 out[:, :, band] = kernel.forward(query, key, value, band, scale)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         dtypes = [saved.dtype for saved in ctx.saved_tensors]
         with torch.autocast(grad_out.device.type, enabled=False):
             query, key, value = _common_dtype(*ctx.saved_tensors)
             grads = (torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value))
-            kernel = _kernel(key, value, ctx.radius)
+            kernel = _kernel(key, value, ctx.radius, ctx.mask_border)
             for band in kernel.bands(query.shape[2]):
                 kernel.backward(query, key, value, grad_out.to(value.dtype), band, ctx.scale, grads)
         dq, dk, dv = (grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True))
-        return dq, dk, dv, None, None
+        return dq, dk, dv, None, None, None
 
 
 def _common_dtype(*tensors: Tensor) -> list[Tensor]:
@@ -110,20 +144,22 @@ def _softmax(scores: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
-def _kernel(key: Tensor, value: Tensor, radius: int) -> _Tiles | _Offsets:
+def _kernel(key: Tensor, value: Tensor, radius: int, mask_border: bool) -> _Tiles | _Offsets:
     B, N, C, _, W = key.shape
     per_row = B * N * W * key.element_size()
     if radius <= 1:
         rows = BAND_BYTES // (per_row * (3 * max(C, value.shape[2]) // N + (2 * radius + 1) ** 2))
-        return _Offsets(radius=radius, rows=max(4, rows))
+        return _Offsets(radius=radius, mask_border=mask_border, rows=max(4, rows))
     K = TILE + 2 * radius
     copies = (K / TILE) ** 2 * (C + value.shape[2] + 2 * TILE**2)  # gathered keys and values, scores, affinities
-    return _Tiles(radius=radius, rows=TILE * max(1, int(BAND_BYTES / (per_row * copies * TILE))))
+    rows = TILE * max(1, int(BAND_BYTES / (per_row * copies * TILE)))
+    return _Tiles(radius=radius, mask_border=mask_border, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Bands:
     radius: int
+    mask_border: bool
     rows: int
 
     def bands(self, height: int) -> Iterator[slice]:
@@ -145,7 +181,9 @@ class _Bands:
         total[..., top:bottom, :] += part[..., top - first : bottom - first, r : r + W]
 
     def outside(self, like: Tensor, band: slice, height: int, width: int) -> Tensor:
-        """bool (height + 2r, width + 2r): True where the halo lies outside the map."""
+        """bool (height + 2r, width + 2r): True where the halo lies outside the map; nowhere if that counts as zeros."""
+        if not self.mask_border:
+            return like.new_zeros(height + 2 * self.radius, width + 2 * self.radius, dtype=torch.bool)
         H, W = like.shape[-2:]
         y = torch.arange(band.start - self.radius, band.start + height + self.radius, device=like.device)
         x = torch.arange(-self.radius, width + self.radius, device=like.device)

@@ -15,10 +15,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attention import restricted_attention
+from .attention import Similarity
 
 
-def chain(f: Tensor, q: Tensor, f_t: Tensor, radius: int, steps: int = 2) -> tuple[Tensor, Tensor]:
+def chain(
+    f: Tensor, q: Tensor, f_t: Tensor, radius: int, steps: int = 2, similarity: Similarity | None = None
+) -> tuple[Tensor, Tensor]:
     """Carry embedding and labels of the references to the target, ``steps`` affinities in a row.
 
     Args:
@@ -27,12 +29,13 @@ def chain(f: Tensor, q: Tensor, f_t: Tensor, radius: int, steps: int = 2) -> tup
         f_t: (B, C, h, w) embedding of the target, the attractor.
         radius: window radius of every step.
         steps: number of affinities; the paper found 2 best of 1 to 4.
+        similarity: of embeddings; the default's if None.
 
     Returns:
         f, (B, C, h, w), and q, (B, K, h, w), on the target grid.
     """
-    C = f.shape[2]
+    C, similarity = f.shape[2], similarity or Similarity()
     for _ in range(steps):
-        carried = restricted_attention(f_t, f, torch.cat((f, q), dim=2), radius)
+        carried = similarity.attend(f_t, f, torch.cat((f, q), dim=2), radius)
         f, q = carried[:, None, :C], carried[:, None, C:]
     return f[:, 0], q[:, 0]

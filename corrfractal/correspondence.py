@@ -11,8 +11,8 @@ fine, each merged with what the coarser ones agreed on. Shape symbols: design no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from statistics import NormalDist
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import restricted_attention
+from .attention import Similarity
 from .chain import chain
 from .config import Config
 
@@ -39,12 +39,22 @@ class CorrespondenceConfig(Config):
     """Window radius of Chain_H; 0 is the paper's 1 x 1, which for a single map is up-sampling."""
     refinement_density: float = 2.0
     """Density of the R grid."""
+    multi_density: bool = True
+    """Off is the ablation without C: one affinity at the finest density in use, up-sampled, as the siblings do."""
+    joint_references: bool = True
+    """One softmax over all references in the first step; off: a chain for each, merged like densities."""
+    merge: str = "progressive"
+    """At inference. ``progressive``: each density with what the coarser ones gave (eq. 9); ``single``: one softmax."""
+    similarity: Similarity = field(default_factory=Similarity)
+    """How alike two embeddings are."""
     density_means: tuple[float, float] = (4.0, 8.0)
     """Means of the two Gaussians that training draws densities from."""
     density_sigma: float = 1.5
     """Their standard deviation; each is truncated at the midpoint of the means and at 1."""
 
     def __post_init__(self) -> None:
+        if self.merge not in ("progressive", "single"):
+            raise ValueError(f"merge must be progressive or single, got {self.merge!r}")
         if min(self.radius, self.merge_radius, self.full_radius) < 0 or self.steps < 1:
             raise ValueError("radii must be 0 or more and steps at least 1")
         if self.refinement_density < 1:
@@ -101,7 +111,7 @@ class References:
 def reconstruct(
     F_ref: Tensor, Q_ref: Tensor, F_t: Tensor, densities: Sequence[float], config: CorrespondenceConfig
 ) -> Tensor:
-    """Reconstruct the target's labels, training form (Fig. 5a, eq. 8).
+    """Reconstruct the target's labels, training form (Fig. 5a, eq. 8): all densities merged in one softmax.
 
     Args:
         F_ref: (B, N, C, H, W) embeddings of the references, nearest first.
@@ -112,13 +122,9 @@ def reconstruct(
     Returns:
         (B, K, H, W) distribution over labels.
     """
-    f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
-    maps = [
-        _to_refinement(_at_density(F_ref, Q_ref, d), f_t, f_R, config)
-        for d, f_t in zip(densities, pyramid(F_t, densities), strict=True)
-    ]
-    f, q = _merge(maps, f_R, config)
-    return _to_full(f, q, F_t, config)
+    densities = densities if config.multi_density else [min(densities)]
+    references = (_at_density(F_ref, Q_ref, d) for d in densities)
+    return propagate(references, pyramid(F_t, densities), F_t, replace(config, merge="single"))
 
 
 def pyramid(F_t: Tensor, densities: Sequence[float]) -> list[Tensor]:
@@ -127,7 +133,7 @@ def pyramid(F_t: Tensor, densities: Sequence[float]) -> list[Tensor]:
 
 
 def propagate(
-    references: Sequence[References], targets: Sequence[Tensor], F_t: Tensor, config: CorrespondenceConfig
+    references: Iterable[References], targets: Sequence[Tensor], F_t: Tensor, config: CorrespondenceConfig
 ) -> Tensor:
     """Predict the target's labels, inference form (Fig. 5b, eq. 9): densities one by one, coarse to fine.
 
@@ -139,24 +145,39 @@ def propagate(
     Returns:
         (B, K, H, W) distribution over labels.
     """
+    pairs = zip(references, targets, strict=True)
+    if not config.multi_density:
+        *_, (reference, f_t) = pairs
+        return _to_full(*_chain(reference, f_t, config, steps=1), F_t, config)
     f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
-    maps = (_to_refinement(ref, f_t, f_R, config) for ref, f_t in zip(references, targets, strict=True))
-    f, q = reduce(lambda so_far, refined: _merge([so_far, refined], f_R, config), maps)
+    maps = (_to_refinement(reference, f_t, f_R, config) for reference, f_t in pairs)
+    if config.merge == "single":
+        f, q = _merge(list(maps), f_R, config)
+    else:
+        f, q = reduce(lambda so_far, refined: _merge([so_far, refined], f_R, config), maps)
     return _to_full(f, q, F_t, config)
 
 
 def _to_refinement(ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig) -> tuple[Tensor, Tensor]:
     """Chain_L at the density of the references, then Chain_R on the R grid."""
-    f, q = chain(ref.f, ref.q, f_t, config.radius, config.steps)
+    f, q = _chain(ref, f_t, config, config.steps)
     size = (f_R.shape[-2], f_R.shape[-1])
-    f, q = resize_embedding(f, size), resize_labels(q, size)
-    return chain(f[:, None], q[:, None], f_R, config.radius, config.steps)
+    carried = References(f=resize_embedding(f, size)[:, None], q=resize_labels(q, size)[:, None])
+    return _chain(carried, f_R, config, config.steps)
+
+
+def _chain(ref: References, f_t: Tensor, config: CorrespondenceConfig, steps: int) -> tuple[Tensor, Tensor]:
+    """All references in one chain, or a chain for each."""
+    if config.joint_references or ref.f.shape[1] == 1:
+        return chain(ref.f, ref.q, f_t, config.radius, steps, config.similarity)
+    singles = zip(ref.f.split(1, dim=1), ref.q.split(1, dim=1), strict=True)
+    return _merge([chain(f, q, f_t, config.radius, steps, config.similarity) for f, q in singles], f_t, config)
 
 
 def _merge(maps: Sequence[tuple[Tensor, Tensor]], f_R: Tensor, config: CorrespondenceConfig) -> tuple[Tensor, Tensor]:
     """A^R (eqs. 8 and 9): one softmax over the windows of all maps."""
     f, q = (torch.stack(parts, dim=1) for parts in zip(*maps, strict=True))
-    return chain(f, q, f_R, config.merge_radius, steps=1)
+    return chain(f, q, f_R, config.merge_radius, 1, config.similarity)
 
 
 def _to_full(f: Tensor, q: Tensor, F_t: Tensor, config: CorrespondenceConfig) -> Tensor:
@@ -165,8 +186,7 @@ def _to_full(f: Tensor, q: Tensor, F_t: Tensor, config: CorrespondenceConfig) ->
     q = resize_labels(q, size)
     if config.full_radius == 0:
         return q
-    f = resize_embedding(f, size)
-    return restricted_attention(F_t, f[:, None], q[:, None], config.full_radius)
+    return config.similarity.attend(F_t, resize_embedding(f, size)[:, None], q[:, None], config.full_radius)
 
 
 def _at_density(F_ref: Tensor, Q_ref: Tensor, density: float) -> References:

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from . import artifact
 from .appearance import READINGS, appearance
 from .backbone import Backbone, BackboneConfig
+from .color import rgb_to_lab
 from .correspondence import CorrespondenceConfig, loss, reconstruct
 
 if TYPE_CHECKING:
     from .tracker import Tracker, TrackerConfig
 
+BOTTLENECKS = ("rgb", "lab", "none")
 LABELS = 16  # K, most labels that a stored pseudo-label map holds
 
 
@@ -37,8 +39,14 @@ class CorrFractalConfig(BackboneConfig):
     appearance: str = "literal"
     """Reading of the appearance module: ``literal``, ``time_reversed`` or ``off`` (the ablation without A)."""
 
+    bottleneck: str = "rgb"
+    """What the network sees, and what may be dropped from it in training: ``rgb``: one or two of R, G, B; ``lab``: Lab,
+    one of a and b; ``none``: RGB, nothing is dropped."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bottleneck not in BOTTLENECKS:
+            raise ValueError(f"bottleneck must be one of {', '.join(BOTTLENECKS)}, got {self.bottleneck!r}")
         if self.appearance not in READINGS:
             raise ValueError(f"appearance must be one of {', '.join(READINGS)}, got {self.appearance!r}")
 
@@ -69,14 +77,17 @@ class CorrFractal(nn.Module):
 
         Args:
             images: (B, 3, H, W), uint8 or float in 0..1.
-            keep: (B, 3) of 0 and 1, the input bottleneck: channels set to 0 are dropped and the others rescaled by
-                3 / kept. Without it colour leaks into labels that are made of colour.
+            keep: (B, 3) of 0 and 1, the input bottleneck: channels (R, G, B or L, a, b) set to 0 are dropped and the
+                others rescaled by 3 / kept. Without it colour leaks into labels that are made of colour.
 
         Returns:
             float32 (B, C, H, W).
         """
         x = images.float().div(255) if images.dtype == torch.uint8 else images
-        x = (x - 0.5) / 0.25
+        if self.config.bottleneck == "lab":
+            x = (rgb_to_lab(x) - x.new_tensor((50.0, 0.0, 0.0))[:, None, None]) / 50
+        else:
+            x = (x - 0.5) / 0.25
         if keep is not None:
             x = x * (keep * 3 / keep.sum(dim=1, keepdim=True))[:, :, None, None]
         embedding: Tensor = self.backbone(x)
@@ -104,7 +115,8 @@ class CorrFractal(nn.Module):
         if self.config.appearance == "off":
             loss_a, total = torch.zeros_like(loss_c), loss_c
         else:
-            guess = appearance(F_ref[:, 0], F_t, Q_ref[:, 0], one_hot[:, -1], self.config.appearance)
+            similarity = self.config.correspondence.similarity
+            guess = appearance(F_ref[:, 0], F_t, Q_ref[:, 0], one_hot[:, -1], self.config.appearance, similarity)
             loss_a = loss(guess, labels[:, 0])
             total = 0.5 * loss_a + 0.5 * loss_c
         error = (reconstruction.argmax(dim=1) != target).float().mean()

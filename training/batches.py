@@ -129,7 +129,7 @@ class Batches:
         return Example(
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2),
             labels=torch.from_numpy(labels),
-            keep=_channels_to_keep(self._config.channel_dropout, draw),
+            keep=_channels_to_keep(self._config, draw),
             key=ref.key,
         )
 
@@ -159,11 +159,14 @@ def _crop_and_flip(clip: Clip, crop: int | None, draw: np.random.Generator) -> t
     return np.ascontiguousarray(frames), np.ascontiguousarray(labels)
 
 
-def _channels_to_keep(probability: float, draw: np.random.Generator) -> Tensor:
+def _channels_to_keep(config: TrainingConfig, draw: np.random.Generator) -> Tensor:
+    """The input bottleneck of a sample: which of R, G, B (one or two are dropped) or of a, b (one) the network sees."""
     keep = np.ones(3, dtype=np.float32)
-    order, count, dropped = draw.permutation(3), int(draw.integers(1, 3)), draw.random() < probability
-    if dropped:
+    order, count, dropped = draw.permutation(3), int(draw.integers(1, 3)), draw.random() < config.channel_dropout
+    if dropped and config.network.bottleneck == "rgb":
         keep[order[:count]] = 0
+    elif dropped and config.network.bottleneck == "lab":
+        keep[count] = 0
     return torch.from_numpy(keep)
 
 

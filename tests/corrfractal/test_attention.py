@@ -29,11 +29,13 @@ def _inputs(
     return tuple(torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes)
 
 
+@pytest.mark.parametrize("mask_border", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_equal_the_naive_form(case: tuple[int, ...]) -> None:
+def test_values_and_gradients_equal_the_naive_form(case: tuple[int, ...], mask_border: bool) -> None:
     *shape, radius = case
     inputs = _inputs(*shape)
-    ours, naive = restricted_attention(*inputs, radius), naive_restricted_attention(*inputs, radius)
+    ours = restricted_attention(*inputs, radius, mask_border=mask_border)
+    naive = naive_restricted_attention(*inputs, radius, mask_border=mask_border)
     torch.testing.assert_close(ours, naive)
     grad = torch.randn_like(ours)
     for a, b in zip(
@@ -60,6 +62,21 @@ def test_working_in_many_small_bands_changes_nothing(radius: int, monkeypatch: p
     torch.testing.assert_close(banded, whole)
     for a, b in zip(torch.autograd.grad(banded.square().sum(), inputs), grads, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2])
+def test_the_three_similarities_are_what_they_say(radius: int) -> None:
+    query, key, value = _inputs(1, 2, 9, 2, 7, 8)
+    unit = torch.nn.functional.normalize
+    for similarity, expected in (
+        (attention.Similarity(), (query, key, value, radius, 1 / 3)),
+        (attention.Similarity(kind="inner"), (query, key, value, radius, 1.0)),
+        (
+            attention.Similarity(kind="cosine", temperature=0.5),
+            (unit(query, dim=1), unit(key, dim=2), value, radius, 2.0),
+        ),
+    ):
+        torch.testing.assert_close(similarity.attend(query, key, value, radius), naive_restricted_attention(*expected))
 
 
 @pytest.mark.parametrize("radius", [1, 5])

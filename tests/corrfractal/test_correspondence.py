@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from corrfractal.appearance import appearance
+from corrfractal.attention import Similarity
 from corrfractal.chain import chain
 from corrfractal.correspondence import (
     CorrespondenceConfig,
@@ -83,6 +84,49 @@ def test_reconstruction_is_a_distribution_at_full_resolution(H: int, W: int, ref
     out = reconstruct(F_ref, Q, F_t, (3.7, 8.2), CorrespondenceConfig())
     assert out.shape == (2, 16, H, W)
     torch.testing.assert_close(out.sum(1), torch.ones(2, H, W), atol=1e-4, rtol=1e-4)
+
+
+SWITCHES = [
+    {"multi_density": False},
+    {"joint_references": False},
+    {"merge": "single"},
+    {"full_radius": 1},
+    {"steps": 1},
+    {"steps": 4},
+    {"radius": 2, "merge_radius": 0},
+    {"refinement_density": 3.0},
+    {"similarity": Similarity(kind="cosine")},
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_every_switch_gives_a_distribution_in_training_and_at_inference_and_a_gradient(switch: dict) -> None:
+    torch.manual_seed(0)
+    F_ref, F_t = torch.randn(1, 3, 8, 30, 26, requires_grad=True), torch.randn(1, 8, 30, 26)
+    Q = F.one_hot(torch.randint(0, 5, (1, 3, 30, 26)), 5).movedim(-1, 2).float()
+    config = CorrespondenceConfig(**switch)
+    densities = (6.0, 3.0, 2.0)
+    references = [
+        References(torch.stack(f, 1), torch.stack([resize_labels(Q[:, n], f[0].shape[-2:]) for n in range(3)], 1))
+        for f in zip(*(pyramid(F_ref[:, n], densities) for n in range(3)), strict=True)
+    ]
+    for out in (
+        reconstruct(F_ref, Q, F_t, (3.7, 8.2), config),
+        propagate(references, pyramid(F_t, densities), F_t, config),
+    ):
+        torch.testing.assert_close(out.sum(1), torch.ones(1, 30, 26), atol=1e-4, rtol=1e-4)
+        (grad,) = torch.autograd.grad(out.square().sum(), F_ref, retain_graph=True)
+        assert grad.abs().sum() > 0
+
+
+def test_without_c_the_labels_are_one_affinity_up_sampled() -> None:
+    torch.manual_seed(0)
+    F_ref, F_t = torch.randn(1, 1, 8, 32, 32), torch.randn(1, 8, 32, 32)
+    Q = F.one_hot(torch.randint(0, 5, (1, 1, 32, 32)), 5).movedim(-1, 2).float()
+    out = reconstruct(F_ref, Q, F_t, (4.0, 8.0), CorrespondenceConfig(multi_density=False))
+    (f,), (f_t,), q = pyramid(F_ref[:, 0], [4.0]), pyramid(F_t, [4.0]), resize_labels(Q[:, 0], (8, 8))
+    _, low = chain(f[:, None], q[:, None], f_t, radius=5, steps=1)
+    torch.testing.assert_close(out, resize_labels(low, (32, 32)))
 
 
 def test_densities_stay_on_their_side_of_the_midpoint_and_above_one() -> None:

@@ -61,6 +61,18 @@ def test_a_dropped_colour_channel_cannot_change_the_embedding(model: CorrFractal
     assert not torch.equal(model.embed(frames), model.embed(other))
 
 
+def test_a_lab_network_is_blind_to_a_dropped_colour_axis() -> None:
+    torch.manual_seed(0)
+    model = CorrFractal(CorrFractalConfig(width=4, embedding_channels=8, bottleneck="lab")).eval()
+    grey = torch.full((1, 3, 16, 16), 0.5)
+    tinted = grey + torch.tensor([0.1, -0.05, 0.1])[:, None, None]
+    full, none = torch.ones(1, 3), torch.tensor([[1.0, 0.0, 0.0]])
+    assert (model.embed(grey, full) - model.embed(tinted, full)).abs().max() > 1e-3
+    change = (model.embed(grey, none) - model.embed(tinted, none)).abs().max()
+    lightness = (model.embed(grey, none) - model.embed(grey + 0.01, none)).abs().max()
+    assert change < 2 * lightness
+
+
 def test_a_saved_model_loads_to_the_same_outputs_and_keeps_its_metadata(model: CorrFractal, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     model.save(path, {"shards_digest": "abc"})

@@ -18,7 +18,13 @@ def unfold_windows(x: Tensor, radius: int) -> Tensor:
 
 
 def naive_restricted_attention(
-    query: Tensor, key: Tensor, value: Tensor, radius: int, scale: float | None = None, product: str = "einsum"
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    radius: int,
+    scale: float | None = None,
+    mask_border: bool = True,
+    product: str = "einsum",
 ) -> Tensor:
     """As ``corrfractal.restricted_attention``. ``product``: ``einsum`` (leaner) or ``multiply`` (often faster)."""
     _, C, _, _ = query.shape
@@ -29,7 +35,8 @@ def naive_restricted_attention(
         scores = torch.einsum("bchw,bnckhw->bnkhw", query, keys) * scale
     else:
         scores = (query[:, None, :, None] * keys).sum(2) * scale
-    scores = scores.masked_fill(inside[:, :, 0] == 0, float("-inf"))
+    if mask_border:
+        scores = scores.masked_fill(inside[:, :, 0] == 0, float("-inf"))
     weights = torch.softmax(scores.flatten(1, 2), dim=1).view_as(scores)
     if product == "einsum":
         return torch.einsum("bnkhw,bnvkhw->bvhw", weights, values)

@@ -83,6 +83,16 @@ def test_one_or_two_channels_are_dropped_in_the_asked_share_of_samples(
     assert 0.55 < (kept < 3).float().mean() < 0.85
 
 
+@pytest.mark.parametrize(("bottleneck", "kept"), [("lab", {2, 3}), ("none", {3})])
+def test_lab_drops_one_colour_axis_and_none_drops_nothing(
+    tiny_shards: Path, tiny_config: TrainingConfig, bottleneck: str, kept: set[int]
+) -> None:
+    config = replace(tiny_config, network=replace(tiny_config.network, bottleneck=bottleneck))
+    keep = torch.stack([batches(tiny_shards, config).example(p).keep for p in range(30)])
+    assert set(keep.sum(1).tolist()) == kept
+    assert (keep[:, 0] == 1).all()
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
     with pytest.raises(ValueError, match="multiple of the number of workers, 3"):
         batches(tiny_shards, tiny_config, 0, 3)

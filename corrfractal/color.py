@@ -1,0 +1,20 @@
+"""CIE Lab (D65) of sRGB tensors, for networks that are fed Lab (the siblings' input; source: IEC 61966-2-1, CIE 15)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+WHITE = (0.950456, 1.0, 1.088754)
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """(B, 3, H, W) sRGB in 0..1 -> (B, 3, H, W): L in 0..100, a and b in about -127..127."""
+    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    matrix = torch.tensor(XYZ_OF_RGB, dtype=rgb.dtype, device=rgb.device)
+    white = torch.tensor(WHITE, dtype=rgb.dtype, device=rgb.device)[:, None, None]
+    xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
+    f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-12) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    x, y, z = f.unbind(dim=1)
+    return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), dim=1)
