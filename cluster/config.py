@@ -2,6 +2,7 @@
 
 sources = ["videos", "more/*.mp4"]      # relative paths start at the folder of this file
 out = "runs/first"
+rung = "+B"                             # of the paper's ablation: base, +A, +P, +B, +C (the default: everything)
 
 [precompute]                            # pipeline.config.PipelineConfig
 size = 256
@@ -23,8 +24,21 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.config import Config, config_from_dict, config_to_dict, read_toml
+from corrfractal.errors import ConfigError
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
+
+# The paper's ablation (Table 3): each rung adds one module to the one before; "+C" is the whole method.
+_A: dict[str, Any] = {"appearance": "literal"}
+_WITHOUT: dict[str, Any] = {"appearance": "off", "aggregation": False, "correspondence": {"multi_density": False}}
+_COLOUR: dict[str, Any] = {"quantization": {"n_patterns": 0}}
+LADDER: dict[str, dict[str, Any]] = {
+    "base": {"precompute": _COLOUR, "training": {"network": _WITHOUT}},
+    "+A": {"precompute": _COLOUR, "training": {"network": _WITHOUT | _A}},
+    "+P": {"training": {"network": _WITHOUT | _A}},
+    "+B": {"training": {"network": _WITHOUT | _A | {"aggregation": True}}},
+    "+C": {},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +87,13 @@ def read_workflow(path: Path) -> WorkflowConfig:
         ConfigError: not TOML, or a field that is unknown or out of range; names it.
     """
     values = read_toml(path)
+    rung = values.pop("rung", "+C")
+    if rung not in LADDER:
+        raise ConfigError(f"{path}: field 'rung' must be one of {', '.join(LADDER)}, got {rung!r}")
+    values = merged(LADDER[rung], values)
     training = dict(values.get("training", {}))
     preset, profile = training.pop("preset", "base"), training.pop("profile", "gpu")
-    values["training"] = _merged(config_to_dict(configuration(preset, profile)), training)
+    values["training"] = merged(config_to_dict(configuration(preset, profile)), training)
     values.setdefault("use_gpu", profile == "gpu")
     config = config_from_dict(WorkflowConfig, values, where=str(path))
     folder = path.absolute().parent
@@ -88,10 +106,10 @@ def read_workflow(path: Path) -> WorkflowConfig:
     )
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` laid over it, table by table."""
-    merged = dict(base)
+    result = dict(base)
     for key, value in changes.items():
         deeper = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if deeper else value
-    return merged
+        result[key] = merged(base[key], value) if deeper else value
+    return result

@@ -31,7 +31,7 @@ class TrackerConfig(Config):
     """How labels are propagated at test time."""
 
     densities: tuple[float, ...] = (18.0, 12.0, 6.0, 4.0, 3.0, 2.0)
-    """Densities, coarse to fine; the paper's six."""
+    """Densities, coarse to fine; the paper's six. A network without multi-density correspondence has its own one."""
     refinement_density: float | None = None
     """Density of the R grid; None takes the network's own (1/2). A larger number is faster and coarser."""
     long_term: tuple[int, ...] = (0, 5)
@@ -68,13 +68,16 @@ class Tracker:
         self._correspondence = model.config.correspondence
         if self.config.refinement_density is not None:
             self._correspondence = replace(self._correspondence, refinement_density=self.config.refinement_density)
+        self._densities = self.config.densities
+        if not self._correspondence.multi_density:
+            self._densities = self._correspondence.density_means[:1]
         self._size = first_frame.shape[:2]
         self._memory: dict[int, list[References]] = {}
         self._ids = np.zeros(1, dtype=np.uint8)
         self._t = 0
         self._check(first_frame, first_mask)
         with torch.inference_mode():
-            self._remember(pyramid(self._embed(first_frame), self.config.densities), self._one_hot(first_mask))
+            self._remember(pyramid(self._embed(first_frame), self._densities), self._one_hot(first_mask))
 
     def step(self, frame: U8, mask: U8 | None = None) -> U8:
         """Labels of the next frame.
@@ -94,7 +97,7 @@ class Tracker:
         self._t += 1
         with torch.inference_mode():
             F_t = self._embed(frame)
-            targets = pyramid(F_t, self.config.densities)
+            targets = pyramid(F_t, self._densities)
             q = propagate(self._references(), targets, F_t, self._correspondence)[0]
             labels = self._ids[q.argmax(dim=0).cpu().numpy()]
             if mask is not None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference_attention import naive_restricted_attention
 
-from corrfractal import attention, restricted_attention
+from corrfractal import attention, kernels, restricted_attention
 
 CASES = [
     # B, N, C, V, H, W, radius
@@ -57,7 +57,7 @@ def test_working_in_many_small_bands_changes_nothing(radius: int, monkeypatch: p
     inputs = _inputs(2, 2, 4, 3, 41, 19)
     whole = restricted_attention(*inputs, radius)
     grads = torch.autograd.grad(whole.square().sum(), inputs)
-    monkeypatch.setattr(attention, "BAND_BYTES", 1)
+    monkeypatch.setattr(kernels, "BAND_BYTES", 1)
     banded = restricted_attention(*inputs, radius)
     torch.testing.assert_close(banded, whole)
     for a, b in zip(torch.autograd.grad(banded.square().sum(), inputs), grads, strict=True):
