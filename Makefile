@@ -26,6 +26,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: setup
+	$(BIN)/python benchmarks/attention.py
+
 fmt: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -8,7 +8,9 @@ floating-point operations of the exact windows at the rate of this machine's bes
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from corrfractal import restricted_attention
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
 from reference_attention import naive_restricted_attention
+
+OURS, RIVALS = "ours", ("einsum", "multiply")
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,21 @@ def main() -> None:
 
 
 def measure(case: Case, rate: float) -> dict[str, Any]:
-    inputs = make_inputs(case)
-    ours = work(restricted_attention, inputs, case)
-    seconds, memory = cpu_seconds(ours), peak_mb(ours)
+    B, N, C, V, H, W = case.shape
+    seconds, memory = cpu_seconds(prepare(case, OURS)), peak_mb(prepare, case, OURS)
     row: dict[str, Any] = {
         "case": case.name,
         "ours s": seconds,
         "ours MB": memory,
-        "MB per 1000 output px": memory / (case.shape[0] * case.shape[4] * case.shape[5] / 1000),
+        "bytes per output px": 1e6 * memory / (B * H * W),
         "x over limit": seconds / (flops(case) / rate),
     }
     if not case.rivals:
         copies = (2 * case.radius + 1) ** 2
-        B, N, C, V, H, W = case.shape
-        row["rivals"] = f"cannot run: {4 * B * N * (C + V) * H * W * copies / 1e9:.0f} GB of copies"
+        row["faster rival s"] = f"cannot run: {4 * B * N * (C + V) * H * W * copies / 1e9:.0f} GB of copies"
         return row
-    rivals = {name: work(naive, inputs, case, product=name) for name in ("einsum", "multiply")}
-    times = {name: cpu_seconds(rival) for name, rival in rivals.items()}
-    memories = {name: peak_mb(rival) for name, rival in rivals.items()}
+    times = {name: cpu_seconds(prepare(case, name)) for name in RIVALS}
+    memories = {name: peak_mb(prepare, case, name) for name in RIVALS}
     row["faster rival s"] = min(times.values())
     row["x faster"] = min(times.values()) / seconds
     row["leaner rival MB"] = min(memories.values())
@@ -73,18 +74,18 @@ def measure(case: Case, rate: float) -> dict[str, Any]:
     return row
 
 
-def naive(*arguments: Any, **keywords: Any) -> Any:
-    return naive_restricted_attention(*arguments, **keywords)
+def prepare(case: Case, form: str) -> Callable[[], None]:
+    """Inputs and all that is not to be measured; returns the work."""
+    inputs = make_inputs(case)
+    function = restricted_attention if form == OURS else partial(naive_restricted_attention, product=form)
 
-
-def work(function: Any, inputs: list[torch.Tensor], case: Case, **keywords: Any) -> Any:
-    def run() -> None:
+    def work() -> None:
         with torch.set_grad_enabled(case.backward):
-            out = function(*inputs, case.radius, **keywords)
+            out = function(*inputs, case.radius)
         if case.backward:
             torch.autograd.grad(out.sum(), inputs)
 
-    return run
+    return work
 
 
 def make_inputs(case: Case) -> list[torch.Tensor]:

@@ -11,7 +11,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,20 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.process_time() - started
 
 
-def peak_mb(work: Callable[[], Any]) -> float:
-    """Largest growth of resident memory while ``work`` runs, MB (the kernel resets its high-water mark first)."""
+def peak_mb(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> float:
+    """Largest growth of resident memory while the work that ``prepare(*arguments)`` returns runs, MB.
+
+    In a process of its own: an allocator that has grown before would hide what is taken now. ``prepare`` is a function
+    of a module, since it is called there.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak_mb, prepare, arguments).result()
+
+
+def _peak_mb(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> float:
+    work = prepare(*arguments)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel resets its high-water mark
     before = _status_mb("VmRSS")
     work()
     return max(_status_mb("VmHWM") - before, 0.1)
