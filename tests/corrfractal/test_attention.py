@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from reference_attention import naive_restricted_attention
@@ -120,3 +124,31 @@ def test_huge_similarities_do_not_overflow() -> None:
 def test_shapes_that_do_not_fit_are_refused_with_their_sizes(query, key, value, radius, message) -> None:
     with pytest.raises(ValueError, match=message):
         restricted_attention(torch.zeros(query), torch.zeros(key), torch.zeros(value), radius)
+
+
+PEAK = """
+import sys, torch
+from pathlib import Path
+from corrfractal import restricted_attention
+
+def status(field):
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(field))
+
+x = [torch.randn(*s) for s in ((1, 16, 200, 200), (1, 2, 16, 200, 200), (1, 2, 8, 200, 200))]
+restricted_attention(*(t[..., :16, :16] for t in x), 2)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+restricted_attention(*x, int(sys.argv[1]))
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the kernel's high-water mark, Linux only")
+def test_peak_memory_does_not_grow_with_the_window() -> None:
+    """Unfolding keys and values would take 69 MB at 7 x 7 and 622 MB at 21 x 21."""
+    small, large = (
+        int(subprocess.run([sys.executable, "-c", PEAK, radius], capture_output=True, text=True, check=True).stdout)
+        for radius in ("3", "10")
+    )
+    assert small < 64 << 10
+    assert large < 1.3 * small + (8 << 10)
