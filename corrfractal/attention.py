@@ -110,8 +110,8 @@ class _RestrictedAttention(torch.autograd.Function):
             query, key, value = _common_dtype(query, key, value)
             out = value.new_empty(value.shape[0], *value.shape[2:])
             kernel = choose_kernel(key, value, radius, mask_border)
-            for band in kernel.bands(query.shape[2]):
-                out[:, :, band] = kernel.forward(query, key, value, band, scale)
+            for part, band in kernel.bands(query.shape[0], query.shape[2]):
+                out[part, :, band] = kernel.forward(query[part], key[part], value[part], band, scale)
         return out
 
     @staticmethod
@@ -122,8 +122,10 @@ class _RestrictedAttention(torch.autograd.Function):
             query, key, value = _common_dtype(*ctx.saved_tensors)
             grads = (torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value))
             kernel = choose_kernel(key, value, ctx.radius, ctx.mask_border)
-            for band in kernel.bands(query.shape[2]):
-                kernel.backward(query, key, value, grad_out.to(value.dtype), band, ctx.scale, grads)
+            grad_out = grad_out.to(value.dtype)
+            for part, band in kernel.bands(query.shape[0], query.shape[2]):
+                here = (query[part], key[part], value[part], grad_out[part])
+                kernel.backward(*here, band, ctx.scale, tuple(grad[part] for grad in grads))
         dq, dk, dv = (grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True))
         return dq, dk, dv, None, None, None
 

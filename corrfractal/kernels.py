@@ -15,21 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 8
-BAND_BYTES = 24 << 20  # scratch memory of a band; larger gains nothing on CPU, where it leaves the cache
+BAND_BYTES = 12 << 20  # scratch memory of a band: larger leaves the cache of a CPU and gains nothing
+GPU_BAND_BYTES = 512 << 20  # a GPU wants few large launches
 MASKED = -1e30  # not -inf: a padded query sees no key at all, and its softmax must stay finite
 
 
 def choose_kernel(key: Tensor, value: Tensor, radius: int, mask_border: bool) -> Tiles | Offsets:
-    """The kernel for a window, with bands of as many rows as fit into ``BAND_BYTES`` of scratch memory."""
-    B, N, C, _, W = key.shape
-    per_row = B * N * W * key.element_size()
+    """The kernel for a window, with bands of as many rows and samples as fit into its share of scratch memory."""
+    _, N, C, H, W = key.shape
+    V, per_row = value.shape[2], N * W * key.element_size()
+    budget = BAND_BYTES if key.device.type == "cpu" else GPU_BAND_BYTES
+    kind: type[Tiles | Offsets]
     if radius <= 1:
-        rows = BAND_BYTES // (per_row * (3 * max(C, value.shape[2]) // N + (2 * radius + 1) ** 2))
-        return Offsets(radius=radius, mask_border=mask_border, rows=max(4, rows))
-    K = TILE + 2 * radius
-    copies = (K / TILE) ** 2 * (C + value.shape[2] + 2 * TILE**2)  # gathered keys and values, scores, affinities
-    rows = TILE * max(1, int(BAND_BYTES / (per_row * copies * TILE)))
-    return Tiles(radius=radius, mask_border=mask_border, rows=rows)
+        kind, least = Offsets, 8
+        row_bytes = per_row * 12 * max(C, V) / N  # a product, and the band's part of keys, values and their gradients
+    else:
+        kind, least = Tiles, TILE
+        row_bytes = per_row * (1 + 2 * radius / TILE) ** 2 * (C + V + 2 * TILE**2)  # gathered, scores, affinities
+    rows = max(least, int(budget / row_bytes) // least * least)
+    return kind(radius=radius, mask_border=mask_border, rows=rows, samples=max(1, rows // H))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +41,13 @@ class Bands:
     radius: int
     mask_border: bool
     rows: int
+    samples: int
 
-    def bands(self, height: int) -> Iterator[slice]:
-        for top in range(0, height, self.rows):
-            yield slice(top, min(top + self.rows, height))
+    def bands(self, count: int, height: int) -> Iterator[tuple[slice, slice]]:
+        """Samples and rows of each band: rows of one sample, or several small samples whole."""
+        for first in range(0, count, self.samples):
+            for top in range(0, height, self.rows):
+                yield slice(first, first + self.samples), slice(top, min(top + self.rows, height))
 
     def halo(self, x: Tensor, band: slice, height: int, width: int) -> Tensor:
         """Rows of a band and columns 0 .. width with ``radius`` more on every side; zeros outside the map."""
@@ -95,7 +102,7 @@ class Offsets(Bands):
 
     def backward(
         self, query: Tensor, key: Tensor, value: Tensor, grad_out: Tensor, band: slice, scale: float,
-        grads: tuple[Tensor, Tensor, Tensor],
+        grads: tuple[Tensor, ...],
     ) -> None:  # fmt: skip
         h, W = band.stop - band.start, query.shape[-1]
         q, go = query[:, :, band], grad_out[:, :, band]
@@ -190,7 +197,7 @@ class Tiles(Bands):
 
     def backward(
         self, query: Tensor, key: Tensor, value: Tensor, grad_out: Tensor, band: slice, scale: float,
-        grads: tuple[Tensor, Tensor, Tensor],
+        grads: tuple[Tensor, ...],
     ) -> None:  # fmt: skip
         grid = self.grid(band, query.shape[3])
         q, go = self.split(query[:, :, band], grid), self.split(grad_out[:, :, band], grid)
