@@ -1,13 +1,14 @@
 """Walsh-Hadamard responses (III-A, Fig. 2; the fast transform: Fino and Algazi, 1976, the paper's [22]).
 
 The basis of size ``n`` (4 or 8) has n x n patterns of +1 and -1, the outer products of the n sequency-ordered Walsh
-functions (sequency = number of sign changes). Pattern 0 is the mean (DC), never used. With c = 0, 1, 2 for R, G, B:
+functions (sequency = number of sign changes). Pattern 0 is the mean (DC). With c = 0, 1, 2 for R, G, B:
 
     pattern id = c * (n * n - 1) + (row_sequency * n + column_sequency - 1)
 
-so a basis of size 4 gives 45 responses. The window of an even size has no centre pixel: at pixel (y, x) it covers rows
-y - n/2 + 1 ... y + n/2, so every response lies half a pixel right and below. The shift is the same for all patterns and
-all frames, therefore labels made from them still correspond in time; the window never leans the other way.
+so a basis of size 4 gives 45 responses; three more ids after them are the DC of R, G, B, which only a switch ever
+draws. The window of an even size has no centre pixel: at pixel (y, x) it covers rows y - n/2 + 1 ... y + n/2, so
+every response lies half a pixel right and below. The shift is the same for all patterns and all frames, therefore
+labels made from them still correspond in time; the window never leans the other way.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ def hadamard_responses(frames: npt.NDArray[np.uint8], selection: Sequence[int], 
 
     Args:
         frames: uint8 (T, H, W, 3) RGB.
-        selection: pattern ids, each in 0 .. pattern_count(basis) - 1.
+        selection: pattern ids, each in 0 .. pattern_count(basis) - 1, or up to three more for DC.
         basis: 4 or 8.
 
     Returns:
-        int16 (T, len(selection), H, W); borders reflect. |response| <= 255 * basis^2 / 2.
+        int16 (T, len(selection), H, W); borders reflect. |response| <= 255 * basis^2 / 2, DC twice that.
 
     Raises:
         ValueError: wrong shape or dtype, or an id out of range.
@@ -57,9 +58,9 @@ def hadamard_responses(frames: npt.NDArray[np.uint8], selection: Sequence[int], 
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
     functions, patterns = walsh_basis(basis), basis * basis - 1
-    bad = [p for p in selection if not 0 <= p < 3 * patterns]
+    bad = [p for p in selection if not 0 <= p < 3 * patterns + 3]
     if bad:
-        raise ValueError(f"pattern ids must lie in 0..{3 * patterns - 1}, got {bad}")
+        raise ValueError(f"pattern ids must lie in 0..{3 * patterns + 2}, got {bad}")
 
     T, H, W, _ = frames.shape
     before, after = basis // 2 - 1, basis // 2
@@ -67,12 +68,24 @@ def hadamard_responses(frames: npt.NDArray[np.uint8], selection: Sequence[int], 
     planes = _reflect(frames, before, after)
     rows_done: dict[tuple[int, int], I16] = {}  # the separable transform shares its vertical half between patterns
     for position, pattern in enumerate(selection):
-        channel, rest = divmod(pattern, patterns)
-        row, column = divmod(rest + 1, basis)
+        channel, row, column = _place(pattern, basis)
         if (channel, row) not in rows_done:
             rows_done[channel, row] = _signed_sum(planes[channel], functions[row], H, axis=1)
         responses[:, position] = _signed_sum(rows_done[channel, row], functions[column], W, axis=2)
     return responses
+
+
+def sequency(pattern: int, basis: int = 4) -> int:
+    """The larger of a pattern's row and column sequency; 0 for DC."""
+    return max(_place(pattern, basis)[1:])
+
+
+def _place(pattern: int, basis: int) -> tuple[int, int, int]:
+    """Colour channel, row sequency and column sequency of a pattern id."""
+    channel, rest = divmod(pattern, basis * basis - 1)
+    if channel == 3:  # the ids after the last pattern
+        return rest, 0, 0
+    return channel, *divmod(rest + 1, basis)
 
 
 def _reflect(frames: npt.NDArray[np.uint8], before: int, after: int) -> I16:

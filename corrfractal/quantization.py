@@ -10,6 +10,7 @@ one or more views and training draws one of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import Config
-from .hadamard import hadamard_responses, pattern_count
+from .hadamard import hadamard_responses, pattern_count, sequency
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -41,6 +42,12 @@ class QuantizationConfig(Config):
     """Largest row or column sequency to draw from; None draws from the whole basis."""
     basis: int = 4
     """Size of the Walsh-Hadamard basis, 4 or 8."""
+    luminance: bool = False
+    """Patterns of the luminance (Rec. 601) instead of R, G and B."""
+    keep_dc: bool = False
+    """Let a view draw the mean of a channel (DC) too."""
+    colour: str = "ab"
+    """``ab``: both; ``one``: a or b, drawn per view."""
     fit_pixels: int = 16384
     """Pixels of the clip on which k-means is fitted."""
     iterations: int = 20
@@ -55,6 +62,8 @@ class QuantizationConfig(Config):
             raise ValueError(f"max_sequency must lie in 1..{self.basis - 1}, got {self.max_sequency}")
         if not 0 <= self.n_patterns <= len(self.candidates()):
             raise ValueError(f"n_patterns must lie in 0..{len(self.candidates())}, got {self.n_patterns}")
+        if self.colour not in ("ab", "one"):
+            raise ValueError(f"colour must be ab or one, got {self.colour!r}")
         if not self.pattern_weight > 0:
             raise ValueError(f"pattern_weight must be positive, got {self.pattern_weight}")
         if self.fit_pixels < self.clusters or self.iterations < 1:
@@ -64,40 +73,66 @@ class QuantizationConfig(Config):
             )
 
     def candidates(self) -> list[int]:
-        """Pattern ids that a view may draw."""
-        patterns = self.basis * self.basis - 1
+        """Pattern ids that a view may draw. All three colours of a luminance are equal: its patterns are those of R."""
+        count = pattern_count(self.basis)
+        ids = [*range(count // 3 if self.luminance else count)]
+        if self.keep_dc:
+            ids += [count] if self.luminance else [count, count + 1, count + 2]
         top = self.basis - 1 if self.max_sequency is None else self.max_sequency
-        return [p for p in range(pattern_count(self.basis)) if max(divmod(p % patterns + 1, self.basis)) <= top]
+        return [p for p in ids if sequency(p, self.basis) <= top]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One random selection of channels: colour axes (0: a, 1: b), then Walsh-Hadamard patterns by id, ascending."""
+
+    colour: tuple[int, ...] = (0, 1)
+    selection: tuple[int, ...] = ()
+    basis: int = 4
+    luminance: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, D."""
+        return len(self.colour) + len(self.selection)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codebook:
     """What assigns a pixel to a label: label = nearest centroid of ``(channel - mean) * scale``.
 
-    Channels are a, b, then the selected Walsh-Hadamard responses.
-
     Attributes:
-        selection: pattern ids, ascending.
-        mean, scale: float32 (2 + len(selection),).
-        centroids: float32 (K, 2 + len(selection)).
+        view: which channels.
+        mean, scale: float32 (D,).
+        centroids: float32 (K, D).
     """
 
-    selection: tuple[int, ...]
+    view: View
     mean: F32
     scale: F32
     centroids: F32
 
+    @property
+    def selection(self) -> tuple[int, ...]:
+        """Pattern ids of the view."""
+        return self.view.selection
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, six significant digits."""
         return {
-            "selection": list(self.selection),
+            "colour": ["ab"[axis] for axis in self.view.colour],
+            "selection": list(self.view.selection),
+            "basis": self.view.basis,
+            "luminance": self.view.luminance,
             "mean": _rounded(self.mean),
             "scale": _rounded(self.scale),
             "centroids": [_rounded(c) for c in self.centroids],
         }
 
 
-def quantize_clip(frames: U8, config: QuantizationConfig | None = None, seed: int = 0) -> tuple[U8, Codebook]:
+def quantize_clip(
+    frames: U8, config: QuantizationConfig | None = None, seed: int = 0, codebook: Codebook | None = None
+) -> tuple[U8, Codebook]:
     """Pseudo-labels of one clip for one view.
 
     Args:
@@ -105,6 +140,7 @@ def quantize_clip(frames: U8, config: QuantizationConfig | None = None, seed: in
         config: how to quantise; None takes the defaults.
         seed: draws the patterns, the pixels to fit on and the first centroids. Same seed, same labels, whatever the
             number of threads.
+        codebook: a global one, made by ``fit_codebook``; None fits one to this clip.
 
     Returns:
         labels, uint8 (T, H, W) in 0 .. K-1; and the codebook that made them.
@@ -112,35 +148,55 @@ def quantize_clip(frames: U8, config: QuantizationConfig | None = None, seed: in
     Raises:
         ValueError: ``frames`` has the wrong shape or dtype, or no pixel.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
-        raise ValueError(f"frames must be uint8 (T, H, W, 3), not empty, got {frames.dtype} {frames.shape}")
     config = config or QuantizationConfig()
     rng = np.random.default_rng(seed)
-    selection = tuple(sorted(rng.choice(config.candidates(), config.n_patterns, replace=False).tolist()))
+    view = _draw_view(config, rng) if codebook is None else codebook.view
+    channels = clip_channels(frames, view)
+    if codebook is None:
+        codebook = _fit_codebook(channels, view, config, rng)
+    labels = assign(channels, codebook.mean, codebook.scale, codebook.centroids)
+    return labels.reshape(frames.shape[:3]), codebook
 
-    channels = clip_channels(frames, selection, config.basis)
+
+def fit_codebook(clips: Sequence[U8], config: QuantizationConfig, seed: int) -> Codebook:
+    """One codebook for many clips, uint8 (T, H, W, 3) each: the global alternative to a codebook per clip."""
+    rng = np.random.default_rng(seed)
+    view = _draw_view(config, rng)
+    return _fit_codebook(np.concatenate([clip_channels(clip, view) for clip in clips], axis=1), view, config, rng)
+
+
+def clip_channels(frames: U8, view: View) -> F32:
+    """The channels of a view: CIE Lab (D65) colour axes, then responses, float32 (D, T * H * W)."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+        raise ValueError(f"frames must be uint8 (T, H, W, 3), not empty, got {frames.dtype} {frames.shape}")
+    channels = np.empty((view.channels, *frames.shape[:3]), dtype=np.float32)
+    for t, frame in enumerate(frames):
+        lab = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+        for i, axis in enumerate(view.colour):
+            channels[i, t] = lab[..., 1 + axis]
+    if view.selection:
+        seen = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]) if view.luminance else None
+        source = frames if seen is None else np.repeat(seen[..., None], 3, axis=3)
+        channels[len(view.colour) :] = np.moveaxis(hadamard_responses(source, view.selection, view.basis), 1, 0)
+    return channels.reshape(len(channels), -1)
+
+
+def _draw_view(config: QuantizationConfig, rng: np.random.Generator) -> View:
+    selection = tuple(sorted(rng.choice(config.candidates(), config.n_patterns, replace=False).tolist()))
+    colour = (0, 1) if config.colour == "ab" else (int(rng.integers(2)),)
+    return View(colour=colour, selection=selection, basis=config.basis, luminance=config.luminance)
+
+
+def _fit_codebook(channels: F32, view: View, config: QuantizationConfig, rng: np.random.Generator) -> Codebook:
+    """Standardise each channel over all pixels, weight the patterns, and fit k-means on a sub-sample."""
     mean = channels.mean(axis=1, dtype=np.float64).astype(np.float32)
     deviation = channels.std(axis=1, dtype=np.float64).astype(np.float32)
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
-    scale[2:] *= config.pattern_weight
-
+    scale[len(view.colour) :] *= config.pattern_weight
     pixels = rng.integers(channels.shape[1], size=config.fit_pixels)
     points = np.ascontiguousarray(((channels[:, pixels] - mean[:, None]) * scale[:, None]).T)
     centroids = _fit(points, config, seed=int(rng.integers(1, 2**31 - 1)))
-    labels = assign(channels, mean, scale, centroids).reshape(frames.shape[:3])
-    return labels, Codebook(selection=selection, mean=mean, scale=scale, centroids=centroids)
-
-
-def clip_channels(frames: U8, selection: tuple[int, ...], basis: int = 4) -> F32:
-    """Channels a, b (CIE Lab, D65) and the selected responses: float32 (2 + len(selection), T * H * W)."""
-    T, H, W, _ = frames.shape
-    channels = np.empty((2 + len(selection), T, H, W), dtype=np.float32)
-    for t, frame in enumerate(frames):
-        lab = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-        channels[0, t], channels[1, t] = lab[..., 1], lab[..., 2]
-    if selection:
-        channels[2:] = np.moveaxis(hadamard_responses(frames, selection, basis), 1, 0)
-    return channels.reshape(len(channels), -1)
+    return Codebook(view=view, mean=mean, scale=scale, centroids=centroids)
 
 
 def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+import cv2
 import faiss
 import numpy as np
 import pytest
 from reference_assign import slow_distances
 from threadpoolctl import threadpool_limits
 
-from corrfractal.quantization import QuantizationConfig, assign, clip_channels, quantize_clip
+from corrfractal.quantization import QuantizationConfig, assign, clip_channels, fit_codebook, quantize_clip
 
 CONFIG = QuantizationConfig(fit_pixels=2048)
 
 
 def test_assignment_is_the_nearest_centroid(moving_frames):
     labels, book = quantize_clip(moving_frames[:3], CONFIG, seed=1)
-    channels = clip_channels(moving_frames[:3], book.selection)
+    channels = clip_channels(moving_frames[:3], book.view)
     distances = slow_distances(channels, book.mean, book.scale, book.centroids)
     chosen = distances[np.arange(labels.size), labels.ravel()]
     np.testing.assert_allclose(chosen, distances.min(axis=1), rtol=1e-4, atol=1e-4)
@@ -97,3 +98,46 @@ def test_a_field_out_of_range_is_named_with_its_value(field):
 def test_a_clip_without_pixels_is_refused():
     with pytest.raises(ValueError, match="not empty"):
         quantize_clip(np.zeros((0, 4, 4, 3), np.uint8), CONFIG, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("switch", "channels"),
+    [
+        ({"luminance": True, "n_patterns": 6}, 8),
+        ({"luminance": True, "keep_dc": True, "n_patterns": 16}, 18),
+        ({"keep_dc": True, "n_patterns": 48}, 50),
+        ({"colour": "one"}, 7),
+        ({"basis": 8, "n_patterns": 10}, 12),
+        ({"max_sequency": 1, "n_patterns": 9}, 11),
+    ],
+)
+def test_every_switch_gives_labels_from_the_channels_it_says(moving_frames, switch, channels):
+    config = QuantizationConfig(fit_pixels=1024, **switch)
+    labels, book = quantize_clip(moving_frames[:2], config, seed=0)
+    assert len(book.mean) == book.view.channels == channels
+    assert len(np.unique(labels)) > 8
+
+
+def test_patterns_of_the_luminance_see_only_the_luminance(moving_frames):
+    view = quantize_clip(moving_frames[:1], QuantizationConfig(luminance=True, fit_pixels=512), seed=0)[1].view
+    grey = cv2.cvtColor(cv2.cvtColor(moving_frames[0], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)[None]
+    of_colour, of_grey = clip_channels(moving_frames[:1], view), clip_channels(grey, view)
+    np.testing.assert_array_equal(of_colour[2:], of_grey[2:])
+    assert not np.array_equal(of_colour[:2], of_grey[:2])
+
+
+def test_a_global_codebook_gives_equal_labels_to_equal_pixels_of_different_clips(moving_frames):
+    clips = [moving_frames[:2], moving_frames[12:14], moving_frames[:2]]
+    book = fit_codebook(clips, CONFIG, seed=0)
+    first, _, third = (quantize_clip(clip, CONFIG, codebook=book)[0] for clip in clips)
+    np.testing.assert_array_equal(first, third)
+    assert quantize_clip(clips[1], CONFIG, codebook=book)[1] is book
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("clusters", 17), ("n_patterns", 46), ("basis", 5), ("max_sequency", 4), ("pattern_weight", 0), ("colour", "L")],
+)
+def test_configurations_out_of_range_are_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        QuantizationConfig(**{field: value})
