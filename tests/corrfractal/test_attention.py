@@ -106,6 +106,21 @@ def test_under_bfloat16_autocast_values_stay_finite_and_near(radius: int) -> Non
     torch.testing.assert_close(mixed, exact, atol=0.1, rtol=0.1)
 
 
+def test_nothing_ceases_to_be_finite_in_1000_random_steps_of_bfloat16_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1000):
+        radius, references = (0, 1, 2, 5)[step % 4], 1 + step % 3
+        magnitude = 10 ** float(torch.empty(()).uniform_(-3, 3, generator=generator))
+        shapes = ((1, 4, 7, 6), (1, references, 4, 7, 6), (1, references, 3, 7, 6))
+        inputs = [magnitude * torch.randn(s, generator=generator).bfloat16() for s in shapes]
+        inputs = [x.requires_grad_() for x in inputs]
+        with torch.autocast("cpu", torch.bfloat16):
+            out = restricted_attention(*inputs, radius)
+        grads = torch.autograd.grad(out.float().square().sum(), inputs, allow_unused=True)
+        assert torch.isfinite(out).all(), (step, radius, magnitude)
+        assert all(torch.isfinite(grad).all() for grad in grads if grad is not None), (step, radius, magnitude)
+
+
 def test_huge_similarities_do_not_overflow() -> None:
     query, key, value = (x.detach().float() for x in _inputs(1, 1, 4, 2, 9, 9))
     for radius in (1, 2):
