@@ -74,7 +74,7 @@ def machine() -> dict[str, Any]:
 
 def print_table(title: str, rows: Sequence[dict[str, Any]], out: Path | None = None) -> None:
     """Print rows as a Markdown table; with ``out``, also write them as JSON."""
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     print(f"\n### {title}\n")
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
