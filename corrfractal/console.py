@@ -94,7 +94,7 @@ def _fail(exc: BaseException) -> None:
         print(f"error: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
     if isinstance(exc, KeyboardInterrupt):
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     print(
         f"error: unexpected {type(exc).__name__}: {exc} (run again with --debug for the traceback)",

@@ -74,6 +74,22 @@ class DecordVideo:
             raise VideoError(self.info.path, "decode", _reason(exc), index) from exc
 
 
+def check_container(path: Path) -> None:
+    """Raise ``VideoError`` (stage ``"open"``) for what is no video at all.
+
+    PyAV says so in an exception; decord also prints lines of its own to standard error, past every log level.
+    """
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if container.streams.video:
+                return
+    except Exception as exc:
+        raise VideoError(str(path), "open", _reason(exc)) from exc
+    raise VideoError(str(path), "open", "it has no video stream")
+
+
 class PyavVideo:
     """A file read by PyAV. Opening decodes it once: what reaches PyAV often carries no usable index.
 

@@ -86,7 +86,7 @@ def open_video(path: str | Path, decoder: str = "auto") -> Video:
         NotFoundError: no such file or folder, or a folder without images.
         VideoError: no decoder can open it (stage ``"open"``).
     """
-    from .decoders import DecordVideo, FolderVideo, PyavVideo
+    from .decoders import DecordVideo, FolderVideo, PyavVideo, check_container
 
     path = Path(path)
     if not path.exists():
@@ -97,6 +97,7 @@ def open_video(path: str | Path, decoder: str = "auto") -> Video:
         raise VideoError(str(path), "open", "the file is empty")
     if decoder == "pyav" or (decoder == "auto" and path.suffix.lower() in WITHOUT_INDEX):
         return PyavVideo(path)
+    check_container(path)
     try:
         return DecordVideo(path)
     except VideoError:
