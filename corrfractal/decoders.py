@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,41 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import NotFoundError, VideoError
-from .video import FOLDER_FPS, IMAGE_SUFFIXES, Frame, VideoInfo
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
+
 TAIL_SECONDS = 0.25  # headers are rounded; a shorter missing end is not taken for truncation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One decoded frame.
+
+    Attributes:
+        index: position in presentation order, from 0.
+        seconds: presentation time, the first frame's being about 0.
+        image: uint8 (H, W, 3) RGB.
+    """
+
+    index: int
+    seconds: float
+    image: U8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What is known of a video before its frames are decoded. ``frames`` is what the container's index promises."""
+
+    path: str
+    frames: int
+    fps: float
+    height: int
+    width: int
+    decoder: str
 
 
 class DecordVideo:

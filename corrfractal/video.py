@@ -10,7 +10,6 @@ are in ``decoders.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,41 +18,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .decoders import DecordVideo, FolderVideo, Frame, PyavVideo, VideoInfo, check_container
 from .errors import NotFoundError, VideoError
+
+__all__ = ["Frame", "Video", "VideoInfo", "open_video", "resize_area", "write_video"]
 
 U8 = npt.NDArray[np.uint8]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # MPEG streams carry no index: decord was seen to repeat frames, to lose their times and to give up at the end.
 WITHOUT_INDEX = (".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob")
-FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """One decoded frame.
-
-    Attributes:
-        index: position in presentation order, from 0.
-        seconds: presentation time, the first frame's being about 0.
-        image: uint8 (H, W, 3) RGB.
-    """
-
-    index: int
-    seconds: float
-    image: U8
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """What is known of a video before its frames are decoded. ``frames`` is what the container's index promises."""
-
-    path: str
-    frames: int
-    fps: float
-    height: int
-    width: int
-    decoder: str
 
 
 class Video(Protocol):
@@ -86,8 +59,6 @@ def open_video(path: str | Path, decoder: str = "auto") -> Video:
         NotFoundError: no such file or folder, or a folder without images.
         VideoError: no decoder can open it (stage ``"open"``).
     """
-    from .decoders import DecordVideo, FolderVideo, PyavVideo, check_container
-
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"no such video: {path}")

@@ -21,9 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from corrfractal.decoders import frame_files
+from corrfractal.decoders import IMAGE_SUFFIXES, frame_files
 from corrfractal.errors import CallError, NotFoundError
-from corrfractal.video import IMAGE_SUFFIXES
 
 LISTS = (".txt", ".csv")
 # What lies beside videos in a folder and is none. Any other file is a source: a video with a strange suffix must end
