@@ -7,6 +7,7 @@ first.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import threading
@@ -76,6 +77,12 @@ def publish(temporary: Path, final: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

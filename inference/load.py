@@ -6,7 +6,6 @@ them. Only ``*.safetensors`` files are ever read: nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.errors import CallError, NotFoundError
+from corrfractal.runtime import file_sha256
 from corrfractal.tracker import TrackerConfig
 
 from .registry import StoredModel, fetch, fetch_default, only_weights
@@ -142,7 +142,7 @@ def _untrained() -> CorrFractal:
 def _from_store(stored: StoredModel) -> ModelSource:
     return ModelSource(
         name=stored.uri,
-        digest=_sha256(stored.weights),
+        digest=file_sha256(stored.weights),
         path=stored.weights.resolve(),
         run_id=stored.run_id,
         registered=stored.registered,
@@ -152,9 +152,4 @@ def _from_store(stored: StoredModel) -> ModelSource:
 def _from_file(name: str, path: Path) -> ModelSource:
     if path.suffix != ".safetensors":
         raise CallError(f"the model {path} is not a .safetensors file: other formats are not opened")
-    return ModelSource(name=name, digest=_sha256(path), path=path.resolve())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return ModelSource(name=name, digest=file_sha256(path), path=path.resolve())

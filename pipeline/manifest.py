@@ -34,11 +34,11 @@ from corrfractal.manifest import (
     sidecar_path,
     to_text,
 )
-from corrfractal.runtime import write_text
+from corrfractal.runtime import file_sha256, write_text
 from corrfractal.sample import SCHEMA
 
 from .config import PipelineConfig
-from .shards import ShardSpec, file_sha256, is_whole
+from .shards import ShardSpec, is_whole
 from .sources import Source
 
 PLAN = "plan.json"

@@ -6,7 +6,6 @@ notices damage that the codec conceals, and decord was seen to give up one frame
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from corrfractal.manifest import (
     sidecar_path,
     to_text,
 )
-from corrfractal.runtime import publish, write_text
+from corrfractal.runtime import file_sha256, publish, write_text
 from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import Video, open_video
 
@@ -106,12 +105,6 @@ def is_whole(spec: ShardSpec, out: Path) -> bool:
 def crash_note(spec: ShardSpec, out: Path) -> Path:
     """The file that names the source at work, for the day when a decoder kills its process."""
     return out / f".{spec.name}.source"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sample(source: Source, config: PipelineConfig, tar: TarWriter) -> _Sampled:

@@ -7,7 +7,6 @@ before. Reading uses ``weights_only``: a checkpoint cannot run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from corrfractal.runtime import publish, write_text
+from corrfractal.runtime import file_sha256, publish, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     path = folder / f"step-{checkpoint.step:08d}.pt"
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     torch.save(vars(checkpoint), temporary)
-    sha256 = _sha256(temporary)
+    sha256 = file_sha256(temporary)
     publish(temporary, path)
     write_text(path.with_suffix(".json"), json.dumps({"step": checkpoint.step, "sha256": sha256}))
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
@@ -60,13 +59,8 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None. Damaged ones are passed over, not removed."""
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
-            if json.loads(path.with_suffix(".json").read_text())["sha256"] == _sha256(path):
+            if json.loads(path.with_suffix(".json").read_text())["sha256"] == file_sha256(path):
                 return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
         except Exception:  # whatever is wrong with it, the one before may be whole
             continue
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -88,11 +88,13 @@ def fit(job: Job, device: torch.device, rank: int = 0, world: int = 1) -> None:
                 if not finite:
                     return
                 continue
-            checkpoint = _checkpoint(job, done, model, optimizer)
             if not finite:
-                recorder.diverged(checkpoint, batch)
+                recorder.diverged(_checkpoint(job, done, model, optimizer), batch)
                 return
-            recorder.after_step(checkpoint, batch, result, meter)
+            recorder.after_step(done, batch, result, meter)
+            if done % config.checkpoint_every == 0 or done == job.total:
+                checkpoint = _checkpoint(job, done, model, optimizer)
+                save_checkpoint(out / "checkpoints", checkpoint, config.keep_checkpoints)
         if recorder is not None:
             recorder.finish(model)
 
@@ -157,8 +159,8 @@ class _Recorder:
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first]
             write_text(self._metrics_file, "".join(kept))
 
-    def after_step(self, checkpoint: Checkpoint, batch: Batch, result: StepResult, meter: _Meter) -> None:
-        done, total, config = checkpoint.step, self._job.total, self._job.config
+    def after_step(self, done: int, batch: Batch, result: StepResult, meter: _Meter) -> None:
+        total, config = self._job.total, self._job.config
         if done % config.log_every == 0 or done == total:
             self._last = {**meter.read(), "learning_rate": learning_rate(done - 1, total, config)}
             with self._metrics_file.open("a", encoding="utf-8") as file:
@@ -168,8 +170,6 @@ class _Recorder:
             path = self._out / "pictures" / f"step-{done:08d}.png"
             save_picture(path, batch, result)
             self._log.artifact(path, "pictures")
-        if done % config.checkpoint_every == 0 or done == total:
-            save_checkpoint(self._out / "checkpoints", checkpoint, config.keep_checkpoints)
 
     def diverged(self, checkpoint: Checkpoint, batch: Batch) -> None:
         save_checkpoint(self._out / "diverged", checkpoint, keep=1)

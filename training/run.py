@@ -155,7 +155,7 @@ def _fit_on_ray(job: Job, workers: int, use_gpu: bool) -> None:
             raise CorrFractalError(
                 f"training stopped: {_cause(exc)}. The same command goes on from the last checkpoint in {job.out}"
             ) from exc
-    if (Path(job.out) / "diverged").exists():
+    if not (Path(job.out) / "result.json").exists():
         at = json.loads((Path(job.out) / "diverged" / "step.json").read_text())
         raise DivergedError(
             f"the loss is not finite after step {at['step']}; its samples and a checkpoint are in {job.out}/diverged. "
