@@ -23,6 +23,7 @@ from pathlib import Path
 
 from corrfractal.decoders import IMAGE_SUFFIXES, frame_files
 from corrfractal.errors import CallError, NotFoundError
+from corrfractal.runtime import file_sha256
 
 LISTS = (".txt", ".csv")
 # What lies beside videos in a folder and is none. Any other file is a source: a video with a strange suffix must end
@@ -159,8 +160,7 @@ def _sha256(path: Path) -> str:
         if path.is_dir():
             lines = (f"{p.name} {_sha256(p)}\n" for p in frame_files(path))
             return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""
 
