@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
 
 def _settle_ray_environment() -> None:
@@ -77,6 +78,13 @@ def publish(temporary: Path, final: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """The file of a local MLflow store, absolute; None for a store of another kind."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return Path(unquote(tracking_uri.removeprefix("sqlite:///"))).absolute()
 
 
 def file_sha256(path: Path) -> str:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from corrfractal.errors import CallError, CorrFractalError, IntegrityError, NotFoundError
+from corrfractal.runtime import sqlite_file
 
 REGISTERED_NAME = "corrfractal"
 DEFAULT_ALIASES = ("champion", "candidate")
@@ -142,11 +142,8 @@ def _list_weights(uri: str, folder: str = "") -> Iterator[str]:
 def _check_store(uri: str) -> None:
     import mlflow
 
-    store = mlflow.get_tracking_uri()
-    if not store.startswith("sqlite:///"):
-        return
-    path = Path(unquote(store.removeprefix("sqlite:///")))
-    if not path.is_file():
+    path = sqlite_file(mlflow.get_tracking_uri())
+    if path is not None and not path.is_file():
         raise NotFoundError(
             f"no model {uri}: the MLflow store {path} does not exist; train a model with `corrfractal train`, "
             "set MLFLOW_TRACKING_URI, or name a model file with --model"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.errors import NotFoundError
+from corrfractal.runtime import sqlite_file
 
 EXPERIMENT = "corrfractal"
 
@@ -45,9 +46,8 @@ def open_experiment(uri: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     location = None
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
-        location = (folder / "mlartifacts").as_uri()
+    if (store := sqlite_file(uri)) is not None:
+        location = (store.parent / "mlartifacts").as_uri()
     return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
 
 
@@ -92,9 +92,9 @@ def existing_store(given: str | None = None) -> str:
         NotFoundError: names the file that was expected.
     """
     uri = tracking_uri(given)
-    path = uri.removeprefix("sqlite:///")
-    if path != uri and not Path(path).exists():
+    store = sqlite_file(uri)
+    if store is not None and not store.exists():
         raise NotFoundError(
-            f"no model is registered: {path} does not exist. Run `corrfractal train`, or set MLFLOW_TRACKING_URI"
+            f"no model is registered: {store} does not exist. Run `corrfractal train`, or set MLFLOW_TRACKING_URI"
         )
     return uri
