@@ -17,6 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from corrfractal.runtime import cpu_count
+
 PATIENCE = 20.0  # seconds: a slow rival is repeated less often
 
 
@@ -62,14 +64,12 @@ def _status_mb(field: str) -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    import os
-
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
     packages = {name: version(name) for name in ("torch", "numpy", "faiss-cpu", "opencv-python-headless")}
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), **packages}
+    return {"cpu": model, "cores": cpu_count(), "python": platform.python_version(), **packages}
 
 
 def print_table(title: str, rows: Sequence[dict[str, Any]], out: Path | None = None) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from corrfractal.console import say
+from corrfractal.runtime import cpu_count, sqlite_file
 
 from . import verdicts
 from .verdicts import Finding
@@ -70,7 +71,7 @@ def check_versions() -> list[Finding]:
 
 def check_cpu() -> Finding:
     """Cores and memory that this process may use, control groups included."""
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = float(cpu_count())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     quota, period = (*_first_line("/sys/fs/cgroup/cpu.max").split(), "", "")[:2]
     if quota.isdigit() and period.isdigit():
@@ -140,9 +141,9 @@ def check_ray() -> Finding:
 
 def check_tracking(uri: str) -> Finding:
     """Whether the MLflow store behind a tracking URI can be reached, without importing MLflow, which takes seconds."""
-    scheme = urlsplit(uri).scheme.split("+")[0]
-    if scheme == "sqlite":
-        return _check_sqlite(uri)
+    scheme, store = urlsplit(uri).scheme.split("+")[0], sqlite_file(uri)
+    if store is not None:
+        return _check_sqlite(uri, store)
     if scheme in ("http", "https"):
         try:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
@@ -160,10 +161,9 @@ def check_tracking(uri: str) -> Finding:
     return verdicts.judge_tracking(uri, fault="MLflow 3 keeps runs in a data base or on a server, not in plain files")
 
 
-def _check_sqlite(uri: str) -> Finding:
-    path = Path(uri.split(":///", 1)[-1])
+def _check_sqlite(uri: str, path: Path) -> Finding:
     if not path.exists():
-        folder = _existing(path.absolute().parent)
+        folder = _existing(path.parent)
         writable = os.access(folder, os.W_OK)
         return verdicts.judge_tracking(
             uri, fault=None if writable else f"the folder {folder} cannot be written", new=True

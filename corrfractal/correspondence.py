@@ -6,7 +6,7 @@ Chain_R matches again, finer. A^R merges densities by attention over all of thei
 the merged map to full resolution.
 
 Training (Fig. 5a) draws two densities and merges them in one softmax. Inference (Fig. 5b) goes through six, coarse to
-fine, each merged with what the coarser ones agreed on. Shape symbols: design notes, docs/method.md.
+fine, each merged with what the coarser ones agreed on. Symbols: docs/method.md.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def _ray_options(cpus: int | None) -> dict[str, Any]:
 
 def cpu_count() -> int:
     """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container or a queue may have given us a part of the machine
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def publish(temporary: Path, final: Path) -> None:
