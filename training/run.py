@@ -155,10 +155,15 @@ def _fit_on_ray(job: Job, workers: int, use_gpu: bool) -> None:
             raise CorrFractalError(
                 f"training stopped: {_cause(exc)}. The same command goes on from the last checkpoint in {job.out}"
             ) from exc
-    if not (Path(job.out) / "result.json").exists():
-        at = json.loads((Path(job.out) / "diverged" / "step.json").read_text())
+    check_finished(Path(job.out))
+
+
+def check_finished(out: Path) -> None:
+    """Raise ``DivergedError`` if the workers left without a result. What an earlier attempt left says nothing."""
+    if not (out / "result.json").exists():
+        at = json.loads((out / "diverged" / "step.json").read_text())
         raise DivergedError(
-            f"the loss is not finite after step {at['step']}; its samples and a checkpoint are in {job.out}/diverged. "
+            f"the loss is not finite after step {at['step']}; its samples and a checkpoint are in {out}/diverged. "
             "Lower learning_rate, or look at these samples"
         )
 

@@ -14,10 +14,11 @@ import torch
 
 from corrfractal import CorrFractal
 from corrfractal.config import config_to_dict
-from corrfractal.errors import CorrFractalError
+from corrfractal.errors import CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
 from training.config import TrainingConfig
 from training.loop import Job, fit
+from training.run import check_finished
 from training.tracking import start_run
 
 FIT = """
@@ -133,6 +134,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_its_samples_and_a_checkpo
     assert len(left["samples"]) == 4
     assert list((tmp_path / "diverged" / "diverged").glob("step-*.pt"))
     assert not (tmp_path / "diverged" / "result.json").exists()
+    with pytest.raises(DivergedError, match=rf"step {left['step']}.*diverged"):
+        check_finished(tmp_path / "diverged")
+    (tmp_path / "diverged" / "result.json").write_text("{}")
+    check_finished(tmp_path / "diverged")  # a later attempt came through
 
 
 def test_two_trainings_never_write_to_one_folder(
