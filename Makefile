@@ -26,8 +26,14 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.
+DAVIS ?= ../shared/data/davis2017
+
 bench: setup
 	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/labels.py $(DAVIS)
+	$(BIN)/python benchmarks/results.py
 
 fmt: setup
 	$(BIN)/ruff check --fix .

@@ -43,6 +43,7 @@ CASES = (
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # process CPU time counts what threads wait for each other
     rate = gemm_rate()
     print_table(
         f"restricted attention: ours, rivals, limit ({rate / 1e9:.0f} GFLOP/s)",

@@ -1,10 +1,10 @@
 """A pilot of the ablation (Table 3): is every rung alive?   python benchmarks/ladder.py VIDEOS DAVIS --out FOLDER
-FOLDER
 
 Each rung, Base, +A, +P, +B, +C, is trained for the same few hundred steps from the same seed with the slim network,
 then carries the masks of the named sequences. Alive means: its loss falls below that of its first steps, and it
 labels pixels better than copying the reference's labels in place. One seed and few steps: a check, not yet a proof.
 
+``--rungs +C --quantization "n_patterns = 6, pattern_weight = 0.5"`` compares label settings instead, one a folder.
 Every stage resumes; run it again to go on.
 """
 
@@ -31,6 +31,8 @@ WORKFLOW = """
 rung = "{rung}"
 sources = ["{videos}"]
 out = "{out}"
+[precompute]
+quantization = {{ {quantization} }}
 [training]
 profile = "cpu"
 steps = {steps}
@@ -47,21 +49,27 @@ checkpoint_every = 50
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--steps", default=200, show_default=True)
 @click.option("--sequences", default="car-shadow,libby", show_default=True)
-def main(videos: Path, davis: Path, out: Path, steps: int, sequences: str) -> None:
+@click.option("--rungs", default=",".join(LADDER), show_default=True)
+@click.option("--quantization", default="", help="Fields of the labels as TOML: pattern_weight = 0.5, ...")
+def main(videos: Path, davis: Path, out: Path, steps: int, sequences: str, rungs: str, quantization: str) -> None:
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     subset = link_sequences(davis.absolute(), out / "davis", sequences.split(","))
     with ray_session(ray):
-        rows = [rung_row(rung, read_rung(rung, videos.absolute(), out, steps), out, subset) for rung in LADDER]
+        rows = [
+            rung_row(rung, read_rung(rung, videos.absolute(), out, steps, quantization), out, subset)
+            for rung in rungs.split(",")
+        ]
         copy = evaluate_davis(subset, out / "copy", "baseline:copy")
     rows.append({"rung": "copy the first mask", "J&F %": 100 * copy.JF})
-    title = f"ladder pilot: {steps} steps of 4 pairs, width 16, one seed, {sequences}"
+    title = f"ladder pilot {quantization}".strip() + f": {steps} steps of 4 pairs, width 16, one seed, {sequences}"
     print_table(title, rows, Path(__file__).parent / "out")
 
 
-def read_rung(rung: str, videos: Path, out: Path, steps: int) -> WorkflowConfig:
+def read_rung(rung: str, videos: Path, out: Path, steps: int, quantization: str) -> WorkflowConfig:
     path = out / f"{rung}.toml"
-    path.write_text(WORKFLOW.format(rung=rung, videos=videos, out=out / rung, steps=steps))
+    text = WORKFLOW.format(rung=rung, videos=videos, out=out / rung, steps=steps, quantization=quantization)
+    path.write_text(text)
     return read_workflow(path)
 
 

@@ -9,6 +9,7 @@ import gc
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -42,17 +43,22 @@ def peak_mb(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> float
     In a process of its own: an allocator that has grown before would hide what is taken now. ``prepare`` is a function
     of a module, since it is called there.
     """
+    return peak_and_seconds(prepare, *arguments)[0]
+
+
+def peak_and_seconds(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> tuple[float, float]:
+    """``peak_mb``, and the process CPU time of that one call."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_mb, prepare, arguments).result()
+        return pool.submit(_peak_and_seconds, prepare, arguments).result()
 
 
-def _peak_mb(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> float:
+def _peak_and_seconds(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> tuple[float, float]:
     work = prepare(*arguments)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the kernel resets its high-water mark
     before = _status_mb("VmRSS")
-    work()
-    return max(_status_mb("VmHWM") - before, 0.1)
+    seconds = _timed(work)
+    return max(_status_mb("VmHWM") - before, 0.1), seconds
 
 
 def _status_mb(field: str) -> float:
@@ -73,17 +79,21 @@ def machine() -> dict[str, Any]:
 
 
 def print_table(title: str, rows: Sequence[dict[str, Any]], out: Path | None = None) -> None:
-    """Print rows as a Markdown table; with ``out``, also write them as JSON."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |")
+    """Print rows as a Markdown table; with ``out``, also write them as JSON, for ``results.py``."""
+    print(f"\n### {title}\n\n{table(rows)}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         name = title.split(":")[0].lower().replace(" ", "-")
-        (out / f"{name}.json").write_text(json.dumps({"title": title, "machine": machine(), "rows": rows}, indent=2))
+        command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        values = {"title": title, "command": command, "machine": machine(), "rows": rows}
+        (out / f"{name}.json").write_text(json.dumps(values, indent=2))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; a column that a row lacks stays empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _cell(value: Any) -> str:

@@ -1,93 +1,119 @@
-"""Whole steps of the network at the paper's size:  python benchmarks/network.py [--width 64]
+"""Whole steps of the network at the paper's size:  python benchmarks/network.py [--width 64] [--batch 4] [--4k]
 
-- inference at 480 x 854 with five references: the embedding, six densities, one density (1/2), seconds of one core
-and peak
-  memory; the same on naive attention, or the bytes that its copies would take where they do not fit;
-- training, ``full`` preset, 256 x 256: one step, seconds and peak memory, and what naive attention's copies would take.
+- inference at 480 x 854 with five references: the embedding of a frame, propagation with six densities and with one
+  (1/2), and the whole step of each;
+- with ``--4k``, the same whole step for 2160 x 3840;
+- training, ``full`` preset, 256 x 256: one step forward and backward.
 
-Every row runs in a process of its own.
+Every row runs once, in a process of its own: seconds of CPU time and peak memory. Beside it, what naive attention would
+take in the same place: the copies that unfolding makes of keys and values.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from measure import peak_mb, print_table
+from measure import peak_and_seconds, print_table
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.correspondence import References, grid, propagate, pyramid
 from corrfractal.tracker import TrackerConfig
 
-H, W, REFERENCES, LABELS = 480, 854, 5, 3
-SIX = TrackerConfig().densities
+SD, UHD = (480, 854), (2160, 3840)
+REFERENCES, LABELS = 5, 3
+SIX, ONE = TrackerConfig().densities, (2.0,)
+TRAINING = (4.0, 8.0)
 
 
 @click.command()
 @click.option("--width", default=64, show_default=True)
 @click.option("--batch", default=4, show_default=True, help="Of the training step; 0 leaves it out.")
-def main(width: int, batch: int) -> None:
-    rows = [row("embedding of a frame", prepare_embedding, width)]
-    rows += [
-        row(name, prepare_propagation, width, d) for name, d in (("six densities", SIX), ("one density, 1/2", (2.0,)))
+@click.option("--4k", "uhd", is_flag=True, help="Also a frame of 2160 x 3840.")
+def main(width: int, batch: int, uhd: bool) -> None:
+    rows = [
+        row("480 x 854, embedding of a frame", prepare_embedding, width, SD),
+        row("480 x 854, propagation, six densities", prepare_propagation, width, SD, SIX),
+        row("480 x 854, propagation, one density (1/2)", prepare_propagation, width, SD, ONE),
+        row("480 x 854, whole step, six densities", prepare_step, width, SD, SIX),
+        row("480 x 854, whole step, one density", prepare_step, width, SD, ONE),
     ]
-    rows[1]["x one density"] = rows[1]["s"] / rows[2]["s"]
-    for i, densities in ((1, SIX), (2, (2.0,))):
-        rows[i]["naive copies GB"] = max(copies_gb(width, d) for d in densities)
+    for row_of_six, row_of_one in ((rows[1], rows[2]), (rows[3], rows[4])):
+        row_of_six["x one density"] = row_of_six["s"] / row_of_one["s"]
+    for each in rows[1:]:
+        each["naive copies GB"] = copies_gb(width, 1, REFERENCES, SD, LABELS, 2.0)
     if batch:
-        rows.append(row(f"training step, full, batch {batch}", prepare_training, width, batch))
-    print_table(f"network: width {width}, {H} x {W}, {REFERENCES} references", rows, Path(__file__).parent / "out")
+        training = row(f"256 x 256, training step, full preset, batch {batch}", prepare_training, width, batch)
+        # A graph keeps the copies of every affinity: first and second steps of Chain_L, and both of Chain_R.
+        kept = sum(copies_gb(width, batch, REFERENCES + 1, (256, 256), 16, d) for d in TRAINING)
+        kept += copies_gb(width, batch, 2 * len(TRAINING), (256, 256), 16, 2.0)
+        rows.append({**training, "naive copies GB": kept})
+    if uhd:
+        whole = row("2160 x 3840, whole step, six densities", prepare_step, width, UHD, SIX)
+        rows.append({**whole, "naive copies GB": copies_gb(width, 1, REFERENCES, UHD, LABELS, 2.0)})
+    print_table(f"network of width {width}: {REFERENCES} references", rows, Path(__file__).parent / "out")
 
 
 def row(name: str, prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> dict[str, Any]:
-    return {"step": name, "s": seconds(prepare(*arguments)), "peak MB": peak_mb(prepare, *arguments)}
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+    peak, seconds = peak_and_seconds(prepare, *arguments)
+    return {"step": name, "s": seconds, "peak MB": peak}
 
 
 def network(width: int) -> CorrFractal:
     torch.manual_seed(0)
-    return CorrFractal(CorrFractalConfig(width=width, embedding_channels=32 if width < 64 else 64))
+    return CorrFractal(CorrFractalConfig(width=width, embedding_channels=channels(width)))
 
 
-def prepare_embedding(width: int) -> Callable[[], Any]:
-    model, image = network(width).eval(), torch.randint(0, 256, (1, 3, H, W), dtype=torch.uint8)
+def channels(width: int) -> int:
+    return 32 if width < 64 else 64
+
+
+def prepare_embedding(width: int, size: tuple[int, int]) -> Callable[[], Any]:
+    model, image = network(width).eval(), torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
     return torch.inference_mode()(lambda: model.embed(image))
 
 
-def prepare_propagation(width: int, densities: tuple[float, ...]) -> Callable[[], Any]:
-    model = network(width).eval()
-    C = model.config.embedding_channels
-    F_t = torch.randn(1, C, H, W)
+def prepare_propagation(width: int, size: tuple[int, int], densities: tuple[float, ...]) -> Callable[[], Any]:
+    model, F_t = network(width).eval(), torch.randn(1, channels(width), *size)
     targets = pyramid(F_t, densities)
-    references = [
+    references = memory(targets)
+    return torch.inference_mode()(lambda: propagate(references, targets, F_t, model.config.correspondence))
+
+
+def prepare_step(width: int, size: tuple[int, int], densities: tuple[float, ...]) -> Callable[[], Any]:
+    """A frame in, labels out, as the tracker does it; the memory frames are there already."""
+    model, image = network(width).eval(), torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
+    references = memory([torch.empty(1, channels(width), *grid(torch.empty(size), d)) for d in densities])
+
+    def step() -> torch.Tensor:
+        F_t = model.embed(image)
+        return propagate(references, pyramid(F_t, densities), F_t, model.config.correspondence).argmax(dim=1)
+
+    return torch.inference_mode()(step)
+
+
+def memory(targets: list[torch.Tensor]) -> list[References]:
+    return [
         References(torch.randn(1, REFERENCES, *f.shape[1:]), torch.rand(1, REFERENCES, LABELS, *f.shape[2:]))
         for f in targets
     ]
-    return torch.inference_mode()(lambda: propagate(references, targets, F_t, model.config.correspondence))
 
 
 def prepare_training(width: int, batch: int) -> Callable[[], Any]:
     model = network(width).train()
     frames = torch.randint(0, 256, (batch, REFERENCES + 1, 3, 256, 256), dtype=torch.uint8)
     labels = torch.randint(0, 16, (batch, REFERENCES + 1, 256, 256), dtype=torch.uint8)
-    return lambda: model(frames, labels, (4.0, 8.0)).total.backward()
+    return lambda: model(frames, labels, TRAINING).total.backward()
 
 
-def copies_gb(width: int, density: float) -> float:
-    """What unfolding keys and values of Chain_L takes, for all references."""
-    h, w = grid(torch.empty(H, W, device="meta"), density)
-    channels = (32 if width < 64 else 64) * 2 + LABELS
-    return 4 * REFERENCES * channels * h * w * math.prod((11, 11)) / 1e9
+def copies_gb(width: int, batch: int, maps: int, size: tuple[int, int], labels: int, density: float) -> float:
+    """What unfolding keys (C) and values (C and labels) of so many maps takes, in float32, window 11 x 11."""
+    h, w = grid(torch.empty(size, device="meta"), density)
+    return 4 * batch * maps * (2 * channels(width) + labels) * h * w * math.prod((11, 11)) / 1e9
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ Cost at width 64: 88 GMAC for 256 x 256.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -70,14 +71,10 @@ class Backbone(nn.Module):
         stem = self.stem(images)
         second = self.stage2(self.stage1(stem))
         fourth = self.stage4(self.stage3(second))
-        branches = (stem, second, fourth) if self.aggregation else (fourth,)
         size = images.shape[-2:]
-        return torch.stack(
-            [
-                F.interpolate(lateral(branch), size, mode="bilinear", align_corners=False)
-                for lateral, branch in zip(self.laterals, branches, strict=True)
-            ]
-        ).sum(0)
+        branches = (stem, second, fourth) if self.aggregation else (fourth,)
+        maps = (lateral(branch) for lateral, branch in zip(self.laterals, branches, strict=True))
+        return reduce(torch.add, (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps))
 
 
 def _pool() -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,20 @@ def test_memory_holds_only_the_frames_that_can_be_asked_for(model: CorrFractal, 
     for t in range(1, 16):
         tracker.step(moving_frames[t])
         assert set(tracker._memory) == {i for i in range(t + 1) if i in (0, 5) or i >= t - 4}
+
+
+def test_memory_of_the_tracker_is_the_same_after_500_frames(model: CorrFractal) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, 24, 40, 3), dtype=np.uint8)
+    tracker = model.tracker(frames[0], np.eye(24, 40, dtype=np.uint8), TrackerConfig(densities=(4.0, 2.0)))
+    held, resident = [], []
+    for t in range(1, 501):
+        tracker.step(frames[t % 8])
+        kept = [x for levels in tracker._memory.values() for r in levels for x in (r.f, r.q)]
+        held.append(sum(x.untyped_storage().nbytes() for x in kept))
+        resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert len(set(held[10:])) == 1
+    assert resident[-1] - resident[50] < 16 << 20
 
 
 class CoordinateNetwork(CorrFractal):
