@@ -12,7 +12,7 @@ patterns, over a grid of the number of patterns, their weight and their highest 
 - signal: what following the flow gains over copying in place, on the same pixels: what there is to learn.
 
 Each figure is a mean over clips and seeds, with the standard deviation over seeds. ``--sheet FILE`` renders frames,
-colour only and pattern-boosted labels side by side.
+colour only and pattern-boosted labels side by side instead.
 """
 
 from __future__ import annotations
@@ -69,9 +69,12 @@ class Annotated:
 @click.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--sheet", type=click.Path(path_type=Path), help="Also write a contact sheet (JPEG).")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet (JPEG) instead.")
 def main(data: Path, seeds: int, sheet: Path | None) -> None:
     clips = list(read_clips(data))
+    if sheet is not None:
+        write_sheet(sheet, clips)
+        return
     rows = []
     for name, fields in GRID:
         config = QuantizationConfig(**fields)
@@ -86,8 +89,6 @@ def main(data: Path, seeds: int, sheet: Path | None) -> None:
         rows,
         Path(__file__).parent / "out",
     )
-    if sheet is not None:
-        write_sheet(sheet, clips)
 
 
 def read_clips(data: Path) -> Iterator[Annotated]:
@@ -144,17 +145,21 @@ def edges_of(labels: np.ndarray) -> np.ndarray:
 
 
 def write_sheet(path: Path, clips: list[Annotated]) -> None:
-    """Rows of clips; columns: frame, true mask's boundary, colour only, the default, at two times."""
+    """A row for each of three sequences: frame, colour only, the default; at two times."""
     configs: list[Any] = [QuantizationConfig(n_patterns=0), QuantizationConfig()]
-    rows = []
-    for clip in clips[::2]:
-        labels = [colorize(quantize_clip(clip.frames, config, 0)[0]) for config in configs]
-        rows.append(
-            np.concatenate(
-                [np.concatenate([clip.frames[t], *(view[t] for view in labels)], axis=1) for t in (0, 2)], axis=1
-            )
-        )
-    Image.fromarray(np.concatenate(rows)).save(path, quality=88)
+    rows = [heading(["frame", "colour only", "colour and patterns"] * 2)]
+    for clip in clips[:6:2]:
+        views = [clip.frames, *(colorize(quantize_clip(clip.frames, config, 0)[0]) for config in configs)]
+        rows.append(np.concatenate([view[t] for t in (0, 3) for view in views], axis=1))
+    Image.fromarray(np.concatenate(rows)).save(path, quality=80)
+
+
+def heading(texts: list[str]) -> np.ndarray:
+    """uint8 (28, SIZE * columns, 3): one title a column."""
+    band = np.full((28, SIZE * len(texts), 3), 255, dtype=np.uint8)
+    for i, text in enumerate(texts):
+        cv2.putText(band, text, (SIZE * i + 6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    return band
 
 
 if __name__ == "__main__":

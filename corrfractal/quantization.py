@@ -36,10 +36,10 @@ class QuantizationConfig(Config):
     """K, number of labels; at most 16, since label maps are stored with 4 bits a pixel."""
     n_patterns: int = 6
     """Walsh-Hadamard responses drawn per view; 0 gives colour only (the paper's Fig. 8b, its ablation without P)."""
-    pattern_weight: float = 1.0
-    """Weight of each standardised pattern channel beside the standardised a and b."""
-    max_sequency: int | None = None
-    """Largest row or column sequency to draw from; None draws from the whole basis."""
+    pattern_weight: float = 0.5
+    """Weight of each standardised pattern channel beside the standardised a and b; see ``docs/decisions/0006``."""
+    max_sequency: int | None = 1
+    """Largest row or column sequency to draw from; None, or ``basis`` - 1, draws from the whole basis."""
     basis: int = 4
     """Size of the Walsh-Hadamard basis, 4 or 8."""
     luminance: bool = False
@@ -61,7 +61,10 @@ class QuantizationConfig(Config):
         if self.max_sequency is not None and not 1 <= self.max_sequency < self.basis:
             raise ValueError(f"max_sequency must lie in 1..{self.basis - 1}, got {self.max_sequency}")
         if not 0 <= self.n_patterns <= len(self.candidates()):
-            raise ValueError(f"n_patterns must lie in 0..{len(self.candidates())}, got {self.n_patterns}")
+            raise ValueError(
+                f"n_patterns must lie in 0..{len(self.candidates())}, what max_sequency {self.max_sequency} leaves to "
+                f"draw from, got {self.n_patterns}"
+            )
         if self.colour not in ("ab", "one"):
             raise ValueError(f"colour must be ab or one, got {self.colour!r}")
         if not self.pattern_weight > 0:
