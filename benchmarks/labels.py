@@ -45,7 +45,7 @@ MEASURES = ("recall", "chance", "gain", "precision", "NMI", "consistency", "copy
 GRID = [
     ("colour only", {"n_patterns": 0}),
     *(
-        (f"ab + {n}, weight {w:g}", {"n_patterns": n, "pattern_weight": w})
+        (f"ab + {n}, weight {w:g}", {"n_patterns": n, "pattern_weight": w, "max_sequency": None})
         for n, w in ((3, 0.5), (6, 0.125), (6, 0.25), (6, 0.5), (6, 1.0), (12, 0.25))
     ),
     *(

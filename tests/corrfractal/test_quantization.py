@@ -119,7 +119,8 @@ def test_every_switch_gives_labels_from_the_channels_it_says(moving_frames, swit
 
 
 def test_patterns_of_the_luminance_see_only_the_luminance(moving_frames):
-    view = quantize_clip(moving_frames[:1], QuantizationConfig(luminance=True, n_patterns=3, fit_pixels=512), seed=0)[1].view
+    config = QuantizationConfig(luminance=True, n_patterns=3, fit_pixels=512)
+    view = quantize_clip(moving_frames[:1], config, seed=0)[1].view
     grey = cv2.cvtColor(cv2.cvtColor(moving_frames[0], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)[None]
     of_colour, of_grey = clip_channels(moving_frames[:1], view), clip_channels(grey, view)
     np.testing.assert_array_equal(of_colour[2:], of_grey[2:])
