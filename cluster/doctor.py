@@ -120,7 +120,7 @@ def check_decoder(name: str) -> Finding:
 
     from corrfractal.video import open_video, write_video
 
-    ramp = np.linspace(20, 200, 96 * 64, dtype=np.uint8).reshape(64, 96, 1)
+    ramp = np.linspace(20, 200, 240 * 160, dtype=np.uint8).reshape(160, 240, 1)
     sent = np.stack([np.repeat(ramp + np.uint8(4 * t), 3, axis=2) for t in range(12)])
     with tempfile.TemporaryDirectory(prefix="corrfractal-doctor-") as folder:
         path = Path(folder) / "probe.mp4"

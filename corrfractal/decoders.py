@@ -5,6 +5,7 @@ hides, and what is done about it here:
 
 - decord serves frames of a wrong index where presentation times are broken (hidden VP9 frames, MPEG streams): times
   that do not ascend make it refuse the file, and PyAV is next.
+- decord takes the padding of narrow rows for further channels, or not, depending on the processor: PyAV reads them.
 - decord ignores damage that the codec conceals; PyAV flags such frames, and everything from the first one on is bad.
 - neither says that a file was cut short where the container survives it: ``truncation`` compares with the header.
 """
@@ -29,6 +30,10 @@ F64 = npt.NDArray[np.float64]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
+
+# decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32 or 64 pixels, as the
+# processor likes it: 96 pixels have 3 channels or 4. Above 144 pixels no padding makes a whole channel.
+DECORD_MIN_SIDE = 160
 
 TAIL_SECONDS = 0.25  # headers are rounded; a shorter missing end is not taken for truncation
 
@@ -61,7 +66,7 @@ class VideoInfo:
 
 
 class DecordVideo:
-    """A file read by decord. Raises ``VideoError`` (stage ``"open"``) if decord cannot, or its clock is broken."""
+    """A file read by decord. Raises ``VideoError`` (stage ``"open"``) if decord cannot, or would guess."""
 
     def __init__(self, path: Path) -> None:
         import decord
@@ -74,6 +79,8 @@ class DecordVideo:
             stamps = self._reader.get_frame_timestamp(np.arange(len(self._reader)))
         except Exception as exc:
             raise VideoError(str(path), "open", _reason(exc)) from exc
+        if min(height, width) < DECORD_MIN_SIDE:
+            raise VideoError(str(path), "open", f"decord misreads sides under {DECORD_MIN_SIDE} pixels")
         self._times = np.asarray(stamps, dtype=np.float64)[:, 0]
         self._times -= self._times[0]
         if not np.all(np.diff(self._times) > 1e-4):

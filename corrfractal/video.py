@@ -53,7 +53,7 @@ def open_video(path: str | Path, decoder: str = "auto") -> Video:
     Args:
         path: file or folder.
         decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord, and PyAV where decord cannot open the file or is
-            known to guess (MPEG streams).
+            known to guess (MPEG streams, sides under 160 pixels).
 
     Raises:
         NotFoundError: no such file or folder, or a folder without images.

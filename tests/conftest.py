@@ -33,8 +33,8 @@ def photograph() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def moving_frames(photograph: np.ndarray) -> np.ndarray:
-    """24 frames, uint8 (24, 96, 128, 3): a window that moves 3 pixels right and 1 down per frame over a photograph."""
-    return np.stack([photograph[100 + t : 196 + t, 50 + 3 * t : 178 + 3 * t] for t in range(24)])
+    """24 frames, uint8 (24, 160, 192, 3): a window that moves 3 pixels right and 1 down per frame over a photograph."""
+    return np.stack([photograph[100 + t : 260 + t, 50 + 3 * t : 242 + 3 * t] for t in range(24)])
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ def test_masks_have_the_frames_exact_size_and_no_foreign_ids(
 
 
 def test_memory_holds_only_the_frames_that_can_be_asked_for(model: CorrFractal, moving_frames: np.ndarray) -> None:
-    tracker = model.tracker(moving_frames[0], np.eye(96, 128, dtype=np.uint8), TrackerConfig(densities=(8.0,)))
+    tracker = model.tracker(moving_frames[0], np.eye(160, 192, dtype=np.uint8), TrackerConfig(densities=(8.0,)))
     for t in range(1, 16):
         tracker.step(moving_frames[t])
         assert set(tracker._memory) == {i for i in range(t + 1) if i in (0, 5) or i >= t - 4}

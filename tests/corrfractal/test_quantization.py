@@ -43,7 +43,7 @@ def test_another_seed_draws_other_patterns(moving_frames):
 
 def test_all_labels_of_a_photograph_are_used(moving_frames):
     labels, book = quantize_clip(moving_frames[:2], CONFIG, seed=0)
-    assert labels.shape == (2, 96, 128)
+    assert labels.shape == (2, 160, 192)
     assert labels.dtype == np.uint8
     assert set(np.unique(labels)) == set(range(16))
     assert book.centroids.shape == (16, 8)

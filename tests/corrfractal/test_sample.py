@@ -12,7 +12,7 @@ from corrfractal.sample import Clip, colorize, decode_clip, encode_clip
 
 @pytest.fixture
 def clip(moving_frames):
-    labels = np.random.default_rng(0).integers(0, 16, (2, 3, 96, 128)).astype(np.uint8)
+    labels = np.random.default_rng(0).integers(0, 16, (2, 3, 160, 192)).astype(np.uint8)
     meta = {"source": "a/é.mp4", "frame_indices": [0, 3, 6], "seconds": [0.0, 0.125, 0.25], "codebooks": [{}, {}]}
     return Clip(key="a-1_00000", frames=moving_frames[:3], labels=labels, meta=meta)
 
@@ -22,7 +22,7 @@ def test_labels_and_meta_come_back_exactly_and_frames_nearly(clip):
     np.testing.assert_array_equal(back.labels, clip.labels)
     assert back.meta == clip.meta
     assert back.key == clip.key
-    assert np.abs(back.frames.astype(int) - clip.frames).mean() < 3
+    assert np.abs(back.frames.astype(int) - clip.frames).mean() < 4
 
 
 def test_encoding_is_repeatable_and_its_members_are_sorted(clip):

@@ -42,6 +42,16 @@ def test_chosen_frames_are_those_of_a_full_read(tiny_video, decoder):
         np.testing.assert_array_equal(frame.image, whole[frame.index])
 
 
+@pytest.mark.parametrize(("height", "width", "decoder"), [(64, 96, "pyav"), (48, 32, "pyav"), (160, 160, "decord")])
+def test_narrow_videos_are_rgb_by_the_same_decoder_on_every_processor(moving_frames, tmp_path, height, width, decoder):
+    sent = moving_frames[:3, :height, :width]
+    write_video(tmp_path / "narrow.mp4", sent, fps=10)
+    video = open_video(tmp_path / "narrow.mp4")
+    got = np.stack([frame.image for frame in video.frames()])
+    assert (video.info.decoder, got.shape) == (decoder, sent.shape)
+    assert np.abs(got.astype(int) - sent).mean() < 12
+
+
 @pytest.mark.parametrize("name", ["decord_rot90.mov", "decord_rot270.mov"])
 def test_a_rotated_video_stands_upright_in_both_decoders(data_dir, name):
     a, b = (open_video(data_dir / "odd_videos" / name, decoder) for decoder in ("decord", "pyav"))

@@ -44,7 +44,7 @@ def test_propagate_says_what_it_did(tiny_video: Path, first_mask: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("mask", "said"),
-    [("small.png", "is 20x10 but its frame is 128x96"), ("none.png", "no such mask")],
+    [("small.png", "is 20x10 but its frame is 192x160"), ("none.png", "no such mask")],
 )
 def test_a_bad_mask_is_one_sentence_and_exit_code_2(tiny_video: Path, tmp_path: Path, mask: str, said: str) -> None:
     write_mask(tmp_path / "small.png", np.ones((10, 20), dtype=np.uint8))

@@ -45,7 +45,7 @@ def test_a_damaged_file_is_named(weights: Path) -> None:
 
 
 def test_the_copy_baseline_repeats_the_mask_and_takes_annotations(moving_frames: np.ndarray) -> None:
-    mask = np.zeros((96, 128), dtype=np.uint8)
+    mask = np.zeros((160, 192), dtype=np.uint8)
     mask[:10] = 1
     tracker = open_model(resolve_model("baseline:copy")).tracker(moving_frames[0], mask, TrackerConfig())
     np.testing.assert_array_equal(tracker.step(moving_frames[1]), mask)

@@ -87,7 +87,7 @@ def test_values_beyond_a_byte_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_overlay_leaves_the_background_alone(moving_frames: np.ndarray) -> None:
-    mask = np.zeros((96, 128), dtype=np.uint8)
+    mask = np.zeros((160, 192), dtype=np.uint8)
     mask[20:40, 30:60] = 200
     tinted = blend(moving_frames[0], mask)
     np.testing.assert_array_equal(tinted[mask == 0], moving_frames[0][mask == 0])

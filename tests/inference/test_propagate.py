@@ -26,7 +26,7 @@ def test_every_frame_gets_a_mask_and_the_overlay_plays(tiny_video: Path, first_m
     np.testing.assert_array_equal(read_mask(out / "00023.png"), read_mask(first_mask))
     frames = [frame.image for frame in open_video(overlay).frames()]
     assert len(frames) == 24
-    assert frames[0].shape == (96, 128, 3)
+    assert frames[0].shape == (160, 192, 3)
 
 
 def test_a_network_tracks_the_ids_it_was_given(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_network_tracks_the_ids_it_was_given(tiny_video: Path, first_mask: Pat
     result = propagate_video(frames, first_mask, out, "baseline:untrained", InferenceConfig(tracker=FAST))
     assert result.frames == 4
     for t in range(4):
-        mask = read_mask(out / f"{t:05d}.png", (96, 128))
+        mask = read_mask(out / f"{t:05d}.png", (160, 192))
         assert set(np.unique(mask)) <= {0, 1, 3}
     note = json.loads((out / "propagation.json").read_text())
     assert note["model_digest"] == "baseline:untrained"
@@ -72,9 +72,9 @@ def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
 def test_a_picture_that_changes_its_size_is_named(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
-    for t, size in enumerate([(128, 96), (128, 96), (64, 48)]):
+    for t, size in enumerate([(192, 160), (192, 160), (64, 48)]):
         cv2.imwrite(str(frames / f"{t:05d}.png"), np.zeros((size[1], size[0], 3), dtype=np.uint8))
-    with pytest.raises(VideoError, match="at frame 2: the picture changes from 128x96 to 64x48"):
+    with pytest.raises(VideoError, match="at frame 2: the picture changes from 192x160 to 64x48"):
         propagate_video(frames, first_mask, tmp_path / "masks", "baseline:copy")
 
 

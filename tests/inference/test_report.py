@@ -17,7 +17,7 @@ from inference.report import Section, Share, Table, write_report
 
 
 def test_a_report_fetches_nothing_and_escapes_what_it_is_given(tmp_path: Path, moving_frames: np.ndarray) -> None:
-    mask = np.ones((96, 128), dtype=np.uint8)
+    mask = np.ones((160, 192), dtype=np.uint8)
     sections = [
         Section(title="<b>A & B</b>", text="One.\n\nTwo.", pictures=(overlay_strip([[(moving_frames[0], mask)]]),)),
         Section(title="Numbers", table=Table(header=("name", "share", "n"), rows=(("x", Share(value=0.5), 3),))),
@@ -32,10 +32,10 @@ def test_a_report_fetches_nothing_and_escapes_what_it_is_given(tmp_path: Path, m
 
 
 def test_a_strip_holds_its_frames_side_by_side(moving_frames: np.ndarray) -> None:
-    row = [(frame, np.zeros((96, 128), dtype=np.uint8)) for frame in moving_frames[:3]]
+    row = [(frame, np.zeros((160, 192), dtype=np.uint8)) for frame in moving_frames[:3]]
     picture = overlay_strip([row, row], width=612)
     image = cv2.imdecode(np.frombuffer(picture.data, dtype=np.uint8), cv2.IMREAD_COLOR)
-    assert image.shape == (2 * 150 + 6, 612, 3)
+    assert image.shape == (2 * 167 + 6, 612, 3)
 
 
 def test_a_row_must_fit_its_header() -> None:

@@ -67,7 +67,7 @@ def test_a_missing_mask_is_named(davis: Path, tmp_path: Path) -> None:
         score_masks(davis, tmp_path / "none")
 
 
-@pytest.mark.parametrize(("value", "size", "said"), [(7, (96, 128), "the id 7"), (1, (48, 64), "64x48.*128x96")])
+@pytest.mark.parametrize(("value", "size", "said"), [(7, (160, 192), "the id 7"), (1, (48, 64), "64x48.*192x160")])
 def test_masks_that_do_not_fit_are_named(davis: Path, value: int, size: tuple[int, int], said: str) -> None:
     masks = davis / "Annotations" / "480p"
     other = davis / "predicted"

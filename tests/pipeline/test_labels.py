@@ -14,7 +14,7 @@ def test_labels_depend_on_key_view_and_seed_alone(moving_frames, config):
     labels, books = label_views(frames, "a_0", config)
     again, _ = label_views(frames, "a_0", config)
     np.testing.assert_array_equal(labels, again)
-    assert labels.shape == (2, 2, 96, 128)
+    assert labels.shape == (2, 2, 160, 192)
     assert books[0].selection != books[1].selection
     assert label_views(frames, "b_0", config)[1][0].selection != books[0].selection
 

@@ -20,8 +20,8 @@ def test_sequences_are_listed_in_the_order_of_the_split(davis: Path) -> None:
 def test_frames_and_annotations_have_the_same_size(davis: Path) -> None:
     sequence = open_sequence(davis, "moving")
     assert len(sequence.frames) == len(sequence.annotations) == 7
-    assert sequence.frame(3).shape == (96, 128, 3)
-    assert sequence.annotation(3).shape == (96, 128)
+    assert sequence.frame(3).shape == (160, 192, 3)
+    assert sequence.annotation(3).shape == (160, 192)
 
 
 def test_void_is_background(davis: Path) -> None:
