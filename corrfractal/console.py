@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -29,37 +29,48 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+class Advance(Protocol):
+    """Tells of ``n`` more steps done; ``note`` is shown beside the count."""
+
+    def __call__(self, n: int, note: str = "") -> None: ...
+
+
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield ``advance(n)``. A bar on a terminal; otherwise a line every ten seconds and one at the end."""
+def progress(title: str, total: int) -> Iterator[Advance]:
+    """Yield ``advance(n, note)``. A bar on a terminal; otherwise a line every ten seconds and one at the end."""
     with (_bar if sys.stderr.isatty() else _lines)(title, total) as advance:
         yield advance
 
 
 @contextmanager
-def _lines(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def _lines(title: str, total: int) -> Iterator[Advance]:
     done, started, last = 0, time.monotonic(), time.monotonic()
 
-    def advance(n: int) -> None:
+    def advance(n: int, note: str = "") -> None:
         nonlocal done, last
         done += n
         now = time.monotonic()
         if now - last >= LOG_EVERY_SECONDS or done == total:
             last = now
-            print(f"{title}: {done}/{total} in {now - started:.0f} s", file=sys.stderr, flush=True)
+            left = f", {(now - started) * (total - done) / done:.0f} s left" if 0 < done < total else ""
+            more = f"; {note}" if note else ""
+            print(f"{title}: {done}/{total} in {now - started:.0f} s{left}{more}", file=sys.stderr, flush=True)
 
     yield advance
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(title: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda n: bar.advance(task, n)
+        task = bar.add_task(title, total=total, note="")
+        yield lambda n, note="": bar.update(task, advance=n, note=note)
 
 
 def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
@@ -96,6 +107,10 @@ def _fail(exc: BaseException) -> None:
     if isinstance(exc, KeyboardInterrupt):
         print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    if isinstance(exc, OSError):  # a full disk, a store out of reach: not a mistake of ours
+        where = f": {exc.filename}" if exc.filename else ""
+        print(f"error: {exc.strerror or exc}{where}", file=sys.stderr)
+        sys.exit(1)
     print(
         f"error: unexpected {type(exc).__name__}: {exc} (run again with --debug for the traceback)",
         file=sys.stderr,

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from . import storage
 from .config import digest
 from .errors import IntegrityError, NotFoundError
 from .sample import SCHEMA
@@ -42,7 +42,7 @@ class SampleEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
-    """What became of one source.
+    """What became of one source; in a sidecar, of that segment of it which the shard holds.
 
     Attributes:
         uri, sha256: which video; see ``pipeline.sources``.
@@ -54,7 +54,10 @@ class SourceEntry:
         stage: of the failure, ``"read"``, ``"open"``, ``"decode"`` or ``"clips"``; None if sampled.
         reason: in words; None if sampled.
         first_bad_frame: index of the first frame that could not be had, where known.
-        frames_salvaged: frames of a quarantined source that are kept in the shard.
+        frames_stored: frames in the shard; of a quarantined source these are what was salvaged.
+        segment, segments: which of how many segments; a short video has one. 0 and their number in the manifest.
+        cuts: shot cuts that no clip spans.
+        static: clips left out because next to nothing moves in them.
     """
 
     uri: str
@@ -67,7 +70,11 @@ class SourceEntry:
     stage: str | None = None
     reason: str | None = None
     first_bad_frame: int | None = None
-    frames_salvaged: int = 0
+    frames_stored: int = 0
+    segment: int = 0
+    segments: int = 1
+    cuts: int = 0
+    static: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,20 +171,20 @@ class SampleRef:
     views: int
 
 
-def load_manifest(path: str | Path) -> Manifest:
-    """Read the manifest of a folder of shards (the folder, or its ``manifest.json``).
+def load_manifest(shards: str | Path) -> Manifest:
+    """Read the manifest of a folder of shards (the folder, or its ``manifest.json``), local or at a URI.
 
     Raises:
         NotFoundError: there is none.
         IntegrityError: it is damaged, or of another schema.
     """
-    file = Path(path) / MANIFEST if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise NotFoundError(f"no finished shards at {path}: run `corrfractal precompute` first, to its end")
-    manifest = read_sealed(file, Manifest)
+    location = str(shards) if str(shards).endswith(".json") else storage.join(shards, MANIFEST)
+    if storage.kind(location) != "file":
+        raise NotFoundError(f"no finished shards at {shards}: run `corrfractal precompute` first, to its end")
+    manifest = read_sealed(location, Manifest)
     if manifest.schema != SCHEMA:
         raise IntegrityError(
-            f"{file} has schema {manifest.schema}, this version reads {SCHEMA}: run `corrfractal precompute` again"
+            f"{location} has schema {manifest.schema}, this version reads {SCHEMA}: run `corrfractal precompute` again"
         )
     return manifest
 
@@ -188,10 +195,10 @@ def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
     Raises:
         IntegrityError: missing, damaged, or not the one that the manifest names.
     """
-    file = sidecar_path(Path(shards) / shard.name)
-    sidecar = read_sealed(file, Sidecar)
+    location = storage.join(shards, sidecar_name(shard.name))
+    sidecar = read_sealed(location, Sidecar)
     if sidecar.digest != shard.sidecar:
-        raise IntegrityError(f"{file} is not the one that {MANIFEST} names: run `corrfractal precompute` again")
+        raise IntegrityError(f"{location} is not the one that {MANIFEST} names: run `corrfractal precompute` again")
     return sidecar
 
 
@@ -201,18 +208,16 @@ def sample_index(shards: str | Path, manifest: Manifest) -> list[SampleRef]:
     Raises:
         IntegrityError: a sidecar is missing or damaged.
     """
-    return list(_samples(Path(shards), manifest))
+    return [
+        SampleRef(shard=shard.name, **dataclasses.asdict(sample))
+        for shard in manifest.shards
+        for sample in load_sidecar(shards, shard).samples
+    ]
 
 
-def _samples(shards: Path, manifest: Manifest) -> Iterator[SampleRef]:
-    for shard in manifest.shards:
-        for sample in load_sidecar(shards, shard).samples:
-            yield SampleRef(shard=shard.name, **dataclasses.asdict(sample))
-
-
-def sidecar_path(shard: Path) -> Path:
+def sidecar_name(shard: str) -> str:
     """``shard-000000.tar`` -> ``shard-000000.json``."""
-    return shard.with_suffix(".json")
+    return shard.removesuffix(".tar") + ".json"
 
 
 def seal(document: T) -> T:
@@ -225,7 +230,7 @@ def to_text(document: T) -> str:
     return json.dumps(dataclasses.asdict(document), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def read_sealed(file: Path, cls: type[T]) -> T:
+def read_sealed(location: str | Path, cls: type[T]) -> T:
     """Read a document back.
 
     Raises:
@@ -234,14 +239,14 @@ def read_sealed(file: Path, cls: type[T]) -> T:
     from pydantic import TypeAdapter, ValidationError  # imported late: --help stays fast
 
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(storage.read(location))
         document = TypeAdapter(cls).validate_python(values)
     except FileNotFoundError as exc:
-        raise IntegrityError(f"{file} is missing: run `corrfractal precompute` again") from exc
+        raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again") from exc
     except (ValueError, ValidationError) as exc:
-        raise IntegrityError(f"{file} is damaged: run `corrfractal precompute` again") from exc
+        raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
     if digest(_unsealed(values)) != document.digest:
-        raise IntegrityError(f"{file} is damaged, its digest does not fit: run `corrfractal precompute` again")
+        raise IntegrityError(f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again")
     return document
 
 

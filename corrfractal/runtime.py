@@ -97,6 +97,15 @@ def file_sha256(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file in one atomic step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Write a small file in one atomic step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    publish(temporary, path)
+    try:
+        temporary.write_bytes(contents)
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk is not made fuller
+        raise

@@ -28,7 +28,7 @@ class Share(click.ParamType[float]):
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards.")
+@click.option("--out", required=True, help="Folder of the shards, local or a URI such as s3://bucket/shards.")
 @click.option("--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]")
 @click.option("--max-bad", type=Share(), help="Fail if more than this share of the sources is damaged, e.g. 1%.")
 @click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
@@ -36,7 +36,7 @@ class Share(click.ParamType[float]):
 @command
 def precompute(
     sources: tuple[str, ...],
-    out: Path,
+    out: str,
     workers: int | None,
     max_bad: float | None,
     retry_quarantined: bool,
@@ -67,13 +67,13 @@ def precompute(
         f"shards in {result.seconds:.1f} s, {result.frames_per_second:g} frames/s"
     )
     say(f"data set {result.digest[:16]} in {out}")
-    return {"out": str(out), **asdict(result), "frames_per_second": result.frames_per_second}
+    return {"out": out, **asdict(result), "frames_per_second": result.frames_per_second}
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards")
 @command
-def verify(shards: Path) -> dict[str, Any]:
+def verify(shards: str) -> dict[str, Any]:
     """Hash every shard and sidecar again and compare with the manifest."""
     from dataclasses import asdict
 

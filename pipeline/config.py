@@ -50,8 +50,11 @@ class PipelineConfig(Config):
     """V, label sets stored per clip, each with its own random patterns."""
     seed: int = 0
     """Seed of all random draws; those of a clip and view derive from it and the clip's key."""
+    segment_seconds: float = 600.0
+    """Longer videos are cut into segments of about this length, each sampled like a video of its own."""
     videos_per_shard: int = 8
-    """Sources of one shard, which is the unit of work of one task."""
+    """Videos, or segments of long ones, of one shard, which is the unit of work of one task; fewer where they last
+    more than ``segment_seconds`` together."""
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     """How pseudo-labels are made."""
     max_bad: float = 1.0
@@ -64,6 +67,8 @@ class PipelineConfig(Config):
             raise ValueError(f"views must lie in 1..100, got {self.views}")
         if self.videos_per_shard < 1:
             raise ValueError(f"videos_per_shard must be at least 1, got {self.videos_per_shard}")
+        if not self.segment_seconds >= 1:
+            raise ValueError(f"segment_seconds must be at least 1, got {self.segment_seconds}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad must lie in 0..1, got {self.max_bad}")
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from corrfractal import storage
 from corrfractal.config import digest
 from corrfractal.errors import CallError, CorrFractalError, IntegrityError
 from corrfractal.manifest import (
@@ -31,18 +33,20 @@ from corrfractal.manifest import (
     load_sidecar,
     read_sealed,
     seal,
-    sidecar_path,
+    sidecar_name,
     to_text,
 )
-from corrfractal.runtime import file_sha256, write_text
 from corrfractal.sample import SCHEMA
 
 from .config import PipelineConfig
+from .segments import group_segments
 from .shards import ShardSpec, is_whole
 from .sources import Source
 
 PLAN = "plan.json"
-HASH_THREADS = 4
+SHARD = r"shard-\d{6,}\.(tar|json)"
+HALF_WRITTEN = rf"\.({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"  # by a killed run
+HASH_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,7 @@ class VerifyReport:
 
 
 def make_plan(sources: Sequence[Source], config: PipelineConfig) -> Plan:
-    """Group sources into shards, in order of their URIs."""
+    """Cut sources into segments and group these into shards, in order of their URIs."""
     first: dict[str, Source] = {}
     kept, refused = [], []
     for source in sources:
@@ -91,16 +95,14 @@ def make_plan(sources: Sequence[Source], config: PipelineConfig) -> Plan:
                     reason=f"the same bytes as {twin.uri}",
                 )
             )
-    recipe, versions, size = config.recipe(), library_versions(), config.videos_per_shard
-    base = [SCHEMA, recipe, versions]
-    groups = [tuple(kept[start : start + size]) for start in range(0, len(kept), size)]
+    recipe, versions = config.recipe(), library_versions()
     shards = tuple(
         ShardSpec(
             name=f"shard-{number:06d}.tar",
-            sources=group,
-            digest=digest([*base, number, [[source.uri, source.sha256] for source in group]]),
+            segments=group,
+            digest=digest([SCHEMA, recipe, versions, number, [segment.facts() for segment in group]]),
         )
-        for number, group in enumerate(groups)
+        for number, group in enumerate(group_segments(kept, config))
     )
     return Plan(config=recipe, versions=versions, shards=shards, refused=tuple(refused))
 
@@ -118,7 +120,7 @@ def library_versions() -> dict[str, str]:
     return {name: str(module.__version__) for name, module in modules.items()}
 
 
-def prepare(out: Path, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
+def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
     """Write the plan into the folder; return the shards that are still to be made.
 
     Args:
@@ -130,43 +132,51 @@ def prepare(out: Path, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
         CallError: ``out`` is no folder, or holds shards of another origin.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(out)
+        there = set(storage.listing(out)[0])
+    except FileNotFoundError:
+        there = set()  # an object store has no empty folders
     except OSError as exc:
-        raise CallError(f"cannot make the folder {out}: {exc.strerror}") from exc
-    if not (out / PLAN).is_file() and next(out.glob("shard-*.tar"), None):
+        raise CallError(f"cannot make the folder {out}: {exc.strerror or exc}") from exc
+    if PLAN not in there and any(re.fullmatch(SHARD, name) for name in there):
         raise CallError(f"{out} holds shards that this command did not write; name another folder with --out")
-    _remove_temporaries(out)
-    write_text(out / PLAN, json.dumps(_plan_values(plan), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    if retry_quarantined:
-        for spec in plan.shards:
-            _forget_if_quarantined(sidecar_path(out / spec.name))
+    _remove(out, there, HALF_WRITTEN)
+    storage.write(storage.join(out, PLAN), _plan_text(plan))
     with ThreadPoolExecutor(HASH_THREADS) as pool:
+        if retry_quarantined:
+            list(pool.map(lambda spec: _forget_if_quarantined(out, spec), plan.shards))
         whole = list(pool.map(lambda spec: is_whole(spec, out), plan.shards))
     pending = [spec for spec, done in zip(plan.shards, whole, strict=True) if not done]
     if pending:
-        (out / MANIFEST).unlink(missing_ok=True)
+        storage.remove(storage.join(out, MANIFEST))
     return pending
 
 
-def commit(out: Path, plan: Plan) -> Manifest:
+def commit(out: str, plan: Plan) -> Manifest:
     """Write ``quarantine.jsonl`` and the manifest over all sidecars; remove what an earlier plan left.
 
     Raises:
         CorrFractalError: no source gave a single clip.
         IntegrityError: a sidecar is missing or damaged.
     """
-    sidecars = [read_sealed(sidecar_path(out / spec.name), Sidecar) for spec in plan.shards]
-    entries = [entry for sidecar in sidecars for entry in sidecar.sources]
-    entries = sorted([*entries, *plan.refused], key=lambda entry: entry.uri)
-    bad = [asdict(entry) for entry in entries if entry.outcome == "quarantined"]
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        sidecars = list(
+            pool.map(lambda spec: read_sealed(storage.join(out, sidecar_name(spec.name)), Sidecar), plan.shards)
+        )
+    parts = [entry for sidecar in sidecars for entry in sidecar.sources]
+    joined = [join_segments(list(group)) for _, group in groupby(parts, key=lambda entry: entry.uri)]
+    entries = sorted([*joined, *plan.refused], key=lambda entry: entry.uri)
+    bad = [
+        {**asdict(entry), "frames_salvaged": entry.frames_stored} for entry in entries if entry.outcome == "quarantined"
+    ]
     lines = [json.dumps({field: entry[field] for field in QUARANTINE_FIELDS}, ensure_ascii=False) for entry in bad]
-    write_text(out / QUARANTINE, "".join(line + "\n" for line in lines))
+    storage.write(storage.join(out, QUARANTINE), "".join(line + "\n" for line in lines).encode())
     statistics = _statistics(sidecars, entries)
     if statistics.samples == 0:
         reason = next(entry.reason for entry in entries)
         raise CorrFractalError(
             f"none of the {len(entries)} sources gave a clip; the first, {entries[0].uri}: {reason}. "
-            f"The damaged ones are in {out / QUARANTINE}"
+            f"The damaged ones are in {storage.join(out, QUARANTINE)}"
         )
     manifest = seal(
         Manifest(
@@ -182,13 +192,34 @@ def commit(out: Path, plan: Plan) -> Manifest:
             statistics=statistics,
         )
     )
-    write_text(out / MANIFEST, to_text(manifest))
-    _remove_stale(out, plan)
-    _remove_temporaries(out)
+    storage.write(storage.join(out, MANIFEST), to_text(manifest).encode())
+    there = set(storage.listing(out)[0])
+    current = {name for spec in plan.shards for name in (spec.name, sidecar_name(spec.name))}
+    _remove(out, there - current, SHARD)
+    _remove(out, there, HALF_WRITTEN)
     return manifest
 
 
-def verify(out: Path) -> VerifyReport:
+def join_segments(parts: Sequence[SourceEntry]) -> SourceEntry:
+    """What became of a source from what became of its segments, in their order.
+
+    One damaged segment puts the source into quarantine, with what all the others gave as salvaged; a segment without a
+    clip counts only where no other has one.
+    """
+    by_outcome = {part.outcome: part for part in reversed(parts)}  # the first of each
+    telling = by_outcome.get("quarantined") or by_outcome.get("sampled") or parts[0]
+    return replace(
+        telling,
+        segment=0,
+        clips=sum(part.clips for part in parts),
+        frames=max(part.frames for part in parts),
+        cuts=sum(part.cuts for part in parts),
+        static=sum(part.static for part in parts),
+        frames_stored=sum(part.frames_stored for part in parts),
+    )
+
+
+def verify(out: str | Path) -> VerifyReport:
     """Hash everything that the manifest names again.
 
     Raises:
@@ -208,16 +239,16 @@ def verify(out: Path) -> VerifyReport:
     )
 
 
-def _faults(out: Path, shard: ShardEntry) -> Iterator[str]:
+def _faults(out: str | Path, shard: ShardEntry) -> Iterator[str]:
     try:
         load_sidecar(out, shard)
     except IntegrityError as exc:
         yield str(exc)
     try:
-        if file_sha256(out / shard.name) != shard.sha256:
-            yield f"{out / shard.name} does not hold what was written"
+        if storage.sha256(storage.join(out, shard.name)) != shard.sha256:
+            yield f"{storage.join(out, shard.name)} does not hold what was written"
     except OSError as exc:
-        yield f"{out / shard.name} cannot be read: {exc.strerror}"
+        yield f"{storage.join(out, shard.name)} cannot be read: {exc.strerror or exc}"
 
 
 def _statistics(sidecars: Sequence[Sidecar], entries: Sequence[SourceEntry]) -> Statistics:
@@ -235,36 +266,34 @@ def _statistics(sidecars: Sequence[Sidecar], entries: Sequence[SourceEntry]) -> 
     )
 
 
-def _plan_values(plan: Plan) -> dict[str, Any]:
-    """The plan as plain values, without the paths of this machine, with its digest."""
-    values = asdict(plan)
-    for shard in values["shards"]:
-        for source in shard["sources"]:
-            del source["path"]
-    return {"schema": SCHEMA, **values, "digest": digest([SCHEMA, values])}
+def _plan_text(plan: Plan) -> bytes:
+    """The plan as JSON, without the paths of this machine, with its digest."""
+    values = {
+        "schema": SCHEMA,
+        "config": plan.config,
+        "versions": plan.versions,
+        "shards": [
+            {"name": spec.name, "digest": spec.digest, "segments": [segment.facts() for segment in spec.segments]}
+            for spec in plan.shards
+        ],
+        "refused": [asdict(entry) for entry in plan.refused],
+    }
+    text = json.dumps({**values, "digest": digest(values)}, indent=1, sort_keys=True, ensure_ascii=False)
+    return (text + "\n").encode()
 
 
-def _forget_if_quarantined(sidecar: Path) -> None:
+def _forget_if_quarantined(out: str, spec: ShardSpec) -> None:
+    location = storage.join(out, sidecar_name(spec.name))
     try:
-        bad = any(source.outcome == "quarantined" for source in read_sealed(sidecar, Sidecar).sources)
+        bad = any(source.outcome == "quarantined" for source in read_sealed(location, Sidecar).sources)
     except IntegrityError:
         return
     if bad:
-        sidecar.unlink()
+        storage.remove(location)
 
 
-def _remove_stale(out: Path, plan: Plan) -> None:
-    """Remove shards and sidecars of earlier plans; nothing else."""
-    current = {spec.name for spec in plan.shards}
-    for path in out.iterdir():
-        if re.fullmatch(r"shard-\d{6,}\.(tar|json)", path.name) and path.with_suffix(".tar").name not in current:
-            path.unlink()
-
-
-def _remove_temporaries(out: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for path in out.iterdir():
-        if re.fullmatch(
-            r"\.(shard-\d{6,}\.(tar|json)|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|source)", path.name
-        ):
-            path.unlink(missing_ok=True)
+def _remove(out: str, names: Iterable[str], pattern: str) -> None:
+    """Remove those of the named files that fit the pattern."""
+    for name in names:
+        if re.fullmatch(pattern, name):
+            storage.remove(storage.join(out, name))

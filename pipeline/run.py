@@ -1,20 +1,21 @@
 """The pipeline from end to end: plan, execute, commit. The only file of this package that imports Ray.
 
-Plain tasks, one per shard specification, with a window of as many as there are workers. Ray runs the task of a killed
-worker again; one that dies every time is put down to the source it was reading, which goes into quarantine.
+Plain tasks, one per shard specification, with a window of as many as there are workers. The task of a killed worker is
+run again; a segment of a video over which workers keep dying goes into quarantine.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+from corrfractal import storage
 from corrfractal.console import progress
 from corrfractal.errors import BoundExceededError, CorrFractalError
 from corrfractal.manifest import QUARANTINE, Statistics
@@ -22,10 +23,10 @@ from corrfractal.runtime import ray_session
 
 from .config import PipelineConfig
 from .manifest import commit, make_plan, prepare
-from .shards import ShardSpec, crash_note, make_shard
+from .shards import Made, ShardSpec, crash_note, make_shard
 from .sources import find_sources
 
-MAX_RETRIES = 3  # of a task whose worker died
+MAX_DEATHS = 4  # of workers at the same segment, which is then quarantined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class PrecomputeResult:
 
 def precompute(
     sources: Sequence[str],
-    out: Path,
+    out: str | Path,
     config: PipelineConfig,
     *,
     workers: int | None = None,
@@ -69,8 +70,8 @@ def precompute(
     """Make shards of clips and pseudo-labels from videos. Stopped at any point, the same call goes on from there.
 
     Args:
-        sources: files, folders, globs, lists; see ``sources.py``.
-        out: folder of the shards; only files of this pipeline's own names are touched in it.
+        sources: files, folders, globs, lists, URIs; see ``sources.py``.
+        out: folder of the shards, local or a URI; only files of this pipeline's own names are touched in it.
         config: how.
         workers: tasks at a time; None: one per CPU of the Ray cluster.
         retry_quarantined: read quarantined sources again.
@@ -81,7 +82,7 @@ def precompute(
         CorrFractalError: no source gave a clip, or a shard could not be written.
     """
     started = time.monotonic()
-    out = Path(out).resolve()
+    out = storage.resolve(out)
 
     # 1. Plan: what is there, and what is still to be made.
     plan = make_plan(find_sources(sources, skip=out), config)
@@ -109,48 +110,60 @@ def precompute(
     )
 
 
-def _execute(specs: Sequence[ShardSpec], out: Path, config: PipelineConfig, workers: int | None) -> int:
+def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None) -> int:
     """Make shards on Ray; return the number of frames stored."""
     if not specs:
         return 0
-    frames = 0
-    waiting: deque[tuple[ShardSpec, frozenset[str]]] = deque((spec, frozenset()) for spec in specs)
-    with ray_session(ray, workers), progress("videos", sum(len(spec.sources) for spec in specs)) as advance:
-        make = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(make_shard)
+    total, started = Made(), time.monotonic()
+    waiting = deque(specs)
+    deaths: Counter[str] = Counter()  # by the segment at work
+    with ray_session(ray, workers), progress("videos", sum(len(spec.segments) for spec in specs)) as advance:
+        make = ray.remote(num_cpus=1, max_retries=0)(make_shard)
         window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        running: dict[ray.ObjectRef, tuple[ShardSpec, frozenset[str]]] = {}
+        running: dict[ray.ObjectRef, ShardSpec] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < window:
-                    spec, crashed = waiting.popleft()
-                    running[make.remote(spec, out, config, crashed)] = spec, crashed
+                    spec = waiting.popleft()
+                    crashed = {s.name for s in spec.segments if deaths[s.name] >= MAX_DEATHS}
+                    running[make.remote(spec, out, config, crashed)] = spec
                 for ref in ray.wait(list(running))[0]:
-                    spec, crashed = running.pop(ref)
+                    spec = running.pop(ref)
                     try:
-                        frames += ray.get(ref)
-                        advance(len(spec.sources))
-                    except (WorkerCrashedError, OutOfMemoryError) as exc:
-                        waiting.appendleft((spec, crashed | {_culprit(spec, out, crashed, exc)}))
+                        made = ray.get(ref)
+                    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as exc:
+                        _count_death(spec, out, deaths, exc)
+                        waiting.appendleft(spec)
                     except RayTaskError as exc:
                         raise _failure(spec, exc) from exc
+                    else:
+                        total += made
+                        advance(len(spec.segments), _summary(total, time.monotonic() - started))
         finally:
             for ref in running:
                 ray.cancel(ref, force=True)
-    return frames
+    return total.frames
 
 
-def _culprit(spec: ShardSpec, out: Path, crashed: frozenset[str], exc: Exception) -> str:
-    """URI of the source that was being read when the worker died for the last time."""
+def _summary(made: Made, seconds: float) -> str:
+    lost = f", {made.quarantined} quarantined, {made.rejected} rejected" if made.quarantined + made.rejected else ""
+    return f"{made.clips} clips, {made.frames / seconds:.0f} frames/s{lost}"
+
+
+def _count_death(spec: ShardSpec, out: str, deaths: Counter[str], exc: Exception) -> None:
+    """Put the death of a worker down to the segment it was reading."""
     try:
-        uri = crash_note(spec, out).read_text(encoding="utf-8")
+        culprit = storage.read(crash_note(spec, out)).decode()
     except FileNotFoundError:
-        uri = ""
-    if uri in crashed or uri not in {source.uri for source in spec.sources}:
+        culprit = ""
+    if culprit not in {segment.name for segment in spec.segments}:
+        culprit = spec.name  # it died before it read anything
+    deaths[culprit] += 1
+    if deaths[culprit] > MAX_DEATHS or deaths[spec.name] == MAX_DEATHS:
         raise CorrFractalError(
-            f"the worker that made {spec.name} died {MAX_RETRIES + 1} times, not over a video ({exc}); "
+            f"the worker that made {spec.name} died {MAX_DEATHS} times, not over a video ({exc}); "
             "look at its memory, then run the same command again"
         ) from exc
-    return uri
 
 
 def _failure(spec: ShardSpec, exc: RayTaskError) -> CorrFractalError:
@@ -161,9 +174,9 @@ def _failure(spec: ShardSpec, exc: RayTaskError) -> CorrFractalError:
     )
 
 
-def _check_bound(statistics: Statistics, max_bad: float, out: Path) -> None:
+def _check_bound(statistics: Statistics, max_bad: float, out: str) -> None:
     if statistics.quarantined > max_bad * statistics.sources:
         raise BoundExceededError(
             f"{statistics.quarantined} of {statistics.sources} sources are damaged, more than a share of "
-            f"{max_bad:.4g} (max_bad); see {out / QUARANTINE}. The shards of the others are complete"
+            f"{max_bad:.4g} (max_bad); see {storage.join(out, QUARANTINE)}. The shards of the others are complete"
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import cv2
 
+from corrfractal import storage
 from corrfractal.errors import IntegrityError, NotFoundError, VideoError
 from corrfractal.manifest import (
     LabelStatistics,
@@ -21,62 +22,84 @@ from corrfractal.manifest import (
     SourceEntry,
     read_sealed,
     seal,
-    sidecar_path,
+    sidecar_name,
     to_text,
 )
-from corrfractal.runtime import file_sha256, publish, write_text
+from corrfractal.runtime import file_sha256
 from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import Video, open_video
 
 from .config import PipelineConfig
 from .decode import RawClip, decode_clips
 from .labels import label_statistics, label_views
-from .sources import Source
+from .segments import Segment
 from .tar import TarWriter
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
-    """The work of one task: the sources of the shard ``name``; ``digest`` covers all that decides its bytes."""
+    """The work of one task: the segments of the shard ``name``; ``digest`` covers all that decides its bytes."""
 
     name: str
-    sources: tuple[Source, ...]
+    segments: tuple[Segment, ...]
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
+class Made:
+    """What making a shard came to: clips and frames stored, segments that gave clips, and those that did not or not
+    wholly (quarantined, rejected)."""
+
+    clips: int = 0
+    frames: int = 0
+    sampled: int = 0
+    quarantined: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: Made) -> Made:
+        return Made(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Sampled:
-    """What one source gave to its shard."""
+    """What one segment gave to its shard."""
 
     entry: SourceEntry
     samples: tuple[SampleEntry, ...] = ()
     statistics: LabelStatistics = field(default_factory=LabelStatistics)
 
 
-def make_shard(spec: ShardSpec, out: Path, config: PipelineConfig, crashed: Collection[str] = ()) -> int:
+def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Collection[str] = ()) -> Made:
     """Make a shard and its sidecar in the folder ``out``, unless both are there and whole.
 
     Args:
         spec: what to make.
-        out: folder of the shards.
+        out: folder of the shards, a local path or a URI.
         config: how.
-        crashed: URIs of sources that killed a worker before; they are quarantined unread.
+        crashed: names of segments that killed a worker before; they are quarantined unread.
 
     Returns:
-        The number of frames stored; 0 if there was nothing to do.
+        What was stored; nothing if there was nothing to do.
     """
     if is_whole(spec, out):
-        return 0
+        return Made()
     cv2.setNumThreads(1)
     note = crash_note(spec, out)
-    with tempfile.NamedTemporaryFile(dir=out, prefix=f".{spec.name}.", suffix=".tmp", delete=False) as file:
-        tar = TarWriter(file)  # type: ignore[arg-type]
-        parts = []
-        for source in spec.sources:
-            note.write_text(source.uri, encoding="utf-8")
-            parts.append(_crashed(source) if source.uri in crashed else _sample(source, config, tar))
-        tar.close()
-    temporary = Path(file.name)
+    with tempfile.NamedTemporaryFile(
+        dir=storage.scratch(out), prefix=f".{spec.name}.", suffix=".tmp", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            tar = TarWriter(file)  # type: ignore[arg-type]
+            parts = []
+            for segment in spec.segments:
+                storage.write(note, segment.name.encode())
+                parts.append(_crashed(segment) if segment.name in crashed else _sample(segment, config, tar))
+            tar.close()
+        except BaseException:
+            temporary.unlink()  # a full disk is not made fuller
+            raise
+    temporary.chmod(0o644)
     sidecar = Sidecar(
         name=spec.name,
         spec=spec.digest,
@@ -86,50 +109,60 @@ def make_shard(spec: ShardSpec, out: Path, config: PipelineConfig, crashed: Coll
         sources=tuple(part.entry for part in parts),
         label_statistics=sum((part.statistics for part in parts), LabelStatistics()),
     )
-    temporary.chmod(0o644)
-    publish(temporary, out / spec.name)
-    write_text(sidecar_path(out / spec.name), to_text(seal(sidecar)))
-    note.unlink(missing_ok=True)
-    return sum(sample.frames for sample in sidecar.samples)
+    storage.put(temporary, storage.join(out, spec.name))
+    storage.write(storage.join(out, sidecar_name(spec.name)), to_text(seal(sidecar)).encode())
+    storage.remove(note)
+    outcomes = [part.entry.outcome for part in parts]
+    return Made(
+        clips=len(sidecar.samples),
+        frames=sum(sample.frames for sample in sidecar.samples),
+        sampled=outcomes.count("sampled"),
+        quarantined=outcomes.count("quarantined"),
+        rejected=outcomes.count("rejected"),
+    )
 
 
-def is_whole(spec: ShardSpec, out: Path) -> bool:
+def is_whole(spec: ShardSpec, out: str) -> bool:
     """Whether the shard was made from this very specification and every byte of it is still there."""
     try:
-        sidecar = read_sealed(sidecar_path(out / spec.name), Sidecar)
-        return sidecar.spec == spec.digest and sidecar.sha256 == file_sha256(out / spec.name)
+        sidecar = read_sealed(storage.join(out, sidecar_name(spec.name)), Sidecar)
+        return sidecar.spec == spec.digest and sidecar.sha256 == storage.sha256(storage.join(out, spec.name))
     except (IntegrityError, FileNotFoundError):
         return False
 
 
-def crash_note(spec: ShardSpec, out: Path) -> Path:
-    """The file that names the source at work, for the day when a decoder kills its process."""
-    return out / f".{spec.name}.source"
+def crash_note(spec: ShardSpec, out: str) -> str:
+    """The file that names the segment at work, for the day when a decoder kills its process."""
+    return storage.join(out, f".{spec.name}.segment")
 
 
-def _sample(source: Source, config: PipelineConfig, tar: TarWriter) -> _Sampled:
+def _sample(segment: Segment, config: PipelineConfig, tar: TarWriter) -> _Sampled:
+    source = segment.source
     if not source.sha256:
-        return _bad(source, "read", "the file cannot be read")
+        return _bad(segment, "read", "the file cannot be read")
     mark = tar.position
     try:
-        video = open_video(source.path)
-        sampled = _read(source, video, config, tar)
-        if sampled.entry.outcome == "quarantined" and video.info.decoder == "decord":
-            tar.rewind(mark)
-            sampled = _read(source, open_video(source.path, "pyav"), config, tar)
+        with storage.local_copy(source.path) as path:
+            if storage.is_uri(source.path) and path.is_file() and file_sha256(path) != source.sha256:
+                return _bad(segment, "read", "the file has changed since it was listed, or did not arrive whole")
+            video = open_video(path)
+            sampled = _read(segment, video, config, tar)
+            if sampled.entry.outcome == "quarantined" and video.info.decoder == "decord":
+                tar.rewind(mark)
+                sampled = _read(segment, open_video(path, "pyav"), config, tar)
     except VideoError as exc:
-        return _bad(source, exc.stage, exc.reason)
-    except (NotFoundError, OSError) as exc:
-        return _bad(source, "open", str(exc).replace(source.path, source.uri))
+        return _bad(segment, exc.stage, exc.reason)
+    except (NotFoundError, FileNotFoundError) as exc:
+        return _bad(segment, "open", str(exc).replace(source.path, source.uri))
     return sampled
 
 
-def _read(source: Source, video: Video, config: PipelineConfig, tar: TarWriter) -> _Sampled:
+def _read(segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter) -> _Sampled:
     """Store the clips of an open video; keep those before a damage."""
     samples: list[SampleEntry] = []
     statistics = LabelStatistics()
     damage: VideoError | None = None
-    clips = decode_clips(video, config)
+    clips = decode_clips(video, config, *((segment.start, segment.stop) if segment.count > 1 else ()))
     while True:
         try:
             raw = next(clips, None)
@@ -138,20 +171,19 @@ def _read(source: Source, video: Video, config: PipelineConfig, tar: TarWriter) 
         if raw is None:
             break
         offset = tar.position
-        clip = _label(raw, source, config)
+        clip = _label(raw, segment, config)
         length = tar.add(encode_clip(clip))
         samples.append(
             SampleEntry(key=clip.key, offset=offset, length=length, frames=len(clip.frames), views=len(clip.labels))
         )
         statistics += label_statistics(clip.labels)
-    entry = SourceEntry(
-        uri=source.uri,
-        sha256=source.sha256,
-        outcome="sampled",
+    entry = replace(
+        _entry(segment),
         clips=len(samples),
         frames=video.info.frames,
         fps=round(video.info.fps, 3),
         decoder=video.info.decoder,
+        frames_stored=sum(sample.frames for sample in samples),
     )
     if damage is not None:
         entry = replace(
@@ -160,19 +192,18 @@ def _read(source: Source, video: Video, config: PipelineConfig, tar: TarWriter) 
             stage=damage.stage,
             reason=damage.reason,
             first_bad_frame=damage.frame,
-            frames_salvaged=sum(sample.frames for sample in samples),
         )
     elif not samples:
         entry = replace(entry, outcome="rejected", stage="clips", reason=_too_short(video, config))
     return _Sampled(entry=entry, samples=tuple(samples), statistics=statistics)
 
 
-def _label(raw: RawClip, source: Source, config: PipelineConfig) -> Clip:
-    key = f"{source.id}_{raw.number:05d}"
+def _label(raw: RawClip, segment: Segment, config: PipelineConfig) -> Clip:
+    key = segment.clip_key(raw.number)
     labels, codebooks = label_views(raw.frames, key, config)
     meta = {
-        "source": source.uri,
-        "source_sha256": source.sha256,
+        "source": segment.source.uri,
+        "source_sha256": segment.source.sha256,
         "frame_indices": list(raw.indices),
         "seconds": list(raw.seconds),
         "codebooks": [codebook.to_json() for codebook in codebooks],
@@ -188,10 +219,19 @@ def _too_short(video: Video, config: PipelineConfig) -> str:
     )
 
 
-def _bad(source: Source, stage: str, reason: str) -> _Sampled:
-    entry = SourceEntry(uri=source.uri, sha256=source.sha256, outcome="quarantined", stage=stage, reason=reason)
-    return _Sampled(entry=entry)
+def _entry(segment: Segment) -> SourceEntry:
+    return SourceEntry(
+        uri=segment.source.uri,
+        sha256=segment.source.sha256,
+        outcome="sampled",
+        segment=segment.number,
+        segments=segment.count,
+    )
 
 
-def _crashed(source: Source) -> _Sampled:
-    return _bad(source, "decode", "reading it killed the worker process, repeatedly")
+def _bad(segment: Segment, stage: str, reason: str) -> _Sampled:
+    return _Sampled(entry=replace(_entry(segment), outcome="quarantined", stage=stage, reason=reason))
+
+
+def _crashed(segment: Segment) -> _Sampled:
+    return _bad(segment, "decode", "reading it killed the worker process, repeatedly")

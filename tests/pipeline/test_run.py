@@ -22,7 +22,7 @@ from corrfractal.errors import BoundExceededError, CallError, CorrFractalError, 
 from corrfractal.manifest import load_manifest, sample_index
 from corrfractal.video import write_video
 from pipeline.manifest import verify
-from pipeline.run import MAX_RETRIES, precompute
+from pipeline.run import MAX_DEATHS, precompute
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -151,13 +151,13 @@ def test_a_video_that_kills_its_worker_every_time_is_quarantined_and_its_neighbo
     write_video(videos / "victim.mp4", [moving_frames[t % 24] for t in range(24 * 60)], fps=24)
     config = dataclasses.replace(config, size=128)
     out, done = tmp_path / "out", threading.Event()
-    note = out / ".shard-000000.tar.source"
+    note = out / ".shard-000000.tar.segment"
 
     def kill_whoever_reads_the_victim():
         handled, kills = 0, 0
-        while not done.is_set() and kills < MAX_RETRIES + 1:
+        while not done.is_set() and kills < MAX_DEATHS:
             time.sleep(0.02)
-            if note.exists() and note.stat().st_mtime_ns != handled and note.read_text() == "victim.mp4":
+            if note.exists() and note.stat().st_mtime_ns != handled and note.read_text() == "victim.mp4#0":
                 handled = note.stat().st_mtime_ns
                 for pid in own_processes("ray::make_shard"):
                     os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,175 @@
+"""Files by their location: a local path, or any URI that fsspec knows (``s3://``, ``gs://``, ``memory://``, ...).
+
+The same promise on both: a location appears when its contents are whole, never before. Locally that is fsync and
+rename, an object store gives it with every upload. Every failure is an ``OSError`` that names the location.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .runtime import file_sha256, publish, write_bytes
+
+Location = str | Path
+
+EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+
+
+def is_uri(location: Location) -> bool:
+    """Whether a location is a URI and not a local path."""
+    return isinstance(location, str) and "://" in location
+
+
+def join(folder: Location, name: str) -> str:
+    """The location of ``name`` in a folder."""
+    return f"{str(folder).rstrip('/')}/{name}" if is_uri(folder) else str(Path(folder) / name)
+
+
+def parent(location: Location) -> str:
+    """The folder of a location."""
+    return posixpath.dirname(str(location)) if is_uri(location) else str(Path(location).parent)
+
+
+def resolve(location: Location) -> str:
+    """A location that does not depend on the working directory."""
+    return str(location).rstrip("/") if is_uri(location) else str(Path(location).resolve())
+
+
+def kind(location: Location) -> str | None:
+    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what does not exist."""
+    if not is_uri(location):
+        local = Path(location)
+        return "folder" if local.is_dir() else "file" if local.is_file() else "other" if local.exists() else None
+    with _remote(location) as (fs, path):
+        return "file" if fs.isfile(path) else "folder" if fs.isdir(path) else None
+
+
+def listing(folder: Location) -> tuple[list[str], list[str]]:
+    """Names of the files and names of the folders in a folder, each sorted."""
+    if not is_uri(folder):
+        entries = sorted(Path(folder).iterdir())
+        return [p.name for p in entries if p.is_file()], [p.name for p in entries if p.is_dir()]
+    with _remote(folder) as (fs, path):
+        found = [(posixpath.basename(e["name"].rstrip("/")), e["type"]) for e in fs.ls(path, detail=True)]
+    own = posixpath.basename(path.rstrip("/"))  # some stores list the folder's own marker
+    files = sorted(name for name, what in found if what == "file" and name and name != own)
+    return files, sorted(name for name, what in found if what == "directory")
+
+
+def matches(pattern: str) -> list[str]:
+    """Locations that a glob pattern fits, sorted; ``**`` reaches into sub-folders."""
+    if not is_uri(pattern):
+        return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
+    with _remote(pattern) as (fs, path):
+        return sorted(fs.unstrip_protocol(found) for found in fs.glob(path))
+
+
+def make_folder(folder: Location) -> None:
+    """Make a folder, where the store knows folders at all."""
+    if is_uri(folder):
+        with _remote(folder) as (fs, path):
+            fs.ls(posixpath.dirname(path) or path)  # a bucket that is not there is told before the work, not after
+    else:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def read(location: Location) -> bytes:
+    """Contents of a file."""
+    if not is_uri(location):
+        return Path(location).read_bytes()
+    with _remote(location) as (fs, path):
+        return bytes(fs.cat_file(path))
+
+
+def write(location: Location, contents: bytes) -> None:
+    """Write a small file in one step."""
+    if not is_uri(location):
+        write_bytes(Path(location), contents)
+        return
+    with _remote(location) as (fs, path):
+        fs.pipe_file(path, contents)
+
+
+def put(temporary: Path, location: Location) -> None:
+    """Give a finished local file, made in ``scratch``, its location; the temporary is gone afterwards."""
+    if not is_uri(location):
+        publish(temporary, Path(location))
+        return
+    with _remote(location) as (fs, path):
+        fs.put_file(str(temporary), path)
+    temporary.unlink()
+
+
+def scratch(folder: Location) -> Path:
+    """The local folder in which a file for ``folder`` is made: itself, or the system's for temporary files."""
+    return Path(tempfile.gettempdir() if is_uri(folder) else folder)
+
+
+def remove(location: Location) -> None:
+    """Remove a file if it is there."""
+    if not is_uri(location):
+        Path(location).unlink(missing_ok=True)
+        return
+    with _remote(location) as (fs, path):
+        if fs.exists(path):
+            fs.rm_file(path)
+
+
+def sha256(location: Location) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    if not is_uri(location):
+        return file_sha256(Path(location))
+    with _remote(location) as (fs, path), fs.open(path, "rb", cache_type="readahead", block_size=8 << 20) as file:
+        digest = hashlib.sha256()
+        while block := file.read(8 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+@contextmanager
+def local_copy(location: Location) -> Iterator[Path]:
+    """The file or folder of files as a local path, for as long as the block lasts."""
+    if not is_uri(location):
+        yield Path(location)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="corrfractal-"))
+    target = folder / posixpath.basename(str(location).rstrip("/"))
+    try:
+        with _remote(location) as (fs, path):
+            if fs.isdir(path):
+                target.mkdir()
+                names = listing(location)[0]
+                fs.get([posixpath.join(path, name) for name in names], [str(target / name) for name in names])
+            else:
+                fs.get_file(path, str(target))
+        yield target
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _remote(location: Location) -> Iterator[tuple[Any, str]]:
+    """(fsspec file system, path in it); whatever a driver raises becomes an ``OSError``."""
+    import fsspec
+
+    scheme = str(location).partition("://")[0]
+    try:
+        fs, path = fsspec.core.url_to_fs(str(location), use_listings_cache=False)
+        yield fs, path
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(errno.ENOENT, "no such file or bucket", str(location)) from exc
+    except ImportError as exc:
+        driver = EXTRAS.get(scheme, f"the fsspec driver of {scheme}")
+        raise OSError(f"{location} needs {driver}: pip install {EXTRAS.get(scheme, 'it')}") from exc
+    except Exception as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise OSError(f"cannot reach {location}: {reason}") from exc
