@@ -74,10 +74,12 @@ def matches(pattern: str) -> list[str]:
 
 
 def make_folder(folder: Location) -> None:
-    """Make a folder, where the store knows folders at all."""
+    """Make a folder; an object store has none, but must have the bucket."""
     if is_uri(folder):
         with _remote(folder) as (fs, path):
-            fs.ls(posixpath.dirname(path) or path)  # a bucket that is not there is told before the work, not after
+            bucket = path.partition("/")[0]
+            if bucket and not fs.exists(bucket):  # told before the work, not after
+                raise FileNotFoundError(bucket)
     else:
         Path(folder).mkdir(parents=True, exist_ok=True)
 

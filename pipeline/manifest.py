@@ -133,11 +133,9 @@ def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
     """
     try:
         storage.make_folder(out)
-        there = set(storage.listing(out)[0])
-    except FileNotFoundError:
-        there = set()  # an object store has no empty folders
     except OSError as exc:
         raise CallError(f"cannot make the folder {out}: {exc.strerror or exc}") from exc
+    there = set(storage.listing(out)[0]) if storage.kind(out) else set()  # an object store has no empty folders
     if PLAN not in there and any(re.fullmatch(SHARD, name) for name in there):
         raise CallError(f"{out} holds shards that this command did not write; name another folder with --out")
     _remove(out, there, HALF_WRITTEN)

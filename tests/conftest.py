@@ -46,8 +46,31 @@ def tiny_video(moving_frames: np.ndarray, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One private Ray on two CPUs for the whole run: starting it costs more than most tests."""
+def s3() -> Iterator[str]:
+    """The URI of a bucket on a real server of the S3 protocol, on loopback."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3: str) -> Iterator[None]:
+    """One private Ray on two CPUs for the whole run: starting it costs more than most tests. It knows the S3 server."""
     import ray
 
     from corrfractal.runtime import ray_session as session

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import pytest
 
+from corrfractal import storage
 from corrfractal.__main__ import main
 from corrfractal.errors import BoundExceededError, CallError, CorrFractalError, IntegrityError, NotFoundError
 from corrfractal.manifest import load_manifest, sample_index
@@ -143,6 +144,19 @@ def test_shards_of_others_are_left_alone(videos, config, tmp_path):
     (tmp_path / "out" / "shard-000000.tar").write_text("precious")
     with pytest.raises(CallError, match="did not write"):
         precompute([str(videos)], tmp_path / "out", config)
+
+
+def test_sources_and_shards_in_a_bucket_are_the_same_data_set(shards, master, config, tmp_path, s3):
+    for path in master.rglob("*.m*"):
+        storage.write(f"{s3}/{tmp_path.name}/videos/{path.relative_to(master)}", path.read_bytes())
+    sources, out = [f"{s3}/{tmp_path.name}/videos"], f"{s3}/{tmp_path.name}/shards"
+    assert precompute(sources, out, config, workers=2).digest == shards[1].digest
+    assert {name: storage.read(f"{out}/{name}") for name in storage.listing(out)[0]} == contents(shards[0])
+    assert precompute(sources, out, config).made == 0
+    storage.write(f"{out}/shard-000001.tar", b"flipped" + storage.read(f"{out}/shard-000001.tar")[7:])
+    assert [line for line in verify(out).damaged if f"{out}/shard-000001.tar" in line]
+    assert precompute(sources, out, config).made == 1
+    assert not verify(out).damaged
 
 
 def test_a_video_that_kills_its_worker_every_time_is_quarantined_and_its_neighbour_is_sampled(

@@ -5,6 +5,7 @@ import shutil
 import cv2
 import pytest
 
+from corrfractal import storage
 from corrfractal.errors import CallError, NotFoundError
 from pipeline.sources import find_sources
 
@@ -101,3 +102,57 @@ def test_a_list_that_is_no_text_is_a_wrong_call(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CallError, match="cannot read the list"):
         uris(tmp_path, tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("layout", ["davis", "youtube-vos", "oxuva"])
+def test_in_the_layouts_of_the_field_frames_are_videos_and_masks_are_not(tmp_path, moving_frames, layout):
+    frames, masks = {
+        "davis": ("JPEGImages/480p", "Annotations/480p"),
+        "youtube-vos": ("train/JPEGImages", "train/Annotations"),
+        "oxuva": ("images/dev", None),
+    }[layout]
+    for name in ("bear", "vid0001"):
+        (tmp_path / "data" / frames / name).mkdir(parents=True)
+        suffix = ".jpeg" if layout == "oxuva" else ".jpg"
+        cv2.imwrite(str(tmp_path / "data" / frames / name / f"00000{suffix}"), moving_frames[len(name)])
+        if masks is not None:
+            (tmp_path / "data" / masks / name).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / "data" / masks / name / "00000.png"), moving_frames[0])
+    (tmp_path / "data" / "meta.json").write_text("{}")
+    assert uris(tmp_path, tmp_path / "data") == [f"{frames}/bear", f"{frames}/vid0001"]
+
+
+def test_sources_of_a_bucket_have_the_uris_and_hashes_of_the_same_folder(videos, tmp_path, moving_frames, s3):
+    (videos / "frames").mkdir()
+    for t in range(3):
+        cv2.imwrite(str(videos / "frames" / f"{t}.png"), moving_frames[t])
+    (videos / "list.txt").write_text("good.mp4\nsub\n")
+    bucket = upload(videos, f"{s3}/{tmp_path.name}")
+    for here, there in [
+        (f"{videos}", bucket),
+        (f"{videos}/*.mp4", f"{bucket}/*.mp4"),
+        (f"{videos}/list.txt", f"{bucket}/list.txt"),
+        (f"{videos}/good.mp4", f"{bucket}/good.mp4"),
+    ]:
+        a, b = (find_sources([name], skip=tmp_path / "out") for name in (here, there))
+        assert [(s.uri, s.sha256, s.bytes, s.seconds) for s in a] == [(s.uri, s.sha256, s.bytes, s.seconds) for s in b]
+    (tmp_path / "uris.csv").write_text(f"uri\n{bucket}/good.mp4\n")
+    assert uris(tmp_path, tmp_path / "uris.csv") == ["good.mp4"]
+
+
+def test_a_missing_bucket_is_a_wrong_call(tmp_path, s3):
+    with pytest.raises(NotFoundError, match="no such video, folder or list: s3://gone/x"):
+        uris(tmp_path, "s3://gone/x")
+
+
+def test_headers_tell_the_length_of_videos_and_nothing_of_others(videos, tmp_path):
+    seconds = {source.uri: source.seconds for source in find_sources([str(videos)], skip=tmp_path / "out")}
+    assert seconds["sub/long.mkv"] == pytest.approx(2.5, abs=0.05)
+    assert seconds["text.mp4"] == 0
+
+
+def upload(folder, uri):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write(f"{uri}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    return uri
