@@ -57,7 +57,8 @@ def _ray_options(cpus: int | None) -> dict[str, Any]:
     if os.environ.get("RAY_ADDRESS"):
         return options
     # Frames never travel through the object store.
-    return {**options, "num_cpus": cpus, "include_dashboard": False, "object_store_memory": 256 << 20}
+    private = {"address": "local", "include_dashboard": False}  # never a cluster that happens to run on this machine
+    return {**options, **private, "num_cpus": cpus, "object_store_memory": 256 << 20}
 
 
 def cpu_count() -> int:

@@ -33,6 +33,8 @@ class Share(click.ParamType[float]):
 @click.option("--max-bad", type=Share(), help="Fail if more than this share of the sources is damaged, e.g. 1%.")
 @click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
+@click.option("--track", is_flag=True, help="Log the finished data set to MLflow.")
+@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
 @command
 def precompute(
     sources: tuple[str, ...],
@@ -41,6 +43,8 @@ def precompute(
     max_bad: float | None,
     retry_quarantined: bool,
     config_file: Path | None,
+    track: bool,
+    tracking_uri: str | None,
 ) -> dict[str, Any]:
     """Videos, folders of frames, globs and text lists -> shards, manifest.json and quarantine.jsonl.
 
@@ -67,7 +71,16 @@ def precompute(
         f"shards in {result.seconds:.1f} s, {result.frames_per_second:g} frames/s"
     )
     say(f"data set {result.digest[:16]} in {out}")
-    return {"out": out, **asdict(result), "frames_per_second": result.frames_per_second}
+    run_id = None
+    if track or tracking_uri:
+        from corrfractal.tracking import tracking_uri as resolve
+
+        from .tracking import log_build
+
+        took = {"seconds": result.seconds, "frames_per_second": result.frames_per_second, "made": result.made}
+        run_id = log_build(resolve(tracking_uri), out, took)
+        say(f"logged as run {run_id} in {resolve(tracking_uri)}")
+    return {"out": out, **asdict(result), "frames_per_second": result.frames_per_second, "run_id": run_id}
 
 
 @click.command()

@@ -6,14 +6,15 @@ run again; a segment of a video over which workers keep dying goes into quaranti
 
 from __future__ import annotations
 
+import collections
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.util.metrics import Counter
 
 from corrfractal import storage
 from corrfractal.console import progress
@@ -26,6 +27,7 @@ from .manifest import commit, make_plan, prepare
 from .shards import Made, ShardSpec, crash_note, make_shard
 from .sources import find_sources
 
+OUTCOMES = ("sampled", "quarantined", "rejected")
 MAX_DEATHS = 4  # of workers at the same segment, which is then quarantined
 
 
@@ -115,11 +117,12 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
     if not specs:
         return 0
     total, started = Made(), time.monotonic()
-    waiting = deque(specs)
-    deaths: Counter[str] = Counter()  # by the segment at work
+    waiting = collections.deque(specs)
+    deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
     with ray_session(ray, workers), progress("videos", sum(len(spec.segments) for spec in specs)) as advance:
         make = ray.remote(num_cpus=1, max_retries=0)(make_shard)
         window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        meters = _Meters()
         running: dict[ray.ObjectRef, ShardSpec] = {}
         try:
             while waiting or running:
@@ -133,11 +136,13 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
                         made = ray.get(ref)
                     except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as exc:
                         _count_death(spec, out, deaths, exc)
+                        meters.deaths.inc()
                         waiting.appendleft(spec)
                     except RayTaskError as exc:
                         raise _failure(spec, exc) from exc
                     else:
                         total += made
+                        meters.add(made)
                         advance(len(spec.segments), _summary(total, time.monotonic() - started))
         finally:
             for ref in running:
@@ -145,12 +150,31 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
     return total.frames
 
 
+class _Meters:
+    """Counts that Ray exports to Prometheus, each as ``ray_corrfractal_...``."""
+
+    def __init__(self) -> None:
+        self.deaths = Counter("corrfractal_worker_deaths", "Workers that died at a shard")
+        self._clips = Counter("corrfractal_clips", "Clips stored")
+        self._frames = Counter("corrfractal_frames", "Frames stored")
+        self._videos = Counter("corrfractal_videos", "Videos and segments of videos done", tag_keys=("outcome",))
+
+    def add(self, made: Made) -> None:
+        for meter, count, tags in (
+            (self._clips, made.clips, {}),
+            (self._frames, made.frames, {}),
+            *((self._videos, getattr(made, outcome), {"outcome": outcome}) for outcome in OUTCOMES),
+        ):
+            if count:
+                meter.inc(count, tags=tags)
+
+
 def _summary(made: Made, seconds: float) -> str:
     lost = f", {made.quarantined} quarantined, {made.rejected} rejected" if made.quarantined + made.rejected else ""
     return f"{made.clips} clips, {made.frames / seconds:.0f} frames/s{lost}"
 
 
-def _count_death(spec: ShardSpec, out: str, deaths: Counter[str], exc: Exception) -> None:
+def _count_death(spec: ShardSpec, out: str, deaths: collections.Counter[str], exc: Exception) -> None:
     """Put the death of a worker down to the segment it was reading."""
     try:
         culprit = storage.read(crash_note(spec, out)).decode()

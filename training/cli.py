@@ -37,9 +37,10 @@ def train(
     """Train on SHARDS with Ray Train DDP, log to MLflow, register the model as `candidate`. Run again to resume."""
     import torch
 
+    from corrfractal.tracking import tracking_uri as resolve
+
     from .config import configuration, with_settings
     from .run import train as run
-    from .tracking import tracking_uri as resolve
 
     use_gpu = torch.cuda.is_available() and profile != "cpu"
     config = with_settings(configuration(preset, profile or ("gpu" if use_gpu else "cpu")), settings, steps)

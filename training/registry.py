@@ -11,8 +11,7 @@ from typing import Any
 
 import corrfractal
 from corrfractal.errors import NotFoundError
-
-from .tracking import open_experiment
+from corrfractal.tracking import open_experiment
 
 NAME = "corrfractal"
 CANDIDATE = "candidate"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from corrfractal.config import config_from_dict, config_to_dict
+from corrfractal.config import config_from_dict, config_to_dict, flatten
 from corrfractal.console import progress, say
 from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
@@ -113,14 +113,14 @@ def _job(shards: Path, out: Path, config: TrainingConfig, tracking_uri: str, wor
         _refuse_another(replace(held, run_id="", out=job.out, shards=job.shards, tracking_uri=tracking_uri), job)
         return replace(job, run_id=held.run_id)
     out.mkdir(parents=True, exist_ok=True)
-    params = {**_flat(config_to_dict(config)), "steps": job.total, "samples": len(samples), "workers": workers}
+    params = {**flatten(config_to_dict(config)), "steps": job.total, "samples": len(samples), "workers": workers}
     job = replace(job, run_id=start_run(tracking_uri, out.name, params, shards, manifest.digest))
     write_text(job_file, json.dumps(config_to_dict(job), indent=2))
     return job
 
 
 def _refuse_another(held: Job, asked: Job) -> None:
-    a, b = _flat(config_to_dict(held)), _flat(config_to_dict(asked))
+    a, b = flatten(config_to_dict(held)), flatten(config_to_dict(asked))
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
             raise ConfigError(
@@ -217,10 +217,3 @@ def _progress(job: Job) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat

@@ -5,22 +5,13 @@ Metrics are sent in the background: a call to an SQL store takes 25 ms and one o
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from corrfractal.errors import NotFoundError
 from corrfractal.runtime import sqlite_file
-
-EXPERIMENT = "corrfractal"
-
-
-def tracking_uri(given: str | None = None) -> str:
-    """Where runs and models are kept: the argument, ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working folder."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+from corrfractal.tracking import data_set, open_experiment, tracking_uri
 
 
 def start_run(uri: str, name: str, params: Mapping[str, Any], shards: Path, shards_digest: str) -> str:
@@ -31,24 +22,8 @@ def start_run(uri: str, name: str, params: Mapping[str, Any], shards: Path, shar
     with mlflow.start_run(experiment_id=experiment, run_name=name) as run:
         mlflow.log_params({key: str(value)[:500] for key, value in params.items()})
         mlflow.set_tags({"shards.digest": shards_digest, "shards.path": str(shards)})
-        mlflow.log_input(_data_set(shards, shards_digest), context="training")
+        mlflow.log_input(data_set(shards, shards_digest), context="training")
     return str(run.info.run_id)
-
-
-def open_experiment(uri: str) -> str:
-    """Point MLflow at a store; return the experiment's id, made if new. A local store keeps artefacts beside itself."""
-    import mlflow
-
-    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):  # a line per table on first use
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
-    found = mlflow.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    location = None
-    if (store := sqlite_file(uri)) is not None:
-        location = (store.parent / "mlartifacts").as_uri()
-    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
 
 
 class RunLog:
@@ -72,17 +47,6 @@ class RunLog:
         """Wait for what is under way; mark the run FINISHED or FAILED."""
         self._mlflow.flush_async_logging()
         self._mlflow.MlflowClient().set_terminated(self._run_id, status)
-
-
-def _data_set(shards: Path, shards_digest: str) -> Any:
-    import mlflow
-
-    with warnings.catch_warnings():
-        # MLflow registers two equal readings of a local path and says so each time.
-        warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
-        source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(shards))
-    # The store holds 36 characters of a digest; the whole one is a tag of the run and of the model version.
-    return mlflow.data.meta_dataset.MetaDataset(source, name=shards.name, digest=shards_digest[:36])
 
 
 def existing_store(given: str | None = None) -> str:

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import click
@@ -24,6 +26,7 @@ from corrfractal.manifest import load_manifest, sample_index
 from corrfractal.video import write_video
 from pipeline.manifest import verify
 from pipeline.run import MAX_DEATHS, precompute
+from pipeline.tracking import log_build
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -249,3 +252,31 @@ def test_shares_are_percentages_or_fractions():
     assert [Share().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [0.01, 0.01, 1.0]
     with pytest.raises(click.BadParameter):
         Share().convert("101%", None, None)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # in MLflow
+def test_a_tracked_build_is_a_run_with_the_manifest_as_its_data_set(shards, tmp_path):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/store.db"
+    run = mlflow.MlflowClient(uri).get_run(log_build(uri, str(shards[0]), {"seconds": 1.5}))
+    assert (run.data.metrics["quarantined"], run.data.metrics["seconds"]) == (3, 1.5)
+    assert run.data.params["clip.frames"] == "8"
+    assert run.data.tags["shards.digest"] == shards[1].digest
+    (used,) = run.inputs.dataset_inputs
+    assert used.dataset.digest == shards[1].digest[:36]
+
+
+def test_counts_are_served_to_prometheus_on_loopback(shards):
+    import ray
+
+    (node,) = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    for _ in range(60):  # Ray passes them on every few seconds
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text = answer.read().decode()
+        if "ray_corrfractal_videos_total{" in text or "ray_corrfractal_videos{" in text:
+            break
+        time.sleep(0.5)
+    assert re.search(r'ray_corrfractal_videos(_total)?\{.*outcome="quarantined".*\} [1-9]', text)
+    assert node["NodeManagerAddress"] == "127.0.0.1"

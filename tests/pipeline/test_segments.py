@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -22,7 +23,7 @@ def test_segments_follow_one_another_and_the_last_is_open_ended(seconds, count):
     assert len(segments) == count
     assert segments[0].start == 0
     assert segments[-1].stop == math.inf
-    assert all(a.stop == b.start for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a.stop == b.start for a, b in itertools.pairwise(segments))
     assert [(s.number, s.count) for s in segments] == [(i, count) for i in range(count)]
 
 

@@ -1,0 +1,38 @@
+"""Finished shards as an MLflow run: configuration, counts, label health, and the manifest as its data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from corrfractal import storage
+from corrfractal.config import flatten
+from corrfractal.manifest import MANIFEST, QUARANTINE, load_manifest
+from corrfractal.tracking import data_set, open_experiment
+
+
+def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
+    """Log a folder of shards.
+
+    Args:
+        uri: MLflow store.
+        out: the folder, whose manifest is written.
+        metrics: what the run that made it took, by name.
+
+    Returns:
+        The run's id.
+    """
+    import mlflow
+
+    manifest = load_manifest(out)
+    counts = {name: value for name, value in flatten(asdict(manifest.statistics)).items() if isinstance(value, int)}
+    experiment = open_experiment(uri)
+    with mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run:
+        mlflow.log_params({key: str(value)[:500] for key, value in flatten(manifest.config).items()})
+        mlflow.set_tags({"shards.digest": manifest.digest, "shards.path": out, "stage": "precompute"})
+        mlflow.log_metrics({**counts, **metrics})
+        mlflow.log_input(data_set(out, manifest.digest), context="precompute")
+        for name in (MANIFEST, QUARANTINE):
+            mlflow.log_text(storage.read(storage.join(out, name)).decode(), name)
+    return str(run.info.run_id)
