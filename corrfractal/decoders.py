@@ -6,12 +6,16 @@ hides, and what is done about it here:
 - decord serves frames of a wrong index where presentation times are broken (hidden VP9 frames, MPEG streams): times
   that do not ascend make it refuse the file, and PyAV is next.
 - decord takes the padding of narrow rows for further channels, or not, depending on the processor: PyAV reads them.
-- decord ignores damage that the codec conceals; PyAV flags such frames, and everything from the first one on is bad.
+- decord ignores damage that the codec conceals, and so would PyAV. What FFmpeg reports of it on the way is listened to
+  in both; PyAV flags such frames besides. Everything from the first one on is bad.
 - neither says that a file was cut short where the container survives it: ``truncation`` compares with the header.
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -34,6 +38,8 @@ FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS 
 # decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32 or 64 pixels, as the
 # processor likes it: 96 pixels have 3 channels or 4. Above 144 pixels no padding makes a whole channel.
 DECORD_MIN_SIDE = 160
+
+AV_LOG_ERROR = 16  # FFmpeg's levels descend: errors are at most this
 
 TAIL_SECONDS = 0.25  # headers are rounded; a shorter missing end is not taken for truncation
 
@@ -73,6 +79,7 @@ class DecordVideo:
 
         decord.logging.set_level(decord.logging.FATAL)
         try:
+            self._complaints = _decord_complaints()
             self._reader = decord.VideoReader(str(path), num_threads=1)
             # decord learns the displayed size, rotation included, from the first frame only.
             height, width = self._reader[0].shape[:2]
@@ -98,17 +105,50 @@ class DecordVideo:
         return self._times
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        position = index = 0
+        wanted = range(self.info.frames) if indices is None else indices
+        position = index = wanted[0] if wanted else 0
+        heard = self._complaints.count
         try:
-            self._reader.seek(0)
-            for index in range(self.info.frames) if indices is None else indices:
+            self._reader.seek_accurate(position) if position else self._reader.seek(0)
+            for index in wanted:
                 if index > position:
                     self._reader.skip_frames(index - position)
                 image = self._reader.next().asnumpy()
                 position = index + 1
+                if self._complaints.count > heard:
+                    raise VideoError(self.info.path, "decode", "the decoder reports damaged data", index)
                 yield Frame(index=index, seconds=float(self._times[index]), image=image)
+        except VideoError:
+            raise
         except Exception as exc:
             raise VideoError(self.info.path, "decode", _reason(exc), index) from exc
+
+
+class _Complaints:
+    """Counts the errors that FFmpeg reports while it conceals them, ``count`` so far in this process."""
+
+    def __init__(self, libavutil: Path) -> None:
+        self.count = 0
+        library = ctypes.CDLL(str(libavutil))
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        self._callback = kind(self._hear)
+        library.av_log_set_callback(self._callback)
+        atexit.register(library.av_log_set_callback, library.av_log_default_callback)
+
+    def _hear(self, context: object, level: int, message: bytes, values: object) -> None:
+        self.count += level & 0xFF <= AV_LOG_ERROR
+
+
+@functools.cache
+def _decord_complaints() -> _Complaints:
+    """Listens to the FFmpeg that came with decord; it is not PyAV's."""
+    import decord
+
+    package = Path(decord.__file__).parent
+    found = [*package.parent.glob("decord2.libs/libavutil*"), *package.glob(".dylibs/libavutil*")]
+    if not found:
+        raise ImportError(f"{package} is no build of decord2 from a package index: its libavutil is not beside it")
+    return _Complaints(found[0])
 
 
 def check_container(path: Path) -> None:
@@ -139,9 +179,8 @@ class PyavVideo:
         height = width = 0
         self._damage: str | None = None
         try:
-            for frame in _decode(path):
-                if frame.is_corrupt:
-                    self._damage = "damaged data, concealed by the decoder"
+            for frame, self._damage in _decode(path):
+                if self._damage is not None:
                     break
                 if not times:
                     height, width = _upright(frame).shape[:2]
@@ -168,12 +207,12 @@ class PyavVideo:
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
         wanted = set(range(self.info.frames) if indices is None else indices)
         try:
-            for index, frame in zip(range(self.info.frames), _decode(self._path), strict=False):
+            for index, (frame, _) in zip(range(max(wanted, default=-1) + 1), _decode(self._path), strict=False):
                 if index in wanted:
                     yield Frame(index=index, seconds=float(self._times[index]), image=_upright(frame))
         except Exception as exc:
             raise VideoError(self.info.path, "decode", _reason(exc), index + 1) from exc
-        if self._damage is not None:
+        if self._damage is not None and self.info.frames - 1 in wanted:
             raise VideoError(self.info.path, "decode", self._damage, self.info.frames)
 
 
@@ -248,15 +287,31 @@ def _declared_seconds(container: Any) -> float | None:
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
 
-def _decode(path: Path) -> Iterator[Any]:
+def _decode(path: Path) -> Iterator[tuple[Any, str | None]]:
+    """Frames by PyAV, each with what is wrong with it, or with what was read since the one before."""
     import av
+    import av.logging
 
     with av.open(str(path), metadata_errors="replace") as container:
         if not container.streams.video:
             raise VideoError(str(path), "open", "it has no video stream")
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        yield from container.decode(stream)
+        frames = container.decode(stream)
+        while True:
+            av.logging.set_level(av.logging.ERROR)
+            av.logging.set_skip_repeated(False)  # else a file that is read twice is sound the second time
+            try:
+                with av.logging.Capture(local=True) as complaints:
+                    frame = next(frames, None)
+            finally:
+                av.logging.set_level(None)
+            if frame is None:
+                return
+            if complaints:
+                yield frame, f"damaged data: {complaints[0][2].strip()[:100]}"
+            else:
+                yield frame, "damaged data, concealed by the decoder" if frame.is_corrupt else None
 
 
 def _mean_fps(times: F64) -> float:

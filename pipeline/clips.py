@@ -1,11 +1,16 @@
-"""Presentation times -> which frames make up which clip. Pure arithmetic."""
+"""Presentation times -> which frames are sampled; samples in order -> which of them make up which clip."""
 
 from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .config import ClipConfig
+
+Sample = TypeVar("Sample")
 
 TICK_TOLERANCE = 0.05  # of a tick: containers round times to a millisecond, and the last frame must not fall behind
 
@@ -14,9 +19,11 @@ def sampled_frames(times: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np
     """Indices of the frames nearest to the ticks 0, 1/fps, 2/fps, ...; ascending, each once.
 
     Args:
-        times: presentation times in seconds, float64 (N,), N >= 1, ascending.
+        times: presentation times in seconds, float64 (N,), ascending.
         fps: ticks per second. A video with fewer frames per second gives all its frames.
     """
+    if len(times) == 0:
+        return np.zeros(0, dtype=np.intp)
     ticks = times[0] + np.arange(int((times[-1] - times[0]) * fps + TICK_TOLERANCE) + 1) / fps
     after = np.searchsorted(times, ticks - 1e-6).clip(0, len(times) - 1)
     before = (after - 1).clip(0)
@@ -24,19 +31,38 @@ def sampled_frames(times: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np
     return np.unique(np.where(nearer_before, before, after))
 
 
-def clip_frames(times: npt.NDArray[np.float64], config: ClipConfig) -> list[tuple[int, ...]]:
-    """Frame indices of every clip of a video, in order of their starts; empty if it is too short for one.
+class ClipCutter(Generic[Sample]):
+    """Cuts a stream of samples into clips; holds no more samples than one clip.
 
-    Args:
-        times: presentation times in seconds, float64 (N,), ascending.
-        config: length, rate and hop of clips, and the gap that none may span.
+    Within a run of neighbouring samples clips start every ``config.step`` samples; a break starts a new run.
     """
-    if len(times) == 0:
-        return []
-    sampled = sampled_frames(times, config.fps)
-    breaks = np.flatnonzero(np.diff(times[sampled]) > config.max_gap) + 1
-    return [
-        tuple(run[start : start + config.frames].tolist())
-        for run in np.split(sampled, breaks)
-        for start in range(0, len(run) - config.frames + 1, config.step)
-    ]
+
+    def __init__(self, config: ClipConfig) -> None:
+        self._config = config
+        self._held: deque[Sample] = deque()
+        self._skip = 0  # samples until the next clip starts, where clips do not touch
+        self._last: float | None = None
+
+    def add(self, sample: Sample, seconds: float, *, starts_shot: bool = False) -> list[Sample] | None:
+        """Take the next sample; return the clip that it completes, if it does.
+
+        Args:
+            sample: anything.
+            seconds: its presentation time.
+            starts_shot: no clip may span the step from the sample before to this one.
+        """
+        if starts_shot or (self._last is not None and seconds - self._last > self._config.max_gap):
+            self._held.clear()
+            self._skip = 0
+        self._last = seconds
+        if self._skip:
+            self._skip -= 1
+            return None
+        self._held.append(sample)
+        if len(self._held) < self._config.frames:
+            return None
+        clip = list(self._held)
+        for _ in range(min(self._config.step, len(clip))):
+            self._held.popleft()
+        self._skip = max(0, self._config.step - len(clip))
+        return clip

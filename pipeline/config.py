@@ -21,6 +21,11 @@ class ClipConfig(Config):
     """Sampled frames from the start of a clip to the start of the next; None: ``frames``, so clips do not overlap."""
     max_gap: float = 0.5
     """Seconds. No clip spans two sampled frames further apart: they are no neighbours in time any more."""
+    cut_threshold: float = 1.0
+    """How much more than usual two consecutive samples must differ to be a shot cut, which no clip spans
+    (``docs/decisions/0007``); 0: no cut is looked for."""
+    min_motion: float = 0.0
+    """Clips whose consecutive frames differ by less than this, mean grey levels, are left out; 0 keeps all."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.frames <= 1000:
@@ -29,6 +34,10 @@ class ClipConfig(Config):
             raise ValueError(f"fps must lie in 0..1000, got {self.fps}")
         if self.hop is not None and self.hop < 1:
             raise ValueError(f"hop must be at least 1, got {self.hop}")
+        if self.cut_threshold < 0:
+            raise ValueError(f"cut_threshold must not be negative, got {self.cut_threshold}")
+        if not 0 <= self.min_motion <= 255:
+            raise ValueError(f"min_motion must lie in 0..255, got {self.min_motion}")
         if not self.max_gap > 1 / self.fps:
             raise ValueError(f"max_gap must exceed the sampling gap of {1 / self.fps:.3f} s, got {self.max_gap}")
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.decoders import truncation
+from corrfractal.damage import BlockWatch
+from corrfractal.decoders import Frame, truncation
 from corrfractal.errors import VideoError
 from corrfractal.video import Video, resize_area
 
-from .clips import clip_frames
+from .clips import ClipCutter, sampled_frames
 from .config import PipelineConfig
+from .cuts import CutDetector
+
+CHECK_SECONDS = 0.12  # between two looks for damage, which stays in the picture until the next key frame
+MOTION_SIDE = 64  # pixels, of the grey pictures on which motion is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +29,7 @@ class RawClip:
     """Frames of a clip before labelling.
 
     Attributes:
-        number: from 0, within the video.
+        number: from 0, within the segment.
         indices: frame indices in the video.
         seconds: their presentation times.
         frames: uint8 (T, size, size, 3) RGB.
@@ -34,32 +41,71 @@ class RawClip:
     frames: npt.NDArray[np.uint8]
 
 
-def decode_clips(video: Video, config: PipelineConfig) -> Iterator[RawClip]:
-    """Clips of a video; nothing, if it is too short for one.
+@dataclass(kw_only=True)
+class Tally:
+    """What was met on the way: shot cuts, and clips left out because next to nothing moves in them."""
+
+    cuts: int = 0
+    static: int = 0
+
+
+def decode_clips(
+    video: Video, config: PipelineConfig, start: float = 0.0, stop: float = math.inf, tally: Tally | None = None
+) -> Iterator[RawClip]:
+    """Clips of a video, or of its segment from ``start`` up to ``stop``; nothing, if that is too short for one.
+
+    Args:
+        video: open.
+        config: how to sample and cut.
+        start, stop: seconds of presentation time.
+        tally: counts what is met.
 
     Raises:
-        VideoError: the video is damaged or cut short; what was yielded before is good. Every video is read to its end
-            for this, wherever the last clip ends.
+        VideoError: the video is damaged or cut short; what was yielded before is good. A segment is read to its end for
+            this, wherever its last clip ends.
     """
+    tally = Tally() if tally is None else tally
     times = video.times()
-    clips = clip_frames(times, config.clip)
-    wanted = sorted({index for clip in clips for index in clip} | {len(times) - 1})
-    images: dict[int, npt.NDArray[np.uint8]] = {}
-    number = 0
-    for frame in video.frames(wanted):
-        images[frame.index] = resize_area(frame.image, config.size, config.size)
-        while number < len(clips) and clips[number][-1] <= frame.index:
-            indices = clips[number]
-            yield RawClip(
-                number=number,
-                indices=indices,
-                seconds=tuple(round(float(times[i]), 4) for i in indices),
-                frames=np.stack([images[i] for i in indices]),
-            )
-            number += 1
-        first = clips[number][0] if number < len(clips) else len(times)
-        images = {index: image for index, image in images.items() if index >= first}
+    first, end = np.searchsorted(times, (start, stop))
+    wanted = set((first + sampled_frames(times[first:end], config.clip.fps)).tolist())
+    last = min(int(end), len(times)) - 1
+    cutter = ClipCutter[Frame](config.clip)
+    shots, blocks, checked, number = CutDetector(config.clip.cut_threshold), BlockWatch(), -math.inf, 0
+    for frame in video.frames(sorted(wanted | {last})):
+        if frame.seconds - checked >= CHECK_SECONDS and video.info.decoder != "images":
+            checked = frame.seconds
+            if blocks.is_damaged(frame.image):
+                raise VideoError(video.info.path, "decode", "damaged data, seen as sudden blocks", frame.index)
+        if frame.index not in wanted:
+            continue
+        image = resize_area(frame.image, config.size, config.size)
+        starts_shot = shots.starts_shot(image)
+        tally.cuts += starts_shot
+        sample = Frame(index=frame.index, seconds=frame.seconds, image=image)
+        clip = cutter.add(sample, frame.seconds, starts_shot=starts_shot)
+        if clip is None:
+            continue
+        if config.clip.min_motion > 0 and motion(clip) < config.clip.min_motion:
+            tally.static += 1
+            continue
+        yield RawClip(
+            number=number,
+            indices=tuple(sample.index for sample in clip),
+            seconds=tuple(round(sample.seconds, 4) for sample in clip),
+            frames=np.stack([sample.image for sample in clip]),
+        )
+        number += 1
     path = Path(video.info.path)
-    reason = None if path.is_dir() else truncation(path, video.info, float(times[-1]))
-    if reason is not None:
-        raise VideoError(str(path), "decode", reason, len(times))
+    if stop >= float(times[-1]) and not path.is_dir():
+        reason = truncation(path, video.info, float(times[-1]))
+        if reason is not None:
+            raise VideoError(str(path), "decode", reason, len(times))
+
+
+def motion(clip: list[Frame]) -> float:
+    """Mean absolute difference between consecutive frames in grey levels, on small pictures."""
+    small = [
+        cv2.resize(cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY), (MOTION_SIDE, MOTION_SIDE), interpolation=cv2.INTER_AREA)
+        for f in clip
+    ]
+    return float(np.abs(np.diff(np.stack(small).astype(np.int16), axis=0)).mean())

@@ -30,7 +30,7 @@ from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import Video, open_video
 
 from .config import PipelineConfig
-from .decode import RawClip, decode_clips
+from .decode import RawClip, Tally, decode_clips
 from .labels import label_statistics, label_views
 from .segments import Segment
 from .tar import TarWriter
@@ -162,7 +162,8 @@ def _read(segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter
     samples: list[SampleEntry] = []
     statistics = LabelStatistics()
     damage: VideoError | None = None
-    clips = decode_clips(video, config, *((segment.start, segment.stop) if segment.count > 1 else ()))
+    tally = Tally()
+    clips = decode_clips(video, config, segment.start, segment.stop, tally)
     while True:
         try:
             raw = next(clips, None)
@@ -184,6 +185,8 @@ def _read(segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter
         fps=round(video.info.fps, 3),
         decoder=video.info.decoder,
         frames_stored=sum(sample.frames for sample in samples),
+        cuts=tally.cuts,
+        static=tally.static,
     )
     if damage is not None:
         entry = replace(
@@ -194,7 +197,7 @@ def _read(segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter
             first_bad_frame=damage.frame,
         )
     elif not samples:
-        entry = replace(entry, outcome="rejected", stage="clips", reason=_too_short(video, config))
+        entry = replace(entry, outcome="rejected", stage="clips", reason=_no_clip(video, tally, config))
     return _Sampled(entry=entry, samples=tuple(samples), statistics=statistics)
 
 
@@ -211,11 +214,14 @@ def _label(raw: RawClip, segment: Segment, config: PipelineConfig) -> Clip:
     return Clip(key=key, frames=raw.frames, labels=labels, meta=meta)
 
 
-def _too_short(video: Video, config: PipelineConfig) -> str:
+def _no_clip(video: Video, tally: Tally, config: PipelineConfig) -> str:
     clip, seconds = config.clip, float(video.times()[-1])
+    if tally.static:
+        return f"static: next to nothing moves in its {tally.static} clips (min_motion {clip.min_motion:g})"
     return (
         f"too short: {video.info.frames} frames in {seconds:.2f} s; a clip takes {clip.frames} frames at {clip.fps:g} "
         f"per second, {(clip.frames - 1) / clip.fps:.2f} s, without a gap over {clip.max_gap:g} s"
+        + (f" and without one of its {tally.cuts} shot cuts" if tally.cuts else "")
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,12 @@ def photograph() -> np.ndarray:
 def moving_frames(photograph: np.ndarray) -> np.ndarray:
     """24 frames, uint8 (24, 160, 192, 3): a window that moves 3 pixels right and 1 down per frame over a photograph."""
     return np.stack([photograph[100 + t : 260 + t, 50 + 3 * t : 242 + 3 * t] for t in range(24)])
+
+
+@pytest.fixture(scope="session")
+def swaying_frames(moving_frames: np.ndarray) -> Callable[[int], list[np.ndarray]]:
+    """As many frames as asked for: those of ``moving_frames``, there and back, without a jump."""
+    return lambda count: [moving_frames[23 - abs(23 - t % 46)] for t in range(count)]
 
 
 @pytest.fixture(scope="session")

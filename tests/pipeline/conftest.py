@@ -19,12 +19,14 @@ def config() -> PipelineConfig:
 
 
 @pytest.fixture(scope="session")
-def master(tmp_path_factory: pytest.TempPathFactory, tiny_video: Path, moving_frames: np.ndarray) -> Path:
+def master(
+    tmp_path_factory: pytest.TempPathFactory, tiny_video: Path, moving_frames: np.ndarray, swaying_frames
+) -> Path:
     """good.mp4 (1 clip), sub/long.mkv (2 clips), cut.mkv (long.mkv's first part), cut.mp4, text.mp4, short.mp4."""
     folder = tmp_path_factory.mktemp("videos")
     (folder / "sub").mkdir()
     shutil.copy(tiny_video, folder / "good.mp4")
-    write_video(folder / "sub" / "long.mkv", [moving_frames[(t * 2) % 24] for t in range(60)], fps=24)
+    write_video(folder / "sub" / "long.mkv", swaying_frames(60), fps=24)
     write_video(folder / "short.mp4", moving_frames[:5], fps=24)
     whole = (folder / "sub" / "long.mkv").read_bytes()
     (folder / "cut.mkv").write_bytes(whole[: len(whole) * 7 // 10])

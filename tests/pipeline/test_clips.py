@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from naive_clips import clip_frames
 
-from pipeline.clips import clip_frames, sampled_frames
+from pipeline.clips import ClipCutter, sampled_frames
 from pipeline.config import ClipConfig
 
 CONFIG = ClipConfig()
@@ -59,7 +60,24 @@ def test_every_clip_is_whole_ascending_and_without_gap(gaps, hop):
         assert (np.diff(times[list(clip)]) <= config.max_gap).all()
 
 
-@pytest.mark.parametrize("field", [{"frames": 1}, {"fps": 0}, {"hop": 0}, {"max_gap": 0.1}])
+@given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=200), st.integers(1, 12))
+def test_a_stream_is_cut_as_the_whole_would_be(gaps, hop):
+    times = np.cumsum(gaps)
+    config = ClipConfig(hop=hop)
+    cutter = ClipCutter[int](config)
+    streamed = [cutter.add(int(index), float(times[index])) for index in sampled_frames(times, config.fps)]
+    assert [tuple(clip) for clip in streamed if clip is not None] == clip_frames(times, config)
+
+
+def test_a_new_shot_starts_a_new_clip():
+    cutter = ClipCutter[int](ClipConfig(frames=3, hop=4))
+    clips = [cutter.add(t, t / 7.5, starts_shot=t in (2, 9)) for t in range(14)]
+    assert [clip for clip in clips if clip is not None] == [[2, 3, 4], [6, 7, 8], [9, 10, 11]]
+
+
+@pytest.mark.parametrize(
+    "field", [{"frames": 1}, {"fps": 0}, {"hop": 0}, {"max_gap": 0.1}, {"cut_threshold": -1}, {"min_motion": 300}]
+)
 def test_a_field_out_of_range_is_named(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         ClipConfig(**field)

@@ -31,12 +31,11 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_workers_nodes_and_drivers_change_no_byte(tmp_path, moving_frames):
+def test_killed_workers_nodes_and_drivers_change_no_byte(tmp_path, swaying_frames):
     videos = tmp_path / "videos"
     videos.mkdir()
     for number in range(8):
-        frames = [moving_frames[(number + t) % 24] for t in range(72)]
-        write_video(videos / f"{number}.mp4", frames, fps=24)
+        write_video(videos / f"{number}.mp4", swaying_frames(72 + number), fps=24)
     config = tmp_path / "c.toml"
     config.write_text("[precompute]\nsize = 96\nvideos_per_shard = 1\n")
     script = Path(__file__).parents[2] / "benchmarks" / "faults.py"
