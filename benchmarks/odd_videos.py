@@ -60,7 +60,7 @@ def main() -> None:
         seconds = time.monotonic() - started
         manifest = load_manifest(Path(folder) / "out")
         rows = [row(entry, root / entry.uri) for entry in manifest.sources]
-        files = {path.relative_to(root).as_posix() for path in inputs(root)}
+        files = {path.relative_to(root).as_posix() for path in root.glob("*/*")}
     missing = files - {entry.uri for entry in manifest.sources}
     if missing:
         raise SystemExit(f"vanished: {sorted(missing)}")
@@ -82,12 +82,6 @@ def main() -> None:
         parts.append(f"## {name}\n\n{table(list(group))}")
     arguments.page.write_text("\n".join(parts), encoding="utf-8")
     print(json.dumps(outcomes), f"-> {arguments.page}")
-
-
-def inputs(root: Path) -> Iterator[Path]:
-    """Video files and folders of frames under the folders of ``root``."""
-    for path in sorted(root.glob("*/*")):
-        yield path
 
 
 def row(entry: SourceEntry, path: Path) -> dict[str, Any]:

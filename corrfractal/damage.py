@@ -16,8 +16,9 @@ import numpy.typing as npt
 GRID, HALF = 16, 8
 EDGE = 24  # grey levels by which a step across the grid line exceeds those beside it
 RUN = 8  # pixels along the line over which a step is averaged
+MOST = 3  # runs that count of a grid line: the long edge of a split screen is one thing
 REMEMBERED = 8  # pictures with whose surplus the next one is compared
-SURGE = 5.0
+SURGE = 4.0
 
 
 class BlockWatch:
@@ -50,8 +51,12 @@ def _lines(size: int, first: int) -> npt.NDArray[np.intp]:
 
 
 def _edges(lines: npt.NDArray[np.uint8]) -> int:
-    """Number of runs of pixels at which the picture steps across a grid line; uint8 (4 * grid lines, length)."""
+    """Number of runs of pixels at which the picture steps across a grid line, at most ``MOST`` of a line.
+
+    ``lines``: uint8 (4 * grid lines, length).
+    """
     runs = lines.shape[1] // RUN
     a, b, c, d = np.moveaxis(lines[:, : runs * RUN].reshape(-1, 4, runs * RUN).astype(np.int16), 1, 0)
     excess = np.abs(c - b) - np.maximum(np.abs(b - a), np.abs(d - c))
-    return int(np.count_nonzero(excess.reshape(-1, runs, RUN).sum(axis=2) > EDGE * RUN))
+    steps = np.count_nonzero(excess.reshape(-1, runs, RUN).sum(axis=2) > EDGE * RUN, axis=1)
+    return int(np.minimum(steps, MOST).sum())

@@ -34,3 +34,11 @@ def test_no_good_video_is_accused(data_dir):
         watch = BlockWatch()
         video = open_video(path)
         assert not any(watch.is_damaged(frame.image) for frame in video.frames(range(0, video.info.frames, 4))), path
+
+
+def test_the_seam_of_a_split_screen_that_passes_is_no_damage(photograph):
+    watch = BlockWatch()
+    for t in range(40):
+        image = photograph[:400, :600].copy()
+        image[:, 5 * t + 100 :] = 255 - image[:, 5 * t + 100 :]
+        assert not watch.is_damaged(image)

@@ -15,10 +15,12 @@ def block_surplus(image):
 def edges(plane, first):
     count = 0
     for x in range(first, plane.shape[1] - 1, 16):
+        here = 0
         for y in range(0, plane.shape[0] - 7, 8):
             excess = 0
             for row in plane[y : y + 8]:
                 step = abs(row[x] - row[x - 1])
                 excess += step - max(abs(row[x - 1] - row[x - 2]), abs(row[x + 1] - row[x]))
-            count += excess > 24 * 8
+            here += excess > 24 * 8
+        count += min(here, 3)
     return count
