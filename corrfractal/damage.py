@@ -37,26 +37,11 @@ class BlockWatch:
 
 def block_surplus(image: npt.NDArray[np.uint8]) -> float:
     """(edges on the grid - edges beside it) / sqrt(their sum + 4)."""
+    from .loops import steps_across  # late: what only propagates masks does without the compiler
+
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     on, beside = (
-        _edges(grey[:, _lines(grey.shape[1], first)].T) + _edges(grey[_lines(grey.shape[0], first)])
+        sum(steps_across(plane, first, GRID, RUN, EDGE, MOST) for plane in (grey, grey.T))
         for first in (GRID, GRID + HALF)
     )
     return (on - beside) / float(np.sqrt(on + beside + 4))
-
-
-def _lines(size: int, first: int) -> npt.NDArray[np.intp]:
-    """The two lines before and the two after every grid line from ``first`` on, in that order."""
-    return (np.arange(first, size - 1, GRID)[:, None] + np.arange(-2, 2)).ravel()
-
-
-def _edges(lines: npt.NDArray[np.uint8]) -> int:
-    """Number of runs of pixels at which the picture steps across a grid line, at most ``MOST`` of a line.
-
-    ``lines``: uint8 (4 * grid lines, length).
-    """
-    runs = lines.shape[1] // RUN
-    a, b, c, d = np.moveaxis(lines[:, : runs * RUN].reshape(-1, 4, runs * RUN).astype(np.int16), 1, 0)
-    excess = np.abs(c - b) - np.maximum(np.abs(b - a), np.abs(d - c))
-    steps = np.count_nonzero(excess.reshape(-1, runs, RUN).sum(axis=2) > EDGE * RUN, axis=1)
-    return int(np.minimum(steps, MOST).sum())

@@ -33,6 +33,7 @@ U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
 
 # decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32 or 64 pixels, as the
@@ -217,13 +218,20 @@ class PyavVideo:
 
 
 class FolderVideo:
-    """A folder of JPEG or PNG frames, in natural order of their names (frame 2 before frame 10)."""
+    """A folder of JPEG or PNG frames, in natural order of their names (frame 2 before frame 10).
 
-    def __init__(self, path: Path) -> None:
+    JPEGs are read at 1/2, 1/4 or 1/8 of their size where that leaves ``least`` pixels a side: the decoder skips what
+    would be averaged away.
+    """
+
+    def __init__(self, path: Path, least: int | None = None) -> None:
         self._files = frame_files(path)
         if not self._files:
             raise NotFoundError(f"the folder {path} holds no JPEG or PNG frames")
+        self._mode = cv2.IMREAD_COLOR_RGB
         height, width = self._read(0).shape[:2]
+        if least is not None and all(file.suffix.lower() != ".png" for file in self._files):
+            self._mode |= next((flag for by, flag in REDUCED.items() if min(height, width) // by >= least), 0)
         self.info = VideoInfo(
             path=str(path),
             frames=len(self._files),
@@ -241,10 +249,10 @@ class FolderVideo:
             yield Frame(index=index, seconds=index / FOLDER_FPS, image=self._read(index))
 
     def _read(self, index: int) -> U8:
-        image = cv2.imread(str(self._files[index]), cv2.IMREAD_COLOR)
+        image = cv2.imread(str(self._files[index]), self._mode)
         if image is None:
             raise VideoError(str(self._files[index]), "decode", "not a readable image", index)
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        return np.asarray(image, dtype=np.uint8)
 
 
 def frame_files(folder: Path) -> list[Path]:

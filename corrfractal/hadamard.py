@@ -13,14 +13,18 @@ labels made from them still correspond in time; the window never leans the other
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 I16 = npt.NDArray[np.int16]
 
 
+@functools.cache
 def walsh_basis(n: int = 4) -> I16:
     """Sequency-ordered Walsh functions, int16 (n, n) of +1 and -1, one function a row.
 
@@ -57,30 +61,35 @@ def hadamard_responses(frames: npt.NDArray[np.uint8], selection: Sequence[int], 
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
-    functions, patterns = walsh_basis(basis), basis * basis - 1
+    patterns = basis * basis - 1
     bad = [p for p in selection if not 0 <= p < 3 * patterns + 3]
     if bad:
         raise ValueError(f"pattern ids must lie in 0..{3 * patterns + 2}, got {bad}")
 
-    T, H, W, _ = frames.shape
-    before, after = basis // 2 - 1, basis // 2
-    responses = np.empty((T, len(selection), H, W), dtype=np.int16)
-    planes = _reflect(frames, before, after)
-    rows_done: dict[tuple[int, int], I16] = {}  # the separable transform shares its vertical half between patterns
-    for position, pattern in enumerate(selection):
-        channel, row, column = _place(pattern, basis)
-        if (channel, row) not in rows_done:
-            rows_done[channel, row] = _signed_sum(planes[channel], functions[row], H, axis=1)
-        responses[:, position] = _signed_sum(rows_done[channel, row], functions[column], W, axis=2)
+    responses = np.empty((len(frames), len(selection), *frames.shape[1:3]), dtype=np.int16)
+    for frame, out in zip(frames, responses, strict=True):
+        write_responses(frame, selection, basis, out)
     return responses
+
+
+def write_responses(
+    frame: npt.NDArray[np.uint8], selection: Sequence[int], basis: int, out: npt.NDArray[Any] | Sequence[Any]
+) -> None:
+    """Responses of one frame, uint8 (H, W, 3), written to ``out``: for each pattern (H, W), int16 or float32."""
+    from .loops import signed_window_sum  # late: what only propagates masks does without the compiler
+
+    functions, planes = walsh_basis(basis), _reflect(frame, basis // 2 - 1, basis // 2)
+    for pattern, response in zip(selection, out, strict=True):
+        channel, row, column = place(pattern, basis)
+        signed_window_sum(planes[channel], functions[row], functions[column], response)
 
 
 def sequency(pattern: int, basis: int = 4) -> int:
     """The larger of a pattern's row and column sequency; 0 for DC."""
-    return max(_place(pattern, basis)[1:])
+    return max(place(pattern, basis)[1:])
 
 
-def _place(pattern: int, basis: int) -> tuple[int, int, int]:
+def place(pattern: int, basis: int) -> tuple[int, int, int]:
     """Colour channel, row sequency and column sequency of a pattern id."""
     channel, rest = divmod(pattern, basis * basis - 1)
     if channel == 3:  # the ids after the last pattern
@@ -88,17 +97,7 @@ def _place(pattern: int, basis: int) -> tuple[int, int, int]:
     return channel, *divmod(rest + 1, basis)
 
 
-def _reflect(frames: npt.NDArray[np.uint8], before: int, after: int) -> I16:
-    """(T, H, W, 3) -> int16 (3, T, H + before + after, W + before + after); one-pixel sides repeat."""
-    mode = "reflect" if min(frames.shape[1:3]) > 1 else "edge"
-    pad = ((0, 0), (0, 0), (before, after), (before, after))
-    return np.pad(np.moveaxis(frames, 3, 0).astype(np.int16), pad, mode=mode)  # type: ignore[call-overload]
-
-
-def _signed_sum(plane: I16, signs: I16, size: int, axis: int) -> I16:
-    """Sum of shifted copies along an axis, each added or subtracted: integer adds only."""
-    total = np.zeros(tuple(size if a == axis else s for a, s in enumerate(plane.shape)), dtype=np.int16)
-    for offset, sign in enumerate(signs):
-        shifted = plane[:, offset : offset + size] if axis == 1 else plane[:, :, offset : offset + size]
-        (np.add if sign > 0 else np.subtract)(total, shifted, out=total)
-    return total
+def _reflect(frame: npt.NDArray[np.uint8], before: int, after: int) -> list[npt.NDArray[np.uint8]]:
+    """(H, W, 3) -> three planes of (H + before + after, W + before + after); one-pixel sides repeat."""
+    mode = cv2.BORDER_REFLECT_101 if min(frame.shape[:2]) > 1 else cv2.BORDER_REPLICATE
+    return [cv2.copyMakeBorder(plane, before, after, before, after, mode) for plane in cv2.split(frame)]

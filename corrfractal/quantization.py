@@ -20,12 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import Config
-from .hadamard import hadamard_responses, pattern_count, sequency
+from .hadamard import pattern_count, sequency, write_responses
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
-
-ASSIGN_CHUNK = 1 << 16  # pixels assigned at once: bounds memory, keeps the product in cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +46,8 @@ class QuantizationConfig(Config):
     """Let a view draw the mean of a channel (DC) too."""
     colour: str = "ab"
     """``ab``: both; ``one``: a or b, drawn per view."""
-    fit_pixels: int = 16384
-    """Pixels of the clip on which k-means is fitted."""
+    fit_pixels: int = 4096
+    """Pixels of the clip on which k-means is fitted; more cost time and gain nothing (``docs/decisions/0009``)."""
     iterations: int = 20
     """k-means iterations."""
 
@@ -134,7 +132,11 @@ class Codebook:
 
 
 def quantize_clip(
-    frames: U8, config: QuantizationConfig | None = None, seed: int = 0, codebook: Codebook | None = None
+    frames: U8,
+    config: QuantizationConfig | None = None,
+    seed: int = 0,
+    codebook: Codebook | None = None,
+    device: str | None = None,
 ) -> tuple[U8, Codebook]:
     """Pseudo-labels of one clip for one view.
 
@@ -144,6 +146,8 @@ def quantize_clip(
         seed: draws the patterns, the pixels to fit on and the first centroids. Same seed, same labels, whatever the
             number of threads.
         codebook: a global one, made by ``fit_codebook``; None fits one to this clip.
+        device: compute with PyTorch on this device (``"cuda"``, ``"cpu"``) instead of compiled loops and faiss; see
+            ``quantization_torch``.
 
     Returns:
         labels, uint8 (T, H, W) in 0 .. K-1; and the codebook that made them.
@@ -151,9 +155,14 @@ def quantize_clip(
     Raises:
         ValueError: ``frames`` has the wrong shape or dtype, or no pixel.
     """
+    _check(frames)
     config = config or QuantizationConfig()
     rng = np.random.default_rng(seed)
     view = _draw_view(config, rng) if codebook is None else codebook.view
+    if device is not None:
+        from .quantization_torch import quantize_on
+
+        return quantize_on(device, frames, view, config, rng, codebook)
     channels = clip_channels(frames, view)
     if codebook is None:
         codebook = _fit_codebook(channels, view, config, rng)
@@ -163,6 +172,8 @@ def quantize_clip(
 
 def fit_codebook(clips: Sequence[U8], config: QuantizationConfig, seed: int) -> Codebook:
     """One codebook for many clips, uint8 (T, H, W, 3) each: the global alternative to a codebook per clip."""
+    for clip in clips:
+        _check(clip)
     rng = np.random.default_rng(seed)
     view = _draw_view(config, rng)
     return _fit_codebook(np.concatenate([clip_channels(clip, view) for clip in clips], axis=1), view, config, rng)
@@ -170,18 +181,22 @@ def fit_codebook(clips: Sequence[U8], config: QuantizationConfig, seed: int) -> 
 
 def clip_channels(frames: U8, view: View) -> F32:
     """The channels of a view: CIE Lab (D65) colour axes, then responses, float32 (D, T * H * W)."""
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
-        raise ValueError(f"frames must be uint8 (T, H, W, 3), not empty, got {frames.dtype} {frames.shape}")
     channels = np.empty((view.channels, *frames.shape[:3]), dtype=np.float32)
     for t, frame in enumerate(frames):
         lab = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
         for i, axis in enumerate(view.colour):
             channels[i, t] = lab[..., 1 + axis]
-    if view.selection:
-        seen = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]) if view.luminance else None
-        source = frames if seen is None else np.repeat(seen[..., None], 3, axis=3)
-        channels[len(view.colour) :] = np.moveaxis(hadamard_responses(source, view.selection, view.basis), 1, 0)
+        if view.selection:
+            source = (
+                np.repeat(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2) if view.luminance else frame
+            )
+            write_responses(source, view.selection, view.basis, channels[len(view.colour) :, t])
     return channels.reshape(len(channels), -1)
+
+
+def _check(frames: U8) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+        raise ValueError(f"frames must be uint8 (T, H, W, 3), not empty, got {frames.dtype} {frames.shape}")
 
 
 def _draw_view(config: QuantizationConfig, rng: np.random.Generator) -> View:
@@ -192,8 +207,8 @@ def _draw_view(config: QuantizationConfig, rng: np.random.Generator) -> View:
 
 def _fit_codebook(channels: F32, view: View, config: QuantizationConfig, rng: np.random.Generator) -> Codebook:
     """Standardise each channel over all pixels, weight the patterns, and fit k-means on a sub-sample."""
-    mean = channels.mean(axis=1, dtype=np.float64).astype(np.float32)
-    deviation = channels.std(axis=1, dtype=np.float64).astype(np.float32)
+    moments = np.asarray([cv2.meanStdDev(channel) for channel in channels], dtype=np.float32).reshape(-1, 2)
+    mean, deviation = moments.T
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     scale[len(view.colour) :] *= config.pattern_weight
     pixels = rng.integers(channels.shape[1], size=config.fit_pixels)
@@ -205,14 +220,16 @@ def _fit_codebook(channels: F32, view: View, config: QuantizationConfig, rng: np
 def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
     """Nearest centroid of every pixel, uint8 (N,); the lowest label wins a tie.
 
-    argmin |x - c|^2 = argmin |c|^2 - 2 x.c, and standardisation folds into the centroids: one matrix product does it.
+    argmin |x - c|^2 = argmin |c|^2 - 2 x.c, and standardisation folds into the centroids.
     """
+    from .loops import nearest  # late: what only propagates masks does without the compiler
+
     weights = -2 * centroids * scale
     offsets = (centroids**2).sum(axis=1) - weights @ mean
+    if len(channels) % 2:
+        channels, weights = np.pad(channels, ((0, 1), (0, 0))), np.pad(weights, ((0, 0), (0, 1)))
     labels = np.empty(channels.shape[1], dtype=np.uint8)
-    for start in range(0, channels.shape[1], ASSIGN_CHUNK):
-        part = slice(start, start + ASSIGN_CHUNK)
-        labels[part] = np.argmin(weights @ channels[:, part] + offsets[:, None], axis=0)
+    nearest(channels, weights.astype(np.float32), offsets.astype(np.float32), labels)
     return labels
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,11 +139,25 @@ def _decode_jpeg(members: dict[str, bytes], name: str) -> U8:
 
 
 def _encode_labels(labels: U8) -> bytes:
-    image = Image.fromarray(labels)
-    image.putpalette(LABEL_COLORS.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", bits=4, compress_level=1)
-    return buffer.getvalue()
+    """PNG (ISO 15948) by hand: two pixels a byte, each row less the one above it, run lengths; PIL takes five times as
+    long to find a larger file."""
+    H, W = labels.shape
+    pairs = np.pad(labels, ((0, 0), (0, W % 2)))
+    packed = pairs[:, 0::2] << 4 | pairs[:, 1::2]
+    rows = np.empty((H, 1 + packed.shape[1]), dtype=np.uint8)
+    rows[:, 0] = 2  # filter: up
+    rows[0, 1:] = packed[0]
+    np.subtract(packed[1:], packed[:-1], out=rows[1:, 1:])
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", W, H, 4, 3, 0, 0, 0)),  # 4 bits, palette
+        (b"PLTE", LABEL_COLORS.tobytes()),
+        (b"IDAT", deflate.compress(rows.tobytes()) + deflate.flush()),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
 def _decode_labels(members: dict[str, bytes], name: str) -> U8:

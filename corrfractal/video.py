@@ -9,6 +9,8 @@ are in ``decoders.py``.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -47,13 +49,15 @@ class Video(Protocol):
         ...
 
 
-def open_video(path: str | Path, decoder: str = "auto") -> Video:
+def open_video(path: str | Path, decoder: str = "auto", least: int | None = None) -> Video:
     """Open a video file or a folder of JPEG or PNG frames.
 
     Args:
         path: file or folder.
         decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord, and PyAV where decord cannot open the file or is
             known to guess (MPEG streams, sides under 160 pixels).
+        least: for who shrinks frames anyway: the images of a folder may be given smaller than they are, with no side
+            under this many pixels.
 
     Raises:
         NotFoundError: no such file or folder, or a folder without images.
@@ -63,7 +67,7 @@ def open_video(path: str | Path, decoder: str = "auto") -> Video:
     if not path.exists():
         raise NotFoundError(f"no such video: {path}")
     if path.is_dir():
-        return FolderVideo(path)
+        return FolderVideo(path, least)
     if path.stat().st_size == 0:
         raise VideoError(str(path), "open", "the file is empty")
     if decoder == "pyav" or (decoder == "auto" and path.suffix.lower() in WITHOUT_INDEX):
@@ -81,9 +85,27 @@ def resize_area(image: U8, height: int, width: int) -> U8:
     """Resize uint8 (H, W, 3) to (height, width, 3): area averaging when shrinking, bilinear when growing."""
     if image.shape[:2] == (height, width):
         return image
-    shrinking = image.shape[0] >= height and image.shape[1] >= width
-    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
+    if image.shape[0] < height or image.shape[1] < width:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    from .loops import weighted_windows  # late: what does not shrink does without the compiler
+
+    out = np.empty((height, width, 3), dtype=np.uint8)
+    weighted_windows(
+        np.ascontiguousarray(image), *_shares(image.shape[0], height), *_shares(image.shape[1], width), out
+    )
+    return out
+
+
+@functools.cache
+def _shares(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Area averaging of a side: where each output pixel's window begins, and the share of each pixel in it."""
+    ratio = size / target
+    begin = np.arange(target) * ratio
+    taps = min(math.ceil(ratio) + 1, size)
+    first = np.minimum(begin.astype(np.int64), size - taps)
+    pixels = first[:, None] + np.arange(taps)
+    covered = np.minimum(pixels + 1, begin[:, None] + ratio) - np.maximum(pixels, begin[:, None])
+    return first, (covered.clip(0) / ratio).astype(np.float32)
 
 
 def write_video(path: str | Path, images: Iterable[U8], fps: float, codec: str = "libx264") -> int:

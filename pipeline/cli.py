@@ -32,6 +32,7 @@ class Share(click.ParamType[float]):
 @click.option("--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]")
 @click.option("--max-bad", type=Share(), help="Fail if more than this share of the sources is damaged, e.g. 1%.")
 @click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where labels are made. [default: cpu]")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
 @click.option("--track", is_flag=True, help="Log the finished data set to MLflow.")
 @click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
@@ -42,6 +43,7 @@ def precompute(
     workers: int | None,
     max_bad: float | None,
     retry_quarantined: bool,
+    device: str | None,
     config_file: Path | None,
     track: bool,
     tracking_uri: str | None,
@@ -60,6 +62,8 @@ def precompute(
     values = read_toml(config_file).get("precompute", {}) if config_file else {}
     if max_bad is not None:
         values["max_bad"] = max_bad
+    if device is not None:
+        values["device"] = device
     config = config_from_dict(PipelineConfig, values, where=str(config_file or "command line"))
     result = run.precompute(sources, out, config, workers=workers, retry_quarantined=retry_quarantined)
     say(

@@ -49,7 +49,8 @@ class ClipConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig(Config):
-    """How videos become shards. Everything but ``max_bad`` decides the bytes, and so the data set's digest."""
+    """How videos become shards. Everything but ``max_bad`` and ``gpus_per_task`` decides the bytes, and so the data
+    set's digest."""
 
     size: int = 256
     """Height and width of stored frames, pixels: square as in the paper, whatever the video's aspect."""
@@ -66,6 +67,11 @@ class PipelineConfig(Config):
     more than ``segment_seconds`` together."""
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     """How pseudo-labels are made."""
+    device: str = "cpu"
+    """Where labels are made: ``cpu``: compiled loops and faiss; ``cuda``: PyTorch on a GPU; ``torch``: the code of
+    ``cuda`` on the CPU, to try it. Decides the last digits of sums, so it is part of the data set's identity."""
+    gpus_per_task: float = 0.25
+    """Share of a GPU that a task takes with ``device`` = ``cuda``."""
     max_bad: float = 1.0
     """Share of the sources that may be quarantined before the run counts as failed; 1 never fails."""
 
@@ -78,11 +84,19 @@ class PipelineConfig(Config):
             raise ValueError(f"videos_per_shard must be at least 1, got {self.videos_per_shard}")
         if not self.segment_seconds >= 1:
             raise ValueError(f"segment_seconds must be at least 1, got {self.segment_seconds}")
+        if self.device not in ("cpu", "cuda", "torch"):
+            raise ValueError(f"device must be cpu, cuda or torch, got {self.device!r}")
+        if not 0 < self.gpus_per_task <= 1:
+            raise ValueError(f"gpus_per_task must lie in 0..1, above 0, got {self.gpus_per_task}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad must lie in 0..1, got {self.max_bad}")
 
     def recipe(self) -> dict[str, Any]:
         """The fields that decide the shards' bytes, as plain values."""
         recipe = config_to_dict(self)
-        del recipe["max_bad"]
+        del recipe["max_bad"], recipe["gpus_per_task"]
         return recipe
+
+    def task_resources(self) -> dict[str, float]:
+        """What Ray reserves for a task: a CPU, and a share of a GPU where labels are made on one."""
+        return {"num_cpus": 1, "num_gpus": self.gpus_per_task if self.device == "cuda" else 0}

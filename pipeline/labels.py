@@ -26,7 +26,9 @@ def label_views(frames: U8, key: str, config: PipelineConfig) -> tuple[U8, list[
     Returns:
         uint8 (V, T, H, W) in 0 .. K-1, and one codebook a view.
     """
-    views = [quantize_clip(frames, config.quantization, view_seed(config.seed, key, v)) for v in range(config.views)]
+    device = {"cpu": None, "torch": "cpu", "cuda": "cuda"}[config.device]
+    seeds = (view_seed(config.seed, key, view) for view in range(config.views))
+    views = [quantize_clip(frames, config.quantization, seed, device=device) for seed in seeds]
     return np.stack([labels for labels, _ in views]), [codebook for _, codebook in views]
 
 

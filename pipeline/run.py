@@ -18,7 +18,7 @@ from ray.util.metrics import Counter
 
 from corrfractal import storage
 from corrfractal.console import progress
-from corrfractal.errors import BoundExceededError, CorrFractalError
+from corrfractal.errors import BoundExceededError, CallError, CorrFractalError
 from corrfractal.manifest import QUARANTINE, Statistics
 from corrfractal.runtime import ray_session
 
@@ -120,7 +120,8 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
     waiting = collections.deque(specs)
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
     with ray_session(ray, workers), progress("videos", sum(len(spec.segments) for spec in specs)) as advance:
-        make = ray.remote(num_cpus=1, max_retries=0)(make_shard)
+        _check_devices(config)
+        make = ray.remote(**config.task_resources(), max_retries=0)(make_shard)
         window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         meters = _Meters()
         running: dict[ray.ObjectRef, ShardSpec] = {}
@@ -148,6 +149,11 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
             for ref in running:
                 ray.cancel(ref, force=True)
     return total.frames
+
+
+def _check_devices(config: PipelineConfig) -> None:
+    if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
+        raise CallError("device cuda: Ray finds no GPU; use --device cpu, or join a cluster that has one (RAY_ADDRESS)")
 
 
 class _Meters:

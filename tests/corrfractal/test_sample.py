@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,6 +44,16 @@ def test_label_maps_are_palette_images_of_four_bits(clip):
         assert image.mode == "P"
         assert data[24] == 4  # the bit depth in the header of a PNG
         np.testing.assert_array_equal(np.array(image), clip.labels[1, 2])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (33, 20)])
+def test_label_maps_of_any_size_come_back(size):
+    labels = np.random.default_rng(0).integers(0, 16, (1, 1, *size)).astype(np.uint8)
+    meta = {"frame_indices": [0], "codebooks": [{}]}
+    clip = Clip(key="a_0", frames=np.zeros((1, *size, 3), np.uint8), labels=labels, meta=meta)
+    members = encode_clip(clip)
+    np.testing.assert_array_equal(decode_clip(members).labels, labels)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(members["a_0.v0.f000.png"], np.uint8), 1).shape[:2], size)
 
 
 def test_a_missing_member_is_named(clip):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from reference_resize import slow_area_mean
 
 from corrfractal.decoders import truncation
 from corrfractal.errors import NotFoundError, VideoError
@@ -66,6 +67,19 @@ def test_a_folder_of_frames_is_a_video_in_natural_order(tmp_path, moving_frames)
     (tmp_path / "note.txt").write_text("no frame")
     frames = [frame.image for frame in open_video(tmp_path).frames()]
     np.testing.assert_array_equal(np.stack(frames), moving_frames[:12])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "least", "shape"), [("jpg", 41, (80, 96, 3)), ("jpg", 81, (160, 192, 3)), ("png", 40, (160, 192, 3))]
+)
+def test_jpegs_are_read_at_a_fraction_that_leaves_the_least_side(tmp_path, moving_frames, suffix, least, shape):
+    assert moving_frames[0].shape == (160, 192, 3)
+    cv2.imwrite(str(tmp_path / f"0.{suffix}"), moving_frames[0][..., ::-1])
+    video = open_video(tmp_path, least=least)
+    assert (video.info.height, video.info.width) == (160, 192)
+    image = next(iter(video.frames())).image
+    assert image.shape == shape
+    assert np.abs(resize_area(image, 40, 48).astype(int) - resize_area(moving_frames[0], 40, 48)).mean() < 3
 
 
 def test_a_damaged_image_is_named_with_its_index(tmp_path, moving_frames):
@@ -137,6 +151,18 @@ def test_shrinking_averages_and_growing_interpolates():
     assert (resize_area(image, 2, 2) == 100).all()
     assert resize_area(image, 9, 7).shape == (9, 7, 3)
     assert resize_area(image, 4, 4) is image
+
+
+@pytest.mark.parametrize("size", [(23, 40), (7, 11), (1, 1), (40, 13)])
+def test_shrinking_equals_the_slow_mean_over_areas(size):
+    image = np.random.default_rng(0).integers(0, 256, (40, 53, 3)).astype(np.uint8)
+    difference = resize_area(image, *size).astype(int) - slow_area_mean(image, *size)
+    assert np.abs(difference).max() <= 1  # a mean halfway between two levels
+
+
+def test_a_part_of_an_image_can_be_shrunk(moving_frames):
+    part = moving_frames[0][10:90, 20:150]
+    np.testing.assert_array_equal(resize_area(part, 30, 40), resize_area(part.copy(), 30, 40))
 
 
 def test_a_video_of_odd_size_can_be_written(tmp_path, moving_frames):

@@ -31,3 +31,11 @@ def test_statistics_count_every_pixel_and_every_change():
     statistics = label_statistics(labels)
     assert statistics == LabelStatistics(by_rank=(6, 2, *[0] * 14), compared=4, changed=2)
     assert (statistics + LabelStatistics() + statistics).by_rank[:2] == (12, 4)
+
+
+def test_the_code_for_gpus_makes_labels_of_the_same_views(moving_frames, config):
+    ours, books = label_views(moving_frames[:2], "a_0", dataclasses.replace(config, device="torch"))
+    theirs, others = label_views(moving_frames[:2], "a_0", config)
+    assert [book.view for book in books] == [book.view for book in others]
+    assert ours.shape == theirs.shape
+    assert ours.dtype == np.uint8

@@ -19,13 +19,15 @@ from pathlib import Path
 import click
 import pytest
 
+import pipeline.manifest
 from corrfractal import storage
 from corrfractal.__main__ import main
 from corrfractal.errors import BoundExceededError, CallError, CorrFractalError, IntegrityError, NotFoundError
 from corrfractal.manifest import load_manifest, sample_index
 from corrfractal.video import write_video
-from pipeline.manifest import verify
+from pipeline.manifest import make_plan, verify
 from pipeline.run import MAX_DEATHS, precompute
+from pipeline.sources import find_sources
 from pipeline.tracking import log_build
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -42,11 +44,12 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_one_worker_and_two_give_the_same_bytes(shards, master, config, tmp_path):
+@pytest.mark.parametrize("workers", [1, 4])
+def test_any_number_of_workers_gives_the_same_bytes(shards, master, config, tmp_path, workers):
     moved = shutil.copytree(master, tmp_path / "mounted elsewhere")
-    result = precompute([str(moved)], tmp_path / "one", config, workers=1)
+    result = precompute([str(moved)], tmp_path / "out", config, workers=workers)
     assert result.digest == shards[1].digest
-    assert contents(tmp_path / "one") == contents(shards[0])
+    assert contents(tmp_path / "out") == contents(shards[0])
 
 
 def test_every_source_is_sampled_quarantined_or_rejected(shards):
@@ -113,6 +116,30 @@ def test_shards_of_an_earlier_configuration_do_not_stay(shards, master, config, 
     assert sorted(contents(out)) == [
         "manifest.json", "mine.txt", "plan.json", "quarantine.jsonl", "shard-000000.json", "shard-000000.tar",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["SCHEMA", "library_versions"])
+def test_another_schema_or_library_makes_every_shard_anew(shards, master, config, monkeypatch, change):
+    value = 99 if change == "SCHEMA" else lambda: {"decord": "99"}
+    sources = find_sources([str(master)], skip=shards[0])
+    before = make_plan(sources, config)
+    monkeypatch.setattr(pipeline.manifest, change, value)
+    after = make_plan(sources, config)
+    assert len(before.shards) == 3
+    assert not {shard.digest for shard in before.shards} & {shard.digest for shard in after.shards}
+
+
+def test_labels_on_a_gpu_need_one(videos, config, tmp_path):
+    config = dataclasses.replace(config, device="cuda")
+    with pytest.raises(CallError, match="no GPU"):
+        precompute([str(videos)], tmp_path / "out", config)
+
+
+def test_a_task_takes_a_share_of_a_gpu_only_where_labels_are_made_on_one(config):
+    on_gpu = dataclasses.replace(config, device="cuda", gpus_per_task=0.5)
+    assert config.task_resources() == {"num_cpus": 1, "num_gpus": 0}
+    assert on_gpu.task_resources() == {"num_cpus": 1, "num_gpus": 0.5}
+    assert on_gpu.recipe() == dataclasses.replace(on_gpu, gpus_per_task=0.1).recipe() != config.recipe()
 
 
 def test_quarantined_sources_are_tried_again_on_request(shards, master, config, tmp_path):

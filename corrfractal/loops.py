@@ -1,0 +1,134 @@
+"""Compiled inner loops of the pipeline, where a chain of array operations would spend its time on memory.
+
+numba compiles each at its first call and keeps the machine code beside this file (or where NUMBA_CACHE_DIR says), so
+that only the first worker of a machine waits for it. Each has its slow form in tests/reference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
+
+BLOCK = 1024  # pixels whose scores stay in the first-level cache
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def nearest(channels: F32, weights: F32, offsets: F32, labels: U8) -> None:  # pragma: no cover (compiled)
+    """labels[i] = the first k with the least ``offsets[k] + weights[k] . channels[:, i]``.
+
+    Args:
+        channels: float32 (D, N), D even.
+        weights: float32 (K, D).
+        offsets: float32 (K,).
+        labels: uint8 (N,), written.
+    """
+    least = np.empty(BLOCK, np.float32)
+    which = np.empty(BLOCK, np.int32)
+    score = np.empty(BLOCK, np.float32)
+    for start in range(0, channels.shape[1], BLOCK):
+        n = min(BLOCK, channels.shape[1] - start)
+        least[:n] = np.inf
+        for k in range(weights.shape[0]):
+            score[:n] = offsets[k]
+            for d in range(0, weights.shape[1], 2):  # more at a time, and the compiler gives up on vectors
+                w, v = weights[k, d], weights[k, d + 1]
+                x, y = channels[d, start : start + n], channels[d + 1, start : start + n]
+                for i in range(n):
+                    score[i] += w * x[i] + v * y[i]
+            label = np.int32(k)
+            for i in range(n):
+                nearer = score[i] < least[i]
+                least[i] = score[i] if nearer else least[i]
+                which[i] = label if nearer else which[i]
+        for i in range(n):
+            labels[start + i] = which[i]
+
+
+@njit(cache=True, nogil=True)
+def signed_window_sum(plane: U8, rows: I16, columns: I16, out: F32) -> None:  # pragma: no cover (compiled)
+    """out[y, x] = sum over i, j of rows[i] * columns[j] * plane[y + i, x + j]: integer adds only, exact.
+
+    Args:
+        plane: uint8 (H + n - 1, W + n - 1).
+        rows, columns: int16 (n,) of +1 and -1.
+        out: (H, W) of any type that holds the sums, written.
+    """
+    H, W = out.shape
+    n = len(rows)
+    line = np.empty(plane.shape[1], np.int16)
+    total = np.empty(W, np.int16)
+    for y in range(H):
+        line[:] = 0
+        for i in range(n):
+            sign, row = rows[i], plane[y + i]
+            for x in range(len(line)):
+                line[x] += sign * np.int16(row[x])
+        total[:] = 0
+        for j in range(n):
+            sign, shifted = columns[j], line[j : j + W]
+            for x in range(W):
+                total[x] += sign * shifted[x]
+        for x in range(W):
+            out[y, x] = total[x]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def weighted_windows(
+    image: U8, top: npt.NDArray[np.int64], down: F32, left: npt.NDArray[np.int64], across: F32, out: U8
+) -> None:  # pragma: no cover (compiled)
+    """Each output pixel is a weighted mean of a window of the image: ``down[y]`` by ``across[x]``.
+
+    Args:
+        image: uint8 (H, W, 3).
+        top, left: int64 (h,), (w,), where the windows begin.
+        down, across: float32 (h, taps), (w, taps); each row sums to 1.
+        out: uint8 (h, w, 3), written, rounded to nearest.
+    """
+    width = image.shape[1] * 3
+    line = np.empty(width, np.float32)
+    for y in range(out.shape[0]):
+        line[:] = 0
+        for i in range(down.shape[1]):
+            weight, row = down[y, i], image[top[y] + i].reshape(width)
+            for x in range(width):
+                line[x] += weight * np.float32(row[x])
+        for x in range(out.shape[1]):
+            r = g = b = np.float32(0.5)
+            at = 3 * left[x]
+            for j in range(across.shape[1]):
+                weight = across[x, j]
+                r += weight * line[at]
+                g += weight * line[at + 1]
+                b += weight * line[at + 2]
+                at += 3
+            out[y, x, 0], out[y, x, 1], out[y, x, 2] = np.uint8(r), np.uint8(g), np.uint8(b)
+
+
+@njit(cache=True, nogil=True)
+def steps_across(grey: U8, first: int, grid: int, run: int, step: int, most: int) -> int:  # pragma: no cover (compiled)
+    """Number of runs of pixels down the lines ``first``, ``first + grid``, ... at which a picture steps across.
+
+    A run of ``run`` pixels counts if its mean step across the line exceeds the larger of the steps one pixel before and
+    one behind by more than ``step`` grey levels; of a line count at most ``most``.
+
+    Args:
+        grey: uint8 (H, W); a line lies between columns x - 1 and x.
+    """
+    total = 0
+    for x in range(first, grey.shape[1] - 1, grid):
+        found = 0
+        for top in range(0, grey.shape[0] - run + 1, run):
+            excess = np.int32(0)
+            for y in range(top, top + run):
+                a, b = np.int32(grey[y, x - 2]), np.int32(grey[y, x - 1])
+                c, d = np.int32(grey[y, x]), np.int32(grey[y, x + 1])
+                excess += abs(c - b) - max(abs(b - a), abs(d - c))
+            if excess > step * run:
+                found += 1
+        total += min(found, most)
+    return total
