@@ -6,8 +6,7 @@ inward.
 
 The usual way unfolds keys and values, (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427 and 11 x 11. Here
 the map is worked through in bands that stay within a fixed number of bytes, forward and again backward (nothing but
-the inputs
-is kept), by one of two kernels:
+the inputs is kept), by one of two kernels:
 
     tiles    r >= 2: 8 x 8 queries against the (8+2r)^2 keys that they share, as batched matrix products;
     offsets  r <= 1: one shifted product per window position, since a tile would mostly compute what it masks.

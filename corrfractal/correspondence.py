@@ -32,7 +32,7 @@ class CorrespondenceConfig(Config):
     radius: int = 5
     """Window radius of Chain_L and Chain_R; 5 is the paper's 11 x 11."""
     steps: int = 2
-    """Affinities per chain (paper, Table 4: 2 is best of 1 to 4)."""
+    """Affinities per chain (paper, Table 6: 2 is best of 1 to 4)."""
     merge_radius: int = 1
     """Window radius of A^R."""
     full_radius: int = 0
@@ -198,7 +198,6 @@ def _at_density(F_ref: Tensor, Q_ref: Tensor, density: float) -> References:
 
 
 def _truncated_normal(mean: float, sigma: float, low: float, high: float, u: float) -> float:
-
     normal = NormalDist(mean, sigma)
     below, above = normal.cdf(low), normal.cdf(high)
     p = below + u * (above - below)

