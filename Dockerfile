@@ -66,6 +66,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     GIT_PYTHON_REFRESH=quiet \
     RAY_USAGE_STATS_ENABLED=0 \
+    NUMBA_CACHE_DIR=/tmp/numba \
     HOME=/data
 RUN useradd --uid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin corrfractal \
     && mkdir /data \
