@@ -1,4 +1,4 @@
-"""``corrfractal precompute`` and ``corrfractal verify``."""
+"""The commands ``precompute``, ``inspect`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -81,6 +81,27 @@ def precompute(
         run_id = log_build(resolve(tracking_uri), out, took)
         say(f"logged as run {run_id} in {resolve(tracking_uri)}")
     return {"out": out, **asdict(result), "frames_per_second": result.frames_per_second, "run_id": run_id}
+
+
+@click.command()
+@click.argument("shards")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a contact sheet to this file.")
+@click.option("--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Clips on the sheet.")
+@click.option("--seed", default=0, show_default=True, help="Decides which clips are drawn.")
+@command
+def inspect(shards: str, html: Path | None, clips: int, seed: int) -> dict[str, Any]:
+    """Label health of SHARDS, in all and one by one, and the inputs that were quarantined or rejected."""
+    from .inspect import inspect as look
+    from .inspect import lines, to_json, write_sheet
+
+    found = look(shards)
+    if html is None:
+        for line in lines(found):
+            say(line)
+    else:
+        write_sheet(html, found, clips=clips, seed=seed)
+        say(f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost sources in {html}")
+    return {**to_json(found), "html": str(html) if html else None}
 
 
 @click.command()
