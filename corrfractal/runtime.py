@@ -68,6 +68,15 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished file its final name, so that a half-written file is never taken for a whole one.
 

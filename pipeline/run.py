@@ -41,6 +41,8 @@ class PrecomputeResult:
         made: shards made by this run; the others were there and whole.
         frames: stored by this run.
         seconds: wall time of the run.
+        core_hours: processor time of this run, but for Ray's own.
+        worker_mb: peak memory of the largest worker.
     """
 
     digest: str
@@ -54,6 +56,8 @@ class PrecomputeResult:
     rejected: int
     frames: int
     seconds: float
+    core_hours: float = 0.0
+    worker_mb: float = 0.0
 
     @property
     def frames_per_second(self) -> float:
@@ -87,11 +91,13 @@ def precompute(
     out = storage.resolve(out)
 
     # 1. Plan: what is there, and what is still to be made.
+    cpu = time.process_time()
     plan = make_plan(find_sources(sources, skip=out), config)
+    cpu = time.process_time() - cpu
     pending = prepare(out, plan, retry_quarantined)
 
     # 2. Execute: one task per shard.
-    frames = _execute(pending, out, config, workers)
+    made = _execute(pending, out, config, workers)
 
     # 3. Commit: the manifest over all shards.
     manifest = commit(out, plan)
@@ -107,15 +113,17 @@ def precompute(
         sampled=statistics.sampled,
         quarantined=statistics.quarantined,
         rejected=statistics.rejected,
-        frames=frames,
+        frames=made.frames,
         seconds=round(time.monotonic() - started, 2),
+        core_hours=(cpu + made.core_seconds) / 3600,
+        worker_mb=round(made.peak_mb, 1),
     )
 
 
-def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None) -> int:
-    """Make shards on Ray; return the number of frames stored."""
+def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None) -> Made:
+    """Make shards on Ray."""
     if not specs:
-        return 0
+        return Made()
     total, started = Made(), time.monotonic()
     waiting = collections.deque(specs)
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
@@ -147,7 +155,7 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
         finally:
             for ref in running:
                 ray.cancel(ref, force=True)
-    return total.frames
+    return total
 
 
 class _Meters:
