@@ -41,6 +41,8 @@ from .tar import TarWriter
 
 PROBED = 400  # videos whose headers are read, at most
 PIECE_SECONDS = 10.0
+LARGEST_SECONDS = 2.0  # of the video with the largest frames, which is run for the memory that it takes
+RAY_WORKER_MB = 90.0  # of a Ray worker beside this process, both with the decoders loaded
 USUAL_FPS = 30.0  # where a header has none, or an impossible one: matroska and flv may say 1000
 
 
@@ -124,6 +126,7 @@ def plan(
         for one in chosen:
             done.append(_run(one, config, rng))
             advance(1, Path(one.location).name)
+    _run(max(facts, key=lambda one: one.pixels), config, rng, LARGEST_SECONDS)
     if not any(pilot.clips for pilot in done):
         raise CorrFractalError(f"none of the {len(done)} videos tried gave a clip, the first is {chosen[0].location}")
     if seconds is not None:
@@ -161,7 +164,7 @@ def _predict(done: Sequence[Pilot], facts: Sequence[Facts], scale: float, config
         core_hours=sum(hours.values()),
         stages={stage: hours[stage] for stage in STAGES},
         bottleneck=max(hours, key=lambda stage: hours[stage]),
-        worker_mb=peak_rss_mb(),
+        worker_mb=peak_rss_mb() + RAY_WORKER_MB,
         config=config.recipe(),
     )
 
@@ -185,11 +188,11 @@ def _clips(facts: Facts, config: PipelineConfig) -> int:
     return count
 
 
-def _run(facts: Facts, config: PipelineConfig, rng: random.Random) -> Pilot:
+def _run(facts: Facts, config: PipelineConfig, rng: random.Random, seconds: float = PIECE_SECONDS) -> Pilot:
     """Decode, label and encode a piece of a video as ``pipeline.shards`` would."""
-    start = max(0.0, rng.random() * (facts.seconds - PIECE_SECONDS))
-    stop = start + PIECE_SECONDS if facts.seconds > PIECE_SECONDS else math.inf
-    pilot = Pilot(whole=facts, piece=facts.part(PIECE_SECONDS))
+    start = max(0.0, rng.random() * (facts.seconds - seconds))
+    stop = start + seconds if facts.seconds > seconds else math.inf
+    pilot = Pilot(whole=facts, piece=facts.part(seconds))
     try:
         with storage.local_copy(facts.location) as path:
             with pilot.timed("read"):

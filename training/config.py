@@ -42,7 +42,7 @@ class TrainingConfig(Config):
     """``fp32``, or ``bf16`` for automatic mixed precision in the backbone."""
     min_label_entropy: float = 1.0
     """Bits a pixel. Shards whose labels hold less are refused: most pixels have one label. 0 takes any."""
-    min_label_change: float = 0.005
+    min_label_change: float = 0.01
     """Share of the labels that differ from the frame before. Shards below are refused: nothing moves. 0 takes any."""
     max_label_change: float = 0.85
     """The same from above: the labels are noise, of which nothing carries over to the next frame. 1 takes any."""

@@ -21,7 +21,7 @@ def check_labels(labels: LabelStatistics, config: TrainingConfig, shards: Path) 
         _refuse(
             shards,
             f"the labels have collapsed: they hold {entropy:.2f} bits a pixel, and the most frequent label covers "
-            f"{labels.occupancy[0]:.0%} of the pixels",
+            f"{max(labels.occupancy, default=1.0):.0%} of the pixels",
             f"min_label_entropy={config.min_label_entropy:g}",
             "min_label_entropy=0",
         )
