@@ -124,13 +124,13 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
     """Make shards on Ray."""
     if not specs:
         return Made()
-    total, started = Made(), time.monotonic()
+    total = Made()
     waiting = collections.deque(specs)
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
     with ray_session(ray, workers), progress("videos", sum(len(spec.segments) for spec in specs)) as advance:
         make = ray.remote(num_cpus=1, max_retries=0)(make_shard)
         window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        meters = _Meters()
+        meters, started = _Meters(), time.monotonic()
         running: dict[ray.ObjectRef, ShardSpec] = {}
         try:
             while waiting or running:
