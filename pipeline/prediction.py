@@ -88,7 +88,7 @@ def lines(prediction: Prediction, workers: int) -> Iterator[str]:
     """A prediction as text."""
     p = prediction
     yield f"{p.sources} sources of {_size(p.source_bytes)}; of {p.pilots} a piece was run, {p.lost:.0%} are damaged"
-    yield f"clips       {p.clips} of {p.frames} frames, in {p.shards} shards"
+    yield f"clips       {p.clips} ({p.frames} frames) in {p.shards} shards"
     yield f"stored      {_size(p.bytes)}"
     yield f"core-hours  {p.core_hours:.4g}; {_duration(p.hours(workers))} with {workers} workers"
     yield f"memory      {p.worker_mb:.0f} MB a worker, {_size(p.worker_mb * workers * 1e6)} with {workers} workers"
