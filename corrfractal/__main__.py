@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 COMMANDS = {
     "demo": ("cluster.cli", "demo", "The whole workflow on rendered sample videos, in minutes."),
     "run": ("cluster.cli", "run", "The whole workflow on your videos, from one TOML file; resumable."),
+    "plan": ("pipeline.cli", "plan", "Predict clips, bytes, core-hours and memory from pieces of a few videos."),
     "precompute": ("pipeline.cli", "precompute", "Videos -> WebDataset shards of clips and pseudo-labels."),
+    "inspect": ("pipeline.cli", "inspect", "Shards as people see them: contact sheet, label health, rejected inputs."),
     "verify": ("pipeline.cli", "verify", "Re-hash shards against their manifest."),
     "train": ("training.cli", "train", "Shards -> a trained, registered model (Ray Train DDP); resumable."),
     "models": ("training.cli", "models", "The model registry: list, show."),

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Protocol
 
 import click
@@ -52,7 +53,7 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
         now = time.monotonic()
         if now - last >= LOG_EVERY_SECONDS or done == total:
             last = now
-            left = f", {(now - started) * (total - done) / done:.0f} s left" if 0 < done < total else ""
+            left = f", {_left(now - started, done, total):.0f} s left" if 0 < done < total else ""
             more = f"; {note}" if note else ""
             print(f"{title}: {done}/{total} in {now - started:.0f} s{left}{more}", file=sys.stderr, flush=True)
 
@@ -62,15 +63,30 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
+    done, started = 0, time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, note="")
-        yield lambda n, note="": bar.update(task, advance=n, note=note)
+        task = bar.add_task(title, total=total, left="", note="")
+
+        def advance(n: int, note: str = "") -> None:
+            # rich forgets steps older than half a minute, and then has no estimate: a shard takes longer
+            nonlocal done
+            done += n
+            seconds = round(_left(time.monotonic() - started, done, total)) if done else 0
+            left = f"{timedelta(seconds=seconds)} left" if 0 < done < total else ""
+            bar.update(task, advance=n, left=left, note=note)
+
+        yield advance
+
+
+def _left(elapsed: float, done: int, total: int) -> float:
+    """Seconds that the rest will take at the pace so far."""
+    return elapsed * (total - done) / done
 
 
 def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:

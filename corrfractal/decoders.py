@@ -350,7 +350,7 @@ def _reason(exc: BaseException) -> str:
         return exc.reason
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     text = lines[0] if lines else type(exc).__name__
-    text = text.split("Check failed: ")[-1]
+    text = text.split("Check failed: ")[-1].partition("; last error log:")[0]  # that is of any video read before
     text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: *", "", text)  # "[08:01:27] /project/src/video_reader.cc:285: "
     text = re.sub(r"^\[[^\]]*[/.][^\]]*\] *", "", text)  # "[the file's path] "
     text = re.sub(r"^\[Errno -?\d+\] *", "", text)

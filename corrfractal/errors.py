@@ -7,7 +7,7 @@
     │   └── MaskError                a mask does not fit its frame or is not a mask
     ├── VideoError                   a video cannot be opened or decoded (path, stage, first bad frame)
     ├── IntegrityError               a shard, manifest, checkpoint or model file is damaged
-    ├── BoundExceededError           more was lost than the caller allowed
+    ├── BoundExceededError           more was lost than the caller allowed, or a data set is worse than allowed
     └── DivergedError                the loss is no longer finite
 
 The message is what a user reads at 2 a.m.: what happened, to which file, what to do. Low-level errors are re-raised
@@ -64,7 +64,7 @@ class IntegrityError(CorrFractalError):
 
 
 class BoundExceededError(CorrFractalError):
-    """More was lost than the caller allowed."""
+    """More was lost than the caller allowed, or a data set is worse than allowed."""
 
 
 class DivergedError(CorrFractalError):

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -79,26 +81,53 @@ class SourceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelStatistics:
-    """Counts over label maps, exact and so the same in any order of adding.
+    """Counts over label maps, exact and so the same in any order of adding. A *label set* is one view of one clip.
 
     Attributes:
-        by_rank: pixels under the most frequent label of their clip and view, under the second, and so on (K at most).
+        by_rank: pixels under the most frequent label of their label set, under the second, and so on (K at most).
+        by_used: label sets that use one label, those that use two, and so on.
+        dominated: label sets with over nine tenths of their pixels under one label.
+        still: label sets in which fewer than one in a hundred of the compared pixels changed.
         compared: pixels that have a pixel at their place one stored frame earlier.
         changed: those of them whose label differs from it.
     """
 
     by_rank: tuple[int, ...] = ()
+    by_used: tuple[int, ...] = ()
+    dominated: int = 0
+    still: int = 0
     compared: int = 0
     changed: int = 0
 
     def __add__(self, other: LabelStatistics) -> LabelStatistics:
-        length = max(len(self.by_rank), len(other.by_rank))
-        pad = [ranks + (0,) * (length - len(ranks)) for ranks in (self.by_rank, other.by_rank)]
         return LabelStatistics(
-            by_rank=tuple(a + b for a, b in zip(*pad, strict=True)),
+            by_rank=_added(self.by_rank, other.by_rank),
+            by_used=_added(self.by_used, other.by_used),
+            dominated=self.dominated + other.dominated,
+            still=self.still + other.still,
             compared=self.compared + other.compared,
             changed=self.changed + other.changed,
         )
+
+    @property
+    def label_sets(self) -> int:
+        """Number of label sets."""
+        return sum(self.by_used)
+
+    @property
+    def occupancy(self) -> tuple[float, ...]:
+        """Shares of the pixels by rank; empty without pixels."""
+        return tuple(count / sum(self.by_rank) for count in self.by_rank) if any(self.by_rank) else ()
+
+    @property
+    def entropy(self) -> float:
+        """Of ``occupancy``, in bits: 0 if all pixels have one label, log2 K if all labels are equally frequent."""
+        return sum(-share * math.log2(share) for share in self.occupancy if share)
+
+    @property
+    def change_rate(self) -> float:
+        """``changed`` as a share of ``compared``; 0 if there are none."""
+        return self.changed / self.compared if self.compared else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +162,8 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Sums over the data set. ``sources`` = ``sampled`` + ``quarantined`` + ``rejected``."""
+    """Sums over the data set. ``sources`` = ``sampled`` + ``quarantined`` + ``rejected``; ``cuts`` and ``static`` as in
+    ``SourceEntry``."""
 
     samples: int
     frames: int
@@ -142,6 +172,8 @@ class Statistics:
     sampled: int
     quarantined: int
     rejected: int
+    cuts: int
+    static: int
     labels: LabelStatistics
 
 
@@ -248,6 +280,10 @@ def read_sealed(location: str | Path, cls: type[T]) -> T:
     if digest(_unsealed(values)) != document.digest:
         raise IntegrityError(f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again")
     return document
+
+
+def _added(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(x + y for x, y in zip_longest(a, b, fillvalue=0))
 
 
 def _unsealed(values: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class QuantizationConfig(Config):
     colour: str = "ab"
     """``ab``: both; ``one``: a or b, drawn per view."""
     fit_pixels: int = 4096
-    """Pixels of the clip on which k-means is fitted; more cost time and gain nothing (``docs/decisions/0009``)."""
+    """Pixels of the clip on which k-means is fitted; more cost time and gain nothing (``docs/decisions/0010``)."""
     iterations: int = 20
     """k-means iterations."""
 

@@ -21,8 +21,13 @@ from urllib.parse import unquote
 
 def _settle_ray_environment() -> None:
     """No usage reports; and a private Ray listens on loopback only, where by default it listens on every interface
-    (``_node_ip_address`` does not change that). A process that joins a cluster must keep its real address."""
+    (``_node_ip_address`` does not change that). A process that joins a cluster must keep its real address.
+
+    glibc gives each of a worker's threads a heap of its own, up to eight a core, and every decoder starts threads: the
+    workers of a build of 30 small videos came to 627 MB each, with two heaps to 367.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -66,6 +71,15 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux: a container or a queue may have given us a part of the machine
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -28,7 +28,7 @@ from .errors import IntegrityError
 
 U8 = npt.NDArray[np.uint8]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of this layout. It is part of every plan's digest: changing it re-makes all shards."""
 
 JPEG_QUALITY = 95

@@ -92,6 +92,16 @@ def read(location: Location) -> bytes:
         return bytes(fs.cat_file(path))
 
 
+def read_part(location: Location, offset: int, length: int) -> bytes:
+    """``length`` bytes of a file from ``offset`` on."""
+    if not is_uri(location):
+        with Path(location).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    with _remote(location) as (fs, path):
+        return bytes(fs.cat_file(path, start=offset, end=offset + length))
+
+
 def write(location: Location, contents: bytes) -> None:
     """Write a small file in one step."""
     if not is_uri(location):

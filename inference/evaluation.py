@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 from corrfractal.config import digest
 from corrfractal.errors import MaskError, NotFoundError
-from corrfractal.runtime import write_text
+from corrfractal.runtime import peak_rss_mb, write_text
 
 from .config import InferenceConfig
 from .datasets.davis import Sequence, open_sequence, sequence_names
 from .load import Model, ModelSource
 from .masks import read_mask, write_mask
 from .metrics.jf import ObjectScore, objects_of, score_sequence
-from .propagate import peak_rss_mb, track
+from .propagate import track
 
 U8 = npt.NDArray[np.uint8]
 

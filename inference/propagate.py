@@ -6,7 +6,6 @@ Frames stream through: memory does not grow with the video's length.
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from corrfractal.config import config_to_dict
 from corrfractal.console import progress
 from corrfractal.errors import CallError, VideoError
-from corrfractal.runtime import write_text
+from corrfractal.runtime import peak_rss_mb, write_text
 from corrfractal.video import Video, open_video, write_video
 
 from .config import InferenceConfig
@@ -136,11 +135,6 @@ def track(images: Iterable[U8], first_mask: U8, model: Model, config: InferenceC
         started = time.perf_counter()
         mask = tracker.step(frame)
         yield Step(frame=frame, mask=mask, seconds=time.perf_counter() - started)
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def make_folder(folder: Path) -> None:

@@ -1,13 +1,16 @@
-"""``corrfractal precompute`` and ``corrfractal verify``."""
+"""The commands ``plan``, ``precompute``, ``inspect`` and ``verify``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from corrfractal.console import command, say
+
+if TYPE_CHECKING:
+    from .config import PipelineConfig
 
 
 class Share(click.ParamType[float]):
@@ -28,12 +31,51 @@ class Share(click.ParamType[float]):
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the plan as JSON, for `precompute --plan`.")
+@click.option("--workers", type=click.IntRange(min=1), help="Workers to tell the hours for. [default: one per CPU]")
+@click.option("--pilots", type=click.IntRange(min=1), default=16, show_default=True, help="Videos to run a piece of.")
+@click.option("--seed", default=0, show_default=True, help="Decides which.")
+@click.option("--videos", type=click.IntRange(min=1), help="Take SOURCES for a sample of so many videos ...")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="... of so many seconds on average.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
+@command
+def plan(
+    sources: tuple[str, ...],
+    out: Path | None,
+    workers: int | None,
+    pilots: int,
+    seed: int,
+    videos: int | None,
+    seconds: float | None,
+    config_file: Path | None,
+) -> dict[str, Any]:
+    """What `precompute SOURCES` will take. Pieces of a few videos are decoded and labelled here; nothing is stored."""
+    from dataclasses import asdict
+
+    from corrfractal.runtime import cpu_count
+
+    from . import planning, prediction
+
+    config = _configuration(config_file)
+    found = planning.plan(sources, config, pilots=pilots, seed=seed, videos=videos, seconds=seconds)
+    workers = workers or cpu_count()
+    for line in prediction.lines(found, workers):
+        say(line)
+    if out is not None:
+        prediction.save(found, out)
+        say(f"written to {out}; `corrfractal precompute ... --plan {out}` tells how far it was off")
+    return {**asdict(found), "workers": workers, "hours": found.hours(workers)}
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
 @click.option("--out", required=True, help="Folder of the shards, local or a URI such as s3://bucket/shards.")
 @click.option("--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]")
 @click.option("--max-bad", type=Share(), help="Fail if more than this share of the sources is damaged, e.g. 1%.")
 @click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where labels are made. [default: cpu]")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
+@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Compare with this plan at the end.")
 @click.option("--track", is_flag=True, help="Log the finished data set to MLflow.")
 @click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
 @command
@@ -45,6 +87,7 @@ def precompute(
     retry_quarantined: bool,
     device: str | None,
     config_file: Path | None,
+    plan_file: Path | None,
     track: bool,
     tracking_uri: str | None,
 ) -> dict[str, Any]:
@@ -54,17 +97,11 @@ def precompute(
     """
     from dataclasses import asdict
 
-    from corrfractal.config import config_from_dict, read_toml
+    from . import prediction, run
 
-    from . import run
-    from .config import PipelineConfig
-
-    values = read_toml(config_file).get("precompute", {}) if config_file else {}
-    if max_bad is not None:
-        values["max_bad"] = max_bad
-    if device is not None:
-        values["device"] = device
-    config = config_from_dict(PipelineConfig, values, where=str(config_file or "command line"))
+    given = {"max_bad": max_bad, "device": device}
+    config = _configuration(config_file, {name: value for name, value in given.items() if value is not None})
+    predicted = prediction.load(plan_file, config.recipe()) if plan_file else None
     result = run.precompute(sources, out, config, workers=workers, retry_quarantined=retry_quarantined)
     say(
         f"{result.sources} sources = {result.sampled} sampled + {result.quarantined} quarantined + "
@@ -75,6 +112,10 @@ def precompute(
         f"shards in {result.seconds:.1f} s, {result.frames_per_second:g} frames/s"
     )
     say(f"data set {result.digest[:16]} in {out}")
+    errors = {}
+    for quantity in prediction.compare(predicted, result) if predicted and result.made else ():
+        errors[quantity.name] = quantity.error
+        say(f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: {quantity.error:+.1%}")
     run_id = None
     if track or tracking_uri:
         from corrfractal.tracking import tracking_uri as resolve
@@ -84,7 +125,39 @@ def precompute(
         took = {"seconds": result.seconds, "frames_per_second": result.frames_per_second, "made": result.made}
         run_id = log_build(resolve(tracking_uri), out, took)
         say(f"logged as run {run_id} in {resolve(tracking_uri)}")
-    return {"out": out, **asdict(result), "frames_per_second": result.frames_per_second, "run_id": run_id}
+    told = {"frames_per_second": result.frames_per_second, "run_id": run_id, "plan_errors": errors}
+    return {"out": out, **asdict(result), **told}
+
+
+def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> PipelineConfig:
+    """The ``[precompute]`` table of a file, or the defaults, with some fields changed."""
+    from corrfractal.config import config_from_dict, read_toml
+
+    from .config import PipelineConfig
+
+    values = read_toml(file).get("precompute", {}) if file else {}
+    return config_from_dict(PipelineConfig, {**values, **(changed or {})}, where=str(file or "command line"))
+
+
+@click.command()
+@click.argument("shards")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a contact sheet to this file.")
+@click.option("--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Clips on the sheet.")
+@click.option("--seed", default=0, show_default=True, help="Decides which clips are drawn.")
+@command
+def inspect(shards: str, html: Path | None, clips: int, seed: int) -> dict[str, Any]:
+    """Label health of SHARDS, in all and one by one, and the inputs that were quarantined or rejected."""
+    from .inspect import inspect as look
+    from .inspect import lines, to_json, write_sheet
+
+    found = look(shards)
+    if html is None:
+        for line in lines(found):
+            say(line)
+    else:
+        write_sheet(html, found, clips=clips, seed=seed)
+        say(f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost sources in {html}")
+    return {**to_json(found), "html": str(html) if html else None}
 
 
 @click.command()

@@ -39,9 +39,19 @@ def view_seed(seed: int, key: str, view: int) -> int:
 
 def label_statistics(labels: U8) -> LabelStatistics:
     """Statistics of one clip's labels, uint8 (V, T, H, W)."""
-    ranked = [np.sort(np.bincount(view.ravel(), minlength=16))[::-1] for view in labels]
+    return sum((_view_statistics(view) for view in labels), LabelStatistics())
+
+
+def _view_statistics(view: U8) -> LabelStatistics:
+    ranked = np.sort(np.bincount(view.ravel(), minlength=16))[::-1]
+    compared, changed = view[1:].size, int(np.count_nonzero(view[1:] != view[:-1]))
+    used = np.zeros(16, dtype=int)
+    used[np.count_nonzero(ranked) - 1] = 1
     return LabelStatistics(
-        by_rank=tuple(np.sum(ranked, axis=0).tolist()),
-        compared=labels[:, 1:].size,
-        changed=int(np.count_nonzero(labels[:, 1:] != labels[:, :-1])),
+        by_rank=tuple(ranked.tolist()),
+        by_used=tuple(used.tolist()),
+        dominated=int(10 * ranked[0] > 9 * view.size),
+        still=int(100 * changed < compared),
+        compared=compared,
+        changed=changed,
     )

@@ -260,6 +260,8 @@ def _statistics(sidecars: Sequence[Sidecar], entries: Sequence[SourceEntry]) -> 
         sampled=outcomes["sampled"],
         quarantined=outcomes["quarantined"],
         rejected=outcomes["rejected"],
+        cuts=sum(entry.cuts for entry in entries),
+        static=sum(entry.static for entry in entries),
         labels=sum((sidecar.label_statistics for sidecar in sidecars), LabelStatistics()),
     )
 

@@ -41,6 +41,8 @@ class PrecomputeResult:
         made: shards made by this run; the others were there and whole.
         frames: stored by this run.
         seconds: wall time of the run.
+        core_hours: processor time of this run, but for Ray's own.
+        worker_mb: peak memory of the largest worker.
     """
 
     digest: str
@@ -54,6 +56,8 @@ class PrecomputeResult:
     rejected: int
     frames: int
     seconds: float
+    core_hours: float = 0.0
+    worker_mb: float = 0.0
 
     @property
     def frames_per_second(self) -> float:
@@ -87,11 +91,13 @@ def precompute(
     out = storage.resolve(out)
 
     # 1. Plan: what is there, and what is still to be made.
+    cpu = time.process_time()
     plan = make_plan(find_sources(sources, skip=out), config)
+    cpu = time.process_time() - cpu
     pending = prepare(out, plan, retry_quarantined)
 
     # 2. Execute: one task per shard.
-    frames = _execute(pending, out, config, workers)
+    made = _execute(pending, out, config, workers)
 
     # 3. Commit: the manifest over all shards.
     manifest = commit(out, plan)
@@ -107,23 +113,25 @@ def precompute(
         sampled=statistics.sampled,
         quarantined=statistics.quarantined,
         rejected=statistics.rejected,
-        frames=frames,
+        frames=made.frames,
         seconds=round(time.monotonic() - started, 2),
+        core_hours=(cpu + made.core_seconds) / 3600,
+        worker_mb=round(made.peak_mb, 1),
     )
 
 
-def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None) -> int:
-    """Make shards on Ray; return the number of frames stored."""
+def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None) -> Made:
+    """Make shards on Ray."""
     if not specs:
-        return 0
-    total, started = Made(), time.monotonic()
+        return Made()
+    total = Made()
     waiting = collections.deque(specs)
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
     with ray_session(ray, workers), progress("videos", sum(len(spec.segments) for spec in specs)) as advance:
         _check_devices(config)
         make = ray.remote(**config.task_resources(), max_retries=0)(make_shard)
         window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        meters = _Meters()
+        meters, started = _Meters(), time.monotonic()
         running: dict[ray.ObjectRef, ShardSpec] = {}
         try:
             while waiting or running:
@@ -148,7 +156,7 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
         finally:
             for ref in running:
                 ray.cancel(ref, force=True)
-    return total.frames
+    return total
 
 
 def _check_devices(config: PipelineConfig) -> None:

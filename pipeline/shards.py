@@ -7,6 +7,7 @@ notices damage that the codec conceals, and decord was seen to give up one frame
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from corrfractal.manifest import (
     sidecar_name,
     to_text,
 )
-from corrfractal.runtime import file_sha256
+from corrfractal.runtime import file_sha256, peak_rss_mb
 from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import Video, open_video
 
@@ -48,16 +49,19 @@ class ShardSpec:
 @dataclass(frozen=True, kw_only=True)
 class Made:
     """What making a shard came to: clips and frames stored, segments that gave clips, and those that did not or not
-    wholly (quarantined, rejected)."""
+    wholly (quarantined, rejected); the processor time that it took, and the worker's peak memory so far."""
 
     clips: int = 0
     frames: int = 0
     sampled: int = 0
     quarantined: int = 0
     rejected: int = 0
+    core_seconds: float = 0.0
+    peak_mb: float = 0.0
 
     def __add__(self, other: Made) -> Made:
-        return Made(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+        sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        return Made(**{**sums, "peak_mb": max(self.peak_mb, other.peak_mb)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Colle
     Returns:
         What was stored; nothing if there was nothing to do.
     """
+    started = time.process_time()
     if is_whole(spec, out):
         return Made()
     cv2.setNumThreads(1)
@@ -119,6 +124,8 @@ def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Colle
         sampled=outcomes.count("sampled"),
         quarantined=outcomes.count("quarantined"),
         rejected=outcomes.count("rejected"),
+        core_seconds=time.process_time() - started,
+        peak_mb=peak_rss_mb(),
     )
 
 

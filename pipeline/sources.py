@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from corrfractal import storage
+from corrfractal.console import progress
 from corrfractal.decoders import FOLDER_FPS, IMAGE_SUFFIXES, frame_files
 from corrfractal.errors import CallError, NotFoundError
 from corrfractal.runtime import cpu_count, file_sha256
@@ -71,8 +72,12 @@ def find_sources(names: Sequence[str], skip: str | Path) -> list[Source]:
         CallError: a list or a folder cannot be read, or a store cannot be reached.
     """
     listed = list_sources(names, skip)
-    with ThreadPoolExecutor(2 * cpu_count()) as pool:
-        return list(pool.map(lambda found: _examine(*found), listed))
+    sources = []
+    with ThreadPoolExecutor(2 * cpu_count()) as pool, progress("sources", len(listed)) as advance:
+        for source in pool.map(lambda found: _examine(*found), listed):
+            sources.append(source)
+            advance(1)
+    return sources
 
 
 def list_sources(names: Sequence[str], skip: str | Path) -> list[tuple[str, str]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from corrfractal import storage
 from corrfractal.config import flatten
-from corrfractal.manifest import MANIFEST, QUARANTINE, load_manifest
+from corrfractal.manifest import MANIFEST, QUARANTINE, load_manifest, load_sidecar
 from corrfractal.tracking import data_set, open_experiment
+
+from .health import Health, clusters, data_set_health, shard_health
+
+SHARD_HEALTH = "shard_health.jsonl"
 
 
 def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
@@ -27,12 +32,21 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
 
     manifest = load_manifest(out)
     counts = {name: value for name, value in flatten(asdict(manifest.statistics)).items() if isinstance(value, int)}
+    shards = [asdict(shard_health(load_sidecar(out, shard), clusters(manifest))) for shard in manifest.shards]
     experiment = open_experiment(uri)
     with mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run:
         mlflow.log_params({key: str(value)[:500] for key, value in flatten(manifest.config).items()})
         mlflow.set_tags({"shards.digest": manifest.digest, "shards.path": out, "stage": "precompute"})
-        mlflow.log_metrics({**counts, **metrics})
+        mlflow.log_metrics({**counts, **_health_metrics(data_set_health(manifest)), **metrics})
         mlflow.log_input(data_set(out, manifest.digest), context="precompute")
         for name in (MANIFEST, QUARANTINE):
             mlflow.log_text(storage.read(storage.join(out, name)).decode(), name)
+        mlflow.log_text("".join(json.dumps(shard) + "\n" for shard in shards), SHARD_HEALTH)
     return str(run.info.run_id)
+
+
+def _health_metrics(health: Health) -> dict[str, float]:
+    """``health.entropy`` and so on; ``health.occupancy.00`` is the most frequent label's."""
+    values = {name: value for name, value in asdict(health).items() if isinstance(value, int | float)}
+    values |= {f"occupancy.{rank:02d}": share for rank, share in enumerate(health.occupancy)}
+    return {f"health.{name}": value for name, value in values.items()}

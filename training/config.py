@@ -40,6 +40,12 @@ class TrainingConfig(Config):
     """Largest norm of the gradient."""
     precision: str = "fp32"
     """``fp32``, or ``bf16`` for automatic mixed precision in the backbone."""
+    min_label_entropy: float = 1.0
+    """Bits a pixel. Shards whose labels hold less are refused: most pixels have one label. 0 takes any."""
+    min_label_change: float = 0.01
+    """Share of the labels that differ from the frame before. Shards below are refused: nothing moves. 0 takes any."""
+    max_label_change: float = 0.85
+    """The same from above: the labels are noise, of which nothing carries over to the next frame. 1 takes any."""
     seed: int = 0
     """Decides initial weights, order, crops, dropped channels and densities."""
     checkpoint_every: int = 200
@@ -63,6 +69,11 @@ class TrainingConfig(Config):
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.crop is not None and self.crop < 16:
             raise ValueError(f"crop must be at least 16, got {self.crop}")
+        if self.min_label_entropy < 0:
+            raise ValueError(f"min_label_entropy must not be negative, got {self.min_label_entropy}")
+        for name in ("min_label_change", "max_label_change"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
         if not 0 <= self.channel_dropout <= 1:
             raise ValueError(f"channel_dropout must lie in 0..1, got {self.channel_dropout}")
 

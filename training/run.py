@@ -24,6 +24,7 @@ from corrfractal.manifest import load_manifest
 from corrfractal.runtime import cpu_count, ray_session, write_text
 
 from .config import TrainingConfig
+from .health import check_labels
 from .loop import Job, fit, usable_samples
 from .registry import ModelVersion, register
 from .tracking import start_run
@@ -64,6 +65,7 @@ def train(
 
     Raises:
         CallError: no such shards, shards too short, settings that do not fit together or to the folder.
+        BoundExceededError: the labels are collapsed, frozen or noise.
         DivergedError: the loss is no longer finite.
         CorrFractalError: workers failed more often than Ray was allowed to restart them.
     """
@@ -96,6 +98,7 @@ def _job(shards: Path, out: Path, config: TrainingConfig, tracking_uri: str, wor
             f"no clip in {shards} has the {config.clip_frames_needed} frames that the preset "
             f"'{config.references}' needs: precompute longer clips"
         )
+    check_labels(manifest.statistics.labels, config, shards)
     if config.batch_size % workers:
         raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the number of workers, {workers}")
     job = Job(

@@ -11,6 +11,9 @@ import pytest
 from corrfractal.quantization import QuantizationConfig
 from corrfractal.video import write_video
 from pipeline.config import PipelineConfig
+from pipeline.manifest import commit, make_plan, prepare
+from pipeline.shards import make_shard
+from pipeline.sources import find_sources
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +42,14 @@ def master(
 def videos(master: Path, tmp_path: Path) -> Path:
     """A copy of ``master`` to do with as one likes."""
     return Path(shutil.copytree(master, tmp_path / "videos"))
+
+
+@pytest.fixture(scope="session")
+def made_shards(master: Path, config: PipelineConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder ``shards`` of ``master``: 4 clips, made in this process. Not to be changed."""
+    out = tmp_path_factory.mktemp("made") / "shards"
+    plan = make_plan(find_sources([str(master)], skip=out), config)
+    for spec in prepare(str(out), plan, retry_quarantined=False):
+        make_shard(spec, str(out), config)
+    commit(str(out), plan)
+    return out

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from corrfractal.manifest import LabelStatistics
 from pipeline.labels import label_statistics, label_views, view_seed
@@ -29,8 +30,21 @@ def test_statistics_count_every_pixel_and_every_change():
     labels = np.zeros((1, 2, 2, 2), np.uint8)
     labels[0, 1, 0] = 5
     statistics = label_statistics(labels)
-    assert statistics == LabelStatistics(by_rank=(6, 2, *[0] * 14), compared=4, changed=2)
+    assert statistics == LabelStatistics(by_rank=(6, 2, *[0] * 14), by_used=(0, 1, *[0] * 14), compared=4, changed=2)
     assert (statistics + LabelStatistics() + statistics).by_rank[:2] == (12, 4)
+    assert statistics.entropy == pytest.approx(0.811278)
+    assert (statistics.change_rate, statistics.label_sets) == (0.5, 1)
+
+
+def test_statistics_tell_label_sets_that_are_dominated_or_still():
+    labels = np.zeros((3, 2, 10, 10), np.uint8)
+    labels[1, :, :, :2] = 1  # a fifth of it, which stays
+    labels[2, 1, :1] = 1  # a twentieth of it, which comes
+    statistics = label_statistics(labels)
+    assert statistics.by_used[:2] == (1, 2)
+    assert (statistics.dominated, statistics.still) == (2, 2)
+    assert statistics == sum((label_statistics(view[None]) for view in labels), LabelStatistics())
+    assert (LabelStatistics().entropy, LabelStatistics().change_rate) == (0, 0)
 
 
 def test_the_code_for_gpus_makes_labels_of_the_same_views(moving_frames, config):

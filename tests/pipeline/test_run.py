@@ -289,6 +289,12 @@ def test_a_tracked_build_is_a_run_with_the_manifest_as_its_data_set(shards, tmp_
     run = mlflow.MlflowClient(uri).get_run(log_build(uri, str(shards[0]), {"seconds": 1.5}))
     assert (run.data.metrics["quarantined"], run.data.metrics["seconds"]) == (3, 1.5)
     assert run.data.params["clip.frames"] == "8"
+    assert run.data.metrics["health.entropy"] == pytest.approx(load_manifest(shards[0]).statistics.labels.entropy)
+    assert sum(run.data.metrics[f"health.occupancy.{rank:02d}"] for rank in range(16)) == pytest.approx(1)
+    table = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/shard_health.jsonl")
+    assert [json.loads(line)["clips"] for line in table.splitlines()] == [
+        shard.samples for shard in load_manifest(shards[0]).shards
+    ]
     assert run.data.tags["shards.digest"] == shards[1].digest
     (used,) = run.inputs.dataset_inputs
     assert used.dataset.digest == shards[1].digest[:36]

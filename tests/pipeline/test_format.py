@@ -1,0 +1,95 @@
+"""The page of the format is enough to read the shards: its code is run here, with none of ours."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corrfractal.config import digest
+from corrfractal.manifest import load_manifest, sample_index
+from corrfractal.sample import SCHEMA, decode_clip, read_members
+
+PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+
+
+def run(block: str, folder: Path) -> list[str]:
+    """Lines that a block of the page prints, beside the folder ``shards``, where this project cannot be imported."""
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['corrfractal', 'pipeline', 'training']))\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", hidden + block], cwd=folder.parent, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_page_has_three_short_readers_and_the_schema_at_hand():
+    assert len(BLOCKS) == 3
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 15 for block in BLOCKS)
+    assert f"This is schema {SCHEMA}." in PAGE
+
+
+def test_its_plain_reader_finds_every_clip(made_shards):
+    printed = run(BLOCKS[0], made_shards)
+    index = sample_index(made_shards, load_manifest(made_shards))
+    assert [line.split()[0] for line in printed] == [ref.key for ref in index]
+    first = decode(made_shards, index[0])
+    assert printed[0] == f"{index[0].key} 8 (32, 32) {first.labels[0, 0, 0, 0]}"
+
+
+def test_its_webdataset_reader_finds_every_clip(made_shards):
+    printed = run(BLOCKS[1], made_shards)
+    keys = [ref.key for ref in sample_index(made_shards, load_manifest(made_shards))]
+    assert printed == [f"{key} (8, 32, 32, 3) (8, 32, 32)" for key in keys]
+
+
+def test_its_random_access_reads_one_clip_and_no_more(made_shards):
+    (printed,) = run(BLOCKS[2], made_shards)
+    last = [ref for ref in sample_index(made_shards, load_manifest(made_shards)) if ref.shard == "shard-000000.tar"][-1]
+    assert printed.startswith(f"{last.key} [")
+    assert printed.count("'") // 2 == 8 + 8 + 1
+
+
+def test_the_digest_is_what_the_page_says(made_shards):
+    values = json.loads((made_shards / "manifest.json").read_text("utf-8"))
+    assert values.pop("digest") == digest(values)
+
+
+def test_every_stored_field_is_on_the_page(made_shards):
+    manifest = json.loads((made_shards / "manifest.json").read_text("utf-8"))
+    sidecar = json.loads((made_shards / "shard-000000.json").read_text("utf-8"))
+    meta = decode(made_shards, sample_index(made_shards, load_manifest(made_shards))[0]).meta
+    stored = {
+        *manifest, *sidecar, *manifest["shards"][0], *manifest["sources"][0], *manifest["statistics"],
+        *sidecar["label_statistics"], *meta, *meta["codebooks"][0],
+    } - {"label_statistics"}  # fmt: skip
+    assert [name for name in sorted(stored) if f"`{name}`" not in PAGE] == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves closing to the collector
+def test_the_clips_go_through_webdatasets_own_pipeline_of_shuffling_and_batching(made_shards):
+    import webdataset as wds
+
+    def frames_and_labels(sample):
+        clip = decode_clip({f"{sample['__key__']}.{name}": data for name, data in sample.items() if name[0] != "_"})
+        return clip.frames, clip.labels[0]
+
+    urls = [str(path) for path in sorted(made_shards.glob("*.tar"))]
+    data = wds.WebDataset(urls, shardshuffle=100, seed=1).shuffle(10).map(frames_and_labels).batched(3)
+    batches = list(data)
+    assert sum(len(frames) for frames, _ in batches) == load_manifest(made_shards).statistics.samples == 4
+    assert batches[0][0].shape == (3, 8, 32, 32, 3)
+    assert batches[0][1].dtype == np.uint8
+
+
+def decode(folder, ref):
+    with (folder / ref.shard).open("rb") as file:
+        file.seek(ref.offset)
+        return decode_clip(read_members(file.read(ref.length)))
