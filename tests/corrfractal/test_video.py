@@ -170,3 +170,12 @@ def test_a_video_of_odd_size_can_be_written(tmp_path, moving_frames):
     info = open_video(tmp_path / "odd.mp4").info
     assert (info.height, info.width, info.frames) == (76, 100, 3)
     assert [p.name for p in tmp_path.iterdir()] == ["odd.mp4"]
+
+
+def test_the_reason_of_a_failure_says_nothing_of_videos_read_before(data_dir, tmp_path):
+    """PyAV appends the last line of FFmpeg's log, whichever file that was about."""
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 20)
+    for path in (data_dir / "odd_videos" / "derived_bitflips.mp4", tmp_path / "text.mp4"):
+        with pytest.raises(VideoError) as caught:
+            list(open_video(path, "pyav").frames())
+    assert caught.value.reason == "Invalid data found when processing input"
