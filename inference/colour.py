@@ -17,7 +17,7 @@ from corrfractal.correspondence import CorrespondenceConfig
 
 STRIDE = 4
 RADIUS = 12  # cells: 48 pixels
-TEMPERATURE = 0.01
+TEMPERATURE = 0.0003
 OFFSET = 4.0
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from reference_jf import naive_boundary, naive_f, naive_j, naive_statistics
 
 from inference.evaluation import score_masks
+from inference.metrics import bits
 from inference.metrics.jf import (
-    boundary_map,
     boundary_radius,
     frame_scores,
     objects_of,
@@ -48,9 +48,9 @@ def test_the_tolerance_grows_with_the_image(seed: int) -> None:
 def test_the_boundary_follows_the_official_rules_at_the_last_row_and_column() -> None:
     mask = np.zeros((5, 6), dtype=bool)
     mask[3:, 4:] = True
-    ys, xs = np.nonzero(boundary_map(mask))
+    ys, xs = np.nonzero(bits.unpack(bits.boundary(bits.pack(mask), 6), 6))
     assert {*zip(ys.tolist(), xs.tolist(), strict=True)} == naive_boundary(mask)
-    assert not boundary_map(mask)[-1, -1]
+    assert not bits.unpack(bits.boundary(bits.pack(mask), 6), 6)[-1, -1]
 
 
 def test_both_empty_is_perfect_and_one_empty_is_nothing() -> None:
