@@ -1,6 +1,7 @@
 """Binary pictures as bits, 64 pixels to a word: what J and F need costs a sixth of the same on bytes.
 
-A picture is uint64 (..., H, words); pixel x is bit x mod 64 of word x // 64, and bits beyond the width are 0.
+A picture is uint64 (..., H, words); pixel x is bit x mod 64 of word x // 64, and bits beyond the width are 0. Spare words
+at the end of every row take what moves out of it, so that all rows move as one long number.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ U64 = npt.NDArray[np.uint64]
 ONE, LAST = np.uint64(1), np.uint64(63)
 
 
-def pack(mask: Bool) -> U64:
-    """bool (..., H, W) -> uint64 (..., H, ceil(W / 64))."""
+def pack(mask: Bool, reach: int = 1) -> U64:
+    """bool (..., H, W) -> uint64 (..., H, words), with room to ``dilate`` by ``reach`` pixels."""
     width = mask.shape[-1]
-    packed = np.zeros((*mask.shape[:-1], 8 * math.ceil(width / 64)), dtype=np.uint8)
+    words = math.ceil(width / 64) + 1 + reach // 64
+    packed = np.zeros((*mask.shape[:-1], 8 * words), dtype=np.uint8)
     packed[..., : math.ceil(width / 8)] = np.packbits(mask, axis=-1, bitorder="little")
     return packed.view("<u8")
 
@@ -42,6 +44,7 @@ def boundary(bits: U64, width: int) -> U64:
     The last row looks right only, the last column down only, and the corner is never boundary.
     """
     right = _from_right(bits)
+    right[..., -1] = 0
     word, bit = divmod(width - 1, 64)
     right[..., word] |= bits[..., word] & (ONE << np.uint64(bit))  # the last column is its own right neighbour
     found = bits ^ right
@@ -72,16 +75,18 @@ def dilate(bits: U64, radius: int) -> U64:
 
 def _from_right(bits: U64) -> U64:
     """Every pixel takes its right neighbour's value."""
-    moved = bits >> ONE
-    moved[..., :-1] |= bits[..., 1:] << LAST
-    return moved
+    flat = bits.reshape(-1)
+    moved = flat >> ONE
+    moved[:-1] |= flat[1:] << LAST
+    return moved.reshape(bits.shape)
 
 
 def _from_left(bits: U64) -> U64:
     """Every pixel takes its left neighbour's value."""
-    moved = bits << ONE
-    moved[..., 1:] |= bits[..., :-1] >> LAST
-    return moved
+    flat = bits.reshape(-1)
+    moved = flat << ONE
+    moved[1:] |= flat[:-1] >> LAST
+    return moved.reshape(bits.shape)
 
 
 @cache

@@ -95,9 +95,9 @@ def frame_scores(truth: Bool, mask: Bool) -> tuple[float, float]:
     """J and F of one object in one frame; ``truth`` and ``mask`` are bool (H, W)."""
     if truth.shape != mask.shape:
         raise ValueError(f"truth {truth.shape} and mask {mask.shape} differ in size")
-    pair = _crop(truth, mask)
-    packed = bits.pack(pair)
-    return _region_similarity(packed), _contour_accuracy(packed, pair.shape[-1], boundary_radius(*truth.shape))
+    pair, radius = _crop(truth, mask), boundary_radius(*truth.shape)
+    packed = bits.pack(pair, reach=radius)
+    return _region_similarity(packed), _contour_accuracy(packed, pair.shape[-1], radius)
 
 
 def boundary_radius(height: int, width: int) -> int:

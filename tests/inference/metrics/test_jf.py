@@ -54,10 +54,10 @@ def test_the_boundary_follows_the_official_rules_at_the_last_row_and_column() ->
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), height=st.integers(2, 40), width=st.integers(2, 150), radius=st.integers(0, 9))
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(2, 40), width=st.integers(2, 150), radius=st.integers(0, 70))
 def test_bits_are_the_picture_and_grow_as_its_distances_say(seed: int, height: int, width: int, radius: int) -> None:
     mask = blob(np.random.default_rng(seed), height, width)
-    packed = bits.pack(mask)
+    packed = bits.pack(mask, reach=radius)
     np.testing.assert_array_equal(bits.unpack(packed, width), mask)
     assert bits.count(packed) == mask.sum()
     disk = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * radius + 1, 2 * radius + 1))
