@@ -1,7 +1,7 @@
 """Binary pictures as bits, 64 pixels to a word: what J and F need costs a sixth of the same on bytes.
 
-A picture is uint64 (..., H, words); pixel x is bit x mod 64 of word x // 64, and bits beyond the width are 0. Spare words
-at the end of every row take what moves out of it, so that all rows move as one long number.
+A picture is uint64 (..., H, words); pixel x is bit x mod 64 of word x // 64, and bits beyond the width are 0. Spare
+words at the end of every row take what moves out of it, so that all rows move as one long number.
 """
 
 from __future__ import annotations
