@@ -73,24 +73,25 @@ class PckSummary(Summary):
         return _number(mean), {name: _number(value) for name, value in zip(JOINTS, each, strict=True)}
 
     def measures(self) -> dict[str, float]:
-        """PCK at both thresholds in both forms."""
-        found = {f"PCK@{a}{_suffix(form)}": self.pck(form, a)[0] for form in ("loose", "strict") for a in THRESHOLDS}
-        return {name: value for name, value in found.items() if value is not None}
+        """PCK at both thresholds in both forms, under names that MLflow takes (it knows no @)."""
+        return {name.replace("@", "_"): value for name, value in self._figures().items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``scores.json``."""
-        figures = {f"PCK@{a}{_suffix(form)}": self.pck(form, a)[0] for form in ("loose", "strict") for a in THRESHOLDS}
         counts = [np.isfinite(d.strict) for d in self.distances]
         return {
             "dataset": self.dataset,
             "sequences": self.sequences,
-            **figures,
+            **self._figures(),
             "detected": float(np.mean(np.concatenate([c.ravel() for c in counts]))),
             "per_joint": {name: {f"PCK@{a}": self.pck("loose", a)[1][name] for a in THRESHOLDS} for name in JOINTS},
             "model": self.model,
             "seconds_per_frame": self.seconds_per_frame,
             "peak_rss_mb": self.peak_rss_mb,
         }
+
+    def _figures(self) -> dict[str, float | None]:
+        return {f"PCK@{a}{_suffix(form)}": self.pck(form, a)[0] for form in ("loose", "strict") for a in THRESHOLDS}
 
     def lines(self) -> list[str]:
         """A row per joint, and the means of both forms."""
