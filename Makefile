@@ -28,11 +28,14 @@ check: setup
 
 # Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.
 DAVIS ?= ../shared/data/davis2017
+# Masks for them, SEQUENCE/00000.png, such as a published method's, for the benchmark of J and F.
+MASKS ?= ../shared/data/davis2017_reference/osvos
 
 bench: setup
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/labels.py $(DAVIS)
+	$(BIN)/python benchmarks/jf.py $(DAVIS) $(MASKS)
 	$(BIN)/python benchmarks/results.py
 
 fmt: setup

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .model import CorrFractal
 
 U8 = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,38 @@ class Tracker:
             self._remember(targets, q)
         return labels
 
+    @classmethod
+    def of_labels(
+        cls, model: CorrFractal, first_frame: U8, labels: Float, config: TrackerConfig | None = None
+    ) -> Tracker:
+        """Follow soft labels instead of objects, such as the heat maps of key points: go on with ``step_labels``.
+
+        Args:
+            labels: float32 (K, H, W) of the first frame; each channel is carried for itself.
+        """
+        height, width = first_frame.shape[:2]
+        if labels.shape[1:] != (height, width):
+            raise MaskError(f"labels must be (K, {height}, {width}), like their frame; got {labels.shape}")
+        tracker = cls(model, first_frame, np.zeros((height, width), dtype=np.uint8), config)
+        q = torch.from_numpy(labels).to(tracker._device)
+        tracker._memory[0] = [References(r.f, _at_size(q, r.f)) for r in tracker._memory[0]]
+        return tracker
+
+    def step_labels(self, frame: U8) -> Float:
+        """Labels of the next frame, float32 (K, H, W), fed back as they are.
+
+        Raises:
+            MaskError: the frame has the wrong size or type.
+        """
+        self._check(frame, None)
+        self._t += 1
+        with torch.inference_mode():
+            F_t = self._embed(frame)
+            targets = pyramid(F_t, self._densities)
+            q = propagate(self._references(), targets, F_t, self._correspondence)[0]
+            self._remember(targets, q)
+        return np.asarray(q.cpu().numpy(), dtype=np.float32)
+
     def _references(self) -> list[References]:
         """The memory frames of this step, joined per density."""
         t = self._t
@@ -120,9 +153,7 @@ class Tracker:
 
     def _remember(self, targets: list[Tensor], q: Tensor) -> None:
         """Keep this frame at every density, and forget those that no later step asks for."""
-        self._memory[self._t] = [
-            References(f[:, None], resize_labels(q[None], (f.shape[-2], f.shape[-1]))[:, None]) for f in targets
-        ]
+        self._memory[self._t] = [References(f[:, None], _at_size(q, f)) for f in targets]
         oldest = self._t + 1 - max(self.config.short_term, default=0)
         for i in [i for i in self._memory if i < oldest and i not in self.config.long_term]:
             del self._memory[i]
@@ -148,3 +179,8 @@ class Tracker:
             raise MaskError(f"frames must be uint8 {(*self._size, 3)}, like the first; got {frame.dtype} {frame.shape}")
         if mask is not None and (mask.dtype != np.uint8 or mask.shape != self._size):
             raise MaskError(f"a mask must be uint8 {self._size}, like its frame; got {mask.dtype} {mask.shape}")
+
+
+def _at_size(q: Tensor, f: Tensor) -> Tensor:
+    """Labels (K, H, W) as (1, 1, K, h, w) of an embedding (..., h, w)."""
+    return resize_labels(q[None], (f.shape[-2], f.shape[-1]))[:, None]

@@ -1,76 +1,51 @@
-"""DAVIS-2017 evaluation without Ray: one sequence propagated and scored, masks made elsewhere scored, and the sums.
+"""DAVIS evaluation without Ray: one sequence propagated and scored, masks made elsewhere scored, and the sums.
 
 ``scores.json`` and the folder ``masks/<sequence>/00000.png`` follow the official tools' conventions.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.config import digest
 from corrfractal.errors import MaskError, NotFoundError
-from corrfractal.runtime import peak_rss_mb, write_text
+from corrfractal.runtime import peak_rss_mb
 
 from .config import InferenceConfig
-from .datasets.davis import Sequence, open_sequence, sequence_names
+from .datasets.davis import Sequence, find_year, open_sequence, sequence_names
 from .load import Model, ModelSource
 from .masks import read_mask, write_mask
-from .metrics.jf import ObjectScore, objects_of, score_sequence
+from .metrics.jf import ObjectScore, score_sequence
 from .propagate import track
+from .results import Advance, Result, Summary, cost, load, result_digest, store, write_scores
 
 U8 = npt.NDArray[np.uint8]
 
-DATASET = "davis2017-val"
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceResult(Result):
+    """One sequence scored by J and F; ``objects`` holds the scores of every object."""
+
+    objects: tuple[ObjectScore, ...]
+
+    @property
+    def line(self) -> str:
+        """J and F of every object."""
+        return ", ".join(f"object {o.object_id} J {o.J.mean:.3f} F {o.F.mean:.3f}" for o in self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceResult:
-    """One scored sequence, stored as ``sequences/<name>.json``.
+class Evaluation(Summary):
+    """Scores over all objects of all sequences, fractions 0..1, in the order of the data set."""
 
-    Attributes:
-        name: of the sequence.
-        digest: of model, settings and files: a stored result with the same digest is taken as it is.
-        frames: number of frames.
-        seconds: spent in the tracker.
-        peak_rss_mb: largest resident memory of the process that did it.
-        objects: scores of every object.
-    """
-
-    name: str
-    digest: str
-    frames: int
-    seconds: float
-    peak_rss_mb: float
     objects: tuple[ObjectScore, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Scores over all objects of all sequences, fractions 0..1; ``to_dict`` is what ``scores.json`` holds.
-
-    Attributes:
-        objects: scores of every object, in the order of the data set.
-        sequences: number of sequences scored.
-        model: its resolved name; None for masks made elsewhere.
-        seconds_per_frame, peak_rss_mb: None for masks made elsewhere.
-        out: folder with ``scores.json``, ``report.html`` and ``masks``, if any was written.
-    """
-
-    dataset: str
-    objects: tuple[ObjectScore, ...]
-    sequences: int
-    model: str | None = None
-    seconds_per_frame: float | None = None
-    peak_rss_mb: float | None = None
-    out: Path | None = None
 
     def mean(self, measure: str, statistic: str = "mean") -> float:
         """Mean over objects: ``measure`` is ``"J"`` or ``"F"``; ``statistic`` mean, recall or decay."""
@@ -81,14 +56,16 @@ class Evaluation:
         """J&F, the number that the benchmark ranks by."""
         return (self.mean("J") + self.mean("F")) / 2
 
+    def measures(self) -> dict[str, float]:
+        """J, F and J&F."""
+        return {"J": self.mean("J"), "F": self.mean("F"), "JF": self.JF}
+
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``scores.json``."""
         return {
             "dataset": self.dataset,
             "sequences": self.sequences,
-            "J": self.mean("J"),
-            "F": self.mean("F"),
-            "JF": self.JF,
+            **self.measures(),
             **{f"{m}_{s}": self.mean(m, s) for m in "JF" for s in ("recall", "decay")},
             "per_object": {o.name: {"J": o.J.mean, "F": o.F.mean} for o in self.objects},
             "model": self.model,
@@ -96,123 +73,144 @@ class Evaluation:
             "peak_rss_mb": self.peak_rss_mb,
         }
 
-
-def evaluate_sequence(
-    data: Path, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
-) -> SequenceResult:
-    """Propagate one sequence, store its masks and scores, and return them.
-
-    Raises:
-        NotFoundError, MaskError, VideoError: a file of the sequence is missing or damaged; names it.
-    """
-    sequence = open_sequence(data, name)
-    size = sequence.frame(0).shape[:2]
-    first = sequence.annotation(0, size)
-    images = (sequence.frame(t) for t in range(len(sequence.frames)))
-    folder = out / "masks" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    seconds: list[float] = []
-
-    def scored() -> Iterator[tuple[U8, U8]]:
-        for t, step in enumerate(track(images, first, model, config)):
-            write_mask(folder / f"{sequence.frames[t].stem}.png", step.mask)
-            seconds.append(step.seconds)
-            if 0 < t < len(sequence.frames) - 1:
-                yield sequence.annotation(t, size), step.mask
-
-    objects = score_sequence(name, objects_of(first), scored())
-    result = SequenceResult(
-        name=name,
-        digest=result_digest(sequence, source, config),
-        frames=len(sequence.frames),
-        seconds=sum(seconds),
-        peak_rss_mb=peak_rss_mb(),
-        objects=objects,
-    )
-    _save(out, result)
-    return result
+    def lines(self) -> list[str]:
+        """A row per object, and the means."""
+        return object_lines(self.objects, f"J&F {self.JF:.4f}")
 
 
-def stored_result(
-    data: Path, name: str, out: Path, source: ModelSource, config: InferenceConfig
-) -> SequenceResult | None:
-    """The result of an earlier run, if model, settings and files are still the same and all masks are there.
+@dataclass(frozen=True)
+class Davis:
+    """DAVIS, semi-supervised: the first mask is given. ``year`` is 2017 or 2016; None looks which one is there."""
 
-    Raises:
-        NotFoundError: a file of the sequence is missing; names it.
-    """
-    sequence = open_sequence(data, name)
-    try:
-        values = json.loads(_result_file(out, name).read_text(encoding="utf-8"))
-        objects = tuple(
-            ObjectScore(**{**o, "j_frames": tuple(o["j_frames"]), "f_frames": tuple(o["f_frames"])})
-            for o in values.pop("objects")
+    data: Path
+    year: str | None = None
+    split: str = "val"
+
+    @cached_property
+    def _year(self) -> str:
+        return self.year or find_year(self.data, self.split)
+
+    @property
+    def dataset(self) -> str:
+        """Such as ``davis2017-val``."""
+        return f"davis{self._year}-{self.split}"
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the sequences."""
+        return sequence_names(self.data, self.split, self._year)
+
+    def open(self, name: str) -> Sequence:
+        """The files of a sequence."""
+        return open_sequence(self.data, name, self._year)
+
+    def evaluate(
+        self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
+    ) -> SequenceResult:
+        """Propagate one sequence, store its masks and scores, and return them.
+
+        Raises:
+            NotFoundError, MaskError, VideoError: a file of the sequence is missing or damaged; names it.
+        """
+        sequence = self.open(name)
+        size, objects = sequence.frame(0).shape[:2], sequence.objects()
+        first = sequence.annotation(0, size)
+        images = (sequence.frame(t) for t in range(len(sequence.frames)))
+        folder = out / "masks" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds: list[float] = []
+
+        def scored() -> Iterator[tuple[U8, U8]]:
+            for t, step in enumerate(track(images, first, model, config)):
+                write_mask(folder / f"{sequence.frames[t].stem}.png", step.mask)
+                seconds.append(step.seconds)
+                if 0 < t < len(sequence.frames) - 1:
+                    yield sequence.annotation(t, size), step.mask
+
+        scores = score_sequence(name, objects, scored())
+        result = SequenceResult(
+            name=name,
+            digest=result_digest(sequence.fingerprint(), source, config),
+            frames=len(sequence.frames),
+            seconds=sum(seconds),
+            peak_rss_mb=peak_rss_mb(),
+            objects=scores,
         )
-        result = SequenceResult(**values, objects=objects)
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-    masks = out / "masks" / name
-    complete = all((masks / f"{frame.stem}.png").is_file() for frame in sequence.frames)
-    return result if complete and result.digest == result_digest(sequence, source, config) else None
+        store(out, result)
+        return result
+
+    def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> SequenceResult | None:
+        """The result of an earlier run, if model, settings and files are still the same and all masks are there.
+
+        Raises:
+            NotFoundError: a file of the sequence is missing; names it.
+        """
+        sequence = self.open(name)
+        masks = out / "masks" / name
+        complete = all((masks / f"{frame.stem}.png").is_file() for frame in sequence.frames)
+        digest = result_digest(sequence.fingerprint(), source, config)
+        return load(SequenceResult, out, name, digest) if complete else None
+
+    def summarize(self, results: Many[SequenceResult], source: ModelSource, out: Path) -> Evaluation:
+        """Scores over all sequences, with ``scores.json`` written."""
+        objects = tuple(score for result in results for score in result.objects)
+        evaluation = Evaluation(
+            dataset=self.dataset, objects=objects, sequences=len(results), model=source.name, out=out, **cost(results)
+        )
+        write_scores(out, evaluation)
+        return evaluation
+
+    def score(self, masks: Path, advance: Advance = lambda n: None) -> Evaluation:
+        """Score masks made elsewhere, laid out as ``masks/<sequence>/00000.png``; reads the scored frames only.
+
+        Raises:
+            NotFoundError: the data set, or a mask file, is missing; names it.
+            MaskError: a mask is unreadable, of another size, or holds an id that the sequence does not have.
+        """
+        check_masks(masks)
+        objects: list[ObjectScore] = []
+        names = self.names()
+        for name in names:
+            sequence = self.open(name)
+            ids = sequence.objects()
+            objects += score_sequence(name, ids, _pairs(sequence, ids, masks / name))
+            advance(1)
+        return Evaluation(dataset=self.dataset, objects=tuple(objects), sequences=len(names))
 
 
-def summarize(results: Iterable[SequenceResult], source: ModelSource, out: Path) -> Evaluation:
-    """Scores over all sequences, with ``scores.json`` written."""
-    done = tuple(results)
-    evaluation = Evaluation(
-        dataset=DATASET,
-        objects=tuple(score for result in done for score in result.objects),
-        sequences=len(done),
-        model=source.name,
-        seconds_per_frame=sum(r.seconds for r in done) / sum(r.frames - 1 for r in done),
-        peak_rss_mb=max(r.peak_rss_mb for r in done),
-        out=out,
-    )
-    write_text(out / "scores.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
-    return evaluation
+def score_masks(data: Path, masks: Path, advance: Advance = lambda n: None) -> Evaluation:
+    """``Davis(data).score(masks)``: DAVIS-2017, or 2016 where that is what lies in ``data``."""
+    return Davis(data).score(masks, advance)
 
 
-def score_masks(data: Path, masks: Path, advance: Callable[[int], None] = lambda n: None) -> Evaluation:
-    """Score masks made elsewhere, laid out as ``masks/<sequence>/00000.png``; reads the scored frames only.
+def check_masks(masks: Path) -> None:
+    """Check that a folder of predictions exists.
 
     Raises:
-        NotFoundError: the data set, or a mask file, is missing; names it.
-        MaskError: a mask is unreadable, of another size, or holds an id that the sequence does not have.
+        NotFoundError: it does not.
     """
     if not masks.is_dir():
         raise NotFoundError(f"the folder of masks {masks} does not exist")
-    objects: list[ObjectScore] = []
-    names = sequence_names(data)
-    for name in names:
-        sequence = open_sequence(data, name)
-        first = sequence.annotation(0)
-        objects += score_sequence(name, objects_of(first), _pairs(sequence, first, masks / name))
-        advance(1)
-    return Evaluation(dataset=DATASET, objects=tuple(objects), sequences=len(names))
 
 
-def result_digest(sequence: Sequence, source: ModelSource, config: InferenceConfig) -> str:
-    """SHA-256 of everything that decides the masks and scores of a sequence."""
-    return digest([source.digest, config.digest, sequence.fingerprint()])
+def object_lines(objects: Iterable[ObjectScore], last: str) -> list[str]:
+    """A table of J and F for people, the mean with ``last`` behind it at the end."""
+    objects = list(objects)
+    width = max(len(o.name) for o in objects)
+    rows = [f"{o.name:{width}}  {o.J.mean:.4f}  {o.F.mean:.4f}" for o in objects]
+    means = [np.mean([getattr(o, m).mean for o in objects]) for m in "JF"]
+    return [f"{'object':{width}}       J       F", *rows, f"{'mean':{width}}  {means[0]:.4f}  {means[1]:.4f}   {last}"]
 
 
-def _pairs(sequence: Sequence, first: U8, masks: Path) -> Iterator[tuple[U8, U8]]:
-    highest = max(objects_of(first))
+def _pairs(sequence: Sequence, objects: tuple[int, ...], masks: Path) -> Iterator[tuple[U8, U8]]:
+    """Truth and prediction of the scored frames; like the official code, an id beyond the objects is refused."""
+    size = sequence.annotation(0).shape
     for t in range(1, len(sequence.frames) - 1):
         path = masks / sequence.annotations[t].name
-        mask = read_mask(path, first.shape)
-        if mask.max() > highest:
+        mask = read_mask(path, size)
+        if sequence.year == "2016":
+            mask = sequence.ids(mask)
+        elif mask.max() > objects[-1]:
             raise MaskError(
-                f"the mask {path} holds the id {mask.max()}, but {sequence.name} has objects 1..{highest} only"
+                f"the mask {path} holds the id {mask.max()}, but {sequence.name} has objects 1..{objects[-1]} only"
             )
-        yield sequence.annotation(t, first.shape), mask
-
-
-def _save(out: Path, result: SequenceResult) -> None:
-    path = _result_file(out, result.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(dataclasses.asdict(result)) + "\n")
-
-
-def _result_file(out: Path, name: str) -> Path:
-    return out / "sequences" / f"{name}.json"
+        yield sequence.annotation(t, size), mask

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from corrfractal import CorrFractal
 
 U8 = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float32]
 
-BASELINES = ("baseline:copy", "baseline:untrained")
+BASELINES = ("baseline:copy", "baseline:colour", "baseline:untrained")
 
 
 class Tracker(Protocol):
@@ -36,11 +37,23 @@ class Tracker(Protocol):
         ...
 
 
+class LabelTracker(Protocol):
+    """Carries soft labels of a first frame, such as heat maps, through a video."""
+
+    def step_labels(self, frame: U8) -> Float:
+        """Labels, float32 (K, H, W), of the next ``frame``."""
+        ...
+
+
 class Model(Protocol):
     """Whatever makes trackers."""
 
     def tracker(self, first_frame: U8, first_mask: U8, config: TrackerConfig) -> Tracker:
         """A tracker that starts from a frame, uint8 (H, W, 3) RGB, and its object ids, uint8 (H, W)."""
+        ...
+
+    def label_tracker(self, first_frame: U8, labels: Float, config: TrackerConfig) -> LabelTracker:
+        """A tracker that starts from a frame and its soft labels, float32 (K, H, W)."""
         ...
 
 
@@ -90,7 +103,7 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
         return _from_store(fetch(f"runs:/{name}/model", download_to))
     raise NotFoundError(
         f"no such model: {name}; give a safetensors file, a model folder, models:/NAME@ALIAS, runs:/ID/model or "
-        + " or ".join(BASELINES)
+        + ", ".join(BASELINES)
     )
 
 
@@ -107,7 +120,12 @@ def open_model(source: ModelSource) -> Model:
 
     from corrfractal import CorrFractal
 
-    network = _untrained() if source.path is None else CorrFractal.load(source.path)
+    if source.digest == "baseline:colour":
+        from .colour import colour_matching
+
+        network = colour_matching()
+    else:
+        network = _untrained() if source.path is None else CorrFractal.load(source.path)
     return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -116,6 +134,9 @@ class _CopyModel:
 
     def tracker(self, first_frame: U8, first_mask: U8, config: TrackerConfig) -> Tracker:
         return _CopyTracker(first_mask)
+
+    def label_tracker(self, first_frame: U8, labels: Float, config: TrackerConfig) -> LabelTracker:
+        return _CopyLabels(labels)
 
 
 class _CopyTracker:
@@ -126,6 +147,14 @@ class _CopyTracker:
         if mask is not None:
             self._mask = np.where(mask > 0, mask, self._mask)
         return self._mask
+
+
+class _CopyLabels:
+    def __init__(self, labels: Float) -> None:
+        self._labels = labels
+
+    def step_labels(self, frame: U8) -> Float:
+        return self._labels
 
 
 def _untrained() -> CorrFractal:

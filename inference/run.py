@@ -19,21 +19,21 @@ from corrfractal.errors import CorrFractalError
 from corrfractal.runtime import ray_session
 
 from .config import InferenceConfig
-from .datasets.davis import sequence_names
-from .evaluation import DATASET, Evaluation, SequenceResult, evaluate_sequence, stored_result, summarize
+from .evaluation import Davis, Evaluation
 from .load import Model, ModelSource, open_model, resolve_model
 from .pictures import evaluation_report
 from .propagate import make_folder, propagate_video
 from .registry import log_scores
+from .results import Benchmark, Result, Summary
 
-__all__ = ["evaluate_davis", "propagate_video"]
+__all__ = ["evaluate", "evaluate_davis", "propagate_video"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """What every task needs besides the name of its sequence."""
 
-    data: Path
+    benchmark: Benchmark
     out: Path
     source: ModelSource
     config: InferenceConfig
@@ -46,12 +46,34 @@ class _Failure:
 
 
 def evaluate_davis(
-    data: Path, out: Path, model: str | None, config: InferenceConfig | None = None, *, workers: int | None = None
+    data: Path,
+    out: Path,
+    model: str | None,
+    config: InferenceConfig | None = None,
+    *,
+    workers: int | None = None,
+    year: str | None = None,
 ) -> Evaluation:
-    """Propagate and score DAVIS-2017 val; write masks, ``scores.json`` and ``report.html`` to ``out``.
+    """Propagate and score DAVIS val; write masks, ``scores.json`` and ``report.html`` to ``out``; see ``evaluate``."""
+    config, benchmark = config or InferenceConfig(), Davis(data.resolve(), year)
+    evaluation = evaluate(benchmark, out, model, config, workers=workers)
+    assert isinstance(evaluation, Evaluation)
+    evaluation_report(out / "report.html", evaluation, data, out.resolve() / "masks", config.opacity)
+    return evaluation
+
+
+def evaluate(
+    benchmark: Benchmark,
+    out: Path,
+    model: str | None,
+    config: InferenceConfig | None = None,
+    *,
+    workers: int | None = None,
+) -> Summary:
+    """Propagate and score a data set; write predictions and ``scores.json`` to ``out``.
 
     Args:
-        data: folder with JPEGImages, Annotations and ImageSets.
+        benchmark: the data set with its protocol.
         model: see ``inference.load.resolve_model``.
         workers: sequences at once; None takes ``config.workers``.
 
@@ -59,37 +81,35 @@ def evaluate_davis(
         NotFoundError: no such data set or model.
         CorrFractalError: sequences failed; names each with its reason. The others' results are kept.
     """
-    config = config or InferenceConfig()
-    data, out = data.resolve(), out.resolve()
-    names = sequence_names(data)
+    config, out = config or InferenceConfig(), out.resolve()
+    names = benchmark.names()
     source = resolve_model(model, out / "model")
     make_folder(out)
-    job = _Job(data=data, out=out, source=source, config=config)
+    job = _Job(benchmark=benchmark, out=out, source=source, config=config)
 
-    outcomes: dict[str, SequenceResult | _Failure] = {}
+    outcomes: dict[str, Result | _Failure] = {}
     with progress("evaluate", len(names)) as advance:
         for outcome in _outcomes(names, job, config.workers if workers is None else workers):
             outcomes[outcome.name] = outcome
             say(_line(outcome))
             advance(1)
-    results = [outcome for name in names if isinstance(outcome := outcomes[name], SequenceResult)]
+    results = [outcome for name in names if isinstance(outcome := outcomes[name], Result)]
     _refuse_failures([o for o in outcomes.values() if isinstance(o, _Failure)], len(names), out)
 
-    evaluation = summarize(results, source, out)
-    evaluation_report(out / "report.html", evaluation, data, out / "masks", config.opacity)
+    summary = benchmark.summarize(results, source, out)
     if source.registered is not None and source.run_id is not None:
-        measures = {"J": evaluation.mean("J"), "F": evaluation.mean("F"), "JF": evaluation.JF}
-        measures["sequences"] = len(names)
-        log_scores(source.run_id, source.registered, {f"{DATASET}/{key}": value for key, value in measures.items()})
-    return evaluation
+        measures = {**summary.measures(), "sequences": len(names)}
+        noted = {f"{benchmark.dataset}/{key}": value for key, value in measures.items()}
+        log_scores(source.run_id, source.registered, noted)
+    return summary
 
 
-def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[SequenceResult | _Failure]:
+def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Result | _Failure]:
     """One outcome for every sequence: stored ones first, then the others as they finish."""
     missing = []
     for name in names:
         try:
-            stored = stored_result(job.data, name, job.out, job.source, job.config)
+            stored = job.benchmark.stored(name, job.out, job.source, job.config)
         except CorrFractalError as exc:
             yield _Failure(name=name, reason=str(exc))
             continue
@@ -102,7 +122,7 @@ def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Seque
             yield from _run_tasks(missing, job, workers)
 
 
-def _run_tasks(names: list[str], job: _Job, workers: int) -> Iterator[SequenceResult | _Failure]:
+def _run_tasks(names: list[str], job: _Job, workers: int) -> Iterator[Result | _Failure]:
     """Keep ``workers`` tasks under way; a task whose process dies twice is a failure like any other."""
     resources = ray.cluster_resources()
     window = workers or max(int(resources.get("CPU", 1)), 1)
@@ -121,15 +141,15 @@ def _run_tasks(names: list[str], job: _Job, workers: int) -> Iterator[SequenceRe
             ray.cancel(unfinished, force=True)
 
 
-def _get(ready: Any, name: str) -> SequenceResult | _Failure:
+def _get(ready: Any, name: str) -> Result | _Failure:
     try:
-        outcome: SequenceResult | _Failure = ray.get(ready)
+        outcome: Result | _Failure = ray.get(ready)
     except ray.exceptions.RayError as exc:
         outcome = _Failure(name=name, reason=f"its worker process died ({str(exc).splitlines()[0]})")
     return outcome
 
 
-def _task(name: str, job: _Job) -> SequenceResult | _Failure:
+def _task(name: str, job: _Job) -> Result | _Failure:
     """Runs in a worker process, on one core."""
     import cv2
     import torch
@@ -137,7 +157,7 @@ def _task(name: str, job: _Job) -> SequenceResult | _Failure:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
-        return evaluate_sequence(job.data, name, job.out, job.source, _model(job.source), job.config)
+        return job.benchmark.evaluate(name, job.out, job.source, _model(job.source), job.config)
     except CorrFractalError as exc:
         return _Failure(name=name, reason=str(exc))
 
@@ -147,11 +167,10 @@ def _model(source: ModelSource) -> Model:
     return open_model(source)
 
 
-def _line(outcome: SequenceResult | _Failure) -> str:
+def _line(outcome: Result | _Failure) -> str:
     if isinstance(outcome, _Failure):
         return f"  {outcome.name}: failed, {outcome.reason}"
-    scores = ", ".join(f"object {o.object_id} J {o.J.mean:.3f} F {o.F.mean:.3f}" for o in outcome.objects)
-    return f"  {outcome.name}: {scores}; {outcome.frames} frames, {outcome.seconds / outcome.frames:.2f} s each"
+    return f"  {outcome.name}: {outcome.line}; {outcome.frames} frames, {outcome.seconds / outcome.frames:.2f} s each"
 
 
 def _refuse_failures(failures: list[_Failure], total: int, out: Path) -> None:

@@ -4,7 +4,7 @@ Sources: Perazzi et al., "A benchmark dataset and evaluation methodology for vid
 and the code of davis2017-evaluation: ``db_eval_iou``, ``db_eval_boundary``, ``db_statistics``. Objects are the ids of
 the first annotation; void (255) in an annotation is background; the first and the last frame are left out.
 
-Everything happens inside the box around the two masks, where the result is the same as on the whole image.
+Everything happens inside the box around the two masks, where the result is the same as on the whole image, and on bits.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from . import bits
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
@@ -94,39 +95,9 @@ def frame_scores(truth: Bool, mask: Bool) -> tuple[float, float]:
     """J and F of one object in one frame; ``truth`` and ``mask`` are bool (H, W)."""
     if truth.shape != mask.shape:
         raise ValueError(f"truth {truth.shape} and mask {mask.shape} differ in size")
-    radius = boundary_radius(*truth.shape)
-    truth, mask = _crop(truth, mask)
-    return region_similarity(truth, mask), contour_accuracy(truth, mask, radius)
-
-
-def region_similarity(truth: Bool, mask: Bool) -> float:
-    """J: intersection over union of two bool (H, W) masks; 1 where both are empty."""
-    union = np.count_nonzero(truth | mask)
-    return np.count_nonzero(truth & mask) / union if union else 1.0
-
-
-def contour_accuracy(truth: Bool, mask: Bool, radius: int) -> float:
-    """F: harmonic mean of precision and recall of the boundary of ``mask``, within ``radius`` pixels."""
-    b_truth, b_mask = boundary_map(truth), boundary_map(mask)
-    n_truth, n_mask = cv2.countNonZero(b_truth), cv2.countNonZero(b_mask)
-    if not n_truth or not n_mask:
-        return 1.0 if n_truth == n_mask else 0.0
-    precision = cv2.countNonZero(b_mask & cv2.dilate(b_truth, _disk(radius))) / n_mask
-    recall = cv2.countNonZero(b_truth & cv2.dilate(b_mask, _disk(radius))) / n_truth
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def boundary_map(mask: Bool) -> U8:
-    """Boundary of a bool (H, W) mask as uint8 0/1: pixels that differ from their right, lower or diagonal neighbour.
-
-    The last row looks right only, the last column down only, and the corner is never boundary.
-    """
-    boundary = np.zeros(mask.shape, dtype=np.bool_)
-    here, right, lower, diagonal = mask[:-1, :-1], mask[:-1, 1:], mask[1:, :-1], mask[1:, 1:]
-    boundary[:-1, :-1] = (here ^ right) | (here ^ lower) | (here ^ diagonal)
-    boundary[-1, :-1] = mask[-1, :-1] ^ mask[-1, 1:]
-    boundary[:-1, -1] = mask[:-1, -1] ^ mask[1:, -1]
-    return boundary.view(np.uint8)
+    pair, radius = _crop(truth, mask), boundary_radius(*truth.shape)
+    packed = bits.pack(pair, reach=radius)
+    return _region_similarity(packed), _contour_accuracy(packed, pair.shape[-1], radius)
 
 
 def boundary_radius(height: int, width: int) -> int:
@@ -152,15 +123,26 @@ def objects_of(annotation: U8) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unique(annotation) if i not in (0, VOID))
 
 
-def _crop(truth: Bool, mask: Bool) -> tuple[Bool, Bool]:
-    """Both masks inside their common box, one pixel wider, since a boundary lies up to one pixel outside its mask."""
+def _region_similarity(pair: bits.U64) -> float:
+    """J: intersection over union of truth and mask; 1 where both are empty."""
+    union = bits.count(pair[0] | pair[1])
+    return bits.count(pair[0] & pair[1]) / union if union else 1.0
+
+
+def _contour_accuracy(pair: bits.U64, width: int, radius: int) -> float:
+    """F: harmonic mean of precision and recall of the mask's boundary, within ``radius`` pixels of the truth's."""
+    boundaries = bits.boundary(pair, width)
+    n_truth, n_mask = bits.count(boundaries[0]), bits.count(boundaries[1])
+    if not n_truth or not n_mask:
+        return 1.0 if n_truth == n_mask else 0.0
+    near = bits.dilate(boundaries, radius)
+    precision = bits.count(boundaries[1] & near[0]) / n_mask
+    recall = bits.count(boundaries[0] & near[1]) / n_truth
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _crop(truth: Bool, mask: Bool) -> Bool:
+    """Truth and mask inside their common box, (2, h, w), one pixel wider: a boundary lies up to a pixel outside."""
     x, y, width, height = cv2.boundingRect((truth | mask).view(np.uint8))
     box = (slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1))
-    return truth[box], mask[box]
-
-
-@cache
-def _disk(radius: int) -> U8:
-    """Footprint of a disk, uint8 (2 r + 1, 2 r + 1): pixels whose centre is at most ``radius`` away."""
-    steps = np.arange(-radius, radius + 1) ** 2
-    return (steps[:, None] + steps <= radius**2).astype(np.uint8)
+    return np.stack([truth[box], mask[box]])

@@ -191,3 +191,21 @@ def test_tracker_configurations_out_of_range_are_refused() -> None:
         TrackerConfig(densities=(2.0, 4.0))
     with pytest.raises(ValueError, match="frame 0"):
         TrackerConfig(long_term=(5,))
+
+
+def test_soft_labels_move_with_the_scene_and_each_channel_for_itself() -> None:
+    labels = np.zeros((2, 64, 64), dtype=np.float32)
+    labels[0, 20:36, 10:26], labels[1, 40:50, 30:50] = 1.0, 0.25
+    config = TrackerConfig(densities=(6.0, 4.0, 2.0))
+    tracker = CoordinateNetwork(SLIM).label_tracker(scene(0, 0), labels, config)
+    alone = CoordinateNetwork(SLIM).label_tracker(scene(0, 0), labels[1:], config)
+    for t in range(1, 5):
+        out = tracker.step_labels(scene(-t, 3 * t))
+        np.testing.assert_allclose(alone.step_labels(scene(-t, 3 * t))[0], out[1], atol=1e-5)
+    truth = box(16, 22).astype(bool)
+    assert out.shape == (2, 64, 64)
+    assert out[0][truth].mean() > 0.8
+    assert out[0][~truth].mean() < 0.05
+    assert out[1].max() == pytest.approx(0.25, abs=0.02)
+    with pytest.raises(MaskError, match=r"labels must be \(K, 64, 64\)"):
+        CoordinateNetwork(SLIM).label_tracker(scene(0, 0), labels[:, :-1], config)

@@ -1,7 +1,10 @@
-"""A tiny data set in the layout of DAVIS-2017, and a tiny video with its first mask."""
+"""Tiny data sets in the layouts of DAVIS-2017, YouTube-VOS, JHMDB and VIP, and a tiny video with its first mask."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -46,3 +49,75 @@ def two_objects(t: int) -> np.ndarray:
     mask[30 - t : 60 - t, 60 - 3 * t : 85 - 3 * t] = 1
     mask[50 - t : 80 - t, 95 - 3 * t : 120 - 3 * t] = 2
     return mask
+
+
+@pytest.fixture
+def youtubevos(tmp_path: Path, moving_frames: np.ndarray) -> Path:
+    """A video of 11 frames, every fifth annotated: object 1 from the start, object 2 from frame 5 on."""
+    root = tmp_path / "youtubevos"
+    pictures, masks = (root / "valid" / kind / "0a1b2c" for kind in ("JPEGImages", "Annotations"))
+    pictures.mkdir(parents=True)
+    masks.mkdir(parents=True)
+    for t in range(11):
+        cv2.imwrite(str(pictures / f"{t:05d}.jpg"), moving_frames[t][..., ::-1])
+    for t in (0, 5, 10):
+        mask = two_objects(t)
+        write_mask(masks / f"{t:05d}.png", np.where(mask == 2, np.uint8(0), mask) if t == 0 else mask)
+    objects = {
+        "1": {"category": "dog", "frames": ["00000", "00005", "00010"]},
+        "2": {"category": "carousel", "frames": ["00005", "00010"]},
+    }
+    (root / "valid" / "meta.json").write_text(json.dumps({"videos": {"0a1b2c": {"objects": objects}}}))
+    return root
+
+
+@pytest.fixture
+def jhmdb(tmp_path: Path, moving_frames: np.ndarray) -> Path:
+    """Two videos of 5 frames, of which split 1 tests ``second``: 15 joints, one outside, that go with the picture."""
+    from scipy.io import savemat
+
+    root = tmp_path / "jhmdb"
+    (root / "splits").mkdir(parents=True)
+    (root / "splits" / "wave_test_split1.txt").write_text("first.avi 1\nsecond.avi 2\n")
+    first = np.stack([np.linspace(60, 130, 15), np.linspace(40, 120, 15)])
+    first[:, 14] = (230, 100)
+    for name in ("first", "second"):
+        pictures, joints = (root / kind / "wave" / name for kind in ("Rename_Images", "joint_positions"))
+        pictures.mkdir(parents=True)
+        joints.mkdir(parents=True)
+        for t in range(5):
+            cv2.imwrite(str(pictures / f"{t + 1:05d}.png"), moving_frames[t][..., ::-1])
+        moved = first[:, :, None] - np.array([[3], [1]])[:, :, None] * np.arange(5)
+        savemat(joints / "joint_positions.mat", {"pos_img": moved + 1})
+    return root
+
+
+@pytest.fixture
+def vip(tmp_path: Path, moving_frames: np.ndarray) -> Path:
+    """One video of 3 frames: hair (2) and face (13) go with the picture; a pixel does not count."""
+    root = tmp_path / "vip"
+    pictures, masks = root / "Images" / "videos7", root / "Annotations" / "Category_ids" / "videos7"
+    for folder in (pictures, masks, root / "lists"):
+        folder.mkdir(parents=True)
+    (root / "lists" / "val_videos.txt").write_text("videos7\n")
+    for t in range(3):
+        mask = np.array([0, 2, 13], dtype=np.uint8)[two_objects(t)]
+        mask[0, 0] = 255
+        cv2.imwrite(str(pictures / f"{25 * t + 1:012d}.jpg"), moving_frames[t][..., ::-1])
+        write_mask(masks / f"{25 * t + 1:012d}.png", mask)
+    return root
+
+
+@pytest.fixture
+def mangle() -> Callable[[Path, str], None]:
+    """Make a file or folder ``missing``, or replace a file by bytes that mean nothing (``damaged``)."""
+
+    def work(path: Path, how: str) -> None:
+        if how == "damaged":
+            path.write_bytes(b"damaged")
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+    return work

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from corrfractal.__main__ import main
-from inference.masks import write_mask
+from inference.masks import read_mask, write_mask
 
 
 def corrfractal(*args: object) -> Result:
@@ -60,3 +60,24 @@ def test_a_missing_data_set_is_exit_code_2(tmp_path: Path) -> None:
     assert f"the folder {tmp_path}/JPEGImages/480p does not exist" in done.output
     assert "Traceback" not in done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("youtubevos", "valid/JPEGImages"), ("jhmdb", "Rename_Images"), ("vip", "Images")],
+)
+def test_a_folder_that_is_no_data_set_is_exit_code_2_for_each(tmp_path: Path, name: str, folder: str) -> None:
+    done = corrfractal("evaluate", name, "--data", tmp_path, "--model", "baseline:copy", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert f"the folder {tmp_path}/{folder} does not exist" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_are_scored_from_the_command_line(vip: Path) -> None:
+    masks = vip / "Annotations" / "Category_ids" / "videos7"
+    for path in masks.iterdir():
+        mask = read_mask(path)
+        write_mask(path, np.where(mask == 255, np.uint8(0), mask))
+    done = corrfractal("score", "vip", "--data", vip, "--masks", masks.parent)
+    assert done.exit_code == 0, done.output
+    assert "mIoU_predicted  1.0000" in done.output

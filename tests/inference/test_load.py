@@ -54,6 +54,12 @@ def test_the_copy_baseline_repeats_the_mask_and_takes_annotations(moving_frames:
     assert np.unique(tracker.step(moving_frames[2], mask=later)[:15:7, 0]).tolist() == [1, 2]
 
 
+def test_copying_labels_repeats_them(moving_frames: np.ndarray) -> None:
+    labels = np.random.default_rng(0).random((3, 160, 192), dtype=np.float32)
+    tracker = open_model(resolve_model("baseline:copy")).label_tracker(moving_frames[0], labels, TrackerConfig())
+    np.testing.assert_array_equal(tracker.step_labels(moving_frames[1]), labels)
+
+
 def test_the_untrained_baseline_is_always_the_same_network() -> None:
     source = resolve_model("baseline:untrained")
     first, second = open_model(source), open_model(source)

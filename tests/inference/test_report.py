@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from inference.config import InferenceConfig
-from inference.evaluation import evaluate_sequence, summarize
+from inference.evaluation import Davis
 from inference.load import open_model, resolve_model
 from inference.pictures import evaluation_report, object_table, overlay_strip
 from inference.report import Section, Share, Table, write_report
@@ -47,8 +47,8 @@ def test_an_evaluation_is_told_in_pictures_best_object_first(davis: Path, tmp_pa
     source = resolve_model("baseline:copy")
     config = InferenceConfig()
     model = open_model(source)
-    results = [evaluate_sequence(davis, name, tmp_path, source, model, config) for name in ("moving", "still")]
-    evaluation = summarize(results, source, tmp_path)
+    results = [Davis(davis).evaluate(name, tmp_path, source, model, config) for name in ("moving", "still")]
+    evaluation = Davis(davis).summarize(results, source, tmp_path)
     evaluation_report(tmp_path / "report.html", evaluation, davis, tmp_path / "masks")
     text = (tmp_path / "report.html").read_text()
     assert "http" not in text

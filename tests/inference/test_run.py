@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from corrfractal.errors import CorrFractalError, MaskError, NotFoundError
 from corrfractal.tracker import FAST
 from inference.config import InferenceConfig
-from inference.evaluation import score_masks
-from inference.masks import write_mask
-from inference.run import evaluate_davis
+from inference.evaluation import Davis, score_masks
+from inference.jhmdb import Jhmdb
+from inference.masks import read_mask, write_mask
+from inference.run import evaluate, evaluate_davis
 
 
 def test_copying_is_perfect_on_a_still_sequence_and_an_evaluation_goes_on_where_it_stopped(
@@ -52,6 +54,34 @@ def test_another_model_or_setting_is_evaluated_anew(ray_session: None, davis: Pa
     assert json.loads(stored.read_text())["digest"] != before
 
 
+def test_first_and_last_frame_do_not_count_and_void_is_background(davis: Path) -> None:
+    masks, predicted = davis / "Annotations" / "480p", davis / "predicted"
+    shutil.copytree(masks, predicted)
+    for name in ("still", "moving"):
+        for t in (0, 6):
+            (predicted / name / f"{t:05d}.png").unlink()
+    truth = read_mask(masks / "still" / "00003.png")
+    write_mask(masks / "still" / "00003.png", np.where(truth == 2, np.uint8(255), truth))
+    objects = {o.name: o for o in score_masks(davis, predicted).objects}
+    assert objects["still_2"].j_frames == objects["still_2"].f_frames == (1.0, 1.0, 0.0, 1.0, 1.0)
+    assert objects["still_1"].J.mean == objects["moving_2"].F.mean == 1.0
+    write_mask(predicted / "still" / "00003.png", np.where(truth == 2, np.uint8(255), truth))
+    with pytest.raises(MaskError, match=r"00003\.png holds the id 255"):
+        score_masks(davis, predicted)
+
+
+def test_davis_2016_scores_one_object_whatever_the_values(davis: Path) -> None:
+    (davis / "ImageSets" / "2016").mkdir()
+    (davis / "ImageSets" / "2016" / "val.txt").write_text("moving\n")
+    predicted = davis / "predicted"
+    shutil.copytree(davis / "Annotations" / "480p", predicted)
+    for path in predicted.rglob("*.png"):
+        write_mask(path, np.where(read_mask(path) > 0, np.uint8(255), np.uint8(0)))
+    scores = Davis(davis, "2016").score(predicted).to_dict()
+    assert scores["dataset"] == "davis2016-val"
+    assert scores["per_object"] == {"moving_1": {"J": 1.0, "F": 1.0}}
+
+
 def test_scores_hold_the_promised_fields(davis: Path) -> None:
     scores = score_masks(davis, davis / "Annotations" / "480p").to_dict()
     fields = "dataset J F JF J_recall J_decay F_recall F_decay per_object model seconds_per_frame peak_rss_mb"
@@ -80,3 +110,15 @@ def test_masks_that_do_not_fit_are_named(davis: Path, value: int, size: tuple[in
     write_mask(other / "still" / "00002.png", np.full(size, value, dtype=np.uint8))
     with pytest.raises(MaskError, match=rf"00002\.png.*{said}"):
         score_masks(davis, other)
+
+
+def test_every_data_set_is_spread_over_ray_and_goes_on_where_it_stopped(
+    ray_session: None, jhmdb: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    summary = evaluate(Jhmdb(jhmdb, "all"), out, "baseline:copy", workers=2)
+    assert json.loads((out / "scores.json").read_text()) == summary.to_dict()
+    stored = {path: path.stat().st_mtime_ns for path in (out / "sequences").iterdir()}
+    assert len(stored) == 2
+    assert evaluate(Jhmdb(jhmdb, "all"), out, "baseline:copy").to_dict() == summary.to_dict()
+    assert {path: path.stat().st_mtime_ns for path in (out / "sequences").iterdir()} == stored

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from corrfractal.errors import MaskError, NotFoundError, VideoError
-from inference.datasets.davis import open_sequence, sequence_names
-from inference.masks import write_mask
+from inference.datasets.davis import find_year, open_sequence, sequence_names
+from inference.masks import read_mask, write_mask
 
 
 def test_sequences_are_listed_in_the_order_of_the_split(davis: Path) -> None:
@@ -69,3 +70,46 @@ def test_the_fingerprint_changes_with_the_files(davis: Path) -> None:
     assert before == open_sequence(davis, "still").fingerprint()
     sequence.frames[0].write_bytes(b"other")
     assert sequence.fingerprint() != before
+
+
+def as_2016(davis: Path, pairs: bool) -> None:
+    """Turn the data set into the layout of DAVIS-2016: one object of value 255, the list in either of its forms."""
+    shutil.rmtree(davis / "ImageSets" / "2017")
+    lines = "still\nmoving\n"
+    if pairs:
+        lines = "".join(
+            f"/JPEGImages/480p/{name}/{t:05d}.jpg /Annotations/480p/{name}/{t:05d}.png\n"
+            for name in ("still", "moving")
+            for t in range(7)
+        )
+    path = davis / "ImageSets" / ("480p" if pairs else "2016") / "val.txt"
+    path.parent.mkdir()
+    path.write_text(lines)
+    for annotation in (davis / "Annotations").rglob("*.png"):
+        mask = read_mask(annotation)
+        cv2.imwrite(str(annotation), np.where(mask > 0, 255, 0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_davis_2016_is_one_object_of_any_value_listed_by_name_or_by_pairs(davis: Path, pairs: bool) -> None:
+    as_2016(davis, pairs)
+    assert find_year(davis) == "2016"
+    assert sequence_names(davis) == ("still", "moving")
+    sequence = open_sequence(davis, "moving")
+    assert sequence.objects() == (1,)
+    assert np.unique(sequence.annotation(3)).tolist() == [0, 1]
+
+
+def test_a_missing_list_of_2016_is_named(davis: Path) -> None:
+    with pytest.raises(NotFoundError, match=str(davis / "ImageSets" / "2016" / "val.txt")):
+        sequence_names(davis, year="2016")
+
+
+def test_objects_are_counted_up_to_the_highest_id_as_officially(davis: Path) -> None:
+    sequence = open_sequence(davis, "still")
+    mask = sequence.annotation(0)
+    write_mask(sequence.annotations[0], np.where(mask == 1, np.uint8(0), mask))
+    assert sequence.objects() == (1, 2)
+    write_mask(sequence.annotations[0], np.zeros_like(mask))
+    with pytest.raises(MaskError, match=f"{sequence.annotations[0]} holds no object"):
+        sequence.objects()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from reference_jf import naive_boundary, naive_f, naive_j, naive_statistics
 
 from inference.evaluation import score_masks
+from inference.metrics import bits
 from inference.metrics.jf import (
-    boundary_map,
     boundary_radius,
     frame_scores,
     objects_of,
@@ -48,9 +48,46 @@ def test_the_tolerance_grows_with_the_image(seed: int) -> None:
 def test_the_boundary_follows_the_official_rules_at_the_last_row_and_column() -> None:
     mask = np.zeros((5, 6), dtype=bool)
     mask[3:, 4:] = True
-    ys, xs = np.nonzero(boundary_map(mask))
+    ys, xs = np.nonzero(bits.unpack(bits.boundary(bits.pack(mask), 6), 6))
     assert {*zip(ys.tolist(), xs.tolist(), strict=True)} == naive_boundary(mask)
-    assert not boundary_map(mask)[-1, -1]
+    assert not bits.unpack(bits.boundary(bits.pack(mask), 6), 6)[-1, -1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(2, 40), width=st.integers(2, 150), radius=st.integers(0, 70))
+def test_bits_are_the_picture_and_grow_as_its_distances_say(seed: int, height: int, width: int, radius: int) -> None:
+    mask = blob(np.random.default_rng(seed), height, width)
+    packed = bits.pack(mask, reach=radius)
+    np.testing.assert_array_equal(bits.unpack(packed, width), mask)
+    assert bits.count(packed) == mask.sum()
+    disk = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * radius + 1, 2 * radius + 1))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    grown = cv2.dilate(mask.astype(np.uint8), disk * (x**2 + y**2 <= radius**2).astype(np.uint8))
+    np.testing.assert_array_equal(bits.unpack(bits.dilate(packed, radius), width), grown.astype(bool))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), dy=st.integers(-6, 6), dx=st.integers(-6, 6))
+def test_scores_are_symmetric_bounded_and_move_with_the_picture(seed: int, dy: int, dx: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, mask = np.zeros((2, 60, 90), dtype=bool)
+    truth[8:-8, 8:-8], mask[8:-8, 8:-8] = blob(rng, 44, 74), blob(rng, 44, 74)
+    j, f = frame_scores(truth, mask)
+    assert (j, f) == pytest.approx(frame_scores(mask, truth), abs=1e-12)
+    assert 0 <= j <= 1
+    assert 0 <= f <= 1
+    assert frame_scores(truth, truth) == (1.0, 1.0)
+    moved = [np.roll(m, (dy, dx), axis=(0, 1)) for m in (truth, mask)]
+    assert frame_scores(*moved) == pytest.approx((j, f), abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_j_never_grows_when_wrong_pixels_are_added(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, mask = blob(rng, 30, 40), blob(rng, 30, 40)
+    worse = mask | (~truth & (rng.random(truth.shape) < 0.1))
+    assert frame_scores(truth, worse)[0] <= frame_scores(truth, mask)[0]
 
 
 def test_both_empty_is_perfect_and_one_empty_is_nothing() -> None:

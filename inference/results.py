@@ -1,0 +1,146 @@
+"""What every evaluation shares, whatever it measures: a stored result per sequence, and what ``run.py`` asks of it.
+
+A data set is a ``Benchmark``: it names its sequences, turns one of them into a result, and sums results up. Results lie
+in ``sequences/<name>.json``; one whose digest still holds is taken as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from corrfractal.config import digest
+from corrfractal.runtime import write_text
+
+from .config import InferenceConfig
+from .load import Model, ModelSource
+
+R = TypeVar("R", bound="Result")
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ABC):
+    """One evaluated sequence.
+
+    Attributes:
+        name: of the sequence.
+        digest: of model, settings and files.
+        frames: number of frames.
+        seconds: spent in the tracker.
+        peak_rss_mb: largest resident memory of the process that did it.
+    """
+
+    name: str
+    digest: str
+    frames: int
+    seconds: float
+    peak_rss_mb: float
+
+    @property
+    @abstractmethod
+    def line(self) -> str:
+        """The scores in a few words, for progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(ABC):
+    """Scores over a whole data set; ``to_dict`` is what ``scores.json`` holds.
+
+    Attributes:
+        dataset: such as ``davis2017-val``.
+        sequences: number of sequences scored.
+        model: its resolved name; None for predictions made elsewhere.
+        seconds_per_frame, peak_rss_mb: None for predictions made elsewhere.
+        out: folder with ``scores.json`` and the predictions, if any was written.
+    """
+
+    dataset: str
+    sequences: int
+    model: str | None = None
+    seconds_per_frame: float | None = None
+    peak_rss_mb: float | None = None
+    out: Path | None = None
+
+    @abstractmethod
+    def measures(self) -> dict[str, float]:
+        """The figures to note beside a registered model."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of ``scores.json``."""
+
+    @abstractmethod
+    def lines(self) -> list[str]:
+        """A table for people."""
+
+
+class Benchmark(Protocol):
+    """A data set with its protocol. Small and picklable: it travels to the workers."""
+
+    @property
+    def dataset(self) -> str:
+        """Name in ``scores.json`` and MLflow."""
+        ...
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the sequences; raises NotFoundError naming what is missing."""
+        ...
+
+    def evaluate(self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig) -> Result:
+        """Propagate one sequence, store predictions and scores, and return them."""
+        ...
+
+    def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> Result | None:
+        """The result of an earlier run, if model, settings and files are still the same."""
+        ...
+
+    def summarize(self, results: Sequence[Any], source: ModelSource, out: Path) -> Summary:
+        """Scores over all sequences, with ``scores.json`` and the report written."""
+        ...
+
+
+def result_digest(fingerprint: str, source: ModelSource, config: InferenceConfig) -> str:
+    """SHA-256 of everything that decides the predictions and scores of a sequence."""
+    return digest([source.digest, config.digest, fingerprint])
+
+
+def store(out: Path, result: Result) -> None:
+    """Write ``sequences/<name>.json``."""
+    path = _file(out, result.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(dataclasses.asdict(result)) + "\n")
+
+
+def load(kind: type[R], out: Path, name: str, digest: str) -> R | None:
+    """A stored result, if it is whole and its digest is this one."""
+    try:
+        result = TypeAdapter(kind).validate_json(_file(out, name).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return result if result.digest == digest else None
+
+
+def cost(results: Sequence[Result]) -> dict[str, float]:
+    """``seconds_per_frame`` of the tracker and ``peak_rss_mb`` over all sequences."""
+    predicted = sum(r.frames - 1 for r in results)
+    return {
+        "seconds_per_frame": sum(r.seconds for r in results) / max(predicted, 1),
+        "peak_rss_mb": max(r.peak_rss_mb for r in results),
+    }
+
+
+def write_scores(out: Path, summary: Summary) -> None:
+    """Write ``scores.json``."""
+    write_text(out / "scores.json", json.dumps(summary.to_dict(), indent=2) + "\n")
+
+
+def _file(out: Path, name: str) -> Path:
+    return out / "sequences" / f"{name.replace('/', '_')}.json"
