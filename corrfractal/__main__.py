@@ -22,7 +22,8 @@ COMMANDS = {
     "precompute": ("pipeline.cli", "precompute", "Videos -> WebDataset shards of clips and pseudo-labels."),
     "verify": ("pipeline.cli", "verify", "Re-hash shards against their manifest."),
     "train": ("training.cli", "train", "Shards -> a trained, registered model (Ray Train DDP); resumable."),
-    "models": ("training.cli", "models", "The model registry: list, show."),
+    "models": ("training.models_cli", "models", "The model registry: list, show, promote, rollback, history, export."),
+    "lineage": ("cluster.lineage", "lineage", "Where a model came from; what came of a video or of shards."),
     "propagate": (
         "inference.cli",
         "propagate",

@@ -5,15 +5,25 @@ The only file of this package that imports MLflow, and only when it is called.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import platform
+import subprocess
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import storage
+from .manifest import MANIFEST, load_manifest, load_sidecar
 from .runtime import sqlite_file
 
 EXPERIMENT = "corrfractal"
+SHARD_MAP = "shards.json"
+DIGEST_TAG = "shards.digest"
+DECISIVE = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")  # packages whose versions are tags of a run
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def tracking_uri(given: str | None = None) -> str:
@@ -47,3 +57,49 @@ def data_set(shards: str | Path, shards_digest: str) -> Any:
         source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(shards))
     # The store holds 36 characters of a digest; the whole one is a tag of the run and of the model version.
     return mlflow.data.meta_dataset.MetaDataset(source, name=Path(str(shards)).name, digest=shards_digest[:36])
+
+
+def log_shards(shards: str | Path) -> None:
+    """Keep in the active run what lineage needs of a folder of shards: its manifest, and which shard holds which
+    videos (``shards.json``: name of a shard -> SHA-256 of its sources). The folder itself may be gone by then.
+    """
+    import mlflow
+
+    manifest = load_manifest(shards)
+    holds = {
+        shard.name: sorted({source.sha256 for source in load_sidecar(shards, shard).sources if source.clips})
+        for shard in manifest.shards
+    }
+    mlflow.log_text(storage.read(storage.join(shards, MANIFEST)).decode(), MANIFEST)
+    mlflow.log_text(json.dumps({"digest": manifest.digest, "shards": holds}, indent=1), SHARD_MAP)
+
+
+def code_state() -> dict[str, str]:
+    """What code runs, as tags: the commit, whether files differ from it, and the versions that decide numbers.
+
+    Without git, or outside a checkout of this project (an image, an installed wheel), the commit is ``unknown``.
+    """
+    found = {"git.commit": "unknown", "git.dirty": "unknown"}
+    if _git("rev-parse", "--show-toplevel") == str(ROOT):  # not the repository of something around us
+        commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+        if commit is not None and status is not None:
+            found = {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
+    installed = {p.metadata["Name"]: p.version for p in metadata.distributions()}
+    versions = {name: installed[name] for name in ("corrfractal", *DECISIVE) if name in installed}
+    return {**found, **{f"version.{k}": v for k, v in {"python": platform.python_version(), **versions}.items()}}
+
+
+def environment() -> str:
+    """All installed packages, one ``name==version`` a line."""
+    return "".join(sorted({f"{p.metadata['Name']}=={p.version}\n" for p in metadata.distributions()}))
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers, or None where it cannot."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

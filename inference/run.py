@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import ray
 from corrfractal.console import progress, say
 from corrfractal.errors import CorrFractalError
 from corrfractal.runtime import ray_session
+from corrfractal.scores import Scores
 
 from .config import InferenceConfig
-from .datasets.davis import sequence_names
-from .evaluation import DATASET, Evaluation, SequenceResult, evaluate_sequence, stored_result, summarize
+from .datasets.davis import sequence_names, set_digest
+from .evaluation import Evaluation, SequenceResult, evaluate_sequence, stored_result, summarize
 from .load import Model, ModelSource, open_model, resolve_model
 from .pictures import evaluation_report
 from .propagate import make_folder, propagate_video
@@ -78,10 +80,22 @@ def evaluate_davis(
     evaluation = summarize(results, source, out)
     evaluation_report(out / "report.html", evaluation, data, out / "masks", config.opacity)
     if source.registered is not None and source.run_id is not None:
-        measures = {"J": evaluation.mean("J"), "F": evaluation.mean("F"), "JF": evaluation.JF}
-        measures["sequences"] = len(names)
-        log_scores(source.run_id, source.registered, {f"{DATASET}/{key}": value for key, value in measures.items()})
+        log_scores(source.run_id, source.registered, _scores(evaluation, job), evaluation.to_dict())
     return evaluation
+
+
+def _scores(evaluation: Evaluation, job: _Job) -> Scores:
+    return Scores(
+        dataset=evaluation.dataset,
+        set_digest=set_digest(job.data),
+        settings=job.config.digest,
+        weights=job.source.digest,
+        sequences=evaluation.sequences,
+        objects=len(evaluation.objects),
+        J=evaluation.mean("J"),
+        F=evaluation.mean("F"),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[SequenceResult | _Failure]:

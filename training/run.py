@@ -26,7 +26,7 @@ from corrfractal.runtime import cpu_count, ray_session, write_text
 from .config import TrainingConfig
 from .loop import Job, fit, usable_samples
 from .registry import ModelVersion, register
-from .tracking import start_run
+from .tracking import note_attempt, start_run
 
 MAX_FAILURES = 3
 
@@ -73,6 +73,7 @@ def train(
     # 2. Train, unless an earlier call finished.
     result_file = Path(job.out) / "result.json"
     if not result_file.exists():
+        note_attempt(Path(job.out), workers)
         _fit_on_ray(job, workers, use_gpu)
     # 3. Register; a run that is registered already keeps its version.
     result = json.loads(result_file.read_text())

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.errors import NotFoundError, VideoError
+from corrfractal.runtime import file_sha256
 from inference.masks import read_mask
 from inference.metrics.jf import VOID
 
@@ -100,6 +101,20 @@ def open_sequence(root: Path, name: str) -> Sequence:
     if len(frames) < 3:
         raise NotFoundError(f"sequence {name} has {len(frames)} frames in {frames[0].parent}: at least 3 are needed")
     return Sequence(name=name, frames=frames, annotations=annotations)
+
+
+def set_digest(root: Path, split: str = "val") -> str:
+    """SHA-256 over the contents of all frames and annotations of a split: the identity of the evaluation set.
+
+    Raises:
+        NotFoundError: the data set is not there, or incomplete.
+    """
+    lines = []
+    for name in sorted(sequence_names(root, split)):
+        sequence = open_sequence(root, name)
+        for path in (*sequence.frames, *sequence.annotations):
+            lines.append(f"{name}/{path.name} {file_sha256(path)}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _files(folder: Path, suffix: str) -> tuple[Path, ...]:
