@@ -59,19 +59,21 @@ def data_set(shards: str | Path, shards_digest: str) -> Any:
     return mlflow.data.meta_dataset.MetaDataset(source, name=Path(str(shards)).name, digest=shards_digest[:36])
 
 
-def log_shards(shards: str | Path) -> None:
-    """Keep in the active run what lineage needs of a folder of shards: its manifest, and which shard holds which
-    videos (``shards.json``: name of a shard -> SHA-256 of its sources). The folder itself may be gone by then.
+def describe_run(shards: str | Path, shards_digest: str, stage: str) -> None:
+    """Tell the active run what it works on, and with what code: tags, data set, installed packages, and what lineage
+    needs when the shards themselves are gone.
+
+    Args:
+        shards: folder with ``manifest.json``.
+        shards_digest: of the manifest.
+        stage: ``precompute`` or ``train``.
     """
     import mlflow
 
-    manifest = load_manifest(shards)
-    holds = {
-        shard.name: sorted({source.sha256 for source in load_sidecar(shards, shard).sources if source.clips})
-        for shard in manifest.shards
-    }
-    mlflow.log_text(storage.read(storage.join(shards, MANIFEST)).decode(), MANIFEST)
-    mlflow.log_text(json.dumps({"digest": manifest.digest, "shards": holds}, indent=1), SHARD_MAP)
+    mlflow.set_tags({DIGEST_TAG: shards_digest, "shards.path": str(shards), "stage": stage, **code_state()})
+    mlflow.log_input(data_set(shards, shards_digest), context=stage)
+    mlflow.log_text(_environment(), "environment.txt")
+    _log_shards(shards)
 
 
 def code_state() -> dict[str, str]:
@@ -89,9 +91,22 @@ def code_state() -> dict[str, str]:
     return {**found, **{f"version.{k}": v for k, v in {"python": platform.python_version(), **versions}.items()}}
 
 
-def environment() -> str:
+def _environment() -> str:
     """All installed packages, one ``name==version`` a line."""
     return "".join(sorted({f"{p.metadata['Name']}=={p.version}\n" for p in metadata.distributions()}))
+
+
+def _log_shards(shards: str | Path) -> None:
+    """The manifest, and ``shards.json``: name of a shard -> SHA-256 of the videos in it."""
+    import mlflow
+
+    manifest = load_manifest(shards)
+    holds = {
+        shard.name: sorted({source.sha256 for source in load_sidecar(shards, shard).sources if source.clips})
+        for shard in manifest.shards
+    }
+    mlflow.log_text(storage.read(storage.join(shards, MANIFEST)).decode(), MANIFEST)
+    mlflow.log_text(json.dumps({"digest": manifest.digest, "shards": holds}, indent=1), SHARD_MAP)
 
 
 def _git(*arguments: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from corrfractal import storage
 from corrfractal.config import flatten
 from corrfractal.manifest import QUARANTINE, load_manifest
-from corrfractal.tracking import DIGEST_TAG, data_set, log_shards, open_experiment
+from corrfractal.tracking import describe_run, open_experiment
 
 
 def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
@@ -30,9 +30,7 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
     experiment = open_experiment(uri)
     with mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run:
         mlflow.log_params({key: str(value)[:500] for key, value in flatten(manifest.config).items()})
-        mlflow.set_tags({DIGEST_TAG: manifest.digest, "shards.path": out, "stage": "precompute"})
+        describe_run(out, manifest.digest, "precompute")
         mlflow.log_metrics({**counts, **metrics})
-        mlflow.log_input(data_set(out, manifest.digest), context="precompute")
-        log_shards(out)
         mlflow.log_text(storage.read(storage.join(out, QUARANTINE)).decode(), QUARANTINE)
     return str(run.info.run_id)

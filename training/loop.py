@@ -33,9 +33,10 @@ from corrfractal.runtime import write_text
 from .batches import Batch, Batches
 from .checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from .config import TrainingConfig
+from .machine import ATTEMPTS, Machine
 from .picture import save_picture
 from .step import StepResult, learning_rate, train_step
-from .tracking import ATTEMPTS, Machine, RunLog
+from .tracking import RunLog
 
 PATIENCE = 60.0  # seconds to wait for the lock of a run
 SCALARS = ("loss", "loss_a", "loss_c", "error", "copy_error")

@@ -26,9 +26,10 @@ U8 = npt.NDArray[np.uint8]
 
 SAMPLES = 4  # rows at most
 GAP = 2  # pixels between the tiles
+MIN_SIDE = 112  # smaller tiles are enlarged: the names of the columns need the room
 COLUMNS = (
-    "reference", "target", "its labels", "its labels", "appearance:\nreference", "correspondence:\ntarget",
-    "PCA,\nreference", "PCA,\ntarget",
+    "reference", "target", "reference's\nlabels", "target's\nlabels", "appearance:\nreference",
+    "correspondence:\ntarget", "PCA,\nreference", "PCA,\ntarget",
 )  # fmt: skip
 
 
@@ -96,9 +97,10 @@ def _outputs(
 
 def _sheet(rows: list[list[U8]], names: list[str]) -> Image.Image:
     """Tiles in rows and columns, the names above."""
+    enlarge = -(-MIN_SIDE // min(rows[0][0].shape[:2]))
+    rows = [[tile.repeat(enlarge, axis=0).repeat(enlarge, axis=1) for tile in row] for row in rows]
     h, w = rows[0][0].shape[:2]
-    size = max(9, min(14, w // 9))
-    head = 2 * size + 8
+    size, head = 14, 38
     sheet = Image.new("RGB", (len(names) * (w + GAP) - GAP, head + len(rows) * (h + GAP) - GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
     for x, name in enumerate(names):

@@ -85,7 +85,7 @@ def register(model_file: Path, run_id: str, uri: str, shards_digest: str, name: 
                 artifacts={"weights": str(model_file)},
                 code_paths=[str(Path(corrfractal.__file__).parent)],
                 signature=signature(),
-                pip_requirements=[f"{package}=={version(package)}" for package in NEEDS],
+                pip_requirements=[f"{package}=={_public_version(package)}" for package in NEEDS],
                 registered_model_name=name,
                 metadata={"shards_digest": shards_digest},
             )
@@ -178,6 +178,11 @@ def _checkpoint_tags(out: Path) -> dict[str, str]:
     facts = json.loads(found[-1].read_text())
     path = found[-1].with_suffix(".pt")
     return {"checkpoint.path": str(path), "checkpoint.step": str(facts["step"]), "checkpoint.sha256": facts["sha256"]}
+
+
+def _public_version(package: str) -> str:
+    """As an index knows it: ``2.13.0+cpu`` is a build of this machine's, and no index has it for another."""
+    return version(package).partition("+")[0]
 
 
 def signature() -> Any:

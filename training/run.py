@@ -25,8 +25,9 @@ from corrfractal.runtime import cpu_count, ray_session, write_text
 
 from .config import TrainingConfig
 from .loop import Job, fit, usable_samples
+from .machine import note_attempt
 from .registry import ModelVersion, register
-from .tracking import note_attempt, start_run
+from .tracking import start_run
 
 MAX_FAILURES = 3
 

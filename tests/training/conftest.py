@@ -18,8 +18,9 @@ from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from training.config import TrainingConfig, configuration
 from training.loop import Job, fit
+from training.machine import note_attempt
 from training.registry import register
-from training.tracking import note_attempt, start_run
+from training.tracking import start_run
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +36,8 @@ def tiny_shards(ray_session: None, photograph: np.ndarray, tmp_path_factory: pyt
 
 
 TINY = replace(
-    configuration("base", "cpu"), network=CorrFractalConfig(width=4, embedding_channels=8), batch_size=4, crop=32, steps=8,
-    checkpoint_every=3, log_every=2, picture_every=4, learning_rate=3e-3,
+    configuration("base", "cpu"), network=CorrFractalConfig(width=4, embedding_channels=8), batch_size=4, crop=32,
+    steps=8, checkpoint_every=3, log_every=2, picture_every=4, learning_rate=3e-3,
 )  # fmt: skip
 
 

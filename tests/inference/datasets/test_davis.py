@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from corrfractal.errors import MaskError, NotFoundError, VideoError
-from inference.datasets.davis import open_sequence, sequence_names
+from inference.datasets.davis import open_sequence, sequence_names, set_digest
 from inference.masks import write_mask
 
 
@@ -69,3 +69,13 @@ def test_the_fingerprint_changes_with_the_files(davis: Path) -> None:
     assert before == open_sequence(davis, "still").fingerprint()
     sequence.frames[0].write_bytes(b"other")
     assert sequence.fingerprint() != before
+
+
+def test_the_digest_of_a_set_changes_with_one_pixel_of_one_annotation(davis: Path, tmp_path: Path) -> None:
+    before = set_digest(davis)
+    shutil.copytree(davis, tmp_path / "elsewhere")
+    assert set_digest(tmp_path / "elsewhere") == before
+    mask = open_sequence(davis, "moving").annotation(3)
+    mask[0, 0] = 1
+    write_mask(open_sequence(davis, "moving").annotations[3], mask)
+    assert set_digest(davis) != before
