@@ -49,8 +49,9 @@ say "mlflow server"
 "$PYTHON" -m pip install -q --disable-pip-version-check --target "$WORK/driver" 'psycopg2-binary>=2.9'
 SERVER_PORT=$(free_port)
 export MLFLOW_TRACKING_URI=http://127.0.0.1:$SERVER_PORT
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false  # for its evaluation of language models: seven more processes
 # In the environment and not in the call: other users see the arguments of a process.
-MLFLOW_BACKEND_STORE_URI=postgresql://mlflow:$PASSWORD@127.0.0.1:$DATABASE_PORT/mlflow PYTHONPATH=$WORK/driver \
+MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow:$PASSWORD@127.0.0.1:$DATABASE_PORT/mlflow PYTHONPATH=$WORK/driver \
     setsid "$PYTHON" -m mlflow server --host 127.0.0.1 --port "$SERVER_PORT" --workers 1 \
     --artifacts-destination "$WORK/artifacts" >"$WORK/server.log" 2>&1 &
 SERVER=$!
