@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# MLflow on PostgreSQL, tried for real: a database server of its own, `mlflow server` on loopback, the whole workflow
-# against it (train, register, evaluate), then promote, lineage and load. Run it from the repository:
+# MLflow on PostgreSQL, tried for real: a database server of its own, `mlflow server` on loopback, a short training against
+# it, then register, evaluate, promote, lineage, export and load. Run it from the repository; without shards it makes some:
 #
-#     cluster/try_postgres.sh
+#     cluster/try_postgres.sh [SHARDS]
 #
 # Installs PostgreSQL where it is missing (Debian, root). Everything else lies in a temporary folder and is gone at the
 # end; both servers listen on 127.0.0.1 only, on free ports. As root, the database runs as the user `postgres`.
@@ -10,13 +10,15 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
+SHARDS=${1:+$(realpath "$1")}
+export PYTHONPATH=$ROOT
 WORK=$(mktemp -d)
 mkdir "$WORK/database" "$WORK/client"
 SERVER=
 say() { printf '\n== %s\n' "$*"; }
 as_database_user() { if [ "$(id -u)" = 0 ]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi; }
 free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-corrfractal() { (cd "$WORK/client" && PYTHONPATH=$ROOT "$PYTHON" -m corrfractal "$@"); }
+corrfractal() { "$PYTHON" -m corrfractal "$@"; }
 
 clean_up() {
     [ -z "$SERVER" ] || kill -- "-$SERVER" 2>/dev/null || true
@@ -51,7 +53,7 @@ SERVER_PORT=$(free_port)
 export MLFLOW_TRACKING_URI=http://127.0.0.1:$SERVER_PORT
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false  # for its evaluation of language models: seven more processes
 # In the environment and not in the call: other users see the arguments of a process.
-MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow:$PASSWORD@127.0.0.1:$DATABASE_PORT/mlflow PYTHONPATH=$WORK/driver \
+MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow:$PASSWORD@127.0.0.1:$DATABASE_PORT/mlflow PYTHONPATH=$WORK/driver:$ROOT \
     setsid "$PYTHON" -m mlflow server --host 127.0.0.1 --port "$SERVER_PORT" --workers 1 \
     --artifacts-destination "$WORK/artifacts" >"$WORK/server.log" 2>&1 &
 SERVER=$!
@@ -62,39 +64,56 @@ for _ in $(seq 300); do
 done
 echo "answers at $MLFLOW_TRACKING_URI"
 
-say "the workflow: precompute, train, register, evaluate"
-cat >"$WORK/client/workflow.toml" <<END
-sources = ["videos"]
-out = "."
-workers = 1
-tracking_uri = "$MLFLOW_TRACKING_URI"
-[precompute]
-size = 64
-[precompute.clip]
-fps = 12.0
-hop = 4
-[training]
-profile = "cpu"
-steps = 6
-crop = 48
-batch_size = 2
-log_every = 2
-[training.network]
-width = 4
-embedding_channels = 8
-[evaluation]
-data = "davis"
-fast = true
-END
-(cd "$WORK/client" && PYTHONPATH=$ROOT "$PYTHON" - <<'END'
-from pathlib import Path
-from cluster.sample import render_evaluation_set, render_training_videos
+cd "$WORK/client"
+if [ -z "$SHARDS" ]; then
+    say "shards of rendered videos"
+    "$PYTHON" -c 'from pathlib import Path; from cluster.sample import render_training_videos as render; render(Path("videos"), count=2, frames=20, size=(64, 80))'
+    printf '[precompute]\nsize = 64\nclip = {fps = 12.0, hop = 4}\n' >precompute.toml
+    corrfractal precompute videos --out shards --config precompute.toml
+    SHARDS=shards
+fi
 
-render_training_videos(Path("videos"), count=2, frames=20, size=(64, 80))
+say "train, register, evaluate: in this process, without Ray"
+"$PYTHON" - "$SHARDS" <<'END'
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cluster.sample import render_evaluation_set
+from corrfractal import CorrFractalConfig
+from corrfractal.config import config_to_dict, flatten
+from corrfractal.manifest import load_manifest
+from corrfractal.tracker import FAST
+from inference.config import InferenceConfig
+from inference.evaluation import evaluate_sequence
+from inference.load import open_model, resolve_model
+from training.config import configuration
+from training.loop import Job, fit
+from training.machine import note_attempt
+from training.registry import register
+from training.tracking import start_run
+
+uri, shards, out = os.environ["MLFLOW_TRACKING_URI"], Path(sys.argv[1]), Path("run")
+config = replace(configuration("base", "cpu"), network=CorrFractalConfig(width=4, embedding_channels=8), batch_size=2,
+                 crop=48, steps=6, log_every=2, picture_every=6)
+out.mkdir()
+digest = load_manifest(shards).digest
+note_attempt(out, workers=1)
+run = start_run(uri, "postgres", flatten(config_to_dict(config)), shards, digest)
+job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=6, tracking_uri=uri, run_id=run)
+fit(job, torch.device("cpu"))
+version = register(out / "model.safetensors", run, uri, digest)
+print("trained and registered", version.uri, version.aliases)
+
 render_evaluation_set(Path("davis"), sequences=1, frames=5, size=(64, 80))
+(name,) = Path("davis/ImageSets/2017/val.txt").read_text().split()
+data, scored = Path("davis").resolve(), Path("scored").resolve()
+source = resolve_model(version.uri, scored / "model")
+evaluate_sequence(data, name, scored, source, open_model(source), InferenceConfig(tracker=FAST))
 END
-)
-corrfractal run workflow.toml
+corrfractal evaluate davis --fast --data davis --model models:/corrfractal@candidate --out scored
 
 say "the registry"
 corrfractal models list
@@ -102,10 +121,10 @@ corrfractal models promote candidate --why "the first on PostgreSQL"
 corrfractal models history
 corrfractal lineage champion
 corrfractal models export champion --out exported
-(cd "$WORK/client/exported" && sha256sum -c SHA256SUMS)
+(cd exported && sha256sum -c SHA256SUMS)
 
 say "loading, through the server"
-(cd "$WORK/client" && PYTHONPATH=$ROOT "$PYTHON" - <<'END'
+"$PYTHON" - <<'END'
 import mlflow
 
 from corrfractal import CorrFractal
@@ -115,7 +134,6 @@ source = resolve_model("models:/corrfractal@champion")
 print("CorrFractal.load:", CorrFractal.load(source.path).config.width, "channels wide")
 print("mlflow.pyfunc.load_model:", mlflow.pyfunc.load_model("models:/corrfractal@candidate").metadata.signature.inputs)
 END
-)
 
 say "what PostgreSQL holds"
 sql mlflow "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM metrics) AS metrics,

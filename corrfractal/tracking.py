@@ -37,6 +37,7 @@ def open_experiment(uri: str) -> str:
 
     for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):  # a line per table on first use
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     mlflow.set_tracking_uri(uri)
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     if found is not None:

@@ -34,8 +34,8 @@ def list_(tracking_uri: str | None) -> dict[str, Any]:
     if not versions:
         say("no model is registered yet: `corrfractal train` registers one")
     for v in versions:
-        best = max((s.JF for s in v.scores), default=None)
-        score = "" if best is None else f"  J&F {100 * best:.1f}"
+        newest = max(v.scores, key=lambda s: s.at, default=None)
+        score = "" if newest is None else f"  J&F {100 * newest.JF:.1f}"
         say(f"{v.uri}  {', '.join(v.aliases) or '-':20}  {v.created}  shards {v.shards_digest[:12]}{score}")
     return {"models": [_plain(v) for v in versions]}
 
