@@ -35,7 +35,7 @@ def open_experiment(uri: str) -> str:
     """Point MLflow at a store; return the experiment's id, made if new. A local store keeps artefacts beside itself."""
     import mlflow
 
-    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):  # a line per table on first use
+    for chatty in ("alembic", "mlflow.store", "mlflow.tracking.fluent"):  # a line per table on first use
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     mlflow.set_tracking_uri(uri)
