@@ -91,7 +91,7 @@ def _training(folder: Path, training: TrainingResult) -> Section:
             _curves(lines),
             Picture(
                 data=last.read_bytes(),
-                caption="Reference, target, the labels of both, and the target's as reconstructed.",
+                caption="What each module reconstructs, and the embedding's principal components as colours.",
             ),
         ),
     )

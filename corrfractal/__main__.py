@@ -24,7 +24,8 @@ COMMANDS = {
     "inspect": ("pipeline.cli", "inspect", "Shards as people see them: contact sheet, label health, rejected inputs."),
     "verify": ("pipeline.cli", "verify", "Re-hash shards against their manifest."),
     "train": ("training.cli", "train", "Shards -> a trained, registered model (Ray Train DDP); resumable."),
-    "models": ("training.cli", "models", "The model registry: list, show."),
+    "models": ("training.models_cli", "models", "The model registry: list, show, promote, rollback, history, export."),
+    "lineage": ("cluster.lineage", "lineage", "Where a model came from; what came of a video or of shards."),
     "propagate": (
         "inference.cli",
         "propagate",

@@ -8,6 +8,7 @@
     ├── VideoError                   a video cannot be opened or decoded (path, stage, first bad frame)
     ├── IntegrityError               a shard, manifest, checkpoint or model file is damaged
     ├── BoundExceededError           more was lost than the caller allowed, or a data set is worse than allowed
+    ├── GateError                    a model may not become champion, with every reason
     └── DivergedError                the loss is no longer finite
 
 The message is what a user reads at 2 a.m.: what happened, to which file, what to do. Low-level errors are re-raised
@@ -65,6 +66,10 @@ class IntegrityError(CorrFractalError):
 
 class BoundExceededError(CorrFractalError):
     """More was lost than the caller allowed, or a data set is worse than allowed."""
+
+
+class GateError(CorrFractalError):
+    """A model may not become champion."""
 
 
 class DivergedError(CorrFractalError):

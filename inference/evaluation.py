@@ -19,7 +19,7 @@ from corrfractal.errors import MaskError, NotFoundError
 from corrfractal.runtime import peak_rss_mb
 
 from .config import InferenceConfig
-from .datasets.davis import Sequence, find_year, open_sequence, sequence_names
+from .datasets.davis import Sequence, find_year, open_sequence, sequence_names, set_digest
 from .load import Model, ModelSource
 from .masks import read_mask, write_mask
 from .metrics.jf import ObjectScore, score_sequence
@@ -98,6 +98,10 @@ class Davis:
     def names(self) -> tuple[str, ...]:
         """Names of the sequences."""
         return sequence_names(self.data, self.split, self._year)
+
+    def digest(self) -> str:
+        """SHA-256 over all frames and annotations."""
+        return set_digest(self.data, self.split, self._year)
 
     def open(self, name: str) -> Sequence:
         """The files of a sequence."""

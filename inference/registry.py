@@ -17,6 +17,7 @@ from typing import Any
 
 from corrfractal.errors import CallError, CorrFractalError, IntegrityError, NotFoundError
 from corrfractal.runtime import sqlite_file
+from corrfractal.scores import Scores
 
 REGISTERED_NAME = "corrfractal"
 DEFAULT_ALIASES = ("champion", "candidate")
@@ -98,8 +99,33 @@ def only_weights(paths: list[str], where: str) -> str:
     return paths[0]
 
 
-def log_scores(run_id: str, registered: tuple[str, str], scores: Mapping[str, float]) -> None:
-    """Note scores as metrics of the run that made a model, and as tags of the registered version.
+def log_scores(run_id: str, registered: tuple[str, str], scores: Scores, document: Mapping[str, Any]) -> None:
+    """Note scores on a registered version, as the tag that the registry's gate reads, and as ``log_measures`` does.
+
+    Raises:
+        CorrFractalError: the store refuses or does not answer.
+    """
+    import mlflow
+
+    with _mlflow_errors(f"models:/{registered[0]}/{registered[1]}"):
+        mlflow.MlflowClient().set_model_version_tag(*registered, scores.tag, scores.to_text())
+    measures = {"J": scores.J, "F": scores.F, "JF": scores.JF, "sequences": scores.sequences}
+    log_measures(run_id, registered, scores.dataset, measures, document, scores.tag)
+
+
+def log_measures(
+    run_id: str,
+    registered: tuple[str, str],
+    dataset: str,
+    measures: Mapping[str, float],
+    document: Mapping[str, Any],
+    name: str | None = None,
+) -> None:
+    """Note scores as metrics of the run that made a version, and all of ``scores.json`` as an artefact of it.
+
+    Args:
+        dataset: leads the names of the metrics, as in ``davis2017-val/J``.
+        name: of the artefact; None takes the data set's and the version's.
 
     Raises:
         CorrFractalError: the store refuses or does not answer.
@@ -109,9 +135,9 @@ def log_scores(run_id: str, registered: tuple[str, str], scores: Mapping[str, fl
 
     client, now = mlflow.MlflowClient(), int(time.time() * 1000)
     with _mlflow_errors(f"models:/{registered[0]}/{registered[1]}"):
-        client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in scores.items()])
-        for key, value in scores.items():
-            client.set_model_version_tag(*registered, key, f"{value:.6g}")
+        metrics = [Metric(f"{dataset}/{key}", value, now, 0) for key, value in measures.items()]
+        client.log_batch(run_id, metrics=metrics)
+        client.log_dict(run_id, dict(document), f"{name or f'scores.{dataset}.{registered[1]}'}.json")
 
 
 def _facts(client: Any, uri: str) -> tuple[tuple[str, str] | None, str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import ray
 from corrfractal.console import progress, say
 from corrfractal.errors import CorrFractalError
 from corrfractal.runtime import ray_session
+from corrfractal.scores import Scores
 
 from .config import InferenceConfig
 from .evaluation import Davis, Evaluation
 from .load import Model, ModelSource, open_model, resolve_model
 from .pictures import evaluation_report
 from .propagate import make_folder, propagate_video
-from .registry import log_scores
+from .registry import log_measures, log_scores
 from .results import Benchmark, Result, Summary
 
 __all__ = ["evaluate", "evaluate_davis", "propagate_video"]
@@ -98,10 +100,28 @@ def evaluate(
 
     summary = benchmark.summarize(results, source, out)
     if source.registered is not None and source.run_id is not None:
-        measures = {**summary.measures(), "sequences": len(names)}
-        noted = {f"{benchmark.dataset}/{key}": value for key, value in measures.items()}
-        log_scores(source.run_id, source.registered, noted)
+        _log(summary, benchmark, source.run_id, source.registered, job)
     return summary
+
+
+def _log(summary: Summary, benchmark: Benchmark, run_id: str, registered: tuple[str, str], job: _Job) -> None:
+    """Note the scores on the model version that made them; J and F of DAVIS in the form that the gate reads."""
+    if not isinstance(summary, Evaluation) or not isinstance(benchmark, Davis):
+        measures = {**summary.measures(), "sequences": summary.sequences}
+        log_measures(run_id, registered, benchmark.dataset, measures, summary.to_dict())
+        return
+    scores = Scores(
+        dataset=benchmark.dataset,
+        set_digest=benchmark.digest(),
+        settings=job.config.digest,
+        weights=job.source.digest,
+        sequences=summary.sequences,
+        objects=len(summary.objects),
+        J=summary.mean("J"),
+        F=summary.mean("F"),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    log_scores(run_id, registered, scores, summary.to_dict())
 
 
 def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Result | _Failure]:

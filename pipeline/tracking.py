@@ -9,8 +9,8 @@ from pathlib import Path
 
 from corrfractal import storage
 from corrfractal.config import flatten
-from corrfractal.manifest import MANIFEST, QUARANTINE, load_manifest, load_sidecar
-from corrfractal.tracking import data_set, open_experiment
+from corrfractal.manifest import QUARANTINE, load_manifest, load_sidecar
+from corrfractal.tracking import describe_run, open_experiment
 
 from .health import Health, clusters, data_set_health, shard_health
 
@@ -36,12 +36,10 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
     experiment = open_experiment(uri)
     with mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run:
         mlflow.log_params({key: str(value)[:500] for key, value in flatten(manifest.config).items()})
-        mlflow.set_tags({"shards.digest": manifest.digest, "shards.path": out, "stage": "precompute"})
+        describe_run(out, manifest.digest, "precompute")
         mlflow.log_metrics({**counts, **_health_metrics(data_set_health(manifest)), **metrics})
-        mlflow.log_input(data_set(out, manifest.digest), context="precompute")
-        for name in (MANIFEST, QUARANTINE):
-            mlflow.log_text(storage.read(storage.join(out, name)).decode(), name)
         mlflow.log_text("".join(json.dumps(shard) + "\n" for shard in shards), SHARD_HEALTH)
+        mlflow.log_text(storage.read(storage.join(out, QUARANTINE)).decode(), QUARANTINE)
     return str(run.info.run_id)
 
 

@@ -1,4 +1,4 @@
-"""The commands ``train`` and ``models``."""
+"""The command ``train``."""
 
 from __future__ import annotations
 
@@ -62,46 +62,3 @@ def train(
         "seconds": result.seconds,
         **m,
     }
-
-
-@click.group()
-def models() -> None:
-    """The model registry."""
-
-
-@models.command("list")
-@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
-@command
-def list_(tracking_uri: str | None) -> dict[str, Any]:
-    """All registered versions, newest first."""
-    from .registry import list_models
-    from .tracking import existing_store
-
-    versions = list_models(existing_store(tracking_uri))
-    if not versions:
-        say("no model is registered yet: `corrfractal train` registers one")
-    for v in versions:
-        say(f"{v.uri}  {', '.join(v.aliases) or '-':10}  {v.created}  shards {v.shards_digest[:12]}")
-    return {"models": [_plain(v) for v in versions]}
-
-
-@models.command("show")
-@click.argument("model")
-@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
-@command
-def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
-    """One version: MODEL is a number, an alias, or models:/NAME/VERSION."""
-    from .registry import show as find
-    from .tracking import existing_store
-
-    found = find(model, existing_store(tracking_uri))
-    say(f"{found.uri} ({', '.join(found.aliases) or 'no alias'}), registered {found.created}")
-    say(f"run     {found.run_id}")
-    say(f"shards  {found.shards_digest}")
-    for name, value in sorted(found.metrics.items()):
-        say(f"{name:24} {value:.6g}")
-    return _plain(found)
-
-
-def _plain(version: Any) -> dict[str, Any]:
-    return {**vars(version), "uri": version.uri}

@@ -33,6 +33,7 @@ from corrfractal.runtime import write_text
 from .batches import Batch, Batches
 from .checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from .config import TrainingConfig
+from .machine import ATTEMPTS, Machine
 from .picture import save_picture
 from .step import StepResult, learning_rate, train_step
 from .tracking import RunLog
@@ -91,7 +92,7 @@ def fit(job: Job, device: torch.device, rank: int = 0, world: int = 1) -> None:
             if not finite:
                 recorder.diverged(_checkpoint(job, done, model, optimizer), batch)
                 return
-            recorder.after_step(done, batch, result, meter)
+            recorder.after_step(done, model, batch, result, meter)
             if done % config.checkpoint_every == 0 or done == job.total:
                 checkpoint = _checkpoint(job, done, model, optimizer)
                 save_checkpoint(out / "checkpoints", checkpoint, config.keep_checkpoints)
@@ -152,6 +153,7 @@ class _Recorder:
     def __init__(self, job: Job, first: int) -> None:
         self._job, self._out = job, Path(job.out)
         self._log = RunLog(job.tracking_uri, job.run_id)
+        self._machine = Machine(job.run_id)
         self._metrics_file = self._out / "metrics.jsonl"
         self._last: dict[str, float] = {}
         if self._metrics_file.exists():
@@ -159,16 +161,16 @@ class _Recorder:
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first]
             write_text(self._metrics_file, "".join(kept))
 
-    def after_step(self, done: int, batch: Batch, result: StepResult, meter: _Meter) -> None:
+    def after_step(self, done: int, model: CorrFractal, batch: Batch, result: StepResult, meter: _Meter) -> None:
         total, config = self._job.total, self._job.config
         if done % config.log_every == 0 or done == total:
             self._last = {**meter.read(), "learning_rate": learning_rate(done - 1, total, config)}
             with self._metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": done, **self._last}) + "\n")
-            self._log.metrics(done, self._last)
+            self._log.metrics(done, {**self._last, **self._machine.sample()})
         if done % config.picture_every == 0 or done == total:
             path = self._out / "pictures" / f"step-{done:08d}.png"
-            save_picture(path, batch, result)
+            save_picture(path, model, batch, result.densities)
             self._log.artifact(path, "pictures")
 
     def diverged(self, checkpoint: Checkpoint, batch: Batch) -> None:
@@ -186,7 +188,9 @@ class _Recorder:
             "training": json.dumps(config_to_dict(self._job.config), sort_keys=True),
         }
         model.save(self._out / "model.safetensors", metadata)
-        self._log.artifact(self._metrics_file)
+        for file in (self._metrics_file, self._out / ATTEMPTS):
+            if file.exists():
+                self._log.artifact(file)
         self._log.close("FINISHED")
         write_text(self._out / "result.json", json.dumps({**self._last, "step": self._job.total}))
 

@@ -1,7 +1,12 @@
-"""The model registry: a trained network becomes a version of a registered model, ``candidate`` until promoted."""
+"""The model registry: a trained network becomes a version of a registered model, ``candidate`` until promoted.
+
+What a version is bound to are its tags: ``shards.digest``, ``weights.sha256``, and the checkpoint that the weights came
+from (``checkpoint.path``, ``.step``, ``.sha256``). Checkpoints themselves stay in the run's folder.
+"""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +16,33 @@ from typing import Any
 
 import corrfractal
 from corrfractal.errors import NotFoundError
-from corrfractal.tracking import open_experiment
+from corrfractal.runtime import file_sha256
+from corrfractal.scores import PREFIX, Scores, scores_from_text
+from corrfractal.tracking import DIGEST_TAG, open_experiment
 
 NAME = "corrfractal"
 CANDIDATE = "candidate"
-NEEDS = ("torch", "numpy", "safetensors", "pydantic", "decord2", "av", "opencv-python-headless", "pillow", "faiss-cpu")
+CHAMPION = "champion"
+WEIGHTS_TAG = "weights.sha256"
+# What `serving.py` and the method beneath it import; faiss is needed for labels only.
+NEEDS = (
+    "mlflow",
+    "torch",
+    "numpy",
+    "pandas",
+    "safetensors",
+    "pydantic",
+    "decord2",
+    "av",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """A registered version. ``aliases`` such as ``candidate``; ``metrics`` are those of its run."""
+    """A registered version. ``aliases`` such as ``candidate``; ``metrics`` are those of its run; ``scores`` those that
+    evaluation noted on it."""
 
     name: str
     version: int
@@ -30,6 +52,7 @@ class ModelVersion:
     shards_digest: str
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
+    scores: tuple[Scores, ...]
 
     @property
     def uri(self) -> str:
@@ -54,20 +77,22 @@ def register(model_file: Path, run_id: str, uri: str, shards_digest: str, name: 
     found = [v for v in _search(client, name) if v.run_id == run_id]
     if not found:
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            # The signature is written out below; an example would have to be a whole video.
-            warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
+            # Of an input example, which would have to be a whole video, and of type hints in MLflow's own modules.
+            warnings.filterwarnings("ignore", message=".*(input example|type hint)", category=UserWarning)
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("serving.py")),
                 artifacts={"weights": str(model_file)},
                 code_paths=[str(Path(corrfractal.__file__).parent)],
-                signature=_signature(),
-                pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "pandas", *_installed())],
+                signature=signature(),
+                pip_requirements=[f"{package}=={_public_version(package)}" for package in NEEDS],
                 registered_model_name=name,
                 metadata={"shards_digest": shards_digest},
             )
         found = [v for v in _search(client, name) if v.run_id == run_id]
-    client.set_model_version_tag(name, found[0].version, "shards.digest", shards_digest)
+    tags = {DIGEST_TAG: shards_digest, WEIGHTS_TAG: file_sha256(model_file), **_checkpoint_tags(model_file.parent)}
+    for key, value in tags.items():
+        client.set_model_version_tag(name, found[0].version, key, value)
     client.set_registered_model_alias(name, CANDIDATE, found[0].version)
     return show(f"{name}/{found[0].version}", uri)
 
@@ -99,6 +124,18 @@ def show(model: str, uri: str) -> ModelVersion:
     raise NotFoundError(f"no model '{model}' in {uri}; versions there: {known}. `corrfractal models list` shows them")
 
 
+def fetch_weights(version: ModelVersion, folder: Path) -> Path:
+    """Copy the weights of a version of the store at hand into a folder.
+
+    Raises:
+        mlflow.exceptions.MlflowException, OSError: they cannot be had.
+    """
+    import mlflow
+
+    uri = f"{version.uri}/artifacts/model.safetensors"
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+
 def _search(client: Any, name: str) -> list[Any]:
     return list(client.search_model_versions(f"name='{name}'"))
 
@@ -122,13 +159,34 @@ def _describe(client: Any, found: Any, aliases: Mapping[str, list[str]]) -> Mode
         aliases=tuple(sorted(aliases.get(str(found.version), []))),
         run_id=found.run_id,
         created=created,
-        shards_digest=found.tags.get("shards.digest", "unknown"),
+        shards_digest=found.tags.get(DIGEST_TAG, "unknown"),
         metrics=dict(client.get_run(found.run_id).data.metrics),
         tags=dict(found.tags),
+        scores=tuple(
+            scores_from_text(text, where=f"tag {tag} of {found.name}/{found.version}")
+            for tag, text in sorted(found.tags.items())
+            if tag.startswith(PREFIX)
+        ),
     )
 
 
-def _signature() -> Any:
+def _checkpoint_tags(out: Path) -> dict[str, str]:
+    """Where the newest checkpoint of a run's folder is, and its hash as its companion file tells it."""
+    found = sorted((out / "checkpoints").glob("step-*.json"))
+    if not found:
+        return {}
+    facts = json.loads(found[-1].read_text())
+    path = found[-1].with_suffix(".pt")
+    return {"checkpoint.path": str(path), "checkpoint.step": str(facts["step"]), "checkpoint.sha256": facts["sha256"]}
+
+
+def _public_version(package: str) -> str:
+    """As an index knows it: ``2.13.0+cpu`` is a build of this machine's, and no index has it for another."""
+    return version(package).partition("+")[0]
+
+
+def signature() -> Any:
+    """What the served model takes and gives, see ``training.serving``."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, DataType, Schema
 
@@ -136,17 +194,3 @@ def _signature() -> Any:
         inputs=Schema([ColSpec(DataType.binary, "video"), ColSpec(DataType.binary, "mask")]),
         outputs=Schema([ColSpec(DataType.long, "frame"), ColSpec(DataType.binary, "mask")]),
     )
-
-
-def _installed() -> list[str]:
-    """The packages that the method needs, with faiss in whichever flavour is installed."""
-    from importlib.metadata import PackageNotFoundError
-
-    found = []
-    for package in NEEDS:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            package = "faiss-gpu-cu12"
-        found.append(package)
-    return found

@@ -26,6 +26,7 @@ from corrfractal.runtime import cpu_count, ray_session, write_text
 from .config import TrainingConfig
 from .health import check_labels
 from .loop import Job, fit, usable_samples
+from .machine import note_attempt
 from .registry import ModelVersion, register
 from .tracking import start_run
 
@@ -75,6 +76,7 @@ def train(
     # 2. Train, unless an earlier call finished.
     result_file = Path(job.out) / "result.json"
     if not result_file.exists():
+        note_attempt(Path(job.out), workers)
         _fit_on_ray(job, workers, use_gpu)
     # 3. Register; a run that is registered already keeps its version.
     result = json.loads(result_file.read_text())

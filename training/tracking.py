@@ -11,18 +11,18 @@ from typing import Any
 
 from corrfractal.errors import NotFoundError
 from corrfractal.runtime import sqlite_file
-from corrfractal.tracking import data_set, open_experiment, tracking_uri
+from corrfractal.tracking import describe_run, open_experiment, tracking_uri
 
 
 def start_run(uri: str, name: str, params: Mapping[str, Any], shards: Path, shards_digest: str) -> str:
-    """Create a run with its parameters and its data set; returns the run id."""
+    """Create a run with its parameters, its data set, and what code makes it; returns the run id."""
     import mlflow
 
     experiment = open_experiment(uri)
     with mlflow.start_run(experiment_id=experiment, run_name=name) as run:
         mlflow.log_params({key: str(value)[:500] for key, value in params.items()})
-        mlflow.set_tags({"shards.digest": shards_digest, "shards.path": str(shards)})
-        mlflow.log_input(data_set(shards, shards_digest), context="training")
+        describe_run(shards, shards_digest, "train")
+    mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")  # leaving the block has ended it
     return str(run.info.run_id)
 
 

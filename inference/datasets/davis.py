@@ -9,6 +9,7 @@ dataset and evaluation methodology for video object segmentation" (CVPR 2016); h
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.errors import MaskError, NotFoundError
+from corrfractal.runtime import file_sha256
 from inference.masks import read_mask
 from inference.metrics.jf import VOID
 
@@ -120,6 +122,20 @@ def open_sequence(root: Path, name: str, year: str | None = None) -> Sequence:
     if len(frames) < 3:
         raise NotFoundError(f"sequence {name} has {len(frames)} frames in {frames[0].parent}: at least 3 are needed")
     return Sequence(name=name, frames=frames, annotations=annotations, year=year or find_year(root))
+
+
+def set_digest(root: Path, split: str = "val", year: str | None = None) -> str:
+    """SHA-256 over the contents of all frames and annotations of a split: the identity of the evaluation set.
+
+    Raises:
+        NotFoundError: the data set is not there, or incomplete.
+    """
+    lines = []
+    for name in sorted(sequence_names(root, split, year)):
+        sequence = open_sequence(root, name, year)
+        for path in (*sequence.frames, *sequence.annotations):
+            lines.append(f"{name}/{path.name} {file_sha256(path)}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _lists(root: Path, year: str, split: str) -> list[Path]:

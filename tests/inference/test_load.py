@@ -9,6 +9,7 @@ import pytest
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.errors import CallError, IntegrityError, NotFoundError
+from corrfractal.scores import Scores
 from corrfractal.tracker import TrackerConfig
 from inference.load import open_model, resolve_model
 from inference.registry import log_scores
@@ -121,8 +122,11 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
         with pytest.raises(CallError, match="cannot read the model name"):
             resolve_model("models:/corrfractal")
 
-        log_scores(run, ("corrfractal", "1"), {"davis2017-val/J": 0.5})
-        assert client.get_run(run).data.metrics == {"davis2017-val/J": 0.5}
-        assert client.get_model_version("corrfractal", "1").tags == {"davis2017-val/J": "0.5"}
+        scores = Scores(dataset="davis2017-val", set_digest="a", settings="b", weights=by_run.digest, sequences=7,
+                        objects=8, J=0.5, F=0.7, at="2026-01-01T00:00:00+00:00")  # fmt: skip
+        log_scores(run, ("corrfractal", "1"), scores, {"J": 0.5})
+        assert client.get_run(run).data.metrics["davis2017-val/JF"] == pytest.approx(0.6)
+        assert client.get_model_version("corrfractal", "1").tags == {scores.tag: scores.to_text()}
+        assert f"{scores.tag}.json" in {entry.path for entry in client.list_artifacts(run)}
     finally:
         mlflow.set_tracking_uri(store)

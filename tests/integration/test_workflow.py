@@ -88,10 +88,13 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_and_ends_in_a_reg
     assert "copy the first mask" in report
     assert "http://" not in report.replace("http://www.w3.org", "")
 
-    models = corrfractal(folder, "models", "show", "candidate", "--json", "--tracking-uri", result["tracking_uri"])
-    shown = json.loads(models.communicate(timeout=120)[0])
-    assert shown["uri"] == result["model"] == "models:/corrfractal/1"
-    assert shown["shards_digest"] == result["shards_digest"]
+    store = ("--json", "--tracking-uri", result["tracking_uri"])
+    moved = json.loads(corrfractal(folder, "models", "promote", "candidate", *store).communicate(timeout=120)[0])
+    assert moved["model"] == result["model"] == "models:/corrfractal/1"
+    assert moved["move"]["scores"]["own"]["J"] == result["scores"]["model"]["J"]
+    origin = json.loads(corrfractal(folder, "lineage", "champion", *store).communicate(timeout=120)[0])
+    assert origin["data"]["digest"] == result["shards_digest"]
+    assert len(origin["data"]["videos"]) == 3
 
 
 @pytest.mark.parametrize(

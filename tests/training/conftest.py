@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from corrfractal import CorrFractalConfig
+from corrfractal.config import config_to_dict, flatten
+from corrfractal.manifest import load_manifest
 from corrfractal.video import write_video
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from training.config import TrainingConfig, configuration
+from training.loop import Job, fit
+from training.machine import note_attempt
+from training.registry import register
+from training.tracking import start_run
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +35,40 @@ def tiny_shards(ray_session: None, photograph: np.ndarray, tmp_path_factory: pyt
     return out
 
 
+TINY = replace(
+    configuration("base", "cpu"), network=CorrFractalConfig(width=4, embedding_channels=8), batch_size=4, crop=32,
+    steps=8, checkpoint_every=3, log_every=2, picture_every=4, learning_rate=3e-3,
+)  # fmt: skip
+
+
 @pytest.fixture
 def tiny_config() -> TrainingConfig:
     """A network of a few thousand parameters and eight steps."""
-    network = CorrFractalConfig(width=4, embedding_channels=8)
-    return replace(configuration("base", "cpu"), network=network, batch_size=4, crop=32, steps=8, checkpoint_every=3,
-                   log_every=2, picture_every=4, learning_rate=3e-3)  # fmt: skip
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def registered(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """A store with two versions, each really trained for four steps, and the folders of their runs."""
+    root = tmp_path_factory.mktemp("registered")
+    store, digest = f"sqlite:///{root / 'mlflow.db'}", load_manifest(tiny_shards).digest
+    torch.set_num_threads(1)
+    runs = []
+    for seed in (0, 1):
+        config = replace(TINY, steps=4, seed=seed, picture_every=4)
+        out = root / f"run{seed}"
+        out.mkdir()
+        note_attempt(out, workers=1)
+        run_id = start_run(store, out.name, flatten(config_to_dict(config)), tiny_shards, digest)
+        fit(Job(shards=str(tiny_shards), shards_digest=digest, out=str(out), config=config, total=4,
+                tracking_uri=store, run_id=run_id), torch.device("cpu"))  # fmt: skip
+        register(out / "model.safetensors", run_id, store, digest)
+        runs.append(out)
+    return root / "mlflow.db", runs
+
+
+@pytest.fixture
+def store(registered: tuple[Path, list[Path]], tmp_path: Path) -> str:
+    """A copy of the store of ``registered``, to move aliases in; the artefacts are shared."""
+    shutil.copy(registered[0], tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"

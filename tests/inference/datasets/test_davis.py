@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from corrfractal.errors import MaskError, NotFoundError, VideoError
-from inference.datasets.davis import find_year, open_sequence, sequence_names
+from inference.datasets.davis import find_year, open_sequence, sequence_names, set_digest
 from inference.masks import read_mask, write_mask
 
 
@@ -113,3 +113,13 @@ def test_objects_are_counted_up_to_the_highest_id_as_officially(davis: Path) -> 
     write_mask(sequence.annotations[0], np.zeros_like(mask))
     with pytest.raises(MaskError, match=f"{sequence.annotations[0]} holds no object"):
         sequence.objects()
+
+
+def test_the_digest_of_a_set_changes_with_one_pixel_of_one_annotation(davis: Path, tmp_path: Path) -> None:
+    before = set_digest(davis)
+    shutil.copytree(davis, tmp_path / "elsewhere")
+    assert set_digest(tmp_path / "elsewhere") == before
+    mask = open_sequence(davis, "moving").annotation(3)
+    mask[0, 0] = 1
+    write_mask(open_sequence(davis, "moving").annotations[3], mask)
+    assert set_digest(davis) != before

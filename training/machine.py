@@ -1,0 +1,43 @@
+"""Who trains, on what: the attempts of a run, and what its machine does meanwhile."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from corrfractal.tracking import code_state
+
+ATTEMPTS = "attempts.jsonl"
+
+
+def note_attempt(out: Path, workers: int) -> None:
+    """Add a line to the run's folder: who goes on with it, with what code. The run gets the file when it ends."""
+    facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "workers": workers}
+    with (out / ATTEMPTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**facts, **code_state()}) + "\n")
+
+
+class Machine:
+    """What the machine of rank 0 does: processor, memory, disk, network, GPUs, as MLflow's own system metrics name it.
+
+    MLflow's thread for them ends for good when the server does not answer once. Sampled with the run's other metrics
+    they share those' step and delivery.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # says that there is no GPU
+        self._monitors = SystemMetricsMonitor(run_id).monitors
+
+    def sample(self) -> dict[str, float]:
+        """Means or counts since the last call."""
+        values: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values.update(monitor.aggregate_metrics())
+            monitor.clear_metrics()
+        return {f"system/{name}": float(value) for name, value in values.items()}
