@@ -134,6 +134,14 @@ class CorrFractal(nn.Module):
 
         return Tracker(self, first_frame, first_mask, config)
 
+    def label_tracker(
+        self, first_frame: npt.NDArray[np.uint8], labels: npt.NDArray[np.float32], config: TrackerConfig | None = None
+    ) -> Tracker:
+        """Begin to follow soft labels, float32 (K, H, W); go on with ``Tracker.step_labels``."""
+        from .tracker import Tracker
+
+        return Tracker.of_labels(self, first_frame, labels, config)
+
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write weights and configuration as one safetensors file, whole or not at all."""
         artifact.save(self.state_dict(), self.config, path, metadata or {})

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ def only_weights(paths: list[str], where: str) -> str:
 def log_scores(run_id: str, registered: tuple[str, str], scores: Mapping[str, float]) -> None:
     """Note scores as metrics of the run that made a model, and as tags of the registered version.
 
+    The names, for DAVIS-2017: ``davis2017-val/J``, ``davis2017-val/F``, ``davis2017-val/JF`` (fractions 0..1) and
+    ``davis2017-val/sequences`` (their number). ``log_facts`` says what they were measured on. A later evaluation
+    replaces the tags; the metrics keep their history.
+
     Raises:
         CorrFractalError: the store refuses or does not answer.
     """
@@ -110,8 +115,45 @@ def log_scores(run_id: str, registered: tuple[str, str], scores: Mapping[str, fl
     client, now = mlflow.MlflowClient(), int(time.time() * 1000)
     with _mlflow_errors(f"models:/{registered[0]}/{registered[1]}"):
         client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in scores.items()])
-        for key, value in scores.items():
-            client.set_model_version_tag(*registered, key, f"{value:.6g}")
+    log_facts(registered, {key: f"{value:.6g}" for key, value in scores.items()})
+
+
+def log_facts(registered: tuple[str, str], facts: Mapping[str, str]) -> None:
+    """Tag a registered version.
+
+    Besides the scores, an evaluation tags: ``davis2017-val/annotations`` (SHA-256 over names and contents of all
+    annotations: equal for equal evaluation sets), ``davis2017-val/settings`` (``InferenceConfig.digest``) and
+    ``davis2017-val/scored`` (UTC, ISO 8601).
+
+    Raises:
+        CorrFractalError: the store refuses or does not answer.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    with _mlflow_errors(f"models:/{registered[0]}/{registered[1]}"):
+        for key, value in facts.items():
+            client.set_model_version_tag(*registered, key, value)
+
+
+def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]:
+    """What the store says of where a model came from: aliases, parameters and tags of its run, for people to read.
+
+    Raises:
+        CorrFractalError: the store does not answer.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    with _mlflow_errors(run_id):
+        run = client.get_run(run_id)
+        facts = {"MLflow run": f"{run.info.run_name} ({run_id})"}
+        facts["trained"] = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        if registered is not None:
+            version = client.get_model_version(*registered)
+            facts["version"] = f"{registered[0]}/{registered[1]}" + "".join(f" @{a}" for a in version.aliases)
+        facts |= {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+        return facts
 
 
 def _facts(client: Any, uri: str) -> tuple[tuple[str, str] | None, str | None]:

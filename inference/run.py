@@ -1,40 +1,66 @@
-"""Evaluation spread over a Ray cluster: one task per sequence, the model loaded once in every worker process.
+"""Evaluation, and propagation through many videos, spread over a Ray cluster: one task per sequence or video, the model
+loaded once in every worker process.
 
 The chain: names of the sequences -> stored results that still hold -> tasks for the others -> sums -> report -> MLflow.
-A sequence that fails is named and does not stop the rest; running the same call again does only what is missing.
+What fails is named and does not stop the rest; running the same call again does only what is missing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from corrfractal.console import progress, say
-from corrfractal.errors import CorrFractalError
+from corrfractal.errors import CorrFractalError, NotFoundError
 from corrfractal.runtime import ray_session
 
 from .config import InferenceConfig
-from .datasets.davis import sequence_names
-from .evaluation import DATASET, Evaluation, SequenceResult, evaluate_sequence, stored_result, summarize
+from .datasets.davis import open_sequence, sequence_names
+from .evaluation import (
+    DATASET,
+    Evaluation,
+    SequenceResult,
+    evaluate_sequence,
+    stored_result,
+    summarize,
+)
+from .evaluation_report import Settings, evaluation_report, read_evaluation
+from .lineage import annotations_digest, describe_model
 from .load import Model, ModelSource, open_model, resolve_model
-from .pictures import evaluation_report
-from .propagate import make_folder, propagate_video
-from .registry import log_scores
+from .outputs import Outputs
+from .propagate import Job, Propagation, make_folder, propagate_video
+from .registry import log_facts, log_scores
+from .videos import list_videos, names_of, outputs_of, prompts_of
 
-__all__ = ["evaluate_davis", "propagate_video"]
+__all__ = ["evaluate_davis", "propagate_video", "propagate_videos"]
+
+
+AGAIN = "the others are kept: mend these and run the same command again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What every task needs besides the name of its sequence."""
+    """What every task of an evaluation needs besides the name of its sequence."""
 
     data: Path
     out: Path
+    source: ModelSource
+    config: InferenceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Video:
+    """What the task of one video needs besides its name."""
+
+    path: Path
+    masks: Path
+    out: Path
+    outputs: Outputs
     source: ModelSource
     config: InferenceConfig
 
@@ -45,8 +71,71 @@ class _Failure:
     reason: str
 
 
+def propagate_videos(
+    videos: Path,
+    masks: Path,
+    out: Path,
+    model: str | None,
+    config: InferenceConfig | None = None,
+    *,
+    outputs: Outputs | None = None,
+    workers: int | None = None,
+) -> list[Propagation]:
+    """Carry masks through many videos, each into a folder of its name in ``out``.
+
+    Args:
+        videos: folder of videos, or a text file that lists them.
+        masks: folder with ``NAME.png``, or a folder ``NAME`` of numbered masks, for each video.
+        model: see ``inference.load.resolve_model``.
+        outputs: what else to write; its paths are folders.
+        workers: videos at once; None takes ``config.workers``.
+
+    Raises:
+        NotFoundError: no such videos, masks or model.
+        CorrFractalError: videos failed; names each with its reason. The others' results are kept.
+    """
+    config, outputs = config or InferenceConfig(), outputs or Outputs()
+    out, masks = out.resolve(), masks.resolve()
+    paths = [path.resolve() for path in list_videos(videos)]
+    if not masks.is_dir():
+        raise NotFoundError(f"the folder of masks {masks} does not exist")
+    source = resolve_model(model, out / "model")
+    make_folder(out)
+    jobs: dict[str, Any] = {
+        name: _Video(
+            path=path,
+            masks=masks,
+            out=out / name,
+            outputs=outputs_of(name, _resolved(outputs)),
+            source=source,
+            config=config,
+        )
+        for name, path in zip(names_of(paths), paths, strict=True)
+    }
+    done: dict[str, Propagation] = {}
+    failures = []
+    with progress("propagate", len(jobs)) as advance, ray_session(ray):
+        for name, outcome in _run_tasks(_propagate_task, jobs, config.workers if workers is None else workers):
+            if isinstance(outcome, _Failure):
+                failures.append(outcome)
+                say(f"  {name}: failed, {outcome.reason}")
+            else:
+                done[name] = outcome
+                say(f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an earlier run")
+            advance(1)
+    if failures:
+        raise CorrFractalError(f"{len(failures)} of {len(jobs)} videos failed ({_named(failures)}); {AGAIN}")
+    return [done[name] for name in jobs]
+
+
 def evaluate_davis(
-    data: Path, out: Path, model: str | None, config: InferenceConfig | None = None, *, workers: int | None = None
+    data: Path,
+    out: Path,
+    model: str | None,
+    config: InferenceConfig | None = None,
+    *,
+    workers: int | None = None,
+    compare: Path | None = None,
 ) -> Evaluation:
     """Propagate and score DAVIS-2017 val; write masks, ``scores.json`` and ``report.html`` to ``out``.
 
@@ -54,6 +143,7 @@ def evaluate_davis(
         data: folder with JPEGImages, Annotations and ImageSets.
         model: see ``inference.load.resolve_model``.
         workers: sequences at once; None takes ``config.workers``.
+        compare: folder of another evaluation of the same data set, set beside this one in the report.
 
     Raises:
         NotFoundError: no such data set or model.
@@ -62,6 +152,7 @@ def evaluate_davis(
     config = config or InferenceConfig()
     data, out = data.resolve(), out.resolve()
     names = sequence_names(data)
+    rival = None if compare is None else read_evaluation(compare)
     source = resolve_model(model, out / "model")
     make_folder(out)
     job = _Job(data=data, out=out, source=source, config=config)
@@ -76,11 +167,14 @@ def evaluate_davis(
     _refuse_failures([o for o in outcomes.values() if isinstance(o, _Failure)], len(names), out)
 
     evaluation = summarize(results, source, out)
-    evaluation_report(out / "report.html", evaluation, data, out / "masks", config.opacity)
+    annotations = annotations_digest(path for name in names for path in open_sequence(data, name).annotations)
+    settings = Settings(config=config, model=describe_model(source), annotations=annotations)
+    evaluation_report(out / "report.html", evaluation, data, settings, rival)
     if source.registered is not None and source.run_id is not None:
         measures = {"J": evaluation.mean("J"), "F": evaluation.mean("F"), "JF": evaluation.JF}
         measures["sequences"] = len(names)
         log_scores(source.run_id, source.registered, {f"{DATASET}/{key}": value for key, value in measures.items()})
+        log_facts(source.registered, settings.tags(DATASET))
     return evaluation
 
 
@@ -99,47 +193,64 @@ def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Seque
             yield stored
     if missing:
         with ray_session(ray):
-            yield from _run_tasks(missing, job, workers)
+            tasks = {name: (name, job) for name in missing}
+            yield from (outcome for _, outcome in _run_tasks(_evaluate_task, tasks, workers))
 
 
-def _run_tasks(names: list[str], job: _Job, workers: int) -> Iterator[SequenceResult | _Failure]:
-    """Keep ``workers`` tasks under way; a task whose process dies twice is a failure like any other."""
+def _run_tasks(work: Callable[[Any], Any], jobs: dict[str, Any], workers: int) -> Iterator[tuple[str, Any]]:
+    """Name and outcome of every job as it ends, ``workers`` at once; a task whose process dies twice is a failure."""
     resources = ray.cluster_resources()
     window = workers or max(int(resources.get("CPU", 1)), 1)
-    task = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=1)(_task)
-    waiting = list(reversed(names))
+    task = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=1)(work)
+    waiting = list(reversed(jobs))
     running: dict[Any, str] = {}
     try:
         while waiting or running:
             while waiting and len(running) < window:
                 name = waiting.pop()
-                running[task.remote(name, job)] = name
+                running[task.remote(jobs[name])] = name
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            yield _get(ready, running.pop(ready))
+            name = running.pop(ready)
+            yield name, _get(ready, name)
     finally:
         for unfinished in running:
             ray.cancel(unfinished, force=True)
 
 
-def _get(ready: Any, name: str) -> SequenceResult | _Failure:
+def _get(ready: Any, name: str) -> Any:
     try:
-        outcome: SequenceResult | _Failure = ray.get(ready)
+        return ray.get(ready)
     except ray.exceptions.RayError as exc:
-        outcome = _Failure(name=name, reason=f"its worker process died ({str(exc).splitlines()[0]})")
-    return outcome
+        return _Failure(name=name, reason=f"its worker process died ({str(exc).splitlines()[0]})")
 
 
-def _task(name: str, job: _Job) -> SequenceResult | _Failure:
+def _evaluate_task(task: tuple[str, _Job]) -> SequenceResult | _Failure:
     """Runs in a worker process, on one core."""
+    name, job = task
+    _one_core()
+    try:
+        return evaluate_sequence(job.data, name, job.out, job.source, _model(job.source), job.config)
+    except CorrFractalError as exc:
+        return _Failure(name=name, reason=str(exc))
+
+
+def _propagate_task(job: _Video) -> Propagation | _Failure:
+    """Runs in a worker process, on one core."""
+    _one_core()
+    try:
+        prompts = prompts_of(job.out.name, job.masks)
+        work = Job(video=job.path, given=prompts, out=job.out, outputs=job.outputs)
+        return work.run(work.check(), job.source, _model(job.source), job.config)
+    except (CorrFractalError, OSError) as exc:
+        return _Failure(name=job.out.name, reason=str(exc))
+
+
+def _one_core() -> None:
     import cv2
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    try:
-        return evaluate_sequence(job.data, name, job.out, job.source, _model(job.source), job.config)
-    except CorrFractalError as exc:
-        return _Failure(name=name, reason=str(exc))
 
 
 @functools.lru_cache(maxsize=1)
@@ -157,8 +268,16 @@ def _line(outcome: SequenceResult | _Failure) -> str:
 def _refuse_failures(failures: list[_Failure], total: int, out: Path) -> None:
     if failures:
         (out / "scores.json").unlink(missing_ok=True)
-        named = "; ".join(f"{failure.name}: {failure.reason}" for failure in failures)
         raise CorrFractalError(
-            f"{len(failures)} of {total} sequences failed, so there is no score ({named}); "
-            "the others are kept: mend these and run the same command again"
+            f"{len(failures)} of {total} sequences failed, so there is no score ({_named(failures)}); {AGAIN}"
         )
+
+
+def _named(failures: Sequence[_Failure]) -> str:
+    return "; ".join(f"{failure.name}: {failure.reason}" for failure in failures)
+
+
+def _resolved(outputs: Outputs) -> Outputs:
+    """The same with absolute paths: worker processes have working folders of their own."""
+    paths = {key: getattr(outputs, key) for key in ("overlay", "contours", "cutout")}
+    return replace(outputs, **{key: path and path.resolve() for key, path in paths.items()})

@@ -1,0 +1,47 @@
+"""Where an evaluated model came from, and on what: for reports, and for tags of the model's version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from corrfractal.artifact import read_metadata
+from corrfractal.config import digest
+from corrfractal.errors import CorrFractalError
+from corrfractal.runtime import file_sha256
+
+from .load import ModelSource
+from .registry import run_facts
+
+LONGEST = 400  # characters of a fact in a report
+
+
+def describe_model(source: ModelSource) -> dict[str, str]:
+    """What is known of a model, for people to read: name, weights, the file's metadata, MLflow's run and version."""
+    facts = {"model": source.name, "weights (SHA-256)": source.digest}
+    if source.path is not None:
+        facts["file"] = str(source.path)
+        facts |= read_metadata(source.path)
+    if source.run_id is not None:
+        try:
+            facts |= run_facts(source.run_id, source.registered)
+        except CorrFractalError as exc:
+            facts["MLflow"] = str(exc)
+    return {key: _plain(value) for key, value in facts.items()}
+
+
+def annotations_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of the annotations of a data set, in their order."""
+    return digest([[path.parent.name, path.name, file_sha256(path)] for path in paths])
+
+
+def _plain(value: str) -> str:
+    """A nested JSON value on one line, shortened where it is long."""
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    if isinstance(parsed, dict):
+        value = ", ".join(f"{key} {item}" for key, item in parsed.items())
+    return value if len(value) <= LONGEST else value[:LONGEST] + " ..."
