@@ -57,7 +57,7 @@ class TrackerConfig(Config):
     """Feed back soft labels instead of hard decisions."""
     resolution: str = "full"
     """``full``, or ``half``: frames are embedded at half their height and width, a quarter of the work."""
-    max_pixels: int = 1920 * 1088
+    max_pixels: int = 1920 * 1080
     """Larger frames are embedded at a size of at most so many pixels, which bounds memory."""
     precision: str = "fp32"
     """Of the backbone and of embeddings in memory: ``fp32`` or ``bf16``. Affinities are float32 in either."""

@@ -130,11 +130,13 @@ def _describe(client: Any, found: Any, aliases: Mapping[str, list[str]]) -> Mode
 
 def _signature() -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, DataType, Schema
+    from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+    binary, whole = DataType.binary, DataType.long
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "video"), ColSpec(DataType.binary, "mask")]),
-        outputs=Schema([ColSpec(DataType.long, "frame"), ColSpec(DataType.binary, "mask")]),
+        inputs=Schema([ColSpec(binary, "video"), ColSpec(binary, "mask")]),
+        outputs=Schema([ColSpec(whole, "video"), ColSpec(whole, "frame"), ColSpec(binary, "mask")]),
+        params=ParamSchema([ParamSpec("fast", DataType.boolean, False)]),
     )
 
 
