@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from corrfractal.artifact import read_metadata
-from corrfractal.config import digest
+from corrfractal.config import digest, flatten
 from corrfractal.errors import CorrFractalError
 from corrfractal.runtime import file_sha256
 
@@ -43,5 +43,5 @@ def _plain(value: str) -> str:
     except ValueError:
         parsed = value
     if isinstance(parsed, dict):
-        value = ", ".join(f"{key} {item}" for key, item in parsed.items())
+        value = ", ".join(f"{key} {item}" for key, item in flatten(parsed).items())
     return value if len(value) <= LONGEST else value[:LONGEST] + " ..."
