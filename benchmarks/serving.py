@@ -113,7 +113,7 @@ def compare(url: str, video: Path, mask: Path, weights: Path) -> None:
     try:
         post(url, video.read_bytes(), b"no picture")
     except urllib.error.HTTPError as exc:
-        print(f"a damaged mask: status {exc.code}, {json.load(exc)['message']}")
+        print(f"a damaged mask: status {exc.code}, {json.load(exc)['message'].split('Error: ')[-1]}")
     if not all(equal):
         raise SystemExit(1)
 

@@ -1,7 +1,7 @@
 """The registered model's front: MLflow runs this file (models from code, nothing pickled) beside ``model.safetensors``.
 
-In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the objects of its first
-frame: palette or grey, 0 = background). Out: a row per frame of every video, with ``video`` (the row it came in),
+In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the objects of its
+first frame: palette or grey, 0 = background). Out: a row per frame of every video, with ``video`` (the row it came in),
 ``frame`` (its number) and ``mask`` (bytes of a grey PNG with its object ids). In JSON, bytes are base64. With the
 parameter ``fast``, three densities instead of six. What cannot be read is answered with status 400 and the reason.
 """
@@ -64,7 +64,7 @@ def _read_mask(data: bytes) -> Any:
                 raise MaskError(f"the mask should be a palette or grey PNG, its mode is {image.mode}")
             return np.array(image).astype(np.uint8)
     except (OSError, SyntaxError) as exc:
-        raise MaskError(f"the mask is not a readable image: {exc}") from exc
+        raise MaskError("the mask is not a readable image") from exc
 
 
 def _png(mask: Any) -> bytes:

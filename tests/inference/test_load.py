@@ -10,8 +10,9 @@ import pytest
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.tracker import TrackerConfig
+from inference.lineage import annotations_digest, describe_model
 from inference.load import open_model, resolve_model
-from inference.registry import log_scores
+from inference.registry import log_facts, log_scores
 
 
 @pytest.fixture
@@ -76,6 +77,16 @@ def test_looking_for_a_model_creates_no_store(
     assert not store.exists()
 
 
+def test_equal_annotations_have_equal_digests_wherever_they_lie(tmp_path: Path) -> None:
+    digests = []
+    for place, text in (("a", "mask"), ("b", "mask"), ("c", "other")):
+        path = tmp_path / place / "blackswan" / "00000.png"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        digests.append(annotations_digest([path]))
+    assert digests[0] == digests[1] != digests[2]
+
+
 @pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
 def test_an_unknown_name_is_answered_in_one_sentence(name: str) -> None:
     with pytest.raises(NotFoundError, match=f"no such model: {name}; give a safetensors file") as caught:
@@ -117,6 +128,12 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
 
         log_scores(run, ("corrfractal", "1"), {"davis2017-val/J": 0.5})
         assert client.get_run(run).data.metrics == {"davis2017-val/J": 0.5}
-        assert client.get_model_version("corrfractal", "1").tags == {"davis2017-val/J": "0.5"}
+        log_facts(("corrfractal", "1"), {"davis2017-val/annotations": "abc"})
+        tags = client.get_model_version("corrfractal", "1").tags
+        assert tags == {"davis2017-val/J": "0.5", "davis2017-val/annotations": "abc"}
+        facts = describe_model(found[0])
+        assert facts["version"] == "corrfractal/1 @candidate"
+        assert facts["weights (SHA-256)"] == found[0].digest
+        assert run in facts["MLflow run"]
     finally:
         mlflow.set_tracking_uri(store)
