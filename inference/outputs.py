@@ -107,12 +107,13 @@ def _write_folder(folder: Path, images: Iterable[U8]) -> None:
 
 def _dotted(image: U8, index: int, tracks: dict[int, Track], trail: int) -> U8:
     drawn = image.copy()
-    size = max(2, round(min(image.shape[:2]) / 120))
+    size = max(3, round(min(image.shape[:2]) / 96))
     recent = [tracks[t] for t in range(index - trail, index + 1) if t in tracks]
     for k, (x, y, _) in enumerate(tracks[index]):
         color = tuple(int(c) for c in bright_palette()[k + 1])
         for a, b in pairwise(track[k] for track in recent):
             cv2.line(drawn, _pixel(*a), _pixel(*b), color, max(1, size // 2), cv2.LINE_AA)
+        cv2.circle(drawn, _pixel(x, y), size + 2, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(drawn, _pixel(x, y), size, color, -1, cv2.LINE_AA)
     return drawn
 
