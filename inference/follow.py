@@ -192,7 +192,7 @@ class Follower:
     def _frames(self, order: range) -> Iterator[Frame]:
         """Frames in the order given, checked for their size; backward ones in runs that fit into memory."""
         if order.step > 0:
-            parts = [order]
+            parts = [order] if order else []
         else:
             each = max(2, BACKWARD_BYTES // (3 * self.size[0] * self.size[1]))
             parts = [order[i : i + each] for i in range(0, len(order), each)]

@@ -97,14 +97,16 @@ def test_probabilities_are_8_bit_pictures_that_agree_with_the_masks(video: Path,
         propagate_video(video, given, tmp_path / "no", "baseline:copy", SMALL, outputs=Outputs(probabilities=True))
 
 
-def test_key_points_are_followed_both_ways(video: Path, model: str, tmp_path: Path) -> None:
-    points = Points(frame=3, names=("head", "hand"), xy=((30.0, 40.0), (70.0, 20.0)))
+@pytest.mark.parametrize("frame", [0, 3])
+def test_key_points_are_followed_both_ways(video: Path, model: str, tmp_path: Path, frame: int) -> None:
+    points = Points(frame=frame, names=("head", "hand"), xy=((30.0, 40.0), (70.0, 20.0)))
     outputs = Outputs(overlay=tmp_path / "points.mp4")
     result = propagate_video(video, points, tmp_path / "out", model, SMALL, outputs=outputs)
     assert result.objects == ("head", "hand")
+    assert result.frames == FRAMES
     rows = list(csv.DictReader((tmp_path / "out" / "points.csv").read_text().splitlines()))
     assert [int(row["frame"]) for row in rows] == [t for t in range(FRAMES) for _ in points.names]
-    given = next(row for row in rows if row["frame"] == "3" and row["id"] == "hand")
+    given = next(row for row in rows if row["frame"] == str(frame) and row["id"] == "hand")
     assert (float(given["x"]), float(given["y"])) == (70.0, 20.0)
     assert (tmp_path / "points.mp4").stat().st_size > 0
 
