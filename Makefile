@@ -32,7 +32,7 @@ DAVIS ?= ../shared/data/davis2017
 bench: setup
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/network.py
-	$(BIN)/python benchmarks/inference.py --data $(DAVIS)
+	$(BIN)/python benchmarks/propagation.py --data $(DAVIS)
 	$(BIN)/python benchmarks/labels.py $(DAVIS)
 	$(BIN)/python benchmarks/results.py
 

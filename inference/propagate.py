@@ -159,11 +159,12 @@ class Job:
         if isinstance(self.given, Points):
             totals, tracks = follower.follow_points(self.given)
             write_points(self.out / "points.csv", self.given.names, tracks)
-            if self.outputs.overlay is not None:
+            if self.outputs.overlay is not None and tracks:
                 write_point_video(self.outputs.overlay, video, tracks)
         else:
             totals = follower.follow_masks(self.given)
-            write_outputs(video, self.out, self.outputs, config.opacity)
+            if totals.frames:
+                write_outputs(video, self.out, self.outputs, config.opacity)
         result = Propagation(
             video=str(self.video),
             model=source.name,

@@ -1,4 +1,4 @@
-"""Where the time of a propagated frame goes:  python benchmarks/inference.py [--data DAVIS] [--model FILE] [--4k]
+"""Where the time of a propagated frame goes:  python benchmarks/propagation.py [--data DAVIS] [--model FILE] [--4k]
 
 - parts of a step at 480 x 854, width 16, five memory frames, three labels: backbone, pyramid, affinities with six
   densities and with one, up-sampling and decision, and beside them what surrounds the tracker: decoding the frame,
