@@ -22,7 +22,7 @@ def describe_model(source: ModelSource) -> dict[str, str]:
     facts = {"model": source.name, "weights (SHA-256)": source.digest}
     if source.path is not None:
         facts["file"] = str(source.path)
-        facts |= read_metadata(source.path)
+        facts |= dict(sorted(read_metadata(source.path).items()))
     if source.run_id is not None:
         try:
             facts |= run_facts(source.run_id, source.registered)
