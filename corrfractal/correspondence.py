@@ -145,17 +145,22 @@ def propagate(
     Returns:
         (B, K, H, W) distribution over labels.
     """
+    return to_full(*refine(references, targets, F_t, config), F_t, config)
+
+
+def refine(
+    references: Iterable[References], targets: Sequence[Tensor], F_t: Tensor, config: CorrespondenceConfig
+) -> tuple[Tensor, Tensor]:
+    """``propagate`` up to the last up-sampling: f (B, C, h, w) and q (B, K, h, w) on the R grid."""
     pairs = zip(references, targets, strict=True)
     if not config.multi_density:
         *_, (reference, f_t) = pairs
-        return _to_full(*_chain(reference, f_t, config, steps=1), F_t, config)
+        return _chain(reference, f_t, config, steps=1)
     f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
     maps = (_to_refinement(reference, f_t, f_R, config) for reference, f_t in pairs)
     if config.merge == "single":
-        f, q = _merge(list(maps), f_R, config)
-    else:
-        f, q = reduce(lambda so_far, refined: _merge([so_far, refined], f_R, config), maps)
-    return _to_full(f, q, F_t, config)
+        return _merge(list(maps), f_R, config)
+    return reduce(lambda so_far, refined: _merge([so_far, refined], f_R, config), maps)
 
 
 def _to_refinement(ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig) -> tuple[Tensor, Tensor]:
@@ -180,8 +185,11 @@ def _merge(maps: Sequence[tuple[Tensor, Tensor]], f_R: Tensor, config: Correspon
     return chain(f, q, f_R, config.merge_radius, 1, config.similarity)
 
 
-def _to_full(f: Tensor, q: Tensor, F_t: Tensor, config: CorrespondenceConfig) -> Tensor:
-    """Chain_H. Its softmax over a 1 x 1 window of a single map is exactly 1, so with radius 0 this is up-sampling."""
+def to_full(f: Tensor, q: Tensor, F_t: Tensor, config: CorrespondenceConfig) -> Tensor:
+    """Chain_H: q on the R grid -> (B, K, H, W).
+
+    Its softmax over a 1 x 1 window of a single map is exactly 1, so with radius 0 this is up-sampling.
+    """
     size = (F_t.shape[-2], F_t.shape[-1])
     q = resize_labels(q, size)
     if config.full_radius == 0:

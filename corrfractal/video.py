@@ -111,6 +111,8 @@ def _shares(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[
 def write_video(path: str | Path, images: Iterable[U8], fps: float, codec: str = "libx264") -> int:
     """Encode uint8 (H, W, 3) RGB images, all of one size, as a video that plays in a browser (4:2:0, even size).
 
+    Images of four channels are RGBA, for a codec that holds transparency: ``libvpx-vp9`` in ``.webm``.
+
     Odd sizes lose their last row or column, which 4:2:0 cannot hold. The file gets its name when it is whole.
 
     Returns:
@@ -136,9 +138,13 @@ def _encode(path: Path, images: Iterable[U8], fps: float, codec: str) -> int:
             if stream is None:
                 stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
                 stream.height, stream.width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
-                stream.pix_fmt = "yuv420p"
+                alpha = image.shape[2] == 4
+                stream.pix_fmt = "yuva420p" if alpha else "yuv420p"
+                if codec == "libvpx-vp9":
+                    stream.options = {"deadline": "realtime", "cpu-used": "6", "crf": "24", "b": "0"}
             even = np.ascontiguousarray(image[: stream.height, : stream.width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(even, format="rgba" if alpha else "rgb24")
+            container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
             count += 1
         if stream is not None:
             container.mux(stream.encode(None))

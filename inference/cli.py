@@ -23,29 +23,94 @@ MODEL_HELP = (
 FAST_HELP = "Three densities instead of six: several times faster on a CPU, coarser at boundaries."
 
 
+def _tracker_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How labels are propagated: the same for one video and for a data set."""
+    options = (
+        click.option("--fast", is_flag=True, help=FAST_HELP),
+        click.option(
+            "--resolution", type=click.Choice(["full", "half"]), default="full", show_default=True,
+            help="Embed frames at half their size: about four times faster, coarser.",
+        ),
+        click.option(
+            "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+            help="Of the backbone and of what is remembered.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @click.command()
 @click.argument("video", type=FILE)
 @click.option(
-    "--mask", type=FILE, required=True, help="Objects of the first frame: palette or grey PNG, 0 = background."
-)
-@click.option("--out", type=FILE, required=True, help="Folder for the masks, 00000.png on.")
+    "--mask", "--parts", "masks", multiple=True, metavar="PNG|FRAME:PNG|FOLDER",
+    help="Objects or parts of the first frame, or of FRAME, or of the frames that a folder's PNG files are named by: "
+    "palette or grey, 0 = background. Later masks correct and add objects.",
+)  # fmt: skip
+@click.option("--box", "boxes", multiple=True, metavar="[FRAME:]ID,X0,Y0,X1,Y1", help="An object as a box, in pixels.")
+@click.option("--point", "points", multiple=True, metavar="[FRAME:]ID,X,Y[,RADIUS]", help="An object as a disk.")
+@click.option("--points", "keypoints", type=FILE, help="Follow key points instead: CSV id,x,y or JSON {name: [x, y]}.")
+@click.option("--out", type=FILE, required=True, help="Folder for the masks, 00000.png on; for key points, points.csv.")
 @click.option("--model", help=MODEL_HELP)
 @click.option("--video", "overlay", type=FILE, help="Also write this h264 video (.mp4) with the objects tinted.")
-@click.option("--fast", is_flag=True, help=FAST_HELP)
+@click.option("--contours", type=FILE, help="Also write this h264 video with their outlines.")
+@click.option(
+    "--cutout", type=FILE, help="Also write the objects alone, with alpha: a .webm, or a folder of PNG files."
+)
+@click.option("--probabilities", is_flag=True, help="Also write soft labels, OUT/probabilities/ID/00000.png of 8 bits.")
+@click.option("--workers", type=click.IntRange(min=1), help="Videos at once, of many.  [default: one for every core]")
+@_tracker_options
 @command
 def propagate(
-    video: Path, mask: Path, out: Path, model: str | None, overlay: Path | None, fast: bool
+    video: Path,
+    masks: tuple[str, ...],
+    boxes: tuple[str, ...],
+    points: tuple[str, ...],
+    keypoints: Path | None,
+    out: Path,
+    model: str | None,
+    overlay: Path | None,
+    contours: Path | None,
+    cutout: Path | None,
+    probabilities: bool,
+    workers: int | None,
+    **tracker: Any,
 ) -> dict[str, Any]:
-    """Carry the mask of the first frame through VIDEO (a file or a folder of frames): a mask for every frame."""
+    """Carry masks or key points through VIDEO: a mask for every frame. Run again to go on where it stopped.
+
+    VIDEO is a file, a folder of frames, or many videos: a folder of them, or a text file that lists them. For many,
+    --mask is a folder with NAME.png, or a folder NAME of numbered masks, for each; --video, --contours and --cutout are
+    folders too.
+    """
     from dataclasses import asdict
 
+    from .keypoints import read_points
+    from .outputs import Outputs
+    from .prompts import read_prompts
     from .propagate import propagate_video
+    from .videos import is_many
 
-    result = propagate_video(video, mask, out, model, _config(fast), overlay=overlay)
+    outputs = Outputs(overlay=overlay, contours=contours, cutout=cutout, probabilities=probabilities)
+    if is_many(video):
+        from .run import propagate_videos
+
+        if len(masks) != 1 or boxes or points or keypoints:
+            raise click.UsageError("many videos take one --mask FOLDER, with NAME.png for each of them")
+        done = propagate_videos(video, Path(masks[0]), out, model, _config(tracker), outputs=outputs, workers=workers)
+        say(f"{sum(p.frames for p in done)} masks of {len(done)} videos in {out}")
+        return {"videos": [asdict(result) for result in done]}
+    if keypoints is not None and (masks or boxes or points):
+        raise click.UsageError("--points follows key points alone: give masks in a call of their own")
+    given = read_prompts(masks, boxes, points) if keypoints is None else read_points(keypoints)
+    result = propagate_video(video, given, out, model, _config(tracker), outputs=outputs)
     ids = ", ".join(map(str, result.objects))
-    say(f"{result.frames} masks of object {ids} in {out} ({result.seconds_per_frame:.2f} s per frame, {result.model})")
-    if overlay is not None:
-        say(f"overlay video: {overlay}")
+    what = "masks of object" if keypoints is None else "frames with point"
+    kept = f", {result.kept} of them kept from an earlier run" if result.kept else ""
+    say(f"{result.frames} {what} {ids} in {out}{kept} ({result.seconds_per_frame:.2f} s per frame, {result.model})")
+    for path in (overlay, contours, cutout):
+        if path is not None:
+            say(f"also: {path}")
     return asdict(result)
 
 
@@ -58,7 +123,7 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every ``evaluate`` command has; apply below ``--data``."""
     name = function.__name__.removeprefix("evaluate_")
     for option in (
-        click.option("--fast", is_flag=True, help=FAST_HELP),
+        _tracker_options,
         click.option("--workers", type=click.IntRange(min=1), help="Sequences at once.  [default: one for every core]"),
         click.option(
             "--out",
@@ -96,14 +161,21 @@ VIP_DATA = click.option("--data", type=FILE, required=True, help="VIP_Fine: the 
 @DAVIS_DATA
 @DAVIS_YEAR
 @evaluation_options
+@click.option("--compare", type=FILE, help="Folder of another evaluation, to be set beside this one in the report.")
 @command
 def evaluate_davis(
-    data: Path, year: str | None, model: str | None, out: Path, workers: int | None, fast: bool
+    data: Path,
+    year: str | None,
+    model: str | None,
+    out: Path,
+    workers: int | None,
+    compare: Path | None,
+    **tracker: Any,
 ) -> dict[str, Any]:
     """DAVIS val, semi-supervised: J and F per object, masks and a report. Run again to go on where it stopped."""
     from .run import evaluate_davis as run
 
-    evaluation = run(data, out, model, _config(fast), workers=workers, year=year)
+    evaluation = run(data, out, model, _config(tracker), workers=workers, year=year, compare=compare)
     result = _told(evaluation)
     say(f"report: {out / 'report.html'}")
     return result
@@ -115,12 +187,12 @@ def evaluate_davis(
 @evaluation_options
 @command
 def evaluate_youtubevos(
-    data: Path, split: str, model: str | None, out: Path, workers: int | None, fast: bool
+    data: Path, split: str, model: str | None, out: Path, workers: int | None, **tracker: Any
 ) -> dict[str, Any]:
     """YouTube-VOS: masks of all frames, to submit; J and F of seen and unseen categories where the truth is there."""
     from .youtubevos import YoutubeVos
 
-    return _evaluate(YoutubeVos(data.resolve(), split), out, model, workers, fast)
+    return _evaluate(YoutubeVos(data.resolve(), split), out, model, workers, tracker)
 
 
 @evaluate.command("jhmdb")
@@ -129,23 +201,23 @@ def evaluate_youtubevos(
 @evaluation_options
 @command
 def evaluate_jhmdb(
-    data: Path, split: str, model: str | None, out: Path, workers: int | None, fast: bool
+    data: Path, split: str, model: str | None, out: Path, workers: int | None, **tracker: Any
 ) -> dict[str, Any]:
     """JHMDB: key points carried from the first frame, PCK at 0.1 and 0.2."""
     from .jhmdb import Jhmdb
 
-    return _evaluate(Jhmdb(data.resolve(), split), out, model, workers, fast)
+    return _evaluate(Jhmdb(data.resolve(), split), out, model, workers, tracker)
 
 
 @evaluate.command("vip")
 @VIP_DATA
 @evaluation_options
 @command
-def evaluate_vip(data: Path, model: str | None, out: Path, workers: int | None, fast: bool) -> dict[str, Any]:
+def evaluate_vip(data: Path, model: str | None, out: Path, workers: int | None, **tracker: Any) -> dict[str, Any]:
     """VIP val: parts carried from the first frame, mean IoU."""
     from .vip import Vip
 
-    return _evaluate(Vip(data.resolve()), out, model, workers, fast)
+    return _evaluate(Vip(data.resolve()), out, model, workers, tracker)
 
 
 @click.group()
@@ -212,18 +284,23 @@ def score_vip(data: Path, masks: Path) -> dict[str, Any]:
     return _told(summary)
 
 
-def _config(fast: bool) -> InferenceConfig:
-    from corrfractal.tracker import FAST
+def _config(options: dict[str, Any]) -> InferenceConfig:
+    from dataclasses import replace
+
+    from corrfractal.tracker import FAST, TrackerConfig
 
     from .config import InferenceConfig
 
-    return InferenceConfig(tracker=FAST) if fast else InferenceConfig()
+    tracker = FAST if options["fast"] else TrackerConfig()
+    return InferenceConfig(tracker=replace(tracker, resolution=options["resolution"], precision=options["precision"]))
 
 
-def _evaluate(benchmark: Benchmark, out: Path, model: str | None, workers: int | None, fast: bool) -> dict[str, Any]:
+def _evaluate(
+    benchmark: Benchmark, out: Path, model: str | None, workers: int | None, tracker: dict[str, Any]
+) -> dict[str, Any]:
     from .run import evaluate as run
 
-    return _told(run(benchmark, out, model, _config(fast), workers=workers))
+    return _told(run(benchmark, out, model, _config(tracker), workers=workers))
 
 
 def _told(summary: Summary) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from corrfractal.sample import LABEL_COLORS
 
 U8 = npt.NDArray[np.uint8]
 
-MAX_OBJECTS = 64
-"""More ids than this in a first mask mean that a picture was given, or an anti-aliased drawing."""
+MAX_OBJECTS = 255
+
+MANY_OBJECTS = 64
+"""More ids than this in a first mask are looked at twice: a picture may have been given, or an anti-aliased drawing."""
 
 
 def read_mask(path: str | Path, size: tuple[int, ...] | None = None) -> U8:
@@ -62,9 +64,9 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
     ids = np.unique(mask[mask > 0])
     if ids.size == 0:
         raise MaskError(f"the mask {path} is all background (0): mark each object with an id from 1 on")
-    if ids.size > MAX_OBJECTS:
+    if ids.size > MANY_OBJECTS and not _flat(mask):
         raise MaskError(
-            f"the mask {path} holds {ids.size} different ids, more than {MAX_OBJECTS}: "
+            f"the mask {path} holds {ids.size} different ids, few of them as flat areas: "
             "it looks like a photograph or an anti-aliased drawing; save one flat value per object"
         )
     return np.where(mask == 255, np.uint8(1), mask) if ids.tolist() == [255] else mask
@@ -96,6 +98,22 @@ def bright_palette() -> U8:
     return np.concatenate([LABEL_COLORS[:1], np.tile(LABEL_COLORS[1:], (17, 1))])
 
 
+def contours(image: U8, mask: U8) -> U8:
+    """Draw the outlines of the objects onto their frame. uint8 (H, W, 3) RGB; lines grow with the frame."""
+    lines = image.copy()
+    thickness = max(2, round(min(mask.shape) / 240))
+    for object_id in np.unique(mask[mask > 0]):
+        found, _ = cv2.findContours((mask == object_id).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        color = tuple(int(c) for c in bright_palette()[object_id])
+        cv2.drawContours(lines, found, -1, color, thickness, cv2.LINE_AA)
+    return lines
+
+
+def cut_out(image: U8, mask: U8) -> U8:
+    """The objects alone: uint8 (H, W, 4) RGBA, clear and black where the mask is background."""
+    return np.where((mask > 0)[..., None], np.dstack([image, np.full(mask.shape, 255, dtype=np.uint8)]), np.uint8(0))
+
+
 def blend(image: U8, mask: U8, opacity: float = 0.5) -> U8:
     """Lay a mask over its frame: objects tinted, their inner rim in full colour. uint8 (H, W, 3) RGB."""
     colors = bright_palette()[mask]
@@ -103,6 +121,12 @@ def blend(image: U8, mask: U8, opacity: float = 0.5) -> U8:
     rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), dtype=np.uint8)) > 0
     tinted[rim] = colors[rim]
     return np.where((mask > 0)[..., None], tinted, image)
+
+
+def _flat(mask: U8) -> bool:
+    """Whether most pixels, and most ids somewhere, have only pixels of their own id around them."""
+    same = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), dtype=np.uint8)) == 0
+    return bool(same.mean() > 0.5 and np.unique(mask[same]).size > 0.75 * np.unique(mask).size)
 
 
 def _ids(image: Image.Image, path: Path) -> U8:

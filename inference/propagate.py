@@ -1,11 +1,14 @@
-"""Label propagation through one video: frames and a first mask in, a mask for every frame out (paper, III-D, Fig. 5b).
+"""Label propagation through one video: frames and given masks in, a mask for every frame out (paper, III-D, Fig. 5b).
 
-Frames stream through: memory does not grow with the video's length.
+Frames stream through: memory does not grow with the video's length. From the first frame that a mask is given for, one
+pass goes forward, with later masks as corrections, and one backward to the beginning. Each mask is written when it is
+known; a run that was stopped goes on from the masks that are there, and ends at the same ones.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,19 +17,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.config import config_to_dict
-from corrfractal.console import progress
-from corrfractal.errors import CallError, VideoError
-from corrfractal.runtime import peak_rss_mb, write_text
-from corrfractal.video import Video, open_video, write_video
+from corrfractal.config import config_to_dict, digest
+from corrfractal.console import progress, say
+from corrfractal.decoders import frame_files
+from corrfractal.errors import CallError
+from corrfractal.runtime import file_sha256, peak_rss_mb, write_text
+from corrfractal.tracker import working_size
+from corrfractal.video import Video, open_video
 
 from .config import InferenceConfig
-from .load import Model, open_model, resolve_model
-from .masks import blend, read_first_mask, write_mask
+from .follow import Follower
+from .keypoints import Points, write_points
+from .load import Model, ModelSource, open_model, resolve_model
+from .outputs import Outputs, mask_file, write_outputs, write_point_video
+from .prompts import Prompts
 
 U8 = npt.NDArray[np.uint8]
-
-OVERLAY_SUFFIXES = (".mp4", ".mkv", ".mov")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,96 +50,157 @@ class Propagation:
 
     Attributes:
         video, model: as named by the user, and as resolved.
-        frames: number of masks written, ``00000.png`` on.
-        objects: ids in the first mask.
+        frames: number of masks, ``00000.png`` on; of frames with points.
+        kept: how many of them an earlier run had written.
+        objects: ids in the given masks; names of the points.
         masks: their folder.
-        overlay: overlay video, if one was asked for.
-        seconds_per_frame: of the tracker alone, without reading and writing files.
+        overlay, contours, cutout: what else was asked for.
+        seconds_per_frame: of the tracker alone, without reading and writing files; 0 if nothing was left to do.
         peak_rss_mb: largest resident memory of the process so far.
     """
 
     video: str
     model: str
     frames: int
-    objects: tuple[int, ...]
+    kept: int
+    objects: tuple[int, ...] | tuple[str, ...]
     masks: str
     overlay: str | None
+    contours: str | None
+    cutout: str | None
     seconds_per_frame: float
     peak_rss_mb: float
 
 
 def propagate_video(
     video: Path,
-    mask: Path,
+    given: Prompts | Points | Path,
     out: Path,
     model: str | None = None,
     config: InferenceConfig | None = None,
     *,
+    outputs: Outputs | None = None,
     overlay: Path | None = None,
 ) -> Propagation:
-    """Carry a first-frame mask through a video.
+    """Carry masks, or points, through a video.
 
     Args:
         video: file, or folder of frames.
-        mask: object ids of the first frame: palette or grey image of the video's size.
-        out: folder for ``00000.png`` on, palette PNG; made if missing.
+        given: masks and shapes of some frames; or the file of the first frame's mask; or points.
+        out: folder for ``00000.png`` on, palette PNG; made if missing. For points, ``points.csv``.
         model: see ``inference.load.resolve_model``.
-        overlay: h264 video to write with the objects tinted.
+        outputs: what else to write; ``overlay`` is short for its most usual part.
 
     Raises:
         CallError, NotFoundError, MaskError: the call cannot be carried out; nothing was written.
         VideoError: a frame cannot be decoded; the masks of the frames before it are kept.
     """
-    config = config or InferenceConfig()
-    _check_overlay(overlay)
-    opened = open_video(video)
-    first_mask = read_first_mask(mask, (opened.info.height, opened.info.width))
+    given = Prompts(masks={0: given}) if isinstance(given, Path) else given
+    job = Job(video=video, given=given, out=out, outputs=outputs or Outputs(overlay=overlay))
+    opened = job.check()
     source = resolve_model(model)
-    network = open_model(source)
-    make_folder(out)
-    if overlay is not None:
-        make_folder(overlay.parent)
-
     with progress("propagate", opened.info.frames) as advance:
-        steps = track(_images(opened), first_mask, network, config)
-        totals = _Totals()
-        tinted = (blend(s.frame, s.mask, config.opacity) for s in _saved(steps, out, totals, advance))
-        if overlay is None:
-            for _ in tinted:
-                pass
+        return job.run(opened, source, open_model(source), config or InferenceConfig(), advance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video to propagate through: what is given, and where everything goes."""
+
+    video: Path
+    given: Prompts | Points
+    out: Path
+    outputs: Outputs
+
+    def check(self) -> Video:
+        """Open the video, and see whether what is given fits it; nothing is written.
+
+        Raises:
+            CallError, NotFoundError, MaskError, VideoError: says what is wrong.
+        """
+        self.outputs.check()
+        opened = open_video(self.video)
+        info = opened.info
+        frames = (self.given.frame,) if isinstance(self.given, Points) else self.given.frames
+        for frame in frames:
+            if frame >= info.frames:
+                raise CallError(f"frame {frame} is given, but {self.video} has the frames 0..{info.frames - 1}")
+            if isinstance(self.given, Prompts):
+                self.given.mask(frame, (info.height, info.width))
+        return opened
+
+    def run(
+        self,
+        video: Video,
+        source: ModelSource,
+        model: Model,
+        config: InferenceConfig,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> Propagation:
+        """Do what is not done yet.
+
+        Raises:
+            VideoError: a frame cannot be decoded; the masks of the frames before it are kept.
+        """
+        make_folder(self.out)
+        size = (video.info.height, video.info.width)
+        if (working := working_size(*size, config.tracker)) != size:
+            say(f"frames of {size[1]}x{size[0]} are embedded at {working[1]}x{working[0]}; masks keep the full size")
+        identity = digest(
+            [fingerprint(self.video), self.given.digest(), source.digest, config.digest, self.outputs.probabilities]
+        )
+        _begin(self.out, identity)
+        write_text(_note(self.out), json.dumps({"digest": identity, "frames": video.info.frames}) + "\n")
+        follower = Follower(
+            video=video, out=self.out, model=model, config=config.tracker, advance=advance,
+            probabilities=self.outputs.probabilities,
+        )  # fmt: skip
+        if isinstance(self.given, Points):
+            totals, tracks = follower.follow_points(self.given)
+            write_points(self.out / "points.csv", self.given.names, tracks)
+            if self.outputs.overlay is not None and tracks:
+                write_point_video(self.outputs.overlay, video, tracks)
         else:
-            write_video(overlay, tinted, opened.info.fps)
+            totals = follower.follow_masks(self.given)
+            if totals.frames:
+                write_outputs(video, self.out, self.outputs, config.opacity)
+        result = Propagation(
+            video=str(self.video),
+            model=source.name,
+            frames=totals.frames,
+            kept=totals.kept,
+            objects=_objects(self.given, size),
+            masks=str(self.out),
+            overlay=_text(self.outputs.overlay),
+            contours=_text(self.outputs.contours),
+            cutout=_text(self.outputs.cutout),
+            seconds_per_frame=totals.seconds / max(totals.steps, 1),
+            peak_rss_mb=peak_rss_mb(),
+        )
+        facts = {**asdict(result), "digest": identity, "model_digest": source.digest, "config": config_to_dict(config)}
+        write_text(_note(self.out), json.dumps(facts, indent=2) + "\n")
+        if totals.error is not None:
+            raise totals.error
+        return result
 
-    result = Propagation(
-        video=str(video),
-        model=source.name,
-        frames=totals.frames,
-        objects=tuple(int(i) for i in np.unique(first_mask) if i),
-        masks=str(out),
-        overlay=None if overlay is None else str(overlay),
-        seconds_per_frame=totals.seconds / max(totals.frames - 1, 1),
-        peak_rss_mb=peak_rss_mb(),
-    )
-    _finish(out, result, config, source.digest)
-    if totals.error is not None:
-        raise totals.error
-    return result
 
-
-def track(images: Iterable[U8], first_mask: U8, model: Model, config: InferenceConfig) -> Iterator[Step]:
+def track(
+    images: Iterable[U8], first_mask: U8, model: Model, config: InferenceConfig, given: dict[int, U8] | None = None
+) -> Iterator[Step]:
     """Yield a step for every frame, the first with the given mask.
 
     Args:
         images: uint8 (H, W, 3) RGB, all of one size.
         first_mask: uint8 (H, W) object ids of the first.
+        given: masks of later frames, by their position.
     """
     frames = iter(images)
     first = next(frames)
     tracker = model.tracker(first, first_mask, config.tracker)
     yield Step(frame=first, mask=first_mask, seconds=0.0)
-    for frame in frames:
+    for t, frame in enumerate(frames, start=1):
         started = time.perf_counter()
-        mask = tracker.step(frame)
+        mask = tracker.step(frame, (given or {}).get(t))
         yield Step(frame=frame, mask=mask, seconds=time.perf_counter() - started)
 
 
@@ -149,45 +216,35 @@ def make_folder(folder: Path) -> None:
         raise CallError(f"cannot write to the folder {folder}: {exc.strerror or exc}") from exc
 
 
-class _Totals:
-    frames = 0
-    seconds = 0.0
-    error: VideoError | None = None
+def fingerprint(video: Path) -> str:
+    """SHA-256 of a file, or of names and sizes of a folder's frames."""
+    if video.is_dir():
+        return digest([[path.name, path.stat().st_size] for path in frame_files(video)])
+    return file_sha256(video)
 
 
-def _saved(steps: Iterator[Step], out: Path, totals: _Totals, advance: Callable[[int], None]) -> Iterator[Step]:
-    """Write every mask as it passes. A frame that cannot be decoded ends the stream: what is done stays whole."""
+def _begin(out: Path, identity: str) -> None:
+    """Keep the masks of an earlier run of the same work; remove what another work has left."""
     try:
-        for step in steps:
-            write_mask(out / f"{totals.frames:05d}.png", step.mask)
-            totals.frames += 1
-            totals.seconds += step.seconds
-            advance(1)
-            yield step
-    except VideoError as exc:
-        totals.error = exc
+        before = json.loads(_note(out).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return
+    if before.get("digest") != identity:
+        for index in range(int(before.get("frames", 0))):
+            mask_file(out, index).unlink(missing_ok=True)
+        shutil.rmtree(out / "probabilities", ignore_errors=True)
+        (out / "points.csv").unlink(missing_ok=True)
 
 
-def _images(video: Video) -> Iterator[U8]:
-    shape = (video.info.height, video.info.width, 3)
-    for frame in video.frames():
-        if frame.image.shape != shape:
-            height, width = frame.image.shape[:2]
-            reason = f"the picture changes from {shape[1]}x{shape[0]} to {width}x{height}; split the video there"
-            raise VideoError(video.info.path, "decode", reason, frame.index)
-        yield frame.image
+def _note(out: Path) -> Path:
+    return out / "propagation.json"
 
 
-def _check_overlay(overlay: Path | None) -> None:
-    if overlay is not None and overlay.suffix.lower() not in OVERLAY_SUFFIXES:
-        raise CallError(f"the overlay video {overlay} must end in one of {', '.join(OVERLAY_SUFFIXES)}")
+def _objects(given: Prompts | Points, size: tuple[int, int]) -> tuple[int, ...] | tuple[str, ...]:
+    if isinstance(given, Points):
+        return given.names
+    return tuple(sorted({int(i) for frame in given.frames for i in np.unique(given.mask(frame, size)) if i}))
 
 
-def _finish(out: Path, result: Propagation, config: InferenceConfig, model_digest: str) -> None:
-    """Remove the masks that a longer earlier propagation left behind, and note how these were made."""
-    note = out / "propagation.json"
-    if note.is_file():
-        for index in range(result.frames, json.loads(note.read_text())["frames"]):
-            (out / f"{index:05d}.png").unlink(missing_ok=True)
-    facts = {**asdict(result), "model_digest": model_digest, "config": config_to_dict(config)}
-    write_text(note, json.dumps(facts, indent=2) + "\n")
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,26 @@ def log_measures(
         metrics = [Metric(f"{dataset}/{key}", value, now, 0) for key, value in measures.items()]
         client.log_batch(run_id, metrics=metrics)
         client.log_dict(run_id, dict(document), f"{name or f'scores.{dataset}.{registered[1]}'}.json")
+
+
+def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]:
+    """What the store says of where a model came from: aliases, parameters and tags of its run, for people to read.
+
+    Raises:
+        CorrFractalError: the store does not answer.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    with _mlflow_errors(run_id):
+        run = client.get_run(run_id)
+        facts = {"MLflow run": f"{run.info.run_name} ({run_id})"}
+        facts["trained"] = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        if registered is not None:
+            version = client.get_model_version(*registered)
+            facts["version"] = f"{registered[0]}/{registered[1]}" + "".join(f" @{a}" for a in version.aliases)
+        facts |= {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+        return facts
 
 
 def _facts(client: Any, uri: str) -> tuple[tuple[str, str] | None, str | None]:

@@ -28,7 +28,21 @@ class Figure:
     value: str
 
 
-Cell = str | int | float | Share
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A table cell that holds a difference of two fractions, shown in points of a hundred with its sign."""
+
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A table cell that leads to a section of the same report by its title."""
+
+    title: str
+
+
+Cell = str | int | float | Share | Delta | Link
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +78,52 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A line of a chart: a value 0..1 for every frame, the first of them ``start``; CSS ``color``; maybe dotted."""
+
+    label: str
+    values: tuple[float, ...]
+    color: str
+    start: int = 1
+    dotted: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Curves over frames, drawn as SVG by the template; ``marks`` are frames to point at."""
+
+    curves: tuple[Curve, ...]
+    caption: str = ""
+    marks: tuple[int, ...] = ()
+
+    WIDTH, HEIGHT, LEFT, BOTTOM = 1000, 220, 40, 24
+
+    @property
+    def last(self) -> int:
+        """The last frame of any curve."""
+        return max(curve.start + len(curve.values) - 1 for curve in self.curves)
+
+    def x(self, frame: float) -> float:
+        """Place of a frame across."""
+        return round(self.LEFT + (self.WIDTH - self.LEFT - 8) * frame / max(self.last, 1), 1)
+
+    def y(self, value: float) -> float:
+        """Place of a value downwards."""
+        return round(8 + (self.HEIGHT - self.BOTTOM - 8) * (1 - value), 1)
+
+    def points(self, curve: Curve) -> str:
+        """A curve as the points of an SVG polyline."""
+        return " ".join(f"{self.x(curve.start + t)},{self.y(value)}" for t, value in enumerate(curve.values))
+
+    @property
+    def ticks(self) -> list[int]:
+        """Frames to write below: a handful of round numbers."""
+        step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6) if self.last / step <= 12)
+        return list(range(0, self.last + 1, step))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of a report; whatever is empty is left out. A blank line in ``text`` starts a paragraph."""
 
@@ -71,6 +131,7 @@ class Section:
     text: str = ""
     figures: tuple[Figure, ...] = ()
     table: Table | None = None
+    charts: tuple[Chart, ...] = ()
     pictures: tuple[Picture, ...] = field(default=())
 
 
@@ -86,7 +147,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section], *, lead: s
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
-    environment.tests["share"] = lambda cell: isinstance(cell, Share)
+    for kind in (Share, Delta, Link):
+        environment.tests[kind.__name__.lower()] = lambda cell, kind=kind: isinstance(cell, kind)
     template = environment.get_template("report.html.j2")
     write_text(path, template.render(title=title, lead=lead, sections=sections))
 
@@ -94,4 +156,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section], *, lead: s
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Share):
         return f"{100 * cell.value:.1f}"
+    if isinstance(cell, Delta):
+        return f"{100 * cell.value:+.1f}"
+    if isinstance(cell, Link):
+        return cell.title
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

@@ -1,14 +1,15 @@
-"""Evaluation spread over a Ray cluster: one task per sequence, the model loaded once in every worker process.
+"""Evaluation, and propagation through many videos, spread over a Ray cluster: one task per sequence or video, the model
+loaded once in every worker process.
 
 The chain: names of the sequences -> stored results that still hold -> tasks for the others -> sums -> report -> MLflow.
-A sequence that fails is named and does not stop the rest; running the same call again does only what is missing.
+What fails is named and does not stop the rest; running the same call again does only what is missing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,44 @@ from typing import Any
 import ray
 
 from corrfractal.console import progress, say
-from corrfractal.errors import CorrFractalError
+from corrfractal.errors import CorrFractalError, NotFoundError
 from corrfractal.runtime import ray_session
 from corrfractal.scores import Scores
 
 from .config import InferenceConfig
 from .evaluation import Davis, Evaluation
+from .evaluation_report import Settings, evaluation_report, read_evaluation
+from .lineage import describe_model
 from .load import Model, ModelSource, open_model, resolve_model
-from .pictures import evaluation_report
-from .propagate import make_folder, propagate_video
+from .outputs import Outputs
+from .propagate import Job, Propagation, make_folder, propagate_video
 from .registry import log_measures, log_scores
 from .results import Benchmark, Result, Summary
+from .videos import list_videos, names_of, outputs_of, prompts_of
 
-__all__ = ["evaluate", "evaluate_davis", "propagate_video"]
+__all__ = ["evaluate", "evaluate_davis", "propagate_video", "propagate_videos"]
+
+AGAIN = "the others are kept: mend these and run the same command again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What every task needs besides the name of its sequence."""
+    """What every task of an evaluation needs besides the name of its sequence."""
 
     benchmark: Benchmark
     out: Path
+    source: ModelSource
+    config: InferenceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Video:
+    """What the task of one video needs besides its name."""
+
+    path: Path
+    masks: Path
+    out: Path
+    outputs: Outputs
     source: ModelSource
     config: InferenceConfig
 
@@ -47,6 +65,63 @@ class _Failure:
     reason: str
 
 
+def propagate_videos(
+    videos: Path,
+    masks: Path,
+    out: Path,
+    model: str | None,
+    config: InferenceConfig | None = None,
+    *,
+    outputs: Outputs | None = None,
+    workers: int | None = None,
+) -> list[Propagation]:
+    """Carry masks through many videos, each into a folder of its name in ``out``.
+
+    Args:
+        videos: folder of videos, or a text file that lists them.
+        masks: folder with ``NAME.png``, or a folder ``NAME`` of numbered masks, for each video.
+        model: see ``inference.load.resolve_model``.
+        outputs: what else to write; its paths are folders.
+        workers: videos at once; None takes ``config.workers``.
+
+    Raises:
+        NotFoundError: no such videos, masks or model.
+        CorrFractalError: videos failed; names each with its reason. The others' results are kept.
+    """
+    config, outputs = config or InferenceConfig(), outputs or Outputs()
+    out, masks = out.resolve(), masks.resolve()
+    paths = [path.resolve() for path in list_videos(videos)]
+    if not masks.is_dir():
+        raise NotFoundError(f"the folder of masks {masks} does not exist")
+    source = resolve_model(model, out / "model")
+    make_folder(out)
+    jobs: dict[str, Any] = {
+        name: _Video(
+            path=path,
+            masks=masks,
+            out=out / name,
+            outputs=outputs_of(name, _resolved(outputs)),
+            source=source,
+            config=config,
+        )
+        for name, path in zip(names_of(paths), paths, strict=True)
+    }
+    done: dict[str, Propagation] = {}
+    failures = []
+    with progress("propagate", len(jobs)) as advance, ray_session(ray):
+        for name, outcome in _run_tasks(_propagate_task, jobs, config.workers if workers is None else workers):
+            if isinstance(outcome, _Failure):
+                failures.append(outcome)
+                say(f"  {name}: failed, {outcome.reason}")
+            else:
+                done[name] = outcome
+                say(f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an earlier run")
+            advance(1)
+    if failures:
+        raise CorrFractalError(f"{len(failures)} of {len(jobs)} videos failed ({_named(failures)}); {AGAIN}")
+    return [done[name] for name in jobs]
+
+
 def evaluate_davis(
     data: Path,
     out: Path,
@@ -55,12 +130,22 @@ def evaluate_davis(
     *,
     workers: int | None = None,
     year: str | None = None,
+    compare: Path | None = None,
 ) -> Evaluation:
-    """Propagate and score DAVIS val; write masks, ``scores.json`` and ``report.html`` to ``out``; see ``evaluate``."""
+    """Propagate and score DAVIS val; write masks, ``scores.json`` and ``report.html`` to ``out``; see ``evaluate``.
+
+    Args:
+        data: folder with JPEGImages, Annotations and ImageSets.
+        year: 2017 or 2016; None looks which one is there.
+        compare: folder of another evaluation of the same data set, set beside this one in the report.
+    """
     config, benchmark = config or InferenceConfig(), Davis(data.resolve(), year)
-    evaluation = evaluate(benchmark, out, model, config, workers=workers)
+    rival = None if compare is None else read_evaluation(compare)
+    source = resolve_model(model, out.resolve() / "model")
+    evaluation = _evaluate(benchmark, out.resolve(), source, config, workers)
     assert isinstance(evaluation, Evaluation)
-    evaluation_report(out / "report.html", evaluation, data, out.resolve() / "masks", config.opacity)
+    settings = Settings(config=config, model=describe_model(source), digest=benchmark.digest())
+    evaluation_report(out / "report.html", evaluation, data, settings, rival)
     return evaluation
 
 
@@ -83,12 +168,16 @@ def evaluate(
         NotFoundError: no such data set or model.
         CorrFractalError: sequences failed; names each with its reason. The others' results are kept.
     """
-    config, out = config or InferenceConfig(), out.resolve()
+    source = resolve_model(model, out.resolve() / "model")
+    return _evaluate(benchmark, out.resolve(), source, config or InferenceConfig(), workers)
+
+
+def _evaluate(
+    benchmark: Benchmark, out: Path, source: ModelSource, config: InferenceConfig, workers: int | None
+) -> Summary:
     names = benchmark.names()
-    source = resolve_model(model, out / "model")
     make_folder(out)
     job = _Job(benchmark=benchmark, out=out, source=source, config=config)
-
     outcomes: dict[str, Result | _Failure] = {}
     with progress("evaluate", len(names)) as advance:
         for outcome in _outcomes(names, job, config.workers if workers is None else workers):
@@ -97,15 +186,15 @@ def evaluate(
             advance(1)
     results = [outcome for name in names if isinstance(outcome := outcomes[name], Result)]
     _refuse_failures([o for o in outcomes.values() if isinstance(o, _Failure)], len(names), out)
-
     summary = benchmark.summarize(results, source, out)
     if source.registered is not None and source.run_id is not None:
-        _log(summary, benchmark, source.run_id, source.registered, job)
+        _log(summary, source.run_id, source.registered, job)
     return summary
 
 
-def _log(summary: Summary, benchmark: Benchmark, run_id: str, registered: tuple[str, str], job: _Job) -> None:
+def _log(summary: Summary, run_id: str, registered: tuple[str, str], job: _Job) -> None:
     """Note the scores on the model version that made them; J and F of DAVIS in the form that the gate reads."""
+    benchmark = job.benchmark
     if not isinstance(summary, Evaluation) or not isinstance(benchmark, Davis):
         measures = {**summary.measures(), "sequences": summary.sequences}
         log_measures(run_id, registered, benchmark.dataset, measures, summary.to_dict())
@@ -139,47 +228,64 @@ def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Resul
             yield stored
     if missing:
         with ray_session(ray):
-            yield from _run_tasks(missing, job, workers)
+            tasks = {name: (name, job) for name in missing}
+            yield from (outcome for _, outcome in _run_tasks(_evaluate_task, tasks, workers))
 
 
-def _run_tasks(names: list[str], job: _Job, workers: int) -> Iterator[Result | _Failure]:
-    """Keep ``workers`` tasks under way; a task whose process dies twice is a failure like any other."""
+def _run_tasks(work: Callable[[Any], Any], jobs: dict[str, Any], workers: int) -> Iterator[tuple[str, Any]]:
+    """Name and outcome of every job as it ends, ``workers`` at once; a task whose process dies twice is a failure."""
     resources = ray.cluster_resources()
     window = workers or max(int(resources.get("CPU", 1)), 1)
-    task = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=1)(_task)
-    waiting = list(reversed(names))
+    task = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=1)(work)
+    waiting = list(reversed(jobs))
     running: dict[Any, str] = {}
     try:
         while waiting or running:
             while waiting and len(running) < window:
                 name = waiting.pop()
-                running[task.remote(name, job)] = name
+                running[task.remote(jobs[name])] = name
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            yield _get(ready, running.pop(ready))
+            name = running.pop(ready)
+            yield name, _get(ready, name)
     finally:
         for unfinished in running:
             ray.cancel(unfinished, force=True)
 
 
-def _get(ready: Any, name: str) -> Result | _Failure:
+def _get(ready: Any, name: str) -> Any:
     try:
-        outcome: Result | _Failure = ray.get(ready)
+        return ray.get(ready)
     except ray.exceptions.RayError as exc:
-        outcome = _Failure(name=name, reason=f"its worker process died ({str(exc).splitlines()[0]})")
-    return outcome
+        return _Failure(name=name, reason=f"its worker process died ({str(exc).splitlines()[0]})")
 
 
-def _task(name: str, job: _Job) -> Result | _Failure:
+def _evaluate_task(task: tuple[str, _Job]) -> Result | _Failure:
     """Runs in a worker process, on one core."""
+    name, job = task
+    _one_core()
+    try:
+        return job.benchmark.evaluate(name, job.out, job.source, _model(job.source), job.config)
+    except CorrFractalError as exc:
+        return _Failure(name=name, reason=str(exc))
+
+
+def _propagate_task(job: _Video) -> Propagation | _Failure:
+    """Runs in a worker process, on one core."""
+    _one_core()
+    try:
+        prompts = prompts_of(job.out.name, job.masks)
+        work = Job(video=job.path, given=prompts, out=job.out, outputs=job.outputs)
+        return work.run(work.check(), job.source, _model(job.source), job.config)
+    except (CorrFractalError, OSError) as exc:
+        return _Failure(name=job.out.name, reason=str(exc))
+
+
+def _one_core() -> None:
     import cv2
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    try:
-        return job.benchmark.evaluate(name, job.out, job.source, _model(job.source), job.config)
-    except CorrFractalError as exc:
-        return _Failure(name=name, reason=str(exc))
 
 
 @functools.lru_cache(maxsize=1)
@@ -196,8 +302,16 @@ def _line(outcome: Result | _Failure) -> str:
 def _refuse_failures(failures: list[_Failure], total: int, out: Path) -> None:
     if failures:
         (out / "scores.json").unlink(missing_ok=True)
-        named = "; ".join(f"{failure.name}: {failure.reason}" for failure in failures)
         raise CorrFractalError(
-            f"{len(failures)} of {total} sequences failed, so there is no score ({named}); "
-            "the others are kept: mend these and run the same command again"
+            f"{len(failures)} of {total} sequences failed, so there is no score ({_named(failures)}); {AGAIN}"
         )
+
+
+def _named(failures: Sequence[_Failure]) -> str:
+    return "; ".join(f"{failure.name}: {failure.reason}" for failure in failures)
+
+
+def _resolved(outputs: Outputs) -> Outputs:
+    """The same with absolute paths: worker processes have working folders of their own."""
+    paths = {key: getattr(outputs, key) for key in ("overlay", "contours", "cutout")}
+    return replace(outputs, **{key: path and path.resolve() for key, path in paths.items()})

@@ -188,9 +188,11 @@ def _public_version(package: str) -> str:
 def signature() -> Any:
     """What the served model takes and gives, see ``training.serving``."""
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, DataType, Schema
+    from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+    binary, whole = DataType.binary, DataType.long
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "video"), ColSpec(DataType.binary, "mask")]),
-        outputs=Schema([ColSpec(DataType.long, "frame"), ColSpec(DataType.binary, "mask")]),
+        inputs=Schema([ColSpec(binary, "video"), ColSpec(binary, "mask")]),
+        outputs=Schema([ColSpec(whole, "video"), ColSpec(whole, "frame"), ColSpec(binary, "mask")]),
+        params=ParamSchema([ParamSpec("fast", DataType.boolean, False)]),
     )

@@ -1,24 +1,29 @@
 """The registered model's front: MLflow runs this file (models from code, nothing pickled) beside ``model.safetensors``.
 
-In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the objects of the
-first frame). Out: a row per frame of the first row's video, with ``frame`` (its number) and ``mask`` (bytes of a PNG
-with its object ids).
+In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the objects of its
+first frame: palette or grey, 0 = background). Out: a row per frame of every video, with ``video`` (the row it came in),
+``frame`` (its number) and ``mask`` (bytes of a grey PNG with its object ids). In JSON, bytes are base64. With the
+parameter ``fast``, three densities instead of six. What cannot be read is answered with status 400 and the reason.
 """
 
 from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from PIL import Image
 
 from corrfractal import CorrFractal
+from corrfractal.errors import CorrFractalError, MaskError
+from corrfractal.tracker import FAST, TrackerConfig
 from corrfractal.video import open_video
 
 
@@ -29,16 +34,37 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
         self.model = CorrFractal.load(context.artifacts["weights"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        row = model_input.iloc[0]
+        config = FAST if (params or {}).get("fast") else TrackerConfig()
+        rows = []
+        for number, (video, mask) in enumerate(zip(model_input["video"], model_input["mask"], strict=True)):
+            try:
+                masks = enumerate(self._propagate(video, mask, config))
+                rows += [{"video": number, "frame": frame, "mask": png} for frame, png in masks]
+            except CorrFractalError as exc:
+                raise MlflowException.invalid_parameter_value(f"row {number}: {exc}") from exc
+        return pd.DataFrame(rows)
+
+    def _propagate(self, video: bytes, mask: bytes, config: TrackerConfig) -> Iterator[bytes]:
+        """PNG files of the masks, frame by frame."""
+        first_mask = _read_mask(mask)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video"
-            path.write_bytes(row["video"])
-            frames = open_video(path).frames()
-            with Image.open(io.BytesIO(row["mask"])) as image:
-                masks = [np.array(image, dtype=np.uint8)]
-            tracker = self.model.tracker(next(iter(frames)).image, masks[0])
-            masks += [tracker.step(frame.image) for frame in frames]
-        return pd.DataFrame({"frame": range(len(masks)), "mask": [_png(mask) for mask in masks]})
+            path.write_bytes(video)
+            frames = iter(open_video(path).frames())
+            tracker = self.model.tracker(next(frames).image, first_mask, config)
+            yield _png(first_mask)
+            for frame in frames:
+                yield _png(tracker.step(frame.image))
+
+
+def _read_mask(data: bytes) -> Any:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise MaskError(f"the mask should be a palette or grey PNG, its mode is {image.mode}")
+            return np.array(image).astype(np.uint8)
+    except (OSError, SyntaxError) as exc:
+        raise MaskError("the mask is not a readable image") from exc
 
 
 def _png(mask: Any) -> bytes:

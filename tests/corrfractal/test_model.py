@@ -129,7 +129,7 @@ def test_memory_of_the_tracker_is_the_same_after_500_frames(model: CorrFractal) 
     held, resident = [], []
     for t in range(1, 501):
         tracker.step(frames[t % 8])
-        kept = [x for levels in tracker._memory.values() for r in levels for x in (r.f, r.q)]
+        kept = [x for frame in tracker._memory.values() for x in (*frame.f, *frame.q, frame.ids)]
         held.append(sum(x.untyped_storage().nbytes() for x in kept))
         resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
     assert len(set(held[10:])) == 1

@@ -11,6 +11,7 @@ from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.scores import Scores
 from corrfractal.tracker import TrackerConfig
+from inference.lineage import describe_model
 from inference.load import open_model, resolve_model
 from inference.registry import log_scores
 
@@ -83,7 +84,6 @@ def test_looking_for_a_model_creates_no_store(
     assert not store.exists()
 
 
-@pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
 def test_an_unknown_name_is_answered_in_one_sentence(name: str) -> None:
     with pytest.raises(NotFoundError, match=f"no such model: {name}; give a safetensors file") as caught:
         resolve_model(name)
@@ -128,5 +128,9 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
         assert client.get_run(run).data.metrics["davis2017-val/JF"] == pytest.approx(0.6)
         assert client.get_model_version("corrfractal", "1").tags == {scores.tag: scores.to_text()}
         assert f"{scores.tag}.json" in {entry.path for entry in client.list_artifacts(run)}
+        facts = describe_model(found[0])
+        assert facts["version"] == "corrfractal/1 @candidate"
+        assert facts["weights (SHA-256)"] == found[0].digest
+        assert run in facts["MLflow run"]
     finally:
         mlflow.set_tracking_uri(store)

@@ -14,6 +14,7 @@ from corrfractal.tracker import FAST
 from corrfractal.video import open_video
 from inference.config import InferenceConfig
 from inference.masks import read_mask
+from inference.prompts import read_prompts
 from inference.propagate import propagate_video
 
 
@@ -67,6 +68,15 @@ def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
         propagate_video(frames, first_mask, out, "baseline:copy", overlay=overlay)
     assert len(list(out.glob("*.png"))) == 4
     assert len(list(open_video(overlay).frames())) == 4
+
+
+def test_damage_at_the_first_frame_is_named_and_no_overlay_is_begun(data_dir: Path, tmp_path: Path) -> None:
+    given, overlay = read_prompts(boxes=["1,5,5,60,60"]), tmp_path / "overlay.mp4"
+    with pytest.raises(VideoError, match=r"decord_corrupted\.mp4 at frame 0"):
+        propagate_video(
+            data_dir / "odd_videos" / "decord_corrupted.mp4", given, tmp_path / "out", "baseline:copy", overlay=overlay
+        )
+    assert not overlay.exists()
 
 
 def test_a_picture_that_changes_its_size_is_named(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:

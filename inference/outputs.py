@@ -1,0 +1,122 @@
+"""What is made of a video and its masks besides the masks: overlay, contours, cut-out, points drawn on their frames.
+
+Each is a pass of its own over the video and the masks on disk, so that it can be had later, or again, without
+tracking; nothing but one frame is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from corrfractal.errors import CallError, CorrFractalError
+from corrfractal.video import Video, write_video
+
+from .masks import blend, bright_palette, contours, cut_out, read_mask
+
+U8 = npt.NDArray[np.uint8]
+Track = list[tuple[float, float, float]]
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
+ALPHA_SUFFIX = ".webm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What to write besides the masks.
+
+    Attributes:
+        overlay: h264 video with the objects tinted.
+        contours: h264 video with their outlines.
+        cutout: the objects alone with an alpha channel: a ``.webm`` video (VP9, plays in browsers), else a folder of
+            RGBA PNG files.
+        probabilities: also write the soft labels, ``probabilities/<id>/00000.png`` of 8 bits, 255 = certain.
+    """
+
+    overlay: Path | None = None
+    contours: Path | None = None
+    cutout: Path | None = None
+    probabilities: bool = False
+
+    def check(self) -> None:
+        """Raises CallError: a name does not say what can be written."""
+        for path in (self.overlay, self.contours):
+            if path is not None and path.suffix.lower() not in VIDEO_SUFFIXES:
+                raise CallError(f"the video {path} must end in one of {', '.join(VIDEO_SUFFIXES)}")
+        if self.cutout is not None and self.cutout.suffix.lower() in VIDEO_SUFFIXES:
+            raise CallError(
+                f"{self.cutout.suffix} as it plays everywhere has no alpha channel: name the cut-out {ALPHA_SUFFIX}, "
+                "or a folder for PNG files"
+            )
+
+
+def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float) -> None:
+    """Write overlay, contours and cut-out of the frames that have a mask."""
+    pictures: list[tuple[Path | None, Callable[[U8, U8], U8]]] = [
+        (outputs.overlay, lambda image, mask: blend(image, mask, opacity)),
+        (outputs.contours, contours),
+        (outputs.cutout, cut_out),
+    ]
+    for path, draw in pictures:
+        if path is None:
+            continue
+        images = (draw(image, mask) for image, mask in _pairs(video, masks))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path == outputs.cutout and path.suffix.lower() != ALPHA_SUFFIX:
+            _write_folder(path, images)
+        elif path == outputs.cutout:
+            write_video(path, images, video.info.fps, codec="libvpx-vp9")
+        else:
+            write_video(path, images, video.info.fps)
+
+
+def write_point_video(path: Path, video: Video, tracks: dict[int, Track], trail: int = 8) -> None:
+    """Write an h264 video with points and the way they came in the last frames."""
+    images = (_dotted(frame.image, frame.index, tracks, trail) for frame in video.frames() if frame.index in tracks)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, images, video.info.fps)
+
+
+def mask_file(folder: Path, frame: int) -> Path:
+    """Where the mask of a frame is."""
+    return folder / f"{frame:05d}.png"
+
+
+def _pairs(video: Video, masks: Path) -> Iterator[tuple[U8, U8]]:
+    """Frames with their masks, up to the first frame that cannot be decoded: its error was told before."""
+    try:
+        for frame in video.frames():
+            if mask_file(masks, frame.index).is_file():
+                yield frame.image, read_mask(mask_file(masks, frame.index), frame.image.shape[:2])
+    except CorrFractalError:
+        return
+
+
+def _write_folder(folder: Path, images: Iterable[U8]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(mask_file(folder, index))
+
+
+def _dotted(image: U8, index: int, tracks: dict[int, Track], trail: int) -> U8:
+    drawn = image.copy()
+    size = max(3, round(min(image.shape[:2]) / 96))
+    recent = [tracks[t] for t in range(index - trail, index + 1) if t in tracks]
+    for k, (x, y, _) in enumerate(tracks[index]):
+        color = tuple(int(c) for c in bright_palette()[k + 1])
+        for a, b in pairwise(track[k] for track in recent):
+            cv2.line(drawn, _pixel(*a), _pixel(*b), color, max(1, size // 2), cv2.LINE_AA)
+        cv2.circle(drawn, _pixel(x, y), size + 2, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(drawn, _pixel(x, y), size, color, -1, cv2.LINE_AA)
+    return drawn
+
+
+def _pixel(x: float, y: float, confidence: float = 1.0) -> tuple[int, int]:
+    return round(x), round(y)
