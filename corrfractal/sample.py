@@ -104,23 +104,25 @@ def read_members(block: bytes) -> dict[str, bytes]:
     Raises:
         IntegrityError: the bytes are not a run of tar members.
     """
+    members, at = {}, 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as tar:
-            return {member.name: _contents(tar, member) for member in tar}
-    except tarfile.TarError as exc:
+        while at < len(block):  # headers only: tarfile's own walk opens a file object for every member
+            info = tarfile.TarInfo.frombuf(block[at : at + tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+            if not info.isreg():
+                raise IntegrityError(f"{info.name} in a shard is not a regular file")
+            start = at + tarfile.BLOCKSIZE
+            members[info.name] = block[start : start + info.size]
+            at = start + info.size + -info.size % tarfile.BLOCKSIZE
+    except tarfile.HeaderError as exc:
         raise IntegrityError(f"not a run of tar members: {exc}") from exc
+    if at != len(block):
+        raise IntegrityError(f"the last of its members is cut short, {at - len(block)} bytes are missing")
+    return members
 
 
 def colorize(labels: U8) -> U8:
     """uint8 (...,) label ids -> uint8 (..., 3) RGB."""
     return LABEL_COLORS[labels]
-
-
-def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    if file is None:
-        raise IntegrityError(f"{member.name} in a shard is not a regular file")
-    return file.read()
 
 
 def _encode_jpeg(frame: U8) -> bytes:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from corrfractal.config import digest
 from corrfractal.errors import MaskError, NotFoundError
 from corrfractal.runtime import write_text
+from corrfractal.tracker import FAST
 
 from .config import InferenceConfig
 from .datasets.davis import Sequence, open_sequence, sequence_names
@@ -189,6 +190,29 @@ def score_masks(data: Path, masks: Path, advance: Callable[[int], None] = lambda
         objects += score_sequence(name, objects_of(first), _pairs(sequence, first, masks / name))
         advance(1)
     return Evaluation(dataset=DATASET, objects=tuple(objects), sequences=len(names))
+
+
+def score_network(network: Model, data: Path) -> dict[str, float]:
+    """J, F and J&F of a network on all sequences of a small set, three densities; nothing is written.
+
+    For training, which calls it by its name (docs/decisions/0024).
+
+    Raises:
+        NotFoundError, MaskError, VideoError: a file of the set is missing or damaged; names it.
+    """
+    config = InferenceConfig(tracker=FAST)
+    objects: list[ObjectScore] = []
+    for name in sequence_names(data):
+        sequence = open_sequence(data, name)
+        size = sequence.frame(0).shape[:2]
+        first = sequence.annotation(0, size)
+        images = (sequence.frame(t) for t in range(len(sequence.frames)))
+        last = len(sequence.frames) - 1  # the official evaluation leaves out both ends
+        masks = enumerate(step.mask for step in track(images, first, network, config))
+        pairs = ((sequence.annotation(t, size), mask) for t, mask in masks if 0 < t < last)
+        objects += score_sequence(name, objects_of(first), pairs)
+    evaluation = Evaluation(dataset=data.name, objects=tuple(objects), sequences=len(sequence_names(data)))
+    return {"J": evaluation.mean("J"), "F": evaluation.mean("F"), "JF": evaluation.JF}
 
 
 def result_digest(sequence: Sequence, source: ModelSource, config: InferenceConfig) -> str:

@@ -17,14 +17,16 @@ from corrfractal.config import config_to_dict
 from corrfractal.errors import CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
 from training.config import TrainingConfig
-from training.loop import Job, fit
+from training.job import Job
+from training.loop import fit
 from training.run import check_finished
 from training.tracking import start_run
 
 FIT = """
 import json, sys, torch
 from corrfractal.config import config_from_dict
-from training.loop import Job, fit
+from training.job import Job
+from training.loop import fit
 torch.set_num_threads(1)
 fit(config_from_dict(Job, json.loads(sys.argv[1])), torch.device("cpu"))
 """

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from corrfractal import CorrFractal
-from corrfractal.manifest import load_manifest, sample_index
 from training.batches import Batches
 from training.config import TrainingConfig, configuration, with_settings
 from training.step import learning_rate, train_step
@@ -27,7 +26,7 @@ def test_repeated_steps_on_one_batch_lower_its_loss(
     tiny_shards: Path, tiny_config: TrainingConfig, precision: str, references: str
 ) -> None:
     config = replace(tiny_config, precision=precision, references=references, batch_size=2, learning_rate=1e-2)
-    batch = Batches(tiny_shards, sample_index(tiny_shards, load_manifest(tiny_shards)), config)[0]
+    batch = Batches(tiny_shards, config)[0]
     torch.manual_seed(0)
     model = CorrFractal(config.network).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
