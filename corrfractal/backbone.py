@@ -102,13 +102,17 @@ def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def _counted_already(stage: nn.Module) -> Iterator[None]:
     """The second pass leaves the running averages of batch normalisation as the first one left them."""
     norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    counts = [buffer for name, buffer in stage.named_buffers() if name.endswith("num_batches_tracked")]
+    momenta, before = [norm.momentum for norm in norms], [count.clone() for count in counts]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, value in zip(counts, before, strict=True):
+            count.copy_(value)
 
 
 def _pool() -> nn.Module:

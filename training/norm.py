@@ -26,8 +26,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         # The variance of all: of the workers' means, and the mean of their variances. No difference of large squares.
         mean_of_all = all_reduce(mean / world)
         variance_of_all = all_reduce((variance + (mean - mean_of_all).square()) / world)
-        if self.track_running_stats:
-            self._remember(mean_of_all.detach(), variance_of_all.detach() * (world * count / (world * count - 1)))
+        self._remember(mean_of_all.detach(), variance_of_all.detach() * (world * count / (world * count - 1)))
         scale = self.weight * torch.rsqrt(variance_of_all + self.eps)
         shift = self.bias - mean_of_all * scale
         return torch.addcmul(shift[:, None, None], x, scale[:, None, None]).to(input.dtype)

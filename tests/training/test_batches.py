@@ -66,7 +66,8 @@ def test_the_full_preset_asks_for_the_papers_references(tiny_shards: Path, tiny_
 def test_one_or_two_channels_are_dropped_in_the_asked_share_of_samples(
     tiny_shards: Path, tiny_config: TrainingConfig
 ) -> None:
-    kept = torch.stack([batches(tiny_shards, tiny_config).example(p).keep.sum() for p in range(120)])
+    source = batches(tiny_shards, tiny_config)
+    kept = torch.stack([source.example(p).keep.sum() for p in range(120)])
     assert set(kept.tolist()) == {1, 2, 3}
     assert 0.55 < (kept < 3).float().mean() < 0.85
 
@@ -76,7 +77,8 @@ def test_lab_drops_one_colour_axis_and_none_drops_nothing(
     tiny_shards: Path, tiny_config: TrainingConfig, bottleneck: str, kept: set[int]
 ) -> None:
     config = replace(tiny_config, network=replace(tiny_config.network, bottleneck=bottleneck))
-    keep = torch.stack([batches(tiny_shards, config).example(p).keep for p in range(30)])
+    source = batches(tiny_shards, config)
+    keep = torch.stack([source.example(p).keep for p in range(30)])
     assert set(keep.sum(1).tolist()) == kept
     assert (keep[:, 0] == 1).all()
 
