@@ -1,8 +1,8 @@
 """Reading samples for training, ours beside plain `webdataset` on the same shards:  python benchmarks/input.py SHARDS
 
 Both give the same: batches of two frames and one view of labels per clip, cropped and flipped, in one process and
-one thread. `webdataset` streams the tars with its shuffle buffer; it either decodes the same two frames of each clip or,
-as its `.decode()` would, all of them. The rivals take turns; samples per second of CPU time, median of the turns.
+one thread. `webdataset` streams the tars with its shuffle buffer; it decodes either the same two frames of each clip
+or, as its `.decode()` would, all of them. The rivals take turns; samples per second of CPU time, median of the turns.
 
 Below: what orders cost and give. Read amplification of the shards (bytes fetched / bytes of the samples used) with room
 for two windows, shards touched per batch, and how well clips are mixed, beside a full shuffle.

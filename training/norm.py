@@ -2,7 +2,7 @@
 
 ``nn.SyncBatchNorm`` refuses CPU tensors. With it, or this, the losses and weights of a run do not depend on how many
 workers share its batch (up to the order in which sums are taken), which is what resuming at another number of workers
-needs; without, every worker would normalise by its own share (docs/decisions/0020).
+needs; without, every worker would normalise by its own share (docs/decisions/0021).
 """
 
 from __future__ import annotations
