@@ -2,7 +2,8 @@
 
 Both give the same: batches of two frames and one view of labels per clip, cropped and flipped, in one process and
 one thread. `webdataset` streams the tars with its shuffle buffer; it decodes either the same two frames of each clip
-or, as its `.decode()` would, all of them. The rivals take turns; samples per second of CPU time, median of the turns.
+or, as its `.decode()` would, all of them. Below that, both without any decoding. The rivals take turns; samples per
+second of CPU time, median of the turns.
 
 Below: what orders cost and give. Read amplification of the shards (bytes fetched / bytes of the samples used) with room
 for two windows, shards touched per batch, and how well clips are mixed, beside a full shuffle.
@@ -25,12 +26,13 @@ import webdataset
 from measure import print_table
 
 from corrfractal.manifest import load_manifest
-from corrfractal.sample import decode_clip
+from corrfractal.sample import decode_clip, read_members
 from training.batches import Batches, _crop_and_flip
 from training.config import TrainingConfig, configuration
-from training.order import epoch_order
+from training.order import epoch_order, positions_of
 
 OUT = Path(__file__).parent / "out"
+OURS_RAW = "ours, members as bytes"
 
 
 @click.command()
@@ -44,6 +46,8 @@ def main(shards: Path, samples: int, turns: int) -> None:
         "ours": lambda: ours(shards, config),
         "webdataset, the same two frames": lambda: plain(shards, config, every=False),
         "webdataset, all frames": lambda: plain(shards, config, every=True),
+        OURS_RAW: lambda: ours_raw(shards, config),
+        "webdataset, members as bytes": lambda: plain(shards, config, every=False, raw=True),
     }
     streams = {name: make() for name, make in rivals.items()}
     for stream in streams.values():
@@ -57,7 +61,8 @@ def main(shards: Path, samples: int, turns: int) -> None:
             rates[name].append(samples / (time.process_time() - started))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     rows = [
-        {"reader": name, "samples/s": rate, "ours is faster": medians["ours"] / rate} for name, rate in medians.items()
+        {"reader": name, "samples/s": rate, "ours / this": medians[OURS_RAW if "bytes" in name else "ours"] / rate}
+        for name, rate in medians.items()
     ]
     print_table("input: samples per second of one core", rows, OUT)
     print_table("order: 400 shards of 130 clips, batches of 24", [order(w) for w in (1, 4, 16, 64, 400)], OUT)
@@ -68,7 +73,14 @@ def ours(shards: Path, config: TrainingConfig) -> Iterator[Any]:
     return (batches[step] for step in itertools.count())
 
 
-def plain(shards: Path, config: TrainingConfig, *, every: bool) -> Iterator[Any]:
+def ours_raw(shards: Path, config: TrainingConfig) -> Iterator[Any]:
+    batches = Batches(shards, config)
+    for step in itertools.count():
+        refs = [batches.ref(position) for position in positions_of(step, config.batch_size)]
+        yield [read_members(batches.files.read(ref.shard, ref.offset, ref.length)) for ref in refs]
+
+
+def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = False) -> Iterator[Any]:
     """What a user of webdataset would write."""
     urls = [str(shards / entry.name) for entry in load_manifest(shards).shards]
     draw = np.random.default_rng(0)
@@ -85,8 +97,12 @@ def plain(shards: Path, config: TrainingConfig, *, every: bool) -> Iterator[Any]
         frames, labels = _crop_and_flip(clip, config.crop, draw)
         return torch.from_numpy(frames).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
-    data = webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0).repeat().shuffle(200).map(decode)
-    return iter(data.batched(config.batch_size))
+    data = webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0).repeat().shuffle(200)
+    return iter((data if raw else data.map(decode)).batched(config.batch_size, collation_fn=list if raw else collated))
+
+
+def collated(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
 
 
 def order(window: int, shards: int = 400, clips: int = 130, batch: int = 24) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Batches:
         manifest = load_manifest(shards)
         self._shards, self._config, self._rank, self._world = shards, config, rank, world
         self._samples = usable_samples(shards, config)
-        self._files = ShardFiles(
+        self.files = ShardFiles(
             shards, {entry.name: entry for entry in manifest.shards}, cache, int(config.cache_gb * 1e9)
         )
         counts = Counter(sample.shard for sample in self._samples)
@@ -153,8 +153,7 @@ class Batches:
 
     def example(self, position: int) -> Example:
         """The sample at a position: a pure function of it."""
-        epoch, place = divmod(position, len(self._samples))
-        ref = self._samples[self._order(epoch).samples[place]]
+        ref = self.ref(position)
         draw = rng(self._config.seed, SAMPLE, position)
         view = int(draw.integers(ref.views))
         target = int(draw.integers(self._config.clip_frames_needed - 1, ref.frames))
@@ -168,8 +167,13 @@ class Batches:
             key=ref.key,
         )
 
+    def ref(self, position: int) -> SampleRef:
+        """Which clip stands at a position."""
+        epoch, place = divmod(position, len(self._samples))
+        return self._samples[self._order(epoch).samples[place]]
+
     def _read(self, ref: SampleRef, indices: tuple[int, ...], view: int) -> Clip:
-        block = self._files.read(ref.shard, ref.offset, ref.length)
+        block = self.files.read(ref.shard, ref.offset, ref.length)
         try:
             return decode_clip(read_members(block), frames=indices, views=(view,))
         except IntegrityError as exc:
@@ -193,7 +197,7 @@ class Batches:
     def _fetch(self, names: list[str]) -> None:
         for name in names:
             try:
-                self._files.ready(name)
+                self.files.ready(name)
             except Exception:  # told when the shard is asked for
                 return
 

@@ -12,7 +12,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,7 +195,7 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
         )
         try:
             with _progress(job), _asked_to_stop(out) as asked:
-                trainer.fit()
+                _beside(trainer.fit)
         except ray.train.TrainingFailedError as exc:
             raise CorrFractalError(
                 f"training stopped: {_cause(exc)}. The same command goes on from the last checkpoint in {job.out}"
@@ -203,6 +203,23 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
     if asked.is_set() and not (out / "result.json").exists():
         raise KeyboardInterrupt
     check_finished(out)
+
+
+def _beside(work: Callable[[], object]) -> None:
+    """Call in another thread and wait: signals stay ours. In the main thread Ray would answer Ctrl-C, by aborting."""
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            work()
+        except BaseException as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=call, name="ray-train", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 @contextmanager

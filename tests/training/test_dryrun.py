@@ -62,3 +62,10 @@ def test_what_would_stop_a_launch_stops_the_dry_one(
     monkeypatch.setattr("training.dryrun._available", lambda use_gpu: 1e6)
     with pytest.raises(CorrFractalError, match="recompute=true"):
         launch(tiny_shards)
+
+
+@pytest.mark.parametrize("workers", ["0", "3-1", "two", "1-"])
+def test_numbers_of_workers_that_make_no_sense_are_refused(workers: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(train, ["shards", "--out", str(tmp_path), "--workers", workers])
+    assert result.exit_code == 2
+    assert workers in result.output

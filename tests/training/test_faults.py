@@ -125,7 +125,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
         assert process.poll() is None, "the run ended before it could be asked to leave"
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[0].split()[-1] == "stopped"
+    assert process.communicate(timeout=120)[0].split()[-1] == "stopped"
     assert process.returncode == 0
     checkpoint = latest_checkpoint(tmp_path / "asked" / "checkpoints")
     assert checkpoint is not None
