@@ -13,12 +13,15 @@ Cost at width 64: 88 GMAC for 256 x 256.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import Config
 
@@ -51,6 +54,8 @@ class Backbone(nn.Module):
         super().__init__()
         w, C = config.width, config.embedding_channels
         self.aggregation = config.aggregation
+        self.recompute = False
+        """Gradient checkpointing: keep no activations inside the stages, compute them again in the backward pass."""
         self.stem = nn.Sequential(
             nn.Conv2d(3, w, 7, stride=config.stem_stride, padding=3, bias=False),
             nn.BatchNorm2d(w),
@@ -68,13 +73,46 @@ class Backbone(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
+        run = _recomputed if self.recompute and torch.is_grad_enabled() else _kept
         stem = self.stem(images)
-        second = self.stage2(self.stage1(stem))
-        fourth = self.stage4(self.stage3(second))
+        second = run(self.stage2, run(self.stage1, stem))
+        fourth = run(self.stage4, run(self.stage3, second))
         size = images.shape[-2:]
         branches = (stem, second, fourth) if self.aggregation else (fourth,)
         maps = (lateral(branch) for lateral, branch in zip(self.laterals, branches, strict=True))
         return reduce(torch.add, (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps))
+
+
+def _kept(stage: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = stage(x)
+    return y
+
+
+def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
+    contexts = partial(_contexts, stage)
+    y: Tensor = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    return y
+
+
+def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _counted_already(stage)
+
+
+@contextmanager
+def _counted_already(stage: nn.Module) -> Iterator[None]:
+    """The second pass leaves the running averages of batch normalisation as the first one left them."""
+    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    counts = [buffer for name, buffer in stage.named_buffers() if name.endswith("num_batches_tracked")]
+    momenta, before = [norm.momentum for norm in norms], [count.clone() for count in counts]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, value in zip(counts, before, strict=True):
+            count.copy_(value)
 
 
 def _pool() -> nn.Module:

@@ -121,6 +121,12 @@ def put(temporary: Path, location: Location) -> None:
     temporary.unlink()
 
 
+def fetch(location: Location, target: Path) -> None:
+    """Copy a file to a local path, over what is there."""
+    with _remote(location) as (fs, path):
+        fs.get_file(path, str(target))
+
+
 def scratch(folder: Location) -> Path:
     """The local folder in which a file for ``folder`` is made: itself, or the system's for temporary files."""
     return Path(tempfile.gettempdir() if is_uri(folder) else folder)

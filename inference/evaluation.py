@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from corrfractal.errors import MaskError, NotFoundError
 from corrfractal.runtime import peak_rss_mb
+from corrfractal.tracker import FAST
 
 from .config import InferenceConfig
 from .datasets.davis import Sequence, find_year, open_sequence, sequence_names, set_digest
@@ -203,6 +204,28 @@ def object_lines(objects: Iterable[ObjectScore], last: str) -> list[str]:
     rows = [f"{o.name:{width}}  {o.J.mean:.4f}  {o.F.mean:.4f}" for o in objects]
     means = [np.mean([getattr(o, m).mean for o in objects]) for m in "JF"]
     return [f"{'object':{width}}       J       F", *rows, f"{'mean':{width}}  {means[0]:.4f}  {means[1]:.4f}   {last}"]
+
+
+def score_network(network: Model, data: Path) -> dict[str, float]:
+    """J, F and J&F of a network on all sequences of a small set, three densities; nothing is written.
+
+    For training, which calls it by its name (docs/decisions/0024).
+
+    Raises:
+        NotFoundError, MaskError, VideoError: a file of the set is missing or damaged; names it.
+    """
+    config, benchmark = InferenceConfig(tracker=FAST), Davis(data)
+    objects: list[ObjectScore] = []
+    for name in benchmark.names():
+        sequence = benchmark.open(name)
+        size = sequence.frame(0).shape[:2]
+        images = (sequence.frame(t) for t in range(len(sequence.frames)))
+        last = len(sequence.frames) - 1  # the official evaluation leaves out both ends
+        masks = enumerate(step.mask for step in track(images, sequence.annotation(0, size), network, config))
+        pairs = ((sequence.annotation(t, size), mask) for t, mask in masks if 0 < t < last)
+        objects += score_sequence(name, sequence.objects(), pairs)
+    evaluation = Evaluation(dataset=data.name, objects=tuple(objects), sequences=len(benchmark.names()))
+    return {"J": evaluation.mean("J"), "F": evaluation.mean("F"), "JF": evaluation.JF}
 
 
 def _pairs(sequence: Sequence, objects: tuple[int, ...], masks: Path) -> Iterator[tuple[U8, U8]]:

@@ -1,20 +1,23 @@
-"""Shards -> batches. Order is arithmetic: what sample stands where depends on (seed, epoch, position) alone.
+"""Shards -> batches. Order is arithmetic: what sample stands where depends on (seed, epoch, place) alone.
 
-Positions run 0, 1, 2, ... over all epochs; step s takes positions s * G ... (s + 1) * G - 1 of the global batch G,
-and worker r of W its r-th part of them. So a run stopped at any step goes on with exactly the next sample, on any
-number of workers. Every random choice about a sample (view, target frame, crop, flip, dropped channels) comes from a
-counter-based generator keyed by the seed and its position; nothing is drawn in sequence, nothing needs saving.
+Every random choice about a sample (view, target frame, crop, flip, dropped channels) comes from a counter-based
+generator keyed by the seed and the sample's position in the run (``training.order``); nothing is drawn in sequence,
+nothing needs saving. So a run stopped at any step goes on with exactly the next sample, on any number of workers.
 
-Clips are read by (shard, offset, length): one read, no index to build, no tar to scan.
+Clips are read by (shard, offset, length): one read, no tar to scan. Batches are prepared ahead, in a thread of this
+process or in ``loader_workers`` processes of their own, and come in order in either case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,16 +25,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from corrfractal import storage
 from corrfractal.errors import IntegrityError
-from corrfractal.manifest import SampleRef
+from corrfractal.manifest import SampleRef, load_manifest, sample_index
 from corrfractal.sample import Clip, decode_clip, read_members
 
+from .cache import ShardFiles
 from .config import REFERENCES, TrainingConfig
+from .order import SAMPLE, check_share, epoch_order, positions_of, rng
 
 U8 = npt.NDArray[np.uint8]
 
-ORDER, SAMPLE, STEP = 0, 1, 2  # streams of randomness
-AHEAD = 2  # batches prepared before they are asked for
+AHEAD = 2  # batches prepared before they are asked for, by the thread or by each process
 
 
 @dataclass(frozen=True)
@@ -60,43 +65,54 @@ class Batch:
     keep: Tensor
     keys: tuple[str, ...]
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into equal parts."""
+        size = len(self.keys) // count
+        cuts = [slice(k * size, (k + 1) * size) for k in range(count)]
+        return [Batch(self.frames[c], self.labels[c], self.keep[c], self.keys[c]) for c in cuts]
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return Batch(self.frames.to(device), self.labels.to(device), self.keep.to(device), self.keys)
 
 
-def rng(seed: int, stream: int, *counter: int) -> np.random.Generator:
-    """Counter-based randomness: the same arguments give the same numbers, on any machine, in any order of calls."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, *counter))))
-
-
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    """Permutation of ``count`` samples in an epoch."""
-    return rng(seed, ORDER, epoch).permutation(count)
-
-
-def positions_of(step: int, batch_size: int, rank: int, world: int) -> range:
-    """Positions that a worker takes in a step."""
-    share = batch_size // world
-    first = step * batch_size + rank * share
-    return range(first, first + share)
-
-
 class Batches:
-    """Batches of one worker, prepared in a thread while the network computes (JPEG and PNG decoding leave the GIL)."""
+    """Batches of one worker.
+
+    Args:
+        shards: folder of the shards, local or a URI.
+        config: of the run.
+        rank, world: which of how many workers.
+        cache: where remote shards are kept on this host; None: ``training.cache.default_folder``.
+    """
 
     def __init__(
-        self, shards: Path, samples: Sequence[SampleRef], config: TrainingConfig, rank: int = 0, world: int = 1
+        self, shards: str | Path, config: TrainingConfig, rank: int = 0, world: int = 1, cache: Path | None = None
     ) -> None:
-        if config.batch_size % world:
-            raise ValueError(f"batch_size {config.batch_size} is not a multiple of the number of workers, {world}")
-        self._shards, self._samples, self._config = shards, samples, config
-        self._rank, self._world = rank, world
+        check_share(config.batch_size, config.accumulate, [world])
+        manifest = load_manifest(shards)
+        self._shards, self._config, self._rank, self._world = shards, config, rank, world
+        self._samples = usable_samples(shards, config)
+        self.files = ShardFiles(
+            shards, {entry.name: entry for entry in manifest.shards}, cache, int(config.cache_gb * 1e9)
+        )
+        counts = Counter(sample.shard for sample in self._samples)
+        self._names = tuple(counts)
+        self._order = partial(epoch_order, config.seed, counts=tuple(counts.values()), window=config.shuffle_window)
+        self._fetching: tuple[int, int] | None = None
+        self.side = min(config.crop or manifest.config["size"], manifest.config["size"])
+        """Height and width of the frames, pixels."""
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return len(self._samples)
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
-        examples = [self.example(p) for p in positions_of(step, self._config.batch_size, self._rank, self._world)]
+        config = self._config
+        places = positions_of(step, config.batch_size, self._rank, self._world, config.accumulate)
+        self._fetch_ahead(places[-1])
+        examples = [self.example(position) for position in places]
         return Batch(
             frames=torch.stack([e.frames for e in examples]),
             labels=torch.stack([e.labels for e in examples]),
@@ -105,7 +121,11 @@ class Batches:
         )
 
     def iterate(self, first: int, last: int) -> Iterator[Batch]:
-        """Batches of steps ``first`` .. ``last - 1``, each prepared ``AHEAD`` steps before its turn."""
+        """Batches of steps ``first`` .. ``last - 1``, prepared before their turn."""
+        return self._from_processes(first, last) if self._config.loader_workers else self._from_thread(first, last)
+
+    def _from_thread(self, first: int, last: int) -> Iterator[Batch]:
+        """Decoding leaves the interpreter's lock, so a thread is enough where the network's step is long."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
             pending: list[Future[Batch]] = [
                 pool.submit(self.__getitem__, s) for s in range(first, min(first + AHEAD, last))
@@ -116,10 +136,24 @@ class Batches:
                     pending.append(pool.submit(self.__getitem__, step + AHEAD))
                 yield batch
 
+    def _from_processes(self, first: int, last: int) -> Iterator[Batch]:
+        loader = torch.utils.data.DataLoader(
+            _Steps(self),
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=self._config.loader_workers,
+            prefetch_factor=AHEAD,
+            collate_fn=_as_it_is,
+            multiprocessing_context="forkserver",  # fork would copy the locks of Ray's and PyTorch's threads
+        )
+        for batch in loader:
+            if isinstance(batch, IntegrityError):
+                raise batch
+            yield batch
+
     def example(self, position: int) -> Example:
         """The sample at a position: a pure function of it."""
-        epoch, place = divmod(position, len(self._samples))
-        ref = self._samples[epoch_order(self._config.seed, epoch, len(self._samples))[place]]
+        ref = self.ref(position)
         draw = rng(self._config.seed, SAMPLE, position)
         view = int(draw.integers(ref.views))
         target = int(draw.integers(self._config.clip_frames_needed - 1, ref.frames))
@@ -133,17 +167,62 @@ class Batches:
             key=ref.key,
         )
 
+    def ref(self, position: int) -> SampleRef:
+        """Which clip stands at a position."""
+        epoch, place = divmod(position, len(self._samples))
+        return self._samples[self._order(epoch).samples[place]]
+
     def _read(self, ref: SampleRef, indices: tuple[int, ...], view: int) -> Clip:
-        path = self._shards / ref.shard
-        with path.open("rb") as file:
-            file.seek(ref.offset)
-            block = file.read(ref.length)
+        block = self.files.read(ref.shard, ref.offset, ref.length)
         try:
             return decode_clip(read_members(block), frames=indices, views=(view,))
         except IntegrityError as exc:
             raise IntegrityError(
-                f"{path}, sample {ref.key}: {exc}. Run `corrfractal verify {self._shards}`, then precompute again"
+                f"{storage.join(self._shards, ref.shard)}, sample {ref.key}: {exc}. Run `corrfractal verify "
+                f"{self._shards}`, then precompute again"
             ) from exc
+
+    def _fetch_ahead(self, position: int) -> None:
+        """At the first batch of a window, begin to fetch and check its shards, then those of the next one."""
+        epoch, place = divmod(position, len(self._samples))
+        order = self._order(epoch)
+        window = order.window_at(place)
+        if self._fetching == (epoch, window):
+            return
+        self._fetching = (epoch, window)
+        following = order.windows[window + 1] if window + 1 < len(order.windows) else self._order(epoch + 1).windows[0]
+        names = [self._names[shard] for shard in (*order.windows[window], *following)]
+        threading.Thread(target=self._fetch, args=(names,), name="shards", daemon=True).start()
+
+    def _fetch(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                self.files.ready(name)
+            except Exception:  # told when the shard is asked for
+                return
+
+
+def usable_samples(shards: str | Path, config: TrainingConfig) -> list[SampleRef]:
+    """The clips that hold enough stored frames for the references and a target."""
+    index = sample_index(shards, load_manifest(shards))
+    return [sample for sample in index if sample.frames >= config.clip_frames_needed]
+
+
+class _Steps(torch.utils.data.Dataset[Batch | IntegrityError]):
+    """What a loader process holds. An error travels as a value: PyTorch would wrap its message in a traceback."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> Batch | IntegrityError:
+        try:
+            return self._batches[step]
+        except IntegrityError as exc:
+            return exc
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _crop_and_flip(clip: Clip, crop: int | None, draw: np.random.Generator) -> tuple[U8, U8]:

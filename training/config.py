@@ -15,6 +15,15 @@ REFERENCES = {
 }
 """Reference frames of a preset, nearest first: negative = back from the target t, others = from the clip's start."""
 
+COUNTS = (
+    "batch_size", "accumulate", "epochs", "shuffle_window", "checkpoint_every", "keep_checkpoints", "log_every",
+    "picture_every", "evaluate_every",
+)  # fmt: skip
+
+PRACTICAL = ("loader_workers", "cache_gb", "checkpoint_every", "keep_checkpoints", "recompute", "evaluate_on",
+             "evaluate_every", "evaluator")  # fmt: skip
+"""Fields that do not change the weights: a run may go on with others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
@@ -38,6 +47,13 @@ class TrainingConfig(Config):
     """Probability that one or two of R, G, B are dropped from all frames of a sample (the input bottleneck)."""
     clip_gradient: float = 1.0
     """Largest norm of the gradient."""
+    accumulate: int = 1
+    """Parts of the batch that go through the network one after another, their gradients added up. Batch normalisation
+    sees one part, of all workers together, at a time: so this changes the weights a little, the workers do not."""
+    recompute: bool = False
+    """Gradient checkpointing in the backbone: activations are computed again in the backward pass instead of kept."""
+    compile: bool = False
+    """``torch.compile`` for the backbone."""
     precision: str = "fp32"
     """``fp32``, or ``bf16`` for automatic mixed precision in the backbone."""
     min_label_entropy: float = 1.0
@@ -48,6 +64,12 @@ class TrainingConfig(Config):
     """The same from above: the labels are noise, of which nothing carries over to the next frame. 1 takes any."""
     seed: int = 0
     """Decides initial weights, order, crops, dropped channels and densities."""
+    shuffle_window: int = 16
+    """Shards whose samples are mixed with each other; with no more shards than this an epoch is a full shuffle."""
+    loader_workers: int = 0
+    """Processes that prepare batches for each worker; 0: a thread of the worker."""
+    cache_gb: float = 10.0
+    """Room for shards from a URI on each host; two windows of them should fit."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     keep_checkpoints: int = 3
@@ -57,14 +79,30 @@ class TrainingConfig(Config):
     picture_every: int = 200
     """Steps between pictures of frame, labels and reconstruction."""
 
+    evaluate_on: str | None = None
+    """Folder of a small annotated set in the layout of DAVIS-2017, on which rank 0 is scored while it trains."""
+    evaluate_every: int = 1000
+    """Steps between such evaluations."""
+    evaluator: str = "inference.evaluation:score_network"
+    """Function (network, folder) -> metrics by name, as ``module:function``: training knows no inference."""
+
     def __post_init__(self) -> None:
         if self.references not in REFERENCES:
             raise ValueError(f"references must be one of {', '.join(REFERENCES)}, got {self.references!r}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
-        for name in ("batch_size", "epochs", "checkpoint_every", "keep_checkpoints", "log_every", "picture_every"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.loader_workers < 0 or self.cache_gb <= 0:
+            raise ValueError(
+                f"loader_workers must not be negative and cache_gb must be positive, got {self.loader_workers} and "
+                f"{self.cache_gb}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate, {self.accumulate}")
+        if len(self.evaluator.split(":")) != 2:
+            raise ValueError(f"evaluator must be module:function, got {self.evaluator!r}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.crop is not None and self.crop < 16:

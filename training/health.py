@@ -10,7 +10,7 @@ from corrfractal.manifest import LabelStatistics
 from .config import TrainingConfig
 
 
-def check_labels(labels: LabelStatistics, config: TrainingConfig, shards: Path) -> None:
+def check_labels(labels: LabelStatistics, config: TrainingConfig, shards: str | Path) -> None:
     """Compare the labels of a data set with the bounds of a configuration.
 
     Raises:
@@ -41,7 +41,7 @@ def check_labels(labels: LabelStatistics, config: TrainingConfig, shards: Path) 
         )
 
 
-def _refuse(shards: Path, seen: str, bound: str, override: str) -> None:
+def _refuse(shards: str | Path, seen: str, bound: str, override: str) -> None:
     raise BoundExceededError(
         f"{shards}: {seen} (bound: {bound}). Look at them with `corrfractal inspect {shards} --html labels.html`, "
         f"leave such videos out and precompute again, or train all the same with --set {override}"

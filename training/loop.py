@@ -5,6 +5,7 @@ Everything that outlives the process is a file in the run's folder:
     job.json            what is trained; the same folder never holds two different runs
     checkpoints/        see ``training.checkpoint``
     metrics.jsonl       one line per ``log_every`` steps
+    messages.log        what the workers had to tell
     pictures/           frame, labels, reconstruction
     model.safetensors   at the end, with result.json
     diverged/           only if the loss stopped being finite: checkpoint and sample keys of that step
@@ -13,186 +14,137 @@ Everything that outlives the process is a file in the run's folder:
 from __future__ import annotations
 
 import fcntl
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from corrfractal.config import Config, config_to_dict, digest
-from corrfractal.errors import CorrFractalError
-from corrfractal.manifest import SampleRef, load_manifest, sample_index
+from corrfractal.config import config_to_dict, digest
+from corrfractal.errors import ConfigError, CorrFractalError
 from corrfractal.model import CorrFractal
-from corrfractal.runtime import write_text
 
-from .batches import Batch, Batches
-from .checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from .batches import Batches
+from .checkpoint import Checkpoint, CheckpointWriter, checkpoint_name, latest_checkpoint, read_checkpoint
 from .config import TrainingConfig
-from .machine import ATTEMPTS, Machine
-from .picture import save_picture
-from .step import StepResult, learning_rate, train_step
-from .tracking import RunLog
+from .job import Job, tell
+from .meter import Meter, macs_per_sample
+from .norm import synchronize
+from .recorder import Recorder
+from .step import learning_rate, train_step
+from .stop import signalled, stop_file
 
 PATIENCE = 60.0  # seconds to wait for the lock of a run
-SCALARS = ("loss", "loss_a", "loss_c", "error", "copy_error")
+
+Evaluator = Callable[[CorrFractal, Path], dict[str, float]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job(Config):
-    """What is trained, on which data, and where it is written."""
+class Outcome(Enum):
+    """How a worker left its loop."""
 
-    shards: str
-    """Folder of the shards."""
-    shards_digest: str
-    """Digest of their manifest."""
-    out: str
-    """Folder of the run."""
-    config: TrainingConfig
-    """How to train."""
-    total: int
-    """Length of the run in steps."""
-    tracking_uri: str
-    """MLflow store."""
-    run_id: str
-    """MLflow run."""
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    STOPPED = "stopped"
 
 
-def fit(job: Job, device: torch.device, rank: int = 0, world: int = 1) -> None:
+def fit(job: Job, device: torch.device, rank: int = 0, world: int = 1) -> Outcome:
     """Train until ``job.total`` steps are done, going on from the newest whole checkpoint.
 
     Called by every worker with the process group already up. Rank 0 alone writes.
     """
     out, config = Path(job.out), job.config
-    with _sole_writer(out) if rank == 0 else nullcontext():
-        torch.manual_seed(config.seed)
-        model = CorrFractal(config.network).to(device).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-        first = _resume(out, model, optimizer)
-        recorder = _Recorder(job, first) if rank == 0 else None
+    tells = partial(tell, out)
+    with (
+        _sole_writer(out) if rank == 0 else nullcontext(),
+        CheckpointWriter(out / "checkpoints", config.keep_checkpoints, tells) as writer,
+    ):
+        model, optimizer = build(config, device, world)
+        first = _resume(out, model, optimizer, rank, world)
+        batches = Batches(job.shards, config, rank, world)
+        wrapped: nn.Module = model
+        if world > 1:  # batch statistics are those of all workers: no buffer needs to be sent around
+            wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
-        batches = Batches(Path(job.shards), usable_samples(Path(job.shards), config), config, rank, world)
-        wrapped = nn.parallel.DistributedDataParallel(model) if world > 1 else model
-        meter = _Meter(config.batch_size)
+        recorder = Recorder(job, first) if rank == 0 else None
+        evaluate = find_evaluator(config) if rank == 0 else None
+        meter = Meter(config, device, world, macs_per_sample(config, batches.side) if rank == 0 else 0)
         stream = batches.iterate(first, job.total)
         for step in range(first, job.total):
-            with meter.waiting():
+            with meter.spending("data_wait"):
                 batch = next(stream).to(device)
             result = train_step(wrapped, optimizer, batch, step, job.total, config)
-            done = step + 1
-            finite = meter.add(result, world)
-            if recorder is None:
+            done, last = step + 1, step + 1 == job.total
+            finite, leave = meter.add(result, signalled() or (rank == 0 and stop_file(out).exists()))
+            leave = leave and not last
+            if recorder is not None:
+                checkpoint = partial(_checkpoint, job, done, model, optimizer)
                 if not finite:
-                    return
-                continue
+                    recorder.diverged(checkpoint(), batch)
+                    return Outcome.DIVERGED
+                if done % config.checkpoint_every == 0 or last or leave:
+                    with meter.spending("checkpoint_stall"):
+                        writer.save(checkpoint())
+                scores: dict[str, float] = {}
+                if evaluate is not None and (done % config.evaluate_every == 0 or last):
+                    with meter.spending("evaluation"):
+                        scores = evaluate(_copy(model), Path(config.evaluate_on or ""))
+                if done % config.log_every == 0 or last or scores:
+                    rate = learning_rate(step, job.total, config)
+                    recorder.metrics(done, {**meter.read(), "learning_rate": rate, **scores})
+                if done % config.picture_every == 0 or last:
+                    recorder.picture(done, model, batch, result.densities)
+                if leave:
+                    writer.join()
+                    recorder.leave()
             if not finite:
-                recorder.diverged(_checkpoint(job, done, model, optimizer), batch)
-                return
-            recorder.after_step(done, model, batch, result, meter)
-            if done % config.checkpoint_every == 0 or done == job.total:
-                checkpoint = _checkpoint(job, done, model, optimizer)
-                save_checkpoint(out / "checkpoints", checkpoint, config.keep_checkpoints)
+                return Outcome.DIVERGED
+            if leave:
+                return Outcome.STOPPED
+        writer.join()
         if recorder is not None:
             recorder.finish(model)
+    return Outcome.FINISHED
 
 
-def usable_samples(shards: Path, config: TrainingConfig) -> list[SampleRef]:
-    """The clips that hold enough stored frames for the references and a target."""
-    index = sample_index(shards, load_manifest(shards))
-    return [sample for sample in index if sample.frames >= config.clip_frames_needed]
+def build(config: TrainingConfig, device: torch.device, world: int) -> tuple[CorrFractal, torch.optim.Optimizer]:
+    """The network with the initial weights of its seed, ready for training, and its optimiser."""
+    torch.manual_seed(config.seed)
+    model = CorrFractal(config.network).to(device).train()
+    model.backbone.recompute = config.recompute
+    if world > 1:
+        synchronize(model)
+    if config.compile:
+        model.backbone.compile()
+    return model, torch.optim.Adam(model.parameters(), lr=config.learning_rate)
 
 
-class _Meter:
-    """Sums of the logged scalars since the last log line, over all workers, and where the time went."""
+def find_evaluator(config: TrainingConfig) -> Evaluator | None:
+    """The function that scores the network, if there is something to score it on.
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums, self._steps, self._wait, self._since = torch.zeros(len(SCALARS)), 0, 0.0, time.monotonic()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self._wait += time.monotonic() - started
-
-    def add(self, result: StepResult, world: int) -> bool:
-        """Add a step; returns, on all workers alike, whether its loss was finite."""
-        values = torch.stack([_scalar(result, name) for name in SCALARS])
-        if world > 1:
-            dist.all_reduce(values)
-        values = values.cpu() / world
-        self._sums += values
-        self._steps += 1
-        return bool(torch.isfinite(values).all())
-
-    def read(self) -> dict[str, float]:
-        """Means since the last call."""
-        seconds = max(time.monotonic() - self._since, 1e-9)
-        means = dict(zip(SCALARS, (self._sums / self._steps).tolist(), strict=True))
-        means["samples_per_second"] = self._steps * self._batch_size / seconds
-        means["data_wait"] = self._wait / seconds
-        self._reset()
-        return means
+    Raises:
+        ConfigError: there is no such function.
+    """
+    if config.evaluate_on is None:
+        return None
+    module, name = config.evaluator.split(":")
+    try:
+        found: Evaluator = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(f"evaluator {config.evaluator!r} cannot be found: {exc}") from exc
+    return found
 
 
-def _scalar(result: StepResult, name: str) -> Tensor:
-    value: Tensor = getattr(result, name)
-    return value.float()
-
-
-class _Recorder:
-    """What rank 0 writes."""
-
-    def __init__(self, job: Job, first: int) -> None:
-        self._job, self._out = job, Path(job.out)
-        self._log = RunLog(job.tracking_uri, job.run_id)
-        self._machine = Machine(job.run_id)
-        self._metrics_file = self._out / "metrics.jsonl"
-        self._last: dict[str, float] = {}
-        if self._metrics_file.exists():
-            lines = self._metrics_file.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first]
-            write_text(self._metrics_file, "".join(kept))
-
-    def after_step(self, done: int, model: CorrFractal, batch: Batch, result: StepResult, meter: _Meter) -> None:
-        total, config = self._job.total, self._job.config
-        if done % config.log_every == 0 or done == total:
-            self._last = {**meter.read(), "learning_rate": learning_rate(done - 1, total, config)}
-            with self._metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": done, **self._last}) + "\n")
-            self._log.metrics(done, {**self._last, **self._machine.sample()})
-        if done % config.picture_every == 0 or done == total:
-            path = self._out / "pictures" / f"step-{done:08d}.png"
-            save_picture(path, model, batch, result.densities)
-            self._log.artifact(path, "pictures")
-
-    def diverged(self, checkpoint: Checkpoint, batch: Batch) -> None:
-        save_checkpoint(self._out / "diverged", checkpoint, keep=1)
-        write_text(self._out / "diverged" / "step.json", json.dumps({"step": checkpoint.step, "samples": batch.keys}))
-        self._log.close("FAILED")
-
-    def finish(self, model: CorrFractal) -> None:
-        if not self._last:  # nothing was left to do: the last line is in the file
-            self._last = json.loads(self._metrics_file.read_text().splitlines()[-1])
-        metadata = {
-            "shards_digest": self._job.shards_digest,
-            "run_id": self._job.run_id,
-            "steps": str(self._job.total),
-            "training": json.dumps(config_to_dict(self._job.config), sort_keys=True),
-        }
-        model.save(self._out / "model.safetensors", metadata)
-        for file in (self._metrics_file, self._out / ATTEMPTS):
-            if file.exists():
-                self._log.artifact(file)
-        self._log.close("FINISHED")
-        write_text(self._out / "result.json", json.dumps({**self._last, "step": self._job.total}))
+def _copy(model: CorrFractal) -> CorrFractal:
+    """The network as it is now, on its own: what is done with it leaves the one in training alone."""
+    copy = CorrFractal(model.config).to(next(model.parameters()).device)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval()
 
 
 def _checkpoint(job: Job, step: int, model: CorrFractal, optimizer: torch.optim.Optimizer) -> Checkpoint:
@@ -206,14 +158,19 @@ def _checkpoint(job: Job, step: int, model: CorrFractal, optimizer: torch.optim.
     )
 
 
-def _resume(out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer) -> int:
-    """Put the newest whole checkpoint into model and optimiser; returns the steps done."""
-    checkpoint = latest_checkpoint(out / "checkpoints")
-    if checkpoint is None:
-        return 0
-    model.load_state_dict(checkpoint.model)
-    optimizer.load_state_dict(checkpoint.optimizer)
-    return checkpoint.step
+def _resume(out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer, rank: int, world: int) -> int:
+    """Put the newest whole checkpoint into model and optimiser, rank 0's choice on all; returns the steps done."""
+    folder = out / "checkpoints"
+    checkpoint = latest_checkpoint(folder) if rank == 0 else None
+    step = torch.tensor([checkpoint.step if checkpoint else 0], device=next(model.parameters()).device)
+    if world > 1:
+        dist.broadcast(step, src=0)
+    if rank > 0 and step > 0:
+        checkpoint = read_checkpoint(folder / checkpoint_name(int(step)))
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint.model)
+        optimizer.load_state_dict(checkpoint.optimizer)
+    return int(step)
 
 
 @contextmanager

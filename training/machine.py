@@ -13,8 +13,12 @@ from corrfractal.tracking import code_state
 ATTEMPTS = "attempts.jsonl"
 
 
-def note_attempt(out: Path, workers: int) -> None:
-    """Add a line to the run's folder: who goes on with it, with what code. The run gets the file when it ends."""
+def note_attempt(out: Path, workers: tuple[int, int]) -> None:
+    """Add a line to the run's folder: who goes on with it, with what code. The run gets the file when it ends.
+
+    Args:
+        workers: least and most.
+    """
     facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "workers": workers}
     with (out / ATTEMPTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({**facts, **code_state()}) + "\n")

@@ -9,25 +9,32 @@ the user's, takes the newest whole checkpoint of the folder (docs/decisions/0003
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from corrfractal import storage
 from corrfractal.config import config_from_dict, config_to_dict, flatten
 from corrfractal.console import progress, say
 from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
 from corrfractal.runtime import cpu_count, ray_session, write_text
 
-from .config import TrainingConfig
+from .batches import usable_samples
+from .config import PRACTICAL, TrainingConfig
 from .health import check_labels
-from .loop import Job, fit, usable_samples
+from .job import Job, messages_file
+from .loop import Outcome, find_evaluator, fit
 from .machine import note_attempt
+from .order import check_share
+from .recorder import deliver
 from .registry import ModelVersion, register
+from .stop import listen, stop_file
 from .tracking import start_run
 
 MAX_FAILURES = 3
@@ -46,38 +53,46 @@ class TrainingResult:
 
 
 def train(
-    shards: Path,
+    shards: str | Path,
     out: Path,
     config: TrainingConfig,
     *,
     tracking_uri: str,
-    workers: int = 2,
+    workers: int | tuple[int, int] = 2,
     use_gpu: bool = False,
+    max_failures: int = MAX_FAILURES,
 ) -> TrainingResult:
     """Train on a folder of shards and register the result.
 
     Args:
-        shards: folder with ``manifest.json``.
+        shards: folder with ``manifest.json``, local or a URI.
         out: folder of the run; the same again resumes.
         config: how to train.
         tracking_uri: MLflow store.
-        workers: DDP processes; ``config.batch_size`` is divided among them.
+        workers: DDP processes, among which ``config.batch_size`` is divided; (least, most) for as many as the cluster
+            has at the time.
         use_gpu: a GPU and nccl for each worker, instead of a CPU and gloo.
+        max_failures: how often Ray starts the workers again after a failure; -1: without limit.
 
     Raises:
         CallError: no such shards, shards too short, settings that do not fit together or to the folder.
         BoundExceededError: the labels are collapsed, frozen or noise.
         DivergedError: the loss is no longer finite.
         CorrFractalError: workers failed more often than Ray was allowed to restart them.
+        KeyboardInterrupt: the process was asked to stop; all steps done are in a checkpoint.
     """
     started = time.monotonic()
+    bounds = workers if isinstance(workers, tuple) else (workers, workers)
     # 1. Check what is asked for, before anything is started.
-    job = _job(shards.absolute(), out.absolute(), config, tracking_uri, workers)
+    asked = checked_job(shards, out, config, tracking_uri, bounds)
+    job = _opened(asked, bounds)
     # 2. Train, unless an earlier call finished.
     result_file = Path(job.out) / "result.json"
-    if not result_file.exists():
-        note_attempt(Path(job.out), workers)
-        _fit_on_ray(job, workers, use_gpu)
+    if result_file.exists():
+        deliver(job)
+    else:
+        note_attempt(Path(job.out), bounds)
+        _fit_on_ray(job, bounds, use_gpu, max_failures)
     # 3. Register; a run that is registered already keeps its version.
     result = json.loads(result_file.read_text())
     model_file = Path(job.out) / "model.safetensors"
@@ -91,8 +106,15 @@ def train(
     )
 
 
-def _job(shards: Path, out: Path, config: TrainingConfig, tracking_uri: str, workers: int) -> Job:
-    """The job of a folder: a new one, or the one that it holds, which must be the same."""
+def checked_job(
+    shards: str | Path, out: Path, config: TrainingConfig, tracking_uri: str, bounds: tuple[int, int]
+) -> Job:
+    """The job that is asked for, without an MLflow run yet; nothing is written.
+
+    Raises:
+        CallError: no such shards, shards too short, settings that do not fit together or to what the folder holds.
+    """
+    shards, out = storage.resolve(shards), out.absolute()
     manifest = load_manifest(shards)
     samples = usable_samples(shards, config)
     if not samples:
@@ -101,10 +123,15 @@ def _job(shards: Path, out: Path, config: TrainingConfig, tracking_uri: str, wor
             f"'{config.references}' needs: precompute longer clips"
         )
     check_labels(manifest.statistics.labels, config, shards)
-    if config.batch_size % workers:
-        raise ConfigError(f"batch_size {config.batch_size} is not a multiple of the number of workers, {workers}")
+    try:
+        check_share(config.batch_size, config.accumulate, range(bounds[0], bounds[1] + 1))
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
+    if config.evaluate_on is not None:
+        find_evaluator(config)
+        config = replace(config, evaluate_on=str(Path(config.evaluate_on).absolute()))
     job = Job(
-        shards=str(shards),
+        shards=shards,
         shards_digest=manifest.digest,
         out=str(out),
         config=config,
@@ -112,16 +139,33 @@ def _job(shards: Path, out: Path, config: TrainingConfig, tracking_uri: str, wor
         tracking_uri=tracking_uri,
         run_id="",
     )
-    job_file = out / "job.json"
-    if job_file.exists():
-        held = config_from_dict(Job, json.loads(job_file.read_text()), where=str(job_file))
-        _refuse_another(replace(held, run_id="", out=job.out, shards=job.shards, tracking_uri=tracking_uri), job)
+    held = _held_job(out)
+    if held is not None:
+        practical = {name: getattr(config, name) for name in PRACTICAL}
+        moved = replace(held, run_id="", out=job.out, shards=job.shards, tracking_uri=job.tracking_uri)
+        _refuse_another(replace(moved, config=replace(held.config, **practical)), job)
+    return job
+
+
+def _opened(job: Job, bounds: tuple[int, int]) -> Job:
+    """The job with its MLflow run: a new one, or the one of the job that the folder holds."""
+    out = Path(job.out)
+    held = _held_job(out)
+    if held is not None:
         return replace(job, run_id=held.run_id)
     out.mkdir(parents=True, exist_ok=True)
-    params = {**flatten(config_to_dict(config)), "steps": job.total, "samples": len(samples), "workers": workers}
-    job = replace(job, run_id=start_run(tracking_uri, out.name, params, shards, manifest.digest))
-    write_text(job_file, json.dumps(config_to_dict(job), indent=2))
+    samples = len(usable_samples(job.shards, job.config))
+    params = {**flatten(config_to_dict(job.config)), "steps": job.total, "samples": samples, "workers": bounds[1]}
+    job = replace(job, run_id=start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest))
+    write_text(out / "job.json", json.dumps(config_to_dict(job), indent=2))
     return job
+
+
+def _held_job(out: Path) -> Job | None:
+    job_file = out / "job.json"
+    if not job_file.exists():
+        return None
+    return config_from_dict(Job, json.loads(job_file.read_text()), where=str(job_file))
 
 
 def _refuse_another(held: Job, asked: Job) -> None:
@@ -134,33 +178,98 @@ def _refuse_another(held: Job, asked: Job) -> None:
             )
 
 
-def _fit_on_ray(job: Job, workers: int, use_gpu: bool) -> None:
+def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: int) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
-    _note_previous(Path(job.out))
-    with ray_session(ray, max(workers, cpu_count())):
+    out = Path(job.out)
+    _note_previous(out)
+    with ray_session(ray, max(bounds[1], cpu_count())):
         trainer = TorchTrainer(
             _worker,
             train_loop_config=config_to_dict(job),
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+            torch_config=_listening("nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=bounds if bounds[0] < bounds[1] else bounds[1], use_gpu=use_gpu),
             # Ray keeps nothing that we need: a fresh name each time, so that it never restores a state of its own.
             run_config=RunConfig(
                 name=f"fit-{time.time_ns()}",
-                storage_path=str(Path(job.out) / "ray"),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                storage_path=str(out / "ray"),
+                failure_config=FailureConfig(max_failures=max_failures),
             ),
         )
         try:
-            with _progress(job):
-                trainer.fit()
+            with _progress(job), _asked_to_stop(out) as asked:
+                _beside(trainer.fit)
         except ray.train.TrainingFailedError as exc:
             raise CorrFractalError(
                 f"training stopped: {_cause(exc)}. The same command goes on from the last checkpoint in {job.out}"
             ) from exc
-    check_finished(Path(job.out))
+    if asked.is_set() and not (out / "result.json").exists():
+        raise KeyboardInterrupt
+    check_finished(out)
+
+
+def _beside(work: Callable[[], object]) -> None:
+    """Call in another thread and wait: signals stay ours. In the main thread Ray would answer Ctrl-C, by aborting."""
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            work()
+        except BaseException as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=call, name="ray-train", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+@contextmanager
+def _asked_to_stop(out: Path) -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C make the workers leave at their next step, with a checkpoint; a second one does not wait."""
+    asked, file = threading.Event(), stop_file(out)
+    file.unlink(missing_ok=True)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        file.touch()
+        say("asked to stop: a checkpoint at the next step, then out")
+
+    main = threading.current_thread() is threading.main_thread()
+    for number in previous if main else ():
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items() if main else ():
+            signal.signal(number, handler)
+        file.unlink(missing_ok=True)
+
+
+def _listening(backend: str) -> Any:
+    """Ray's process group, and workers that take note of SIGTERM.
+
+    Signals reach the main thread alone, where Ray runs what it is asked to run before training, which has a thread.
+    """
+    from ray.train.torch import TorchConfig
+
+    class Listening(TorchConfig().backend_cls):  # type: ignore[misc]
+        def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+            super().on_training_start(worker_group, backend_config)
+            worker_group.execute(listen)
+
+    class ListeningConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Listening]:
+            return Listening
+
+    return ListeningConfig(backend=backend)
 
 
 def check_finished(out: Path) -> None:
@@ -181,7 +290,10 @@ def _worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     job = config_from_dict(Job, settings, where="training job")
     torch.set_num_threads(1 if torch.cuda.is_available() else max(1, cpu_count() // context.get_local_world_size()))
-    fit(job, ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
+    outcome = fit(job, ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
+    if outcome is Outcome.STOPPED and not stop_file(Path(job.out)).exists():
+        # Not the driver's wish: a worker's host is going away. Ray counts a failure and starts again where it can.
+        raise CorrFractalError("a worker was told to leave (SIGTERM); all steps done are in a checkpoint")
 
 
 def _cause(exc: BaseException) -> str:
@@ -207,13 +319,17 @@ def _progress(job: Job) -> Iterator[None]:
 
     def follow() -> None:
         shown, path = 0, Path(job.out) / "metrics.jsonl"
-        with progress("training", job.total) as advance:
-            while not stop.wait(1.0):
+        with progress("training", job.total) as advance, messages_file(Path(job.out)).open("a+") as messages:
+            stopped = False
+            while not stopped:
+                stopped = stop.wait(1.0)
                 lines = path.read_text().splitlines() if path.exists() else []
                 done = json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else shown
                 if done > shown:
                     advance(done - shown)
                     shown = done
+                for message in messages.read().splitlines():
+                    say(message)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

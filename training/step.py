@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,21 +12,26 @@ from torch import Tensor, nn
 from corrfractal.correspondence import draw_densities
 from corrfractal.model import Losses
 
-from .batches import STEP, Batch, rng
+from .batches import Batch
 from .config import TrainingConfig
+from .order import STEP, rng
 
 HALVINGS = (2 / 5, 3 / 5, 4 / 5)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Means over the worker's part of the batch, scalar tensors without graph; the reconstruction for the picture."""
+    """Means over the worker's share of the batch, scalar tensors without graph; a reconstruction for the picture.
+
+    ``gradient_norm`` is of the whole batch, before clipping; ``reconstruction`` of the first part's samples.
+    """
 
     loss: Tensor
     loss_a: Tensor
     loss_c: Tensor
     error: Tensor
     copy_error: Tensor
+    gradient_norm: Tensor
     reconstruction: Tensor
     densities: tuple[float, float]
 
@@ -38,7 +44,7 @@ def train_step(
     Args:
         model: a ``CorrFractal``, bare or wrapped for data parallelism.
         optimizer: its learning rate is set here, from the step.
-        batch: this worker's part of the global batch.
+        batch: this worker's share of the global batch.
         step: number of the step, from 0; decides the densities, which all workers share.
         total: length of the run in steps.
         config: the run.
@@ -47,20 +53,28 @@ def train_step(
         group["lr"] = learning_rate(step, total, config)
     densities = draw_densities(config.network.correspondence, tuple(rng(config.seed, STEP, step).random(2)))
 
-    with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        losses = cast(Losses, model(batch.frames, batch.labels, densities, batch.keep))
     optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+    parts = []
+    for k, part in enumerate(batch.parts(config.accumulate)):
+        with _gradients_stay_here(model) if k + 1 < config.accumulate else nullcontext():
+            with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                losses = cast(Losses, model(part.frames, part.labels, densities, part.keep))
+            (losses.total / config.accumulate).backward()
+        parts.append(Losses(*(each.detach() for each in losses)))
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
     optimizer.step()
 
+    def mean(name: str) -> Tensor:
+        return torch.stack([getattr(losses, name) for losses in parts]).mean()
+
     return StepResult(
-        loss=losses.total.detach(),
-        loss_a=losses.appearance.detach(),
-        loss_c=losses.correspondence.detach(),
-        error=losses.error,
-        copy_error=losses.copy_error,
-        reconstruction=losses.reconstruction,
+        loss=mean("total"),
+        loss_a=mean("appearance"),
+        loss_c=mean("correspondence"),
+        error=mean("error"),
+        copy_error=mean("copy_error"),
+        gradient_norm=norm.detach(),
+        reconstruction=parts[0].reconstruction,
         densities=densities,
     )
 
@@ -68,3 +82,8 @@ def train_step(
 def learning_rate(step: int, total: int, config: TrainingConfig) -> float:
     """Halved after 2/5, 3/5 and 4/5 of the run."""
     return config.learning_rate * 0.5 ** sum(step >= part * total for part in HALVINGS)
+
+
+def _gradients_stay_here(model: nn.Module) -> AbstractContextManager[None]:
+    """Workers add up their gradients once a step, with the last part."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()

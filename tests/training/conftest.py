@@ -15,7 +15,9 @@ from corrfractal.config import config_to_dict, flatten
 from corrfractal.manifest import load_manifest
 from corrfractal.video import write_video
 from pipeline.config import ClipConfig, PipelineConfig
-from pipeline.run import precompute
+from pipeline.manifest import commit, make_plan, prepare
+from pipeline.shards import make_shard
+from pipeline.sources import find_sources
 from training.config import TrainingConfig, configuration
 from training.loop import Job, fit
 from training.machine import note_attempt
@@ -24,14 +26,17 @@ from training.tracking import start_run
 
 
 @pytest.fixture(scope="session")
-def tiny_shards(ray_session: None, photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_shards(photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards with a few clips of 8 frames, 48 x 48, from three videos that drift over a photograph."""
     videos, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("shards")
     for v in range(3):
         window = [photograph[20 * v + t : 20 * v + t + 64, 90 * v + 2 * t : 90 * v + 2 * t + 64] for t in range(24)]
         write_video(videos / f"v{v}.mp4", window, fps=24)
     config = PipelineConfig(size=48, videos_per_shard=2, views=2, clip=ClipConfig(frames=8, fps=24, hop=4))
-    precompute([str(videos)], out, config, workers=2)
+    plan = make_plan(find_sources([str(videos)], skip=str(out)), config)
+    for spec in prepare(str(out), plan, retry_quarantined=False):  # what Ray's tasks do, without Ray
+        make_shard(spec, str(out), config)
+    commit(str(out), plan)
     return out
 
 

@@ -12,19 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.sample import render_evaluation_set
 from corrfractal import CorrFractal
 from corrfractal.config import config_to_dict
 from corrfractal.errors import CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
 from training.config import TrainingConfig
-from training.loop import Job, fit
+from training.job import Job
+from training.loop import fit
 from training.run import check_finished
 from training.tracking import start_run
 
 FIT = """
 import json, sys, torch
 from corrfractal.config import config_from_dict
-from training.loop import Job, fit
+from training.job import Job
+from training.loop import fit
 torch.set_num_threads(1)
 fit(config_from_dict(Job, json.loads(sys.argv[1])), torch.device("cpu"))
 """
@@ -76,7 +79,10 @@ def test_a_run_leaves_metrics_pictures_checkpoints_and_a_model(uninterrupted: tu
     job, out = uninterrupted
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
-    assert {"loss", "error", "copy_error", "samples_per_second", "data_wait", "learning_rate"} <= set(lines[0])
+    logged = {"loss", "error", "copy_error", "learning_rate", "gradient_norm", "samples_per_second", "data_wait"}
+    logged |= {"checkpoint_stall", "gmac_per_second", "share_of_peak", "peak_memory_mb"}
+    assert logged <= set(lines[0])
+    assert all(0 < line["share_of_peak"] < 1.5 and 0 <= line["data_wait"] <= 1 for line in lines)
     assert sorted(p.name for p in (out / "pictures").iterdir()) == ["step-00000004.png", "step-00000008.png"]
     assert json.loads((out / "result.json").read_text())["step"] == 8
 
@@ -138,6 +144,20 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_its_samples_and_a_checkpo
         check_finished(tmp_path / "diverged")
     (tmp_path / "diverged" / "result.json").write_text("{}")
     check_finished(tmp_path / "diverged")  # a later attempt came through
+
+
+def test_the_network_is_scored_while_it_trains_and_learns_no_differently(
+    uninterrupted: tuple[Job, Path], tmp_path: Path, store: str
+) -> None:
+    whole, reference = uninterrupted
+    render_evaluation_set(tmp_path / "davis", sequences=1, frames=4, size=(64, 80))
+    config = replace(whole.config, evaluate_on=str(tmp_path / "davis"), evaluate_every=5)
+    job = new_job(Path(whole.shards), tmp_path / "scored", config, store)
+    _fit_in_process(job)
+    assert_same_weights(tmp_path / "scored", reference)
+    lines = [json.loads(line) for line in (tmp_path / "scored" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "JF" in line] == [5, 8]
+    assert all(0 <= line["JF"] <= 1 for line in lines if "JF" in line)
 
 
 def test_two_trainings_never_write_to_one_folder(

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from corrfractal import CorrFractal
-from corrfractal.manifest import load_manifest, sample_index
-from training.batches import Batches
+from training.batches import Batch, Batches
 from training.config import TrainingConfig, configuration, with_settings
-from training.step import learning_rate, train_step
+from training.loop import build
+from training.step import StepResult, learning_rate, train_step
 
 
 def test_the_learning_rate_is_halved_after_epochs_2_3_and_4_of_5() -> None:
@@ -27,7 +27,7 @@ def test_repeated_steps_on_one_batch_lower_its_loss(
     tiny_shards: Path, tiny_config: TrainingConfig, precision: str, references: str
 ) -> None:
     config = replace(tiny_config, precision=precision, references=references, batch_size=2, learning_rate=1e-2)
-    batch = Batches(tiny_shards, sample_index(tiny_shards, load_manifest(tiny_shards)), config)[0]
+    batch = Batches(tiny_shards, config)[0]
     torch.manual_seed(0)
     model = CorrFractal(config.network).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
@@ -52,3 +52,53 @@ def test_settings_reach_into_the_network_and_wrong_ones_are_named() -> None:
     for wrong, named in (("colour=1", "colour"), ("batch_size=0", "batch_size"), ("seed", "KEY=VALUE")):
         with pytest.raises(ConfigError, match=named):
             with_settings(TrainingConfig(), (wrong,))
+
+
+def gradients(config: TrainingConfig, batch: Batch, *, frozen: bool = False) -> tuple[CorrFractal, StepResult]:
+    """A network after one step with a learning rate of 0, so that its gradients and averages can be looked at."""
+    model, _ = build(config, torch.device("cpu"), world=1)
+    if frozen:
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    return model, train_step(model, optimizer, batch, 3, 100, replace(config, learning_rate=0.0, clip_gradient=1e9))
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
+    """With frozen batch statistics, which are a part's own otherwise."""
+    batch = Batches(tiny_shards, tiny_config)[0]
+    whole, one = gradients(tiny_config, batch, frozen=True)
+    parts, four = gradients(replace(tiny_config, accumulate=4), batch, frozen=True)
+    torch.testing.assert_close(four.loss, one.loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(four.gradient_norm, one.gradient_norm, rtol=1e-4, atol=0)
+    for a, b in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_recomputed_activations_change_neither_gradients_nor_running_averages(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    batch = Batches(tiny_shards, tiny_config)[0]
+    kept, _ = gradients(tiny_config, batch)
+    recomputed, _ = gradients(replace(tiny_config, recompute=True), batch)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(recomputed.parameters(), kept.parameters(), strict=True))
+    theirs = kept.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in recomputed.state_dict().items())
+
+
+def test_a_gradient_is_clipped_and_its_norm_before_that_is_told(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
+    batch = Batches(tiny_shards, tiny_config)[0]
+    model, _ = build(tiny_config, torch.device("cpu"), world=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    result = train_step(model, optimizer, batch, 0, 100, replace(tiny_config, clip_gradient=1e-3))
+    clipped = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert clipped == pytest.approx(1e-3, rel=1e-3)
+    assert result.gradient_norm > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, when its compiler is imported
+def test_compilation_is_a_switch(tiny_config: TrainingConfig) -> None:
+    for chosen in (False, True):
+        model, _ = build(replace(tiny_config, compile=chosen), torch.device("cpu"), world=1)
+        assert (model.backbone._compiled_call_impl is not None) == chosen

@@ -1,0 +1,146 @@
+"""Reading samples for training, ours beside plain `webdataset` on the same shards:  python benchmarks/input.py SHARDS
+
+Both give the same: batches of two frames and one view of labels per clip, cropped and flipped, in one process and
+one thread. `webdataset` streams the tars with its shuffle buffer; it decodes either the same two frames of each clip
+or, as its `.decode()` would, all of them. Below that, both without any decoding. The rivals take turns; samples per
+second of CPU time, median of the turns.
+
+Below: what orders cost and give. Read amplification of the shards (bytes fetched / bytes of the samples used) with room
+for two windows, shards touched per batch, and how well clips are mixed, beside a full shuffle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import webdataset
+from measure import print_table
+
+from corrfractal.manifest import load_manifest
+from corrfractal.sample import decode_clip, read_members
+from training.batches import Batches, _crop_and_flip
+from training.config import TrainingConfig, configuration
+from training.order import epoch_order, positions_of
+
+OUT = Path(__file__).parent / "out"
+OURS_RAW = "ours, members as bytes"
+
+
+@click.command()
+@click.argument("shards", type=click.Path(exists=True, path_type=Path))
+@click.option("--samples", default=240, show_default=True, help="Read in each turn.")
+@click.option("--turns", default=5, show_default=True)
+def main(shards: Path, samples: int, turns: int) -> None:
+    torch.set_num_threads(1)
+    config = replace(configuration("base", "cpu"), batch_size=8)
+    rivals = {
+        "ours": lambda: ours(shards, config),
+        "webdataset, the same two frames": lambda: plain(shards, config, every=False),
+        "webdataset, all frames": lambda: plain(shards, config, every=True),
+        OURS_RAW: lambda: ours_raw(shards, config),
+        "webdataset, members as bytes": lambda: plain(shards, config, every=False, raw=True),
+    }
+    streams = {name: make() for name, make in rivals.items()}
+    for stream in streams.values():
+        next(stream)  # hashing, opening: once per run
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(turns):
+        for name, stream in streams.items():
+            started = time.process_time()
+            for _ in itertools.islice(stream, samples // config.batch_size):
+                pass
+            rates[name].append(samples / (time.process_time() - started))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    rows = [
+        {"reader": name, "samples/s": rate, "ours / this": medians[OURS_RAW if "bytes" in name else "ours"] / rate}
+        for name, rate in medians.items()
+    ]
+    print_table("input: samples per second of one core", rows, OUT)
+    print_table("order: 400 shards of 130 clips, batches of 24", [order(w) for w in (1, 4, 16, 64, 400)], OUT)
+
+
+def ours(shards: Path, config: TrainingConfig) -> Iterator[Any]:
+    batches = Batches(shards, config)
+    return (batches[step] for step in itertools.count())
+
+
+def ours_raw(shards: Path, config: TrainingConfig) -> Iterator[Any]:
+    batches = Batches(shards, config)
+    for step in itertools.count():
+        refs = [batches.ref(position) for position in positions_of(step, config.batch_size)]
+        yield [read_members(batches.files.read(ref.shard, ref.offset, ref.length)) for ref in refs]
+
+
+def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = False) -> Iterator[Any]:
+    """What a user of webdataset would write."""
+    urls = [str(shards / entry.name) for entry in load_manifest(shards).shards]
+    draw = np.random.default_rng(0)
+
+    def decode(sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        key = sample["__key__"]
+        members = {f"{key}.{name}": data for name, data in sample.items() if not name.startswith("__")}
+        count = sum(name.endswith(".jpg") for name in sample)
+        target = int(draw.integers(config.clip_frames_needed - 1, count))
+        clip = decode_clip(members, frames=None if every else (target - 1, target), views=None if every else (0,))
+        if every:
+            clip = replace(clip, frames=clip.frames[target - 1 : target + 1],
+                           labels=clip.labels[:1, target - 1 : target + 1])  # fmt: skip
+        frames, labels = _crop_and_flip(clip, config.crop, draw)
+        return torch.from_numpy(frames).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+    data = webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0).repeat().shuffle(200)
+    return iter((data if raw else data.map(decode)).batched(config.batch_size, collation_fn=list if raw else collated))
+
+
+def collated(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
+
+
+def order(window: int, shards: int = 400, clips: int = 130, batch: int = 24) -> dict[str, Any]:
+    """Figures of an epoch's order; clips of a shard lie in 8 videos, one after another."""
+    counts = (clips,) * shards
+    epoch = epoch_order(0, 0, counts, window)
+    shard_of = epoch.samples // clips
+    video_of = shard_of * 8 + epoch.samples % clips * 8 // clips
+    batches = len(epoch.samples) // batch
+    cut = slice(0, batches * batch)
+    place = np.empty(len(epoch.samples))
+    place[epoch.samples] = np.arange(len(epoch.samples))
+    again = np.empty(len(epoch.samples))
+    again[epoch_order(0, 1, counts, window).samples] = np.arange(len(epoch.samples))
+    neighbours = np.abs(np.diff(again[epoch.samples])).mean() / (len(epoch.samples) / 3)
+    return {
+        "window": window if window < shards else "all (full shuffle)",
+        "read amplification": fetches(shard_of, 2 * min(window, 16), shards) / shards,
+        "shards per batch": np.mean([len(set(b)) for b in shard_of[cut].reshape(-1, batch)]),
+        "videos per batch": np.mean([len(set(b)) for b in video_of[cut].reshape(-1, batch)]),
+        "distance in the next epoch of neighbours, of chance": neighbours,
+    }
+
+
+def fetches(shard_of: np.ndarray[Any, Any], room: int, shards: int) -> int:
+    """Shards fetched by an LRU cache with room for so many."""
+    held: dict[int, None] = {}
+    count = 0
+    for shard in shard_of.tolist():
+        if shard in held:
+            del held[shard]
+        else:
+            count += 1
+            if len(held) >= room:
+                del held[next(iter(held))]
+        held[shard] = None
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What the training loop pays for safety and memory:  python benchmarks/loop.py [--size 256] [--batch 1] [--world]
+
+- how long a checkpoint stops the loop: written in place, and copied for a thread to write (wall time, least of 5: a
+  busy machine only adds);
+- gradient checkpointing: one step of the `full` preset, kept and recomputed, each in a process of its own;
+- with ``--world``: samples per second of two gloo processes on two cores beside one process on one core.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from measure import peak_and_seconds, print_table
+
+from training.batches import Batch
+from training.checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
+from training.config import REFERENCES, TrainingConfig, configuration
+from training.loop import build
+from training.meter import activation_bytes_per_sample
+from training.step import train_step
+
+OUT = Path(__file__).parent / "out"
+
+
+@click.command()
+@click.option("--size", default=256, show_default=True)
+@click.option("--batch", default=1, show_default=True)
+@click.option("--width", default=64, show_default=True)
+@click.option("--world", is_flag=True, help="Also the scaling from one worker to two.")
+def main(size: int, batch: int, width: int, world: bool) -> None:
+    print_table("checkpoint: seconds that one stops the loop", [stall("cpu"), stall("gpu")], OUT)
+    rows = []
+    for recompute in (False, True):
+        peak, seconds = peak_and_seconds(prepare_step, width, size, batch, recompute)
+        estimate = batch * activation_bytes_per_sample(settings(width, recompute), size) / 1e6
+        rows.append({"activations": "recomputed" if recompute else "kept", "s": seconds, "peak MB": peak,
+                     "as the dry run estimates": estimate})  # fmt: skip
+    print_table(f"recompute: full preset of width {width}, one step, {batch} x {size} x {size}", rows, OUT)
+    if world:
+        one, two = samples_per_second(1), samples_per_second(2)
+        rows = [{"workers": 1, "samples/s": one, "x one": 1.0}, {"workers": 2, "samples/s": two, "x one": two / one}]
+        print_table("scaling: two gloo processes on two cores beside one on one", rows, OUT)
+
+
+def stall(profile: str) -> dict[str, Any]:
+    """Of the network of a profile, with Adam's moments."""
+    config = configuration("base", profile)
+    model, optimizer = build(config, torch.device("cpu"), 1)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    checkpoint = Checkpoint(step=1, model=model.state_dict(), optimizer=optimizer.state_dict(), shards_digest="",
+                            config_digest="", run_id="")  # fmt: skip
+    folder = Path(tempfile.mkdtemp(prefix="corrfractal-loop-"))
+    in_place = [timed(lambda: save_checkpoint(folder, checkpoint, 3)) for _ in range(5)]
+    behind = []
+    with CheckpointWriter(folder, 3) as writer:
+        for _ in range(5):
+            behind.append(timed(lambda: writer.save(checkpoint)))
+            writer.join()
+    size = next(folder.glob("*.pt")).stat().st_size
+    shutil.rmtree(folder)
+    before, after = min(in_place), min(behind)
+    return {"profile": profile, "MB": size / 1e6, "written in place": before, "copied": after, "ratio": before / after}
+
+
+def settings(width: int, recompute: bool) -> TrainingConfig:
+    config = configuration("full")
+    return replace(config, recompute=recompute, network=replace(config.network, width=width))
+
+
+def prepare_step(width: int, size: int, batch: int, recompute: bool) -> Callable[[], Any]:
+    config = settings(width, recompute)
+    model, optimizer = build(config, torch.device("cpu"), 1)
+    data = noise(config, batch, size)
+    return lambda: train_step(model, optimizer, data, 0, 10, config)
+
+
+def noise(config: TrainingConfig, batch: int, size: int) -> Batch:
+    shape = (batch, len(REFERENCES[config.references]) + 1)
+    frames = torch.randint(0, 256, (*shape, 3, size, size), dtype=torch.uint8)
+    labels = torch.randint(0, 16, (*shape, size, size), dtype=torch.uint8)
+    return Batch(frames, labels, torch.ones(batch, 3), ("",) * batch)
+
+
+def samples_per_second(world: int, steps: int = 10) -> float:
+    folder = tempfile.mkdtemp(prefix="corrfractal-loop-")
+    mp.spawn(_steps, args=(world, folder, steps), nprocs=world)
+    seconds = float(Path(folder, "seconds").read_text())
+    shutil.rmtree(folder)
+    return configuration("base", "cpu").batch_size * steps / seconds
+
+
+def _steps(rank: int, world: int, folder: str, steps: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    config = configuration("base", "cpu")
+    model, optimizer = build(config, torch.device("cpu"), world)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    data = noise(config, config.batch_size // world, 128)
+    for step in range(steps + 2):
+        if step == 2:
+            dist.barrier()
+            started = time.monotonic()
+        train_step(wrapped, optimizer, data, step, 100, config)
+    dist.barrier()
+    if rank == 0:
+        Path(folder, "seconds").write_text(str(time.monotonic() - started))
+    dist.destroy_process_group()
+
+
+def timed(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What a run costs: where the time goes, arithmetic done and possible, memory. Measured where it runs, not assumed."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch.utils.flop_counter import FlopCounterMode
+
+from corrfractal import CorrFractal
+from corrfractal.correspondence import draw_densities
+
+from .config import REFERENCES, TrainingConfig
+from .step import StepResult
+
+SCALARS = ("loss", "loss_a", "loss_c", "error", "copy_error", "gradient_norm")
+SMALL = 64  # side of the frames that a network's cost is measured on; cost grows with the number of pixels
+
+
+class Meter:
+    """Sums of the logged scalars since the last log line, over all workers, and where the time went.
+
+    Args:
+        config: of the run.
+        device: of this worker.
+        world: number of workers.
+        macs: multiply-adds of a sample, forward and backward; 0 leaves the rates of arithmetic out.
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device, world: int, macs: float = 0.0) -> None:
+        self._batch_size, self._device, self._world, self._macs = config.batch_size, device, world, macs
+        self._peak = world * peak_macs_per_second(device, config.precision) if macs else 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums, self._steps, self._since = torch.zeros(len(SCALARS)), 0, time.monotonic()
+        self._spent = {"data_wait": 0.0, "checkpoint_stall": 0.0, "evaluation": 0.0}
+
+    @contextmanager
+    def spending(self, what: str) -> Iterator[None]:
+        """Time that is not a step's: ``data_wait``, ``checkpoint_stall`` or ``evaluation``."""
+        started = time.monotonic()
+        yield
+        self._spent[what] += time.monotonic() - started
+
+    def add(self, result: StepResult, leave: bool) -> tuple[bool, bool]:
+        """Add a step; returns, on all workers alike, whether its loss was finite, and whether any wants to leave."""
+        values = torch.stack([getattr(result, name).float() for name in SCALARS])
+        votes = torch.cat([values, values.new_tensor([float(leave)])])
+        if self._world > 1:
+            dist.all_reduce(votes)
+        votes = votes.cpu()
+        values = votes[:-1] / self._world
+        self._sums += values
+        self._steps += 1
+        return bool(torch.isfinite(values).all()), bool(votes[-1] > 0)
+
+    def read(self) -> dict[str, float]:
+        """Means, rates and shares of the time since the last call."""
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        means = dict(zip(SCALARS, (self._sums / self._steps).tolist(), strict=True))
+        rate = self._steps * self._batch_size / seconds
+        means["samples_per_second"] = rate
+        means |= {name: spent / seconds for name, spent in self._spent.items() if spent or name != "evaluation"}
+        if self._macs:
+            means["gmac_per_second"] = rate * self._macs / 1e9
+            means["share_of_peak"] = rate * self._macs / self._peak
+        means["peak_memory_mb"] = peak_memory_mb(self._device)
+        self._reset()
+        return means
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory of this process so far, MB: of the GPU where there is one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def peak_macs_per_second(device: torch.device, precision: str) -> float:
+    """What this worker reaches in a large matrix product: the best of five."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        product = a @ a
+        float(product[0, 0])  # waits for a GPU
+        times.append(time.perf_counter() - started)
+    return side**3 / min(times[1:])
+
+
+def macs_per_sample(config: TrainingConfig, side: int) -> float:
+    """Multiply-adds of a sample of ``side`` x ``side``, forward and backward, counted by PyTorch on a small one."""
+    with FlopCounterMode(display=False) as counter:
+        _loss(config).backward()
+    return counter.get_total_flops() / 2 * (side / SMALL) ** 2
+
+
+def activation_bytes_per_sample(config: TrainingConfig, side: int) -> float:
+    """What the graph of a sample of ``side`` x ``side`` keeps until the backward pass, measured on a small one."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        held.append(tensor)  # or its address would be given to the next
+        return tensor
+
+    held: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _loss(config)
+    weights = sum(p.untyped_storage().nbytes() for p in CorrFractal(config.network).parameters())
+    return max(sum(kept.values()) - weights, 0) * (side / SMALL) ** 2
+
+
+def _loss(config: TrainingConfig) -> torch.Tensor:
+    frames = len(REFERENCES[config.references]) + 1
+    densities = draw_densities(config.network.correspondence, (0.5, 0.5))
+    with torch.random.fork_rng(devices=[]):
+        model = CorrFractal(config.network).train()
+        model.backbone.recompute = config.recompute
+        images = torch.zeros(1, frames, 3, SMALL, SMALL, dtype=torch.uint8)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+            total: torch.Tensor = model(images, images[:, :, 0], densities).total
+    return total
