@@ -99,34 +99,45 @@ def peak_macs_per_second(device: torch.device, precision: str) -> float:
 def macs_per_sample(config: TrainingConfig, side: int) -> float:
     """Multiply-adds of a sample of ``side`` x ``side``, forward and backward, counted by PyTorch on a small one."""
     with FlopCounterMode(display=False) as counter:
-        _loss(config).backward()
+        _loss(config, _network(config)).backward()
     return counter.get_total_flops() / 2 * (side / SMALL) ** 2
 
 
 def activation_bytes_per_sample(config: TrainingConfig, side: int) -> float:
-    """What the graph of a sample of ``side`` x ``side`` keeps until the backward pass, measured on a small one."""
+    """What a sample of ``side`` x ``side`` keeps until its backward pass, measured on a small one.
+
+    With ``recompute`` the stages of the backbone keep nothing; in the backward pass the largest of them is there again.
+    """
+    model = _network(config)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
+    held: list[torch.Tensor] = []  # or an address would be given to the next
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        held.append(tensor)  # or its address would be given to the next
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
         return tensor
 
-    held: list[torch.Tensor] = []
+    stages: list[int] = []
+    for stage in (model.backbone.stage1, model.backbone.stage2, model.backbone.stage3, model.backbone.stage4):
+        stage.register_forward_pre_hook(lambda *_: stages.append(-sum(kept.values())))
+        stage.register_forward_hook(lambda *_: stages.append(stages.pop() + sum(kept.values())))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _loss(config)
-    weights = sum(p.untyped_storage().nbytes() for p in CorrFractal(config.network).parameters())
-    return max(sum(kept.values()) - weights, 0) * (side / SMALL) ** 2
+        _loss(config, model)
+    total = sum(kept.values()) - (sum(stages) - max(stages) if config.recompute else 0)
+    return total * (side / SMALL) ** 2
 
 
-def _loss(config: TrainingConfig) -> torch.Tensor:
-    frames = len(REFERENCES[config.references]) + 1
-    densities = draw_densities(config.network.correspondence, (0.5, 0.5))
+def _network(config: TrainingConfig) -> CorrFractal:
     with torch.random.fork_rng(devices=[]):
-        model = CorrFractal(config.network).train()
-        model.backbone.recompute = config.recompute
-        images = torch.zeros(1, frames, 3, SMALL, SMALL, dtype=torch.uint8)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-            total: torch.Tensor = model(images, images[:, :, 0], densities).total
+        return CorrFractal(config.network).train()
+
+
+def _loss(config: TrainingConfig, model: CorrFractal) -> torch.Tensor:
+    densities = draw_densities(config.network.correspondence, (0.5, 0.5))
+    images = torch.zeros(1, len(REFERENCES[config.references]) + 1, 3, SMALL, SMALL, dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        total: torch.Tensor = model(images, images[:, :, 0], densities).total
     return total
