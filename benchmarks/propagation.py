@@ -43,11 +43,11 @@ FORMS = {
     "six densities": SIX,
     "one density (1/2)": replace(SIX, densities=(2.0,)),
     "three densities (--fast)": FAST,
-    "six, half resolution": replace(SIX, resolution="half"),
-    "six, bf16": replace(SIX, precision="bf16"),
-    "three, half resolution": replace(FAST, resolution="half"),
+    "six at half resolution": replace(SIX, resolution="half"),
+    "six in bf16": replace(SIX, precision="bf16"),
+    "three at half resolution": replace(FAST, resolution="half"),
 }
-SCORED = ("six densities", "three densities (--fast)", "three, half resolution", "three, bf16")
+SCORED = ("six densities", "three densities (--fast)", "three at half resolution", "three in bf16")
 SEQUENCES = ("drift-straight", "libby", "car-shadow")
 FRAME = 11  # asks for the memory frames 0, 5, 6, 8, 10
 
@@ -57,13 +57,14 @@ FRAME = 11  # asks for the memory frames 0, 5, 6, 8, 10
 @click.option("--model", default="baseline:untrained", show_default=True)
 @click.option("--scored", default=",".join(SCORED), help="Forms to score, by name.")
 @click.option("--frames", default=25, show_default=True, help="Frames of each scored sequence.")
+@click.option("--forms", default=",".join(FORMS), help="Forms to time, by name; bf16 is emulated by some processors.")
 @click.option("--rounds", default=3, show_default=True, help="Turns that each form and part takes.")
 @click.option("--4k", "uhd", is_flag=True)
-def main(data: Path | None, model: str, scored: str, frames: int, rounds: int, uhd: bool) -> None:
+def main(data: Path | None, model: str, scored: str, frames: int, forms: str, rounds: int, uhd: bool) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if rounds:
-        print_table("inference: a frame of 480 x 854, width 16", steps(rounds), OUT)
+        print_table("inference: a frame of 480 x 854, width 16", steps(forms.split(","), rounds), OUT)
         print_table("inference parts: a frame of 480 x 854, width 16", parts(rounds), OUT)
     if uhd:
         peak, seconds = peak_and_seconds(prepare, UHD, SIX)
@@ -108,10 +109,10 @@ def prepare(size: tuple[int, int], config: TrackerConfig) -> Callable[[], Any]:
     return lambda: tracker.step(frame)
 
 
-def steps(rounds: int) -> list[dict[str, Any]]:
+def steps(names: list[str], rounds: int) -> list[dict[str, Any]]:
     """The forms in turns, and the peak of each in a process of its own."""
-    trackers = {name: warm(SD, config) for name, config in FORMS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in FORMS}
+    trackers = {name: warm(SD, FORMS[name]) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, (tracker, frame) in trackers.items():
             rewind(tracker)
@@ -124,10 +125,10 @@ def steps(rounds: int) -> list[dict[str, Any]]:
             "form": name,
             "s": statistics.median(seconds[name]),
             "x one density": statistics.median(seconds[name]) / one,
-            "peak MB": peak_and_seconds(prepare, SD, config)[0],
-            "naive copies GB": copies_gb(16, 1, REFERENCES, SD, 3, config.densities[-1]),
+            "peak MB": peak_and_seconds(prepare, SD, FORMS[name])[0],
+            "naive copies GB": copies_gb(16, 1, REFERENCES, SD, 3, FORMS[name].densities[-1]),
         }
-        for name, config in FORMS.items()
+        for name in names
     ]
 
 
@@ -172,7 +173,7 @@ def affinities(tracker: Tracker, F_t: torch.Tensor) -> Any:
 
 def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, Any]:
     """Mean J&F of the first frames of the sequences; CPU seconds a frame."""
-    forms = {**FORMS, "three, bf16": replace(FAST, precision="bf16")}
+    forms = {**FORMS, "three in bf16": replace(FAST, precision="bf16")}
     config, model = InferenceConfig(tracker=forms[name]), open_model(source)
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "data"
