@@ -135,7 +135,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
 
 
 def test_two_workers_go_on_where_one_stopped_with_the_same_losses(whole: Job, tmp_path: Path, store: str) -> None:
-    """Float tolerance: sums over the batch are taken in another order.."""
+    """Sums are taken in another order: the first loss shows that, later ones what Adam makes of it."""
     job = new_job(whole.shards, tmp_path / "wider", whole.config, store)
     (tmp_path / "wider" / "checkpoints").mkdir()
     for file in Path(whole.out, "checkpoints").glob("step-00000004.*"):
