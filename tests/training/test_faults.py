@@ -135,7 +135,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
 
 
 def test_two_workers_go_on_where_one_stopped_with_the_same_losses(whole: Job, tmp_path: Path, store: str) -> None:
-    """Float tolerance: sums over the batch are taken in another order.."""
+    """Sums are taken in another order: the first loss shows that, later ones what Adam makes of it."""
     job = new_job(whole.shards, tmp_path / "wider", whole.config, store)
     (tmp_path / "wider" / "checkpoints").mkdir()
     for file in Path(whole.out, "checkpoints").glob("step-00000004.*"):
@@ -143,7 +143,8 @@ def test_two_workers_go_on_where_one_stopped_with_the_same_losses(whole: Job, tm
     mp.spawn(_fit_rank, args=(config_to_dict(job), str(tmp_path / "meeting")), nprocs=2)
     ours, theirs = losses(job), losses(whole)[4:]
     assert [step for step, _ in ours] == [step for step, _ in theirs] == list(range(5, 11))
-    torch.testing.assert_close([loss for _, loss in ours], [loss for _, loss in theirs], rtol=1e-4, atol=0)
+    assert ours[0][1] == pytest.approx(theirs[0][1], rel=1e-5)
+    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-3)
     weights, expected = (CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole))
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)
