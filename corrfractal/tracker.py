@@ -254,19 +254,17 @@ class Tracker:
             return self._densities[-1]
         return min(self._densities[-1], self._correspondence.refinement_density)
 
-    def _references(self, group: slice) -> list[References]:
-        """The memory frames of this step, joined per density."""
+    def _references(self, group: slice) -> Iterator[References]:
+        """The memory frames of this step, joined per density, one density at a time."""
         t = self._t
         recent = {t - back for back in self.config.short_term if back <= t}
         wanted = sorted(recent.union(i for i in (*self.config.long_term, *self._annotated) if i < t))
         frames = [self._memory[i] for i in wanted]
-        return [
-            References(
+        for d in range(len(self._densities)):
+            yield References(
                 torch.stack([frame.f[d].float() for frame in frames], dim=1),
                 torch.stack([self._labels(frame, d, group) for frame in frames], dim=1),
             )
-            for d in range(len(self._densities))
-        ]
 
     def _labels(self, frame: _MemoryFrame, d: int, group: slice) -> Tensor:
         """q (1, channels of the group, h, w) of a memory frame; kept with it while there is one group."""
