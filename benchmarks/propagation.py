@@ -33,7 +33,7 @@ from corrfractal.tracker import FAST, Tracker, TrackerConfig
 from corrfractal.video import open_video, write_video
 from inference.config import InferenceConfig
 from inference.datasets.davis import open_sequence
-from inference.evaluation import evaluate_sequence
+from inference.evaluation import Davis
 from inference.load import ModelSource, open_model, resolve_model
 from inference.masks import blend, write_mask
 
@@ -179,7 +179,7 @@ def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, 
         small = Path(folder) / "data"
         shorten(data, small, frames)
         started = time.process_time()
-        results = [evaluate_sequence(small, s, Path(folder), source, model, config) for s in SEQUENCES]
+        results = [Davis(small, "2017").evaluate(s, Path(folder), source, model, config) for s in SEQUENCES]
         seconds = time.process_time() - started
     objects = [o for result in results for o in result.objects]
     j, f = (100 * statistics.mean(getattr(o, m).mean for o in objects) for m in "JF")

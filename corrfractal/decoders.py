@@ -6,6 +6,8 @@ hides, and what is done about it here:
 - decord serves frames of a wrong index where presentation times are broken (hidden VP9 frames, MPEG streams): times
   that do not ascend make it refuse the file, and PyAV is next.
 - decord takes the padding of narrow rows for further channels, or not, depending on the processor: PyAV reads them.
+- decord decodes ahead in a thread of its own while the caller works, and keeps all of it: past ``READ_AHEAD_MB`` it is
+  made to forget that at the next key frame, where nothing has to be decoded twice.
 - decord ignores damage that the codec conceals, and so would PyAV. What FFmpeg reports of it on the way is listened to
   in both; PyAV flags such frames besides. Everything from the first one on is bad.
 - neither says that a file was cut short where the container survives it: ``truncation`` compares with the header.
@@ -18,6 +20,7 @@ import ctypes
 import functools
 import re
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import NotFoundError, VideoError
+from .runtime import resident_mb
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
@@ -39,6 +43,8 @@ FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS 
 # decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32 or 64 pixels, as the
 # processor likes it: 96 pixels have 3 channels or 4. Above 144 pixels no padding makes a whole channel.
 DECORD_MIN_SIDE = 160
+
+READ_AHEAD_MB = 256.0  # of a process, since the reading began
 
 AV_LOG_ERROR = 16  # FFmpeg's levels descend: errors are at most this
 
@@ -108,10 +114,14 @@ class DecordVideo:
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
         wanted = range(self.info.frames) if indices is None else indices
         position = index = wanted[0] if wanted else 0
-        heard = self._complaints.count
+        heard, keys, began = self._complaints.count, self._reader.get_key_indices(), resident_mb()
         try:
             self._reader.seek_accurate(position) if position else self._reader.seek(0)
             for index in wanted:
+                key = keys[bisect_right(keys, index) - 1]
+                if key > position and resident_mb() - began > READ_AHEAD_MB:
+                    self._reader.seek(key)
+                    position = key
                 if index > position:
                     self._reader.skip_frames(index - position)
                 image = self._reader.next().asnumpy()

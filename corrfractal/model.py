@@ -52,7 +52,7 @@ class CorrFractalConfig(BackboneConfig):
 
 
 class Losses(NamedTuple):
-    """What a training step looks at: four scalars, and the reconstruction (B, K, H, W) for the picture."""
+    """What a training step looks at, scalars."""
 
     total: Tensor
     appearance: Tensor
@@ -61,7 +61,6 @@ class Losses(NamedTuple):
     """Share of pixels whose most likely label is wrong."""
     copy_error: Tensor
     """The same share for copying the nearest reference's labels in place: what a useless network could do."""
-    reconstruction: Tensor
 
 
 class CorrFractal(nn.Module):
@@ -121,7 +120,7 @@ class CorrFractal(nn.Module):
             total = 0.5 * loss_a + 0.5 * loss_c
         error = (reconstruction.argmax(dim=1) != target).float().mean()
         copy_error = (labels[:, 0] != target).float().mean()
-        return Losses(total, loss_a, loss_c, error, copy_error, reconstruction.detach())
+        return Losses(total, loss_a, loss_c, error, copy_error)
 
     def tracker(
         self,

@@ -82,6 +82,15 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def resident_mb() -> float:
+    """Resident memory of this process now, in MB (10^6 bytes); 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished file its final name, so that a half-written file is never taken for a whole one.
 

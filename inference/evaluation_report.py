@@ -14,8 +14,8 @@ from corrfractal.config import config_to_dict, flatten
 from corrfractal.errors import NotFoundError
 
 from .config import InferenceConfig
-from .datasets.davis import OFFICIAL_SEQUENCES, Sequence, open_sequence
-from .evaluation import Evaluation
+from .datasets.davis import OFFICIAL_SEQUENCES, Sequence
+from .evaluation import Davis, Evaluation
 from .masks import bright_palette, read_mask
 from .metrics.jf import ObjectScore
 from .pictures import STRIP_WIDTH, object_table, overlay_strip, picture_grid, subtraction, tile
@@ -45,14 +45,14 @@ class Settings:
 
 
 def evaluation_report(
-    path: Path, evaluation: Evaluation, data: Path, settings: Settings, rival: Evaluation | None = None
+    path: Path, evaluation: Evaluation, benchmark: Davis, settings: Settings, rival: Evaluation | None = None
 ) -> None:
     """Write ``report.html``: the scores, sequences and objects best first, every sequence in curves and pictures.
 
     Args:
         path: of the report.
         evaluation: scores, and the folder that holds ``masks/``.
-        data: the data set.
+        benchmark: the data set.
         settings: how it was made.
         rival: another evaluation of the same data set, set beside it.
     """
@@ -60,7 +60,7 @@ def evaluation_report(
     names = sorted(ours, key=lambda name: -_mean_jf(ours[name]))
     sections = [_scores(evaluation, rival), _sequences(names, ours, theirs)]
     sections += [
-        _sequence(open_sequence(data, name), ours[name], theirs.get(name, []), evaluation, rival, settings)
+        _sequence(benchmark.open(name), ours[name], theirs.get(name, []), evaluation, rival, settings)
         for name in names
     ]
     sections.append(Section(title="Objects", table=object_table(evaluation.objects)))
@@ -116,10 +116,10 @@ def _scores(evaluation: Evaluation, rival: Evaluation | None) -> Section:
         figures.append(Figure(label="tracker, per frame", value=_duration(evaluation.seconds_per_frame)))
         figures.append(Figure(label="peak memory", value=f"{evaluation.peak_rss_mb:.0f} MB"))
     text = "J is region similarity, F contour accuracy, both as the official DAVIS evaluation computes them."
-    official = OFFICIAL_SEQUENCES["val"]
-    if evaluation.sequences != official:
+    official = OFFICIAL_SEQUENCES.get(evaluation.dataset)
+    if official is not None and evaluation.sequences != official:
         text += (
-            f"\n\nThis data set holds {evaluation.sequences} sequences, the official validation set {official}: "
+            f"\n\nThis data set holds {evaluation.sequences} sequences, the official {evaluation.dataset} {official}: "
             "the figures cannot be set beside published ones."
         )
     table = None if rival is None else _side_by_side(evaluation, rival)

@@ -145,7 +145,7 @@ def evaluate_davis(
     evaluation = _evaluate(benchmark, out.resolve(), source, config, workers)
     assert isinstance(evaluation, Evaluation)
     settings = Settings(config=config, model=describe_model(source), digest=benchmark.digest())
-    evaluation_report(out / "report.html", evaluation, data, settings, rival)
+    evaluation_report(out / "report.html", evaluation, benchmark, settings, rival)
     return evaluation
 
 

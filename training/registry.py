@@ -35,6 +35,7 @@ NEEDS = (
     "decord2",
     "av",
     "opencv-python-headless",
+    "numba",
     "pillow",
 )
 

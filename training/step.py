@@ -21,9 +21,9 @@ HALVINGS = (2 / 5, 3 / 5, 4 / 5)
 
 @dataclass(frozen=True)
 class StepResult:
-    """Means over the worker's share of the batch, scalar tensors without graph; a reconstruction for the picture.
+    """Means over the worker's share of the batch, scalar tensors without graph.
 
-    ``gradient_norm`` is of the whole batch, before clipping; ``reconstruction`` of the first part's samples.
+    ``gradient_norm`` is of the whole batch, before clipping.
     """
 
     loss: Tensor
@@ -32,7 +32,6 @@ class StepResult:
     error: Tensor
     copy_error: Tensor
     gradient_norm: Tensor
-    reconstruction: Tensor
     densities: tuple[float, float]
 
 
@@ -74,7 +73,6 @@ def train_step(
         error=mean("error"),
         copy_error=mean("copy_error"),
         gradient_norm=norm.detach(),
-        reconstruction=parts[0].reconstruction,
         densities=densities,
     )
 

@@ -26,7 +26,7 @@ from .files import files_in, fingerprint, read_lines, read_picture, require_fold
 U8 = npt.NDArray[np.uint8]
 
 RESOLUTION = "480p"
-OFFICIAL_SEQUENCES = {"val": 30, "train": 60}
+OFFICIAL_SEQUENCES = {"davis2017-val": 30, "davis2017-train": 60, "davis2016-val": 20, "davis2016-train": 30}
 YEARS = ("2017", "2016")
 
 

@@ -57,7 +57,7 @@ def evaluated(davis: Path, tmp_path: Path) -> Path:
     results = [Davis(davis).evaluate(name, out, source, model, config) for name in ("moving", "still")]
     settings = Settings(config=config, model={"model": source.name}, digest="0" * 64)
     evaluation = Davis(davis).summarize(results, source, out)
-    evaluation_report(out / "report.html", evaluation, davis, settings, rival=read_evaluation(out))
+    evaluation_report(out / "report.html", evaluation, Davis(davis), settings, rival=read_evaluation(out))
     return out
 
 
