@@ -7,7 +7,7 @@ hides, and what is done about it here:
   that do not ascend make it refuse the file, and PyAV is next.
 - decord takes the padding of narrow rows for further channels, or not, depending on the processor: PyAV reads them.
 - decord decodes ahead in a thread of its own while the caller works, and keeps all of it: past ``READ_AHEAD_MB`` it is
-  made to forget that at the next key frame, where nothing has to be decoded twice.
+  made to forget that at the next key frame, where no frame has to be decoded twice.
 - decord ignores damage that the codec conceals, and so would PyAV. What FFmpeg reports of it on the way is listened to
   in both; PyAV flags such frames besides. Everything from the first one on is bad.
 - neither says that a file was cut short where the container survives it: ``truncation`` compares with the header.
@@ -35,6 +35,7 @@ from .runtime import resident_mb
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
+Size = tuple[int, int]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
@@ -68,7 +69,8 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What is known of a video before its frames are decoded. ``frames`` is what the container's index promises."""
+    """What is known of a video before its frames are decoded. ``frames`` is what the container's index promises;
+    ``height`` and ``width`` are upright, or those that were asked for."""
 
     path: str
     frames: int
@@ -79,15 +81,20 @@ class VideoInfo:
 
 
 class DecordVideo:
-    """A file read by decord. Raises ``VideoError`` (stage ``"open"``) if decord cannot, or would guess."""
+    """A file read by decord. Raises ``VideoError`` (stage ``"open"``) if decord cannot, or would guess.
 
-    def __init__(self, path: Path) -> None:
+    With ``size`` frames come with this height and width, scaled by FFmpeg while they are converted to RGB: cheaper than
+    afterwards, and what decord has read ahead is small.
+    """
+
+    def __init__(self, path: Path, size: Size | None = None) -> None:
         import decord
 
         decord.logging.set_level(decord.logging.FATAL)
+        scale = {} if size is None or min(size) < DECORD_MIN_SIDE else {"height": size[0], "width": size[1]}
         try:
             self._complaints = _decord_complaints()
-            self._reader = decord.VideoReader(str(path), num_threads=1)
+            self._reader = decord.VideoReader(str(path), num_threads=1, **scale)
             # decord learns the displayed size, rotation included, from the first frame only.
             height, width = self._reader[0].shape[:2]
             stamps = self._reader.get_frame_timestamp(np.arange(len(self._reader)))
@@ -230,18 +237,19 @@ class PyavVideo:
 class FolderVideo:
     """A folder of JPEG or PNG frames, in natural order of their names (frame 2 before frame 10).
 
-    JPEGs are read at 1/2, 1/4 or 1/8 of their size where that leaves ``least`` pixels a side: the decoder skips what
-    would be averaged away.
+    With ``size`` JPEGs are read at 1/2, 1/4 or 1/8 of theirs where that is not smaller: the decoder skips what would
+    be averaged away.
     """
 
-    def __init__(self, path: Path, least: int | None = None) -> None:
+    def __init__(self, path: Path, size: Size | None = None) -> None:
         self._files = frame_files(path)
         if not self._files:
             raise NotFoundError(f"the folder {path} holds no JPEG or PNG frames")
         self._mode = cv2.IMREAD_COLOR_RGB
         height, width = self._read(0).shape[:2]
-        if least is not None and all(file.suffix.lower() != ".png" for file in self._files):
-            self._mode |= next((flag for by, flag in REDUCED.items() if min(height, width) // by >= least), 0)
+        if size is not None and all(file.suffix.lower() != ".png" for file in self._files):
+            ratio = min(height // size[0], width // size[1])
+            self._mode |= next((flag for by, flag in REDUCED.items() if by <= ratio), 0)
         self.info = VideoInfo(
             path=str(path),
             frames=len(self._files),

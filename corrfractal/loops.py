@@ -107,28 +107,3 @@ def weighted_windows(
                 b += weight * line[at + 2]
                 at += 3
             out[y, x, 0], out[y, x, 1], out[y, x, 2] = np.uint8(r), np.uint8(g), np.uint8(b)
-
-
-@njit(cache=True, nogil=True)
-def steps_across(grey: U8, first: int, grid: int, run: int, step: int, most: int) -> int:  # pragma: no cover (compiled)
-    """Number of runs of pixels down the lines ``first``, ``first + grid``, ... at which a picture steps across.
-
-    A run of ``run`` pixels counts if its mean step across the line exceeds the larger of the steps one pixel before and
-    one behind by more than ``step`` grey levels; of a line count at most ``most``.
-
-    Args:
-        grey: uint8 (H, W); a line lies between columns x - 1 and x.
-    """
-    total = 0
-    for x in range(first, grey.shape[1] - 1, grid):
-        found = 0
-        for top in range(0, grey.shape[0] - run + 1, run):
-            excess = np.int32(0)
-            for y in range(top, top + run):
-                a, b = np.int32(grey[y, x - 2]), np.int32(grey[y, x - 1])
-                c, d = np.int32(grey[y, x]), np.int32(grey[y, x + 1])
-                excess += abs(c - b) - max(abs(b - a), abs(d - c))
-            if excess > step * run:
-                found += 1
-        total += min(found, most)
-    return total

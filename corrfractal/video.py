@@ -49,15 +49,14 @@ class Video(Protocol):
         ...
 
 
-def open_video(path: str | Path, decoder: str = "auto", least: int | None = None) -> Video:
+def open_video(path: str | Path, decoder: str = "auto", size: tuple[int, int] | None = None) -> Video:
     """Open a video file or a folder of JPEG or PNG frames.
 
     Args:
         path: file or folder.
         decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord, and PyAV where decord cannot open the file or is
             known to guess (MPEG streams, sides under 160 pixels).
-        least: for who shrinks frames anyway: the images of a folder may be given smaller than they are, with no side
-            under this many pixels.
+        size: height and width for who resizes frames anyway: frames may come so, or smaller than they are.
 
     Raises:
         NotFoundError: no such file or folder, or a folder without images.
@@ -67,14 +66,14 @@ def open_video(path: str | Path, decoder: str = "auto", least: int | None = None
     if not path.exists():
         raise NotFoundError(f"no such video: {path}")
     if path.is_dir():
-        return FolderVideo(path, least)
+        return FolderVideo(path, size)
     if path.stat().st_size == 0:
         raise VideoError(str(path), "open", "the file is empty")
     if decoder == "pyav" or (decoder == "auto" and path.suffix.lower() in WITHOUT_INDEX):
         return PyavVideo(path)
     check_container(path)
     try:
-        return DecordVideo(path)
+        return DecordVideo(path, size)
     except VideoError:
         if decoder == "decord":
             raise

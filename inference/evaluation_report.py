@@ -60,8 +60,7 @@ def evaluation_report(
     names = sorted(ours, key=lambda name: -_mean_jf(ours[name]))
     sections = [_scores(evaluation, rival), _sequences(names, ours, theirs)]
     sections += [
-        _sequence(benchmark.open(name), ours[name], theirs.get(name, []), evaluation, rival, settings)
-        for name in names
+        _sequence(benchmark.open(name), ours[name], theirs.get(name, []), evaluation, rival, settings) for name in names
     ]
     sections.append(Section(title="Objects", table=object_table(evaluation.objects)))
     sections += _settings(settings)

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.damage import BlockWatch
 from corrfractal.decoders import Frame, truncation
 from corrfractal.errors import VideoError
 from corrfractal.video import Video, resize_area
@@ -20,7 +19,6 @@ from .clips import ClipCutter, sampled_frames
 from .config import PipelineConfig
 from .cuts import CutDetector
 
-CHECK_SECONDS = 0.12  # between two looks for damage, which stays in the picture until the next key frame
 MOTION_SIDE = 64  # pixels, of the grey pictures on which motion is measured
 
 
@@ -70,12 +68,8 @@ def decode_clips(
     wanted = set((first + sampled_frames(times[first:end], config.clip.fps)).tolist())
     last = min(int(end), len(times)) - 1
     cutter = ClipCutter[Frame](config.clip)
-    shots, blocks, checked, number = CutDetector(config.clip.cut_threshold), BlockWatch(), -math.inf, 0
+    shots, number = CutDetector(config.clip.cut_threshold), 0
     for frame in video.frames(sorted(wanted | {last})):
-        if frame.seconds - checked >= CHECK_SECONDS and video.info.decoder != "images":
-            checked = frame.seconds
-            if blocks.is_damaged(frame.image):
-                raise VideoError(video.info.path, "decode", "damaged data, seen as sudden blocks", frame.index)
         if frame.index not in wanted:
             continue
         image = resize_area(frame.image, config.size, config.size)

@@ -202,7 +202,7 @@ def _run(facts: Facts, config: PipelineConfig, rng: random.Random, seconds: floa
                 pilot.clips = pilot.bytes = 0
                 pilot.lost = False
                 with pilot.timed("open"):
-                    video = open_video(path, decoder, config.size)
+                    video = open_video(path, decoder, (config.size, config.size))
                 try:
                     _read(pilot, decode_clips(video, config, start, stop), config)
                     break

@@ -152,7 +152,7 @@ def _sample(segment: Segment, config: PipelineConfig, tar: TarWriter) -> _Sample
         with storage.local_copy(source.path) as path:
             if storage.is_uri(source.path) and path.is_file() and file_sha256(path) != source.sha256:
                 return _bad(segment, "read", "the file has changed since it was listed, or did not arrive whole")
-            video = open_video(path, least=config.size)
+            video = open_video(path, size=(config.size, config.size))
             sampled = _read(segment, video, config, tar)
             if sampled.entry.outcome == "quarantined" and video.info.decoder == "decord":
                 tar.rewind(mark)

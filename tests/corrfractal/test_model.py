@@ -207,5 +207,5 @@ def test_soft_labels_move_with_the_scene_and_each_channel_for_itself() -> None:
     assert out[0][truth].mean() > 0.8
     assert out[0][~truth].mean() < 0.05
     assert out[1].max() == pytest.approx(0.25, abs=0.02)
-    with pytest.raises(MaskError, match=r"labels must be \(K, 64, 64\)"):
+    with pytest.raises(MaskError, match=r"labels must be float32 \(K, 64, 64\)"):
         CoordinateNetwork(SLIM).label_tracker(scene(0, 0), labels[:, :-1], config)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from reference_resize import slow_area_mean
 
+from corrfractal import decoders
 from corrfractal.decoders import truncation
 from corrfractal.errors import NotFoundError, VideoError
 from corrfractal.video import open_video, resize_area, write_video
@@ -53,6 +54,25 @@ def test_narrow_videos_are_rgb_by_the_same_decoder_on_every_processor(moving_fra
     assert np.abs(got.astype(int) - sent).mean() < 12
 
 
+def test_frames_that_come_scaled_are_upright_and_near_the_area_mean(data_dir):
+    for name in ("train_videos/bear.mp4", "odd_videos/decord_rot90.mov", "videos/media3_vp9_642x642.webm"):
+        scaled, whole = open_video(data_dir / name, size=(200, 240)), open_video(data_dir / name)
+        assert (scaled.info.height, scaled.info.width, scaled.info.decoder) == (200, 240, "decord")
+        for ours, theirs in zip(scaled.frames(range(0, 3, 2)), whole.frames(range(0, 3, 2)), strict=True):
+            assert ours.image.shape == (200, 240, 3)
+            assert np.abs(ours.image.astype(int) - resize_area(theirs.image, 200, 240)).mean() < 4
+
+
+def test_forgetting_what_was_read_ahead_changes_no_frame(data_dir, monkeypatch):
+    video = open_video(data_dir / "videos" / "moviepy_bbb_0_30.webm", size=(256, 256))
+    assert video.info.decoder == "decord"
+    kept = list(video.frames(range(0, 160, 3)))
+    monkeypatch.setattr(decoders, "READ_AHEAD_MB", -1e9)  # at every key frame, of which there are four
+    for ours, theirs in zip(video.frames(range(0, 160, 3)), kept, strict=True):
+        assert ours.index == theirs.index
+        np.testing.assert_array_equal(ours.image, theirs.image)
+
+
 @pytest.mark.parametrize("name", ["decord_rot90.mov", "decord_rot270.mov"])
 def test_a_rotated_video_stands_upright_in_both_decoders(data_dir, name):
     a, b = (open_video(data_dir / "odd_videos" / name, decoder) for decoder in ("decord", "pyav"))
@@ -70,12 +90,13 @@ def test_a_folder_of_frames_is_a_video_in_natural_order(tmp_path, moving_frames)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "least", "shape"), [("jpg", 41, (80, 96, 3)), ("jpg", 81, (160, 192, 3)), ("png", 40, (160, 192, 3))]
+    ("suffix", "size", "shape"),
+    [("jpg", (41, 49), (80, 96, 3)), ("jpg", (81, 40), (160, 192, 3)), ("png", (40, 40), (160, 192, 3))],
 )
-def test_jpegs_are_read_at_a_fraction_that_leaves_the_least_side(tmp_path, moving_frames, suffix, least, shape):
+def test_jpegs_are_read_at_a_fraction_that_is_not_smaller_than_asked(tmp_path, moving_frames, suffix, size, shape):
     assert moving_frames[0].shape == (160, 192, 3)
     cv2.imwrite(str(tmp_path / f"0.{suffix}"), moving_frames[0][..., ::-1])
-    video = open_video(tmp_path, least=least)
+    video = open_video(tmp_path, size=size)
     assert (video.info.height, video.info.width) == (160, 192)
     image = next(iter(video.frames())).image
     assert image.shape == shape
