@@ -84,6 +84,7 @@ def test_looking_for_a_model_creates_no_store(
     assert not store.exists()
 
 
+@pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
 def test_an_unknown_name_is_answered_in_one_sentence(name: str) -> None:
     with pytest.raises(NotFoundError, match=f"no such model: {name}; give a safetensors file") as caught:
         resolve_model(name)
