@@ -49,7 +49,7 @@ class QuantizationConfig(Config):
     fit_pixels: int = 4096
     """Pixels of the clip on which k-means is fitted; more cost time and gain nothing (``docs/decisions/0010``)."""
     iterations: int = 20
-    """k-means iterations."""
+    """k-means iterations (``docs/decisions/0010``)."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.clusters <= 16:
@@ -207,8 +207,11 @@ def _draw_view(config: QuantizationConfig, rng: np.random.Generator) -> View:
 
 def _fit_codebook(channels: F32, view: View, config: QuantizationConfig, rng: np.random.Generator) -> Codebook:
     """Standardise each channel over all pixels, weight the patterns, and fit k-means on a sub-sample."""
-    moments = np.asarray([cv2.meanStdDev(channel) for channel in channels], dtype=np.float32).reshape(-1, 2)
-    mean, deviation = moments.T
+    from .loops import moments  # late: what only propagates masks does without the compiler
+
+    measured = np.empty((len(channels), 2))
+    moments(channels, measured)
+    mean, deviation = measured.astype(np.float32).T
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     scale[len(view.colour) :] *= config.pattern_weight
     pixels = rng.integers(channels.shape[1], size=config.fit_pixels)
@@ -228,6 +231,8 @@ def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
     offsets = (centroids**2).sum(axis=1) - weights @ mean
     if len(channels) % 2:
         channels, weights = np.pad(channels, ((0, 1), (0, 0))), np.pad(weights, ((0, 0), (0, 1)))
+    if len(centroids) % 2:
+        weights, offsets = np.pad(weights, ((0, 1), (0, 0))), np.append(offsets, np.inf)
     labels = np.empty(channels.shape[1], dtype=np.uint8)
     nearest(channels, weights.astype(np.float32), offsets.astype(np.float32), labels)
     return labels

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from corrfractal.loops import count_labels
 from corrfractal.manifest import LabelStatistics
 from corrfractal.quantization import Codebook, quantize_clip
 
@@ -43,9 +44,9 @@ def label_statistics(labels: U8) -> LabelStatistics:
 
 
 def _view_statistics(view: U8) -> LabelStatistics:
-    ranked = np.sort(np.bincount(view.ravel(), minlength=16))[::-1]
-    compared, changed = view[1:].size, int(np.count_nonzero(view[1:] != view[:-1]))
-    used = np.zeros(16, dtype=int)
+    counts, used = np.zeros(16, dtype=np.int64), np.zeros(16, dtype=int)
+    changed, compared = int(count_labels(view, counts)), view[1:].size
+    ranked = np.sort(counts)[::-1]
     used[np.count_nonzero(ranked) - 1] = 1
     return LabelStatistics(
         by_rank=tuple(ranked.tolist()),

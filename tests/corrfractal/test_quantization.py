@@ -26,6 +26,25 @@ def test_a_tie_goes_to_the_lowest_label():
     assert not assign(np.ones((2, 5), np.float32), np.zeros(2, np.float32), np.ones(2, np.float32), centroids).any()
 
 
+@pytest.mark.parametrize("clusters", [2, 3, 15])
+def test_any_number_of_clusters_and_channels_is_assigned_to_the_nearest(moving_frames, clusters):
+    config = QuantizationConfig(clusters=clusters, n_patterns=3, fit_pixels=500)
+    labels, book = quantize_clip(moving_frames[:1], config, seed=1)
+    distances = slow_distances(clip_channels(moving_frames[:1], book.view), book.mean, book.scale, book.centroids)
+    assert (distances.argmin(axis=1) == labels.ravel()).mean() > 0.9999
+
+
+def test_channels_are_standardised_and_a_constant_one_is_left_out(moving_frames):
+    frames = moving_frames[:2].copy()
+    frames[..., 2] = 90  # no pattern in blue
+    _, book = quantize_clip(frames, QuantizationConfig(n_patterns=9, fit_pixels=500, pattern_weight=1.0), seed=0)
+    channels = clip_channels(frames, book.view).astype(np.float64)
+    np.testing.assert_allclose(book.mean, channels.mean(axis=1), rtol=1e-4, atol=1e-4)
+    deviation = channels.std(axis=1)
+    np.testing.assert_allclose(book.scale[deviation > 0], 1 / deviation[deviation > 0], rtol=1e-4)
+    assert np.count_nonzero(book.scale == 0) == np.count_nonzero(deviation == 0) > 0
+
+
 def test_the_same_seed_gives_the_same_labels_whatever_the_number_of_threads(moving_frames):
     results = []
     for threads in (1, 2):

@@ -35,7 +35,7 @@ def test_channels_equal_those_of_the_compiled_path(moving_frames, view):
 def test_with_a_given_codebook_labels_equal_those_of_the_compiled_path(moving_frames):
     codebook = fit_codebook([moving_frames[:2]], CONFIG, seed=0)
     ours, theirs = (quantize_clip(moving_frames[:2], CONFIG, 0, codebook, device)[0] for device in ("cpu", None))
-    assert (ours == theirs).mean() > 0.995
+    assert (ours == theirs).mean() > 0.99
 
 
 def test_it_draws_the_view_of_the_compiled_path_and_fits_as_well(moving_frames):
