@@ -234,10 +234,7 @@ def score_davis(data: Path, year: str | None, masks: Path) -> dict[str, Any]:
     """J and F of masks for DAVIS val, exactly as the official evaluation computes them."""
     from .evaluation import Davis
 
-    benchmark = Davis(data, year)
-    with progress("score", len(benchmark.names())) as advance:
-        evaluation = benchmark.score(masks, advance)
-    return _told(evaluation)
+    return _score(Davis(data, year), masks)
 
 
 @score.command("youtubevos")
@@ -249,10 +246,7 @@ def score_youtubevos(data: Path, split: str, masks: Path) -> dict[str, Any]:
     """J and F of masks for YouTube-VOS, seen and unseen categories."""
     from .youtubevos import YoutubeVos
 
-    benchmark = YoutubeVos(data, split)
-    with progress("score", len(benchmark.names())) as advance:
-        summary = benchmark.score(masks, advance)
-    return _told(summary)
+    return _score(YoutubeVos(data, split), masks)
 
 
 @score.command("jhmdb")
@@ -264,10 +258,7 @@ def score_jhmdb(data: Path, split: str, points: Path) -> dict[str, Any]:
     """PCK of key points for JHMDB."""
     from .jhmdb import Jhmdb
 
-    benchmark = Jhmdb(data, split)
-    with progress("score", len(benchmark.names())) as advance:
-        summary = benchmark.score(points, advance)
-    return _told(summary)
+    return _score(Jhmdb(data, split), points)
 
 
 @score.command("vip")
@@ -278,10 +269,7 @@ def score_vip(data: Path, masks: Path) -> dict[str, Any]:
     """Mean IoU of part masks for VIP val."""
     from .vip import Vip
 
-    benchmark = Vip(data)
-    with progress("score", len(benchmark.names())) as advance:
-        summary = benchmark.score(masks, advance)
-    return _told(summary)
+    return _score(Vip(data), masks)
 
 
 def _config(options: dict[str, Any]) -> InferenceConfig:
@@ -301,6 +289,11 @@ def _evaluate(
     from .run import evaluate as run
 
     return _told(run(benchmark, out, model, _config(tracker), workers=workers))
+
+
+def _score(benchmark: Benchmark, predictions: Path) -> dict[str, Any]:
+    with progress("score", len(benchmark.names())) as advance:
+        return _told(benchmark.score(predictions, advance))
 
 
 def _told(summary: Summary) -> dict[str, Any]:

@@ -103,7 +103,11 @@ class Benchmark(Protocol):
         ...
 
     def summarize(self, results: Sequence[Any], source: ModelSource, out: Path) -> Summary:
-        """Scores over all sequences, with ``scores.json`` and the report written."""
+        """Scores over all sequences, with ``scores.json`` written."""
+        ...
+
+    def score(self, predictions: Path, advance: Advance = ...) -> Summary:
+        """Scores of predictions made elsewhere; ``advance`` is told of each sequence done."""
         ...
 
 

@@ -71,7 +71,10 @@ def test_a_data_set_without_anything_to_learn_is_refused(
 
 
 def test_labels_of_real_videos_pass(tiny_shards: Path) -> None:
-    check_labels(load_manifest(tiny_shards).statistics.labels, TrainingConfig(), tiny_shards)
+    labels, config = load_manifest(tiny_shards).statistics.labels, TrainingConfig()
+    check_labels(labels, config, tiny_shards)
+    assert labels.entropy > config.min_label_entropy
+    assert config.min_label_change < labels.change_rate < config.max_label_change
 
 
 def test_bounds_out_of_range_are_refused() -> None:
