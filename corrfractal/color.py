@@ -1,16 +1,27 @@
-"""CIE Lab (D65) of sRGB tensors, for networks that are fed Lab (the siblings' input; source: IEC 61966-2-1, CIE 15)."""
+"""CIE Lab (D65) of sRGB (source: IEC 61966-2-1, CIE 15): its numbers, and tensors for networks that are fed Lab, as the
+paper's siblings are."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.950456, 1.0, 1.088754)
 
+_LEVEL = np.arange(256) / 255
+LINEAR = np.where(_LEVEL > 0.04045, ((_LEVEL + 0.055) / 1.055) ** 2.4, _LEVEL / 12.92).astype(np.float32)
+"""Light of each of the 256 levels of a channel."""
+
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """(B, 3, H, W) sRGB in 0..1 -> (B, 3, H, W): L in 0..100, a and b in about -127..127."""
+    import torch  # late: the pipeline takes the numbers alone
+
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     matrix = torch.tensor(XYZ_OF_RGB, dtype=rgb.dtype, device=rgb.device)
     white = torch.tensor(WHITE, dtype=rgb.dtype, device=rgb.device)[:, None, None]

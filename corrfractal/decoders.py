@@ -94,9 +94,11 @@ class DecordVideo:
         scale = {} if size is None or min(size) < DECORD_MIN_SIDE else {"height": size[0], "width": size[1]}
         try:
             self._complaints = _decord_complaints()
+            self._heard = self._complaints.count
             self._reader = decord.VideoReader(str(path), num_threads=1, **scale)
             # decord learns the displayed size, rotation included, from the first frame only.
-            height, width = self._reader[0].shape[:2]
+            self._first: U8 | None = self._reader[0].asnumpy()
+            height, width = self._first.shape[:2]
             stamps = self._reader.get_frame_timestamp(np.arange(len(self._reader)))
         except Exception as exc:
             raise VideoError(str(path), "open", _reason(exc)) from exc
@@ -122,16 +124,23 @@ class DecordVideo:
         wanted = range(self.info.frames) if indices is None else indices
         position = index = wanted[0] if wanted else 0
         heard, keys, began = self._complaints.count, self._reader.get_key_indices(), resident_mb()
+        first, self._first = self._first, None
         try:
-            self._reader.seek_accurate(position) if position else self._reader.seek(0)
+            if first is not None and position == 0:  # decoded when the file was opened: the reader stands behind it
+                heard = self._heard
+            else:
+                self._reader.seek_accurate(position) if position else self._reader.seek(0)
             for index in wanted:
                 key = keys[bisect_right(keys, index) - 1]
                 if key > position and resident_mb() - began > READ_AHEAD_MB:
                     self._reader.seek(key)
                     position = key
-                if index > position:
-                    self._reader.skip_frames(index - position)
-                image = self._reader.next().asnumpy()
+                if first is not None and index == 0:
+                    image, first = first, None
+                else:
+                    if index > position:
+                        self._reader.skip_frames(index - position)
+                    image = self._reader.next().asnumpy()
                 position = index + 1
                 if self._complaints.count > heard:
                     raise VideoError(self.info.path, "decode", "the decoder reports damaged data", index)

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from .color import LINEAR, WHITE, XYZ_OF_RGB
+
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 I16 = npt.NDArray[np.int16]
+
+XYZ = (np.array(XYZ_OF_RGB) / np.array(WHITE)[:, None]).astype(np.float32)
 
 BLOCK = 256  # pixels whose channels and scores stay in the first-level cache
 
@@ -52,6 +56,41 @@ def nearest(channels: F32, weights: F32, offsets: F32, labels: U8) -> None:  # p
                 least[i], which[i] = second[i] if nearer else score, next_label if nearer else winner
         for i in range(n):
             labels[start + i] = which[i]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def lab_ab(pixels: U8, out: F32) -> None:  # pragma: no cover (compiled)
+    """Axes a and b of CIE Lab, to 0.001; OpenCV's are off by up to 0.5, from tables, and take three times as long.
+
+    The cube root is Newton's, from a third of the exponent: the bits of a float are about its logarithm.
+
+    Args:
+        pixels: uint8 (N, 3) RGB.
+        out: float32 (2, N), written.
+    """
+    rgb, xyz = np.empty((3, BLOCK), np.float32), np.empty((3, BLOCK), np.float32)
+    root = np.empty((3, BLOCK), np.float32)
+    bits, root_bits = xyz.view(np.int32), root.view(np.int32)
+    third = np.float32(1 / 3)
+    for start in range(0, len(pixels), BLOCK):
+        n = min(BLOCK, len(pixels) - start)
+        for i in range(n):
+            pixel = pixels[start + i]
+            rgb[0, i], rgb[1, i], rgb[2, i] = LINEAR[pixel[0]], LINEAR[pixel[1]], LINEAR[pixel[2]]
+        for c in range(3):
+            p, q, r = XYZ[c, 0], XYZ[c, 1], XYZ[c, 2]
+            for i in range(n):
+                xyz[c, i] = p * rgb[0, i] + q * rgb[1, i] + r * rgb[2, i]
+            for i in range(n):
+                root_bits[c, i] = np.int32(np.float32(bits[c, i]) * third) + np.int32(709921077)
+            for i in range(n):
+                v, f = xyz[c, i], root[c, i]
+                f = (f + f + v / (f * f)) * third
+                f = (f + f + v / (f * f)) * third
+                root[c, i] = f if v > np.float32(0.008856) else np.float32(7.787) * v + np.float32(16 / 116)
+        for i in range(n):
+            out[0, start + i] = np.float32(500) * (root[0, i] - root[1, i])
+            out[1, start + i] = np.float32(200) * (root[1, i] - root[2, i])
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -181,11 +181,13 @@ def fit_codebook(clips: Sequence[U8], config: QuantizationConfig, seed: int) -> 
 
 def clip_channels(frames: U8, view: View) -> F32:
     """The channels of a view: CIE Lab (D65) colour axes, then responses, float32 (D, T * H * W)."""
+    from .loops import lab_ab  # late: what only propagates masks does without the compiler
+
     channels = np.empty((view.channels, *frames.shape[:3]), dtype=np.float32)
+    both = np.empty((2, *frames.shape[1:3]), dtype=np.float32)
     for t, frame in enumerate(frames):
-        lab = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-        for i, axis in enumerate(view.colour):
-            channels[i, t] = lab[..., 1 + axis]
+        lab_ab(np.ascontiguousarray(frame).reshape(-1, 3), both.reshape(2, -1))
+        channels[: len(view.colour), t] = both[list(view.colour)]
         if view.selection:
             source = (
                 np.repeat(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2) if view.luminance else frame
@@ -239,9 +241,14 @@ def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
 
 
 def _fit(points: F32, config: QuantizationConfig, seed: int) -> F32:
-    """k-means centroids, float32 (K, D). One thread: faiss sums in thread order, which would change the last digits."""
-    threads = faiss.omp_get_max_threads()
+    """k-means centroids, float32 (K, D).
+
+    One thread: faiss sums in thread order, which would change the last digits. Distances without BLAS: for so few
+    centroids and channels it takes twice as long.
+    """
+    threads, blas_from = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
     faiss.omp_set_num_threads(1)
+    faiss.cvar.distance_compute_blas_threshold = len(points) + 1
     try:
         kmeans = faiss.Kmeans(
             points.shape[1],
@@ -254,6 +261,7 @@ def _fit(points: F32, config: QuantizationConfig, seed: int) -> F32:
         kmeans.train(points)
     finally:
         faiss.omp_set_num_threads(threads)
+        faiss.cvar.distance_compute_blas_threshold = blas_from
     return np.asarray(kmeans.centroids, dtype=np.float32).reshape(config.clusters, -1)
 
 
