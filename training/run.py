@@ -23,7 +23,7 @@ from corrfractal.config import config_from_dict, config_to_dict, flatten
 from corrfractal.console import say
 from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
-from corrfractal.runtime import cpu_count, ray_session, write_text
+from corrfractal.runtime import cpu_count, ray_session, without_password, write_text
 
 from .batches import usable_samples
 from .config import PRACTICAL, TrainingConfig
@@ -103,7 +103,7 @@ def train(
         metrics=result,
         model_file=model_file,
         model=register(model_file, job.run_id, tracking_uri, job.shards_digest),
-        tracking_uri=tracking_uri,
+        tracking_uri=without_password(tracking_uri),
         seconds=time.monotonic() - started,
     )
 
@@ -159,7 +159,8 @@ def _opened(job: Job, bounds: tuple[int, int]) -> Job:
     samples = len(usable_samples(job.shards, job.config))
     params = {**flatten(config_to_dict(job.config)), "steps": job.total, "samples": samples, "workers": bounds[1]}
     job = replace(job, run_id=start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest))
-    write_text(out / "job.json", json.dumps(config_to_dict(job), indent=2))
+    shown = replace(job, tracking_uri=without_password(job.tracking_uri))
+    write_text(out / "job.json", json.dumps(config_to_dict(shown), indent=2))
     return job
 
 

@@ -30,7 +30,7 @@ mount --rbind "$0/tmp" /tmp
 mount -t tmpfs -o size=1g tmpfs /dev/shm
 hostname "$2"
 touch /tmp/ready
-while :; do sleep 1000; done
+while :; do sleep 1000 || :; done
 """
 
 T = TypeVar("T")

@@ -98,7 +98,8 @@ def at_work(cluster: Cluster, what: str) -> list[Host]:
 def status(cluster: Cluster, job: Job) -> str:
     """What ``corrfractal cluster status`` says of the job."""
     command = cluster.corrfractal("status", "--json")
-    jobs = json.loads(command.communicate()[0])["jobs"]
+    told = command.communicate()[0]  # what is meant for people comes first
+    jobs = json.loads(told[told.index("{") :])["jobs"]
     return next(entry["status"] for entry in jobs if entry["id"] == job.id)
 
 
