@@ -5,7 +5,7 @@
 #
 # The Dockerfile goes to buildah as it is; the base image is a Debian of this very release, made by debootstrap, with its
 # Python. FOLDER (a new temporary one, removed at the end) holds base, storage and the demo. From the environment:
-#   MOUNTS          paths of this machine that pip needs in the build: its configuration, folders of wheels, certificates
+#   MOUNTS          what pip needs of this machine in the build, PATH or PATH:PATH_INSIDE: its configuration, wheels, ...
 #   BUILD_ARGS      for the Dockerfile, such as "TORCH_CPU_INDEX=": torch from the usual index
 #   SKIP_DEMO=1     builds and measures only
 set -euo pipefail
@@ -43,7 +43,7 @@ fi
 
 say "image"
 options=()
-for path in ${MOUNTS:-}; do options+=(--volume "$path:$path:ro"); done
+for path in ${MOUNTS:-}; do options+=(--volume "${path%%:*}:${path##*:}:ro"); done
 for argument in ${BUILD_ARGS:-}; do options+=(--build-arg "$argument"); done
 started=$SECONDS
 builder bud --isolation chroot --network host --format docker --layers=false --skip-unused-stages=false --tag localhost/corrfractal \
