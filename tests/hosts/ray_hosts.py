@@ -91,13 +91,18 @@ def clean_environment() -> dict[str, str]:
 
 def start_ray(host: Host, head: Host, cpus: int = 1) -> None:
     """Start Ray on a host: the head itself, or a host that joins it."""
+    # A worker takes as many threads as it has CPUs to itself, and their number decides the order of its sums: one for
+    # each, as for two workers on one machine of two CPUs.
+    allowed = sorted(os.sched_getaffinity(0))
+    cpu = allowed[int(host.address.rsplit(".")[-1]) % len(allowed)]
     joining = [f"--address={head.address}:{RAY_PORT}"]
     leading = [
         "--head", f"--port={RAY_PORT}", "--include-dashboard=true", f"--dashboard-host={host.address}",
         f"--dashboard-port={JOBS_PORT}",
     ]  # fmt: skip
     host.serve(
-        "ray", sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
+        "ray", "taskset", "--cpu-list", str(cpu),
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
         f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--metrics-export-port=8080",
         "--object-store-memory=100000000",
         *(leading if host is head else joining),

@@ -36,7 +36,7 @@ hop = 4
 
 [training]
 profile = "cpu"
-steps = 60
+steps = 40
 crop = 48
 batch_size = 2
 checkpoint_every = 4
@@ -145,11 +145,12 @@ def test_training_goes_on_from_its_checkpoint_and_its_follower_may_die(
     reached = steps(job.out)[-1]
     until(lambda: (s := steps(job.out)) and s[-1] != reached, 300, "training to go on")
     recovered = f"{time.monotonic() - since:.0f} s"
-    kept = steps(job.out)[0:1] and max(int(p.stem[5:]) for p in checkpoints.glob("step-*.json"))
+    kept = max(int(p.stem[5:]) for p in checkpoints.glob("step-*.json"))
     cluster.revive(victim)
     until((job.out / "training" / "result.json").exists, 300, "the end of training")
-    assert steps(job.out) == list(range(1, 61))
+    assert steps(job.out) == list(range(1, 41))
     ours, theirs = (CorrFractal.load(out / "training" / "model.safetensors").state_dict() for out in (job.out, alone))
+    print(f"\ntraining: lost after {noticed}, on after {recovered}, reached {reached}, checkpoint {kept}", flush=True)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     ledger.note(
         f"training, 2 workers: one's host cut off after step {reached}", noticed, recovered,
