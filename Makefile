@@ -12,7 +12,7 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
-# Three hosts in network namespaces, cut and killed: needs root, installs iproute2 and PostgreSQL where they are missing.
+# Three hosts in network namespaces, cut and killed: needs root, installs iproute2 where it is missing.
 test-cluster: setup
 	tests/hosts/enter.sh $(BIN)/pytest -s tests/hosts
 
