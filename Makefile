@@ -4,13 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test setup check bench fmt clean
+.PHONY: demo test test-cluster setup check bench fmt clean
 
 demo: setup
 	$(BIN)/corrfractal demo
 
 test: setup
 	$(BIN)/pytest
+
+# Three hosts in network namespaces, cut and killed: needs root, installs iproute2 where it is missing.
+test-cluster: setup
+	tests/hosts/enter.sh $(BIN)/pytest -s tests/hosts
 
 setup: $(STAMP)
 
@@ -25,6 +29,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m cluster.recipes
+	$(BIN)/shellcheck --severity=warning .ci/run cluster/*.sh cluster/*/*.sh cluster/slurm/run.sbatch tests/hosts/enter.sh
 
 # Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.
 DAVIS ?= ../shared/data/davis2017

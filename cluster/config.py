@@ -60,7 +60,9 @@ class WorkflowConfig(Config):
     out: str
     """Folder for shards, run, scores and report."""
     workers: int = 2
-    """Tasks at a time, and DDP processes."""
+    """DDP processes."""
+    tasks: int | None = None
+    """Shards, and sequences, at a time; None: ``workers``. On a cluster: its CPUs, or those that it may grow to."""
     tracking_uri: str | None = None
     """MLflow store; None: MLFLOW_TRACKING_URI, else ``mlflow.db`` in ``out``."""
     precompute: PipelineConfig = field(default_factory=PipelineConfig)
@@ -77,6 +79,8 @@ class WorkflowConfig(Config):
             raise ValueError("sources is empty")
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.tasks is not None and self.tasks < 1:
+            raise ValueError(f"tasks must be at least 1, got {self.tasks}")
 
 
 def read_workflow(path: Path) -> WorkflowConfig:

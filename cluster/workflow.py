@@ -99,9 +99,10 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     out.mkdir(parents=True, exist_ok=True)
     uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
     os.environ["MLFLOW_TRACKING_URI"] = uri  # evaluation finds the registry by it
+    tasks = config.tasks or config.workers
     with ray_session(ray, max(config.workers, cpu_count())):
         say("1 precompute: videos -> shards of clips and pseudo-labels")
-        shards = precompute(config.sources, out / "shards", config.precompute, workers=config.workers)
+        shards = precompute(config.sources, out / "shards", config.precompute, workers=tasks)
         say(f"  {shards.samples} clips of {shards.sampled} videos; data set {shards.digest[:12]}")
 
         say("2 train: shards -> a registered model")
@@ -115,7 +116,7 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
         scores = {}
         if config.evaluation is not None:
             say("3 evaluate: propagate the first masks, score J and F")
-            scores = _evaluate(config.evaluation, out / "evaluation", training.model.uri, config.workers)
+            scores = _evaluate(config.evaluation, out / "evaluation", training.model.uri, tasks)
     say("4 report")
     report = out / "report.html"
     write_workflow_report(report, out, shards, training, scores, config.evaluation)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import Config, config_from_dict, config_to_dict
-from .errors import IntegrityError, NotFoundError
+from .errors import ConfigError, IntegrityError, NotFoundError
 from .runtime import publish
 
 FORMAT = "corrfractal/1"
 
 C = TypeVar("C", bound=Config)
+M = TypeVar("M", bound=nn.Module)
 
 
 def save(tensors: Mapping[str, Tensor], config: Config, path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -56,9 +58,34 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
     """Configuration and weights of a model file; errors as in ``read_metadata``."""
-    config = config_from_dict(config_type, json.loads(read_metadata(path)["config"]), where=str(path))
+    try:
+        values = json.loads(read_metadata(path)["config"])
+        config = config_from_dict(config_type, values, where=str(path))
+    except (KeyError, ValueError, TypeError, RecursionError, ConfigError) as exc:
+        raise IntegrityError(f"{path} does not say which network it holds: {exc}") from exc
     with safe_open(path, framework="pt") as file:
         return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | Path) -> M:
+    """The network that ``network`` makes, with these weights. It is first made without memory: a file cannot claim a
+    network larger than the weights that it holds.
+
+    Raises:
+        IntegrityError: names what does not fit.
+    """
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in network().state_dict().items()}
+    if expected != {name: value.shape for name, value in tensors.items()}:
+        odd = sorted(name for name in expected.keys() | tensors.keys() if _shape(tensors, name) != expected.get(name))
+        raise IntegrityError(f"the weights in {path} do not fit its own configuration: {', '.join(odd[:3])} ...")
+    model = network()
+    fill(model, tensors, path)
+    return model
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return tensors[name].shape if name in tensors else None
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

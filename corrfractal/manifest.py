@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -26,6 +27,7 @@ from .sample import SCHEMA
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
+SHARD_NAME, SHA256 = re.compile(r"shard-\d{6,}\.tar"), re.compile("[0-9a-f]{64}")
 QUARANTINE_FIELDS = ("uri", "stage", "reason", "first_bad_frame", "frames_salvaged", "decoder")
 
 T = TypeVar("T", "Sidecar", "Manifest")
@@ -40,6 +42,10 @@ class SampleEntry:
     length: int
     frames: int
     views: int
+
+    def __post_init__(self) -> None:
+        if min(self.offset, self.length, self.frames, self.views) < 0:
+            raise ValueError(f"the place of a clip is not negative: {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +165,11 @@ class ShardEntry:
     samples: int
     sidecar: str
 
+    def __post_init__(self) -> None:
+        """Name and hash become parts of paths, wherever a manifest comes from."""
+        if not SHARD_NAME.fullmatch(self.name) or not SHA256.fullmatch(self.sha256) or self.bytes < 0:
+            raise ValueError(f"no shard: {self.name!r}, {self.sha256!r}, {self.bytes} bytes")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
@@ -275,7 +286,7 @@ def read_sealed(location: str | Path, cls: type[T]) -> T:
         document = TypeAdapter(cls).validate_python(values)
     except FileNotFoundError as exc:
         raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again") from exc
-    except (ValueError, ValidationError) as exc:
+    except (ValueError, ValidationError, RecursionError) as exc:
         raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
     if digest(_unsealed(values)) != document.digest:
         raise IntegrityError(f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again")

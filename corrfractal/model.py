@@ -154,6 +154,4 @@ class CorrFractal(nn.Module):
             IntegrityError: damaged, or not a model of this project.
         """
         config, tensors = artifact.load(path, CorrFractalConfig)
-        model = cls(config)
-        artifact.fill(model, tensors, path)
-        return model.eval()
+        return artifact.build(lambda: cls(config), tensors, path).eval()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 
 def _settle_ray_environment() -> None:
@@ -104,6 +104,15 @@ def publish(temporary: Path, final: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def without_password(uri: str) -> str:
+    """A URI as it may be shown and stored: a password in it gives way to three stars."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
 
 
 def sqlite_file(tracking_uri: str) -> Path | None:

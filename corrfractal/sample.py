@@ -110,6 +110,8 @@ def read_members(block: bytes) -> dict[str, bytes]:
     while at < len(block):
         name, size = _header(block[at : at + tarfile.BLOCKSIZE])
         start = at + tarfile.BLOCKSIZE
+        if name in members or "/" in name:
+            raise IntegrityError(f"a tar member is called {name!r}, as none of a clip's is")
         members[name] = block[start : start + size]
         at = start + size + -size % tarfile.BLOCKSIZE
     if at != len(block):
@@ -124,6 +126,8 @@ def _header(header: bytes) -> tuple[str, int]:
         if header[257:262] != b"ustar" or header[156:157] != tarfile.REGTYPE:
             raise ValueError("no header of a regular file")
         name, prefix = (part.rstrip(b"\0").decode() for part in (header[:100], header[345:500]))
+        if not header[124:135].isdigit():  # int() takes a sign too: a member before the one at hand, for ever
+            raise ValueError("a size that is no octal number")
         return f"{prefix}/{name}" if prefix else name, int(header[124:135], 8)
     except ValueError as exc:
         raise IntegrityError(f"not a run of tar members: {exc}") from exc

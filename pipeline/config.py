@@ -49,7 +49,7 @@ class ClipConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig(Config):
-    """How videos become shards. Everything but ``max_bad`` and ``gpus_per_task`` decides the bytes, and so the data
+    """How videos become shards. Everything but ``max_...`` and ``gpus_per_task`` decides the bytes, and so the data
     set's digest."""
 
     size: int = 256
@@ -74,6 +74,10 @@ class PipelineConfig(Config):
     """Share of a GPU that a task takes with ``device`` = ``cuda``."""
     max_bad: float = 1.0
     """Share of the sources that may be quarantined before the run counts as failed; 1 never fails."""
+    max_cpu_seconds: float = 3600.0
+    """Processor time that one segment may take; a file that takes more is quarantined."""
+    max_memory_mb: float = 4000.0
+    """Memory that one segment may take, MB; a file that takes more is quarantined."""
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= 4096:
@@ -90,11 +94,16 @@ class PipelineConfig(Config):
             raise ValueError(f"gpus_per_task must lie in 0..1, above 0, got {self.gpus_per_task}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad must lie in 0..1, got {self.max_bad}")
+        if not (self.max_cpu_seconds > 0 and self.max_memory_mb > 0):
+            raise ValueError(
+                f"max_cpu_seconds and max_memory_mb must exceed 0, got {self.max_cpu_seconds}, {self.max_memory_mb}"
+            )
 
     def recipe(self) -> dict[str, Any]:
         """The fields that decide the shards' bytes, as plain values."""
         recipe = config_to_dict(self)
-        del recipe["max_bad"], recipe["gpus_per_task"]
+        for name in ("max_bad", "max_cpu_seconds", "max_memory_mb", "gpus_per_task"):
+            del recipe[name]
         return recipe
 
     def task_resources(self) -> dict[str, float]:

@@ -24,11 +24,12 @@ from corrfractal.runtime import ray_session
 
 from .config import PipelineConfig
 from .manifest import commit, make_plan, prepare
-from .shards import Made, ShardSpec, crash_note, make_shard
+from .shards import Made, ShardSpec, make_shard, read_note
 from .sources import find_sources
 
 OUTCOMES = ("sampled", "quarantined", "rejected")
 MAX_DEATHS = 4  # of workers at the same segment, which is then quarantined
+KILLER = "reading it killed the worker process, repeatedly"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,7 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
     total = Made()
     waiting = collections.deque(specs)
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
+    reasons: dict[str, str] = {}
     with ray_session(ray, workers), progress("videos", sum(len(spec.segments) for spec in specs)) as advance:
         _check_devices(config)
         make = ray.remote(**config.task_resources(), max_retries=0)(make_shard)
@@ -137,14 +139,15 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
             while waiting or running:
                 while waiting and len(running) < window:
                     spec = waiting.popleft()
-                    crashed = {s.name for s in spec.segments if deaths[s.name] >= MAX_DEATHS}
+                    killers = [s.name for s in spec.segments if deaths[s.name] >= MAX_DEATHS]
+                    crashed = {name: reasons.get(name, KILLER) for name in killers}
                     running[make.remote(spec, out, config, crashed)] = spec
                 for ref in ray.wait(list(running))[0]:
                     spec = running.pop(ref)
                     try:
                         made = ray.get(ref)
                     except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as exc:
-                        _count_death(spec, out, deaths, exc)
+                        _count_death(spec, out, deaths, reasons, exc)
                         meters.deaths.inc()
                         waiting.appendleft(spec)
                     except RayTaskError as exc:
@@ -188,12 +191,14 @@ def _summary(made: Made, seconds: float) -> str:
     return f"{made.clips} clips, {made.frames / seconds:.0f} frames/s{lost}"
 
 
-def _count_death(spec: ShardSpec, out: str, deaths: collections.Counter[str], exc: Exception) -> None:
-    """Put the death of a worker down to the segment it was reading."""
-    try:
-        culprit = storage.read(crash_note(spec, out)).decode()
-    except FileNotFoundError:
-        culprit = ""
+def _count_death(
+    spec: ShardSpec, out: str, deaths: collections.Counter[str], reasons: dict[str, str], exc: Exception
+) -> None:
+    """Put the death of a worker down to the segment it was reading; one that went over its limits has no other try."""
+    culprit, reason = read_note(spec, out)
+    if reason and deaths[culprit] < MAX_DEATHS:
+        reasons[culprit], deaths[culprit] = reason, MAX_DEATHS
+        return
     if culprit not in {segment.name for segment in spec.segments}:
         culprit = spec.name  # it died before it read anything
     deaths[culprit] += 1

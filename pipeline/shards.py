@@ -6,10 +6,12 @@ notices damage that the codec conceals, and decord was seen to give up one frame
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -33,6 +35,7 @@ from corrfractal.video import Video, open_video
 from .config import PipelineConfig
 from .decode import RawClip, Tally, decode_clips
 from .labels import label_statistics, label_views
+from .limits import limited
 from .segments import Segment
 from .tar import TarWriter
 
@@ -73,14 +76,14 @@ class _Sampled:
     statistics: LabelStatistics = field(default_factory=LabelStatistics)
 
 
-def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Collection[str] = ()) -> Made:
+def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mapping[str, str] | None = None) -> Made:
     """Make a shard and its sidecar in the folder ``out``, unless both are there and whole.
 
     Args:
         spec: what to make.
         out: folder of the shards, a local path or a URI.
         config: how.
-        crashed: names of segments that killed a worker before; they are quarantined unread.
+        crashed: segments that killed a worker before, and why; they are quarantined unread.
 
     Returns:
         What was stored; nothing if there was nothing to do.
@@ -98,8 +101,12 @@ def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Colle
             tar = TarWriter(file)  # type: ignore[arg-type]
             parts = []
             for segment in spec.segments:
-                storage.write(note, segment.name.encode())
-                parts.append(_crashed(segment) if segment.name in crashed else _sample(segment, config, tar))
+                leave_note(note, segment.name)
+                if crashed and segment.name in crashed:
+                    parts.append(_bad(segment, "decode", crashed[segment.name]))
+                    continue
+                with limited(config.max_cpu_seconds, config.max_memory_mb, partial(leave_note, note, segment.name)):
+                    parts.append(_sample(segment, config, tar))
             tar.close()
         except BaseException:
             temporary.unlink()  # a full disk is not made fuller
@@ -141,6 +148,20 @@ def is_whole(spec: ShardSpec, out: str) -> bool:
 def crash_note(spec: ShardSpec, out: str) -> str:
     """The file that names the segment at work, for the day when a decoder kills its process."""
     return storage.join(out, f".{spec.name}.segment")
+
+
+def leave_note(note: str, segment: str, reason: str = "") -> None:
+    """Write which segment is at work, or why the process ends over it."""
+    storage.write(note, json.dumps({"segment": segment, "reason": reason}).encode())
+
+
+def read_note(spec: ShardSpec, out: str) -> tuple[str, str]:
+    """The segment that was at work, and why its process ended over it; empty where that is not known."""
+    try:
+        note = json.loads(storage.read(crash_note(spec, out)))
+        return str(note["segment"]), str(note["reason"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return "", ""
 
 
 def _sample(segment: Segment, config: PipelineConfig, tar: TarWriter) -> _Sampled:
@@ -244,7 +265,3 @@ def _entry(segment: Segment) -> SourceEntry:
 
 def _bad(segment: Segment, stage: str, reason: str) -> _Sampled:
     return _Sampled(entry=replace(_entry(segment), outcome="quarantined", stage=stage, reason=reason))
-
-
-def _crashed(segment: Segment) -> _Sampled:
-    return _bad(segment, "decode", "reading it killed the worker process, repeatedly")

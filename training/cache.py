@@ -57,10 +57,16 @@ class ShardFiles:
         """Bytes of a shard.
 
         Raises:
-            IntegrityError: the shard is not what the manifest says; names it.
+            IntegrityError: the shard is not what the manifest says, or has no such bytes; names it.
             CorrFractalError: it is larger than the cache may be.
             OSError: it cannot be had.
         """
+        held = self._entries[shard].bytes
+        if not 0 <= offset <= offset + length <= held:
+            raise IntegrityError(
+                f"{storage.join(self._shards, shard)} has {held} bytes, and a clip is said to lie at {offset} to "
+                f"{offset + length}: its sidecar is not what was written. Run `corrfractal precompute` again"
+            )
         while True:
             path = self.ready(shard)
             try:

@@ -34,7 +34,7 @@ from .batches import Batches
 from .checkpoint import Checkpoint, CheckpointWriter, checkpoint_name, latest_checkpoint, read_checkpoint
 from .config import TrainingConfig
 from .job import Job, tell
-from .meter import Meter, macs_per_sample
+from .meter import Meter, StepTime, macs_per_sample
 from .norm import synchronize
 from .recorder import Recorder
 from .step import learning_rate, train_step
@@ -53,10 +53,16 @@ class Outcome(Enum):
     STOPPED = "stopped"
 
 
-def fit(job: Job, device: torch.device, rank: int = 0, world: int = 1) -> Outcome:
+def fit(
+    job: Job,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    watch: Callable[[StepTime], None] | None = None,
+) -> Outcome:
     """Train until ``job.total`` steps are done, going on from the newest whole checkpoint.
 
-    Called by every worker with the process group already up. Rank 0 alone writes.
+    Called by every worker with the process group already up. Rank 0 alone writes; ``watch`` sees every worker's steps.
     """
     out, config = Path(job.out), job.config
     tells = partial(tell, out)
@@ -73,7 +79,7 @@ def fit(job: Job, device: torch.device, rank: int = 0, world: int = 1) -> Outcom
 
         recorder = Recorder(job, first) if rank == 0 else None
         evaluate = find_evaluator(config) if rank == 0 else None
-        meter = Meter(config, device, world, macs_per_sample(config, batches.side) if rank == 0 else 0)
+        meter = Meter(config, device, world, macs_per_sample(config, batches.side) if rank == 0 else 0, watch)
         stream = batches.iterate(first, job.total)
         for step in range(first, job.total):
             with meter.spending("data_wait"):

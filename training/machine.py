@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,17 @@ def note_attempt(out: Path, workers: tuple[int, int]) -> None:
     facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "workers": workers}
     with (out / ATTEMPTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({**facts, **code_state()}) + "\n")
+
+
+def talk_over(address: str) -> None:
+    """Let gloo and nccl use the interface with this address, unless the environment names one: gloo looks up the host's
+    name, and where that leads nowhere the workers of other hosts wait for one that listens on loopback."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
 class Machine:

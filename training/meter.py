@@ -5,8 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,15 @@ SCALARS = ("loss", "loss_a", "loss_c", "error", "copy_error", "gradient_norm")
 SMALL = 64  # side of the frames that a network's cost is measured on; cost grows with the number of pixels
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """What one step of one worker took: samples of its share, seconds in all, seconds of them without data."""
+
+    samples: float
+    seconds: float
+    data_wait: float
+
+
 class Meter:
     """Sums of the logged scalars since the last log line, over all workers, and where the time went.
 
@@ -30,11 +40,20 @@ class Meter:
         device: of this worker.
         world: number of workers.
         macs: multiply-adds of a sample, forward and backward; 0 leaves the rates of arithmetic out.
+        watch: is handed every step's time.
     """
 
-    def __init__(self, config: TrainingConfig, device: torch.device, world: int, macs: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        device: torch.device,
+        world: int,
+        macs: float = 0.0,
+        watch: Callable[[StepTime], None] | None = None,
+    ) -> None:
         self._batch_size, self._device, self._world, self._macs = config.batch_size, device, world, macs
         self._peak = world * peak_macs_per_second(device, config.precision) if macs else 0.0
+        self._watch, self._last, self._waited = watch, time.monotonic(), 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -47,6 +66,8 @@ class Meter:
         started = time.monotonic()
         yield
         self._spent[what] += time.monotonic() - started
+        if what == "data_wait":
+            self._waited += time.monotonic() - started
 
     def add(self, result: StepResult, leave: bool) -> tuple[bool, bool]:
         """Add a step; returns, on all workers alike, whether its loss was finite, and whether any wants to leave."""
@@ -55,6 +76,10 @@ class Meter:
         if self._world > 1:
             dist.all_reduce(votes)
         votes = votes.cpu()
+        if self._watch is not None:  # here all workers' steps have ended, on a GPU too
+            now, samples = time.monotonic(), self._batch_size / self._world
+            self._watch(StepTime(samples=samples, seconds=now - self._last, data_wait=self._waited))
+            self._last, self._waited = now, 0.0
         values = votes[:-1] / self._world
         self._sums += values
         self._steps += 1

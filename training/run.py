@@ -20,17 +20,19 @@ from typing import Any
 
 from corrfractal import storage
 from corrfractal.config import config_from_dict, config_to_dict, flatten
-from corrfractal.console import progress, say
+from corrfractal.console import say
 from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
-from corrfractal.runtime import cpu_count, ray_session, write_text
+from corrfractal.runtime import cpu_count, ray_session, without_password, write_text
 
 from .batches import usable_samples
 from .config import PRACTICAL, TrainingConfig
+from .follow import note_previous, shown_progress
 from .health import check_labels
-from .job import Job, messages_file
+from .job import Job
 from .loop import Outcome, find_evaluator, fit
-from .machine import note_attempt
+from .machine import note_attempt, talk_over
+from .meter import StepTime
 from .order import check_share
 from .recorder import deliver
 from .registry import ModelVersion, register
@@ -101,7 +103,7 @@ def train(
         metrics=result,
         model_file=model_file,
         model=register(model_file, job.run_id, tracking_uri, job.shards_digest),
-        tracking_uri=tracking_uri,
+        tracking_uri=without_password(tracking_uri),
         seconds=time.monotonic() - started,
     )
 
@@ -157,7 +159,8 @@ def _opened(job: Job, bounds: tuple[int, int]) -> Job:
     samples = len(usable_samples(job.shards, job.config))
     params = {**flatten(config_to_dict(job.config)), "steps": job.total, "samples": samples, "workers": bounds[1]}
     job = replace(job, run_id=start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest))
-    write_text(out / "job.json", json.dumps(config_to_dict(job), indent=2))
+    shown = replace(job, tracking_uri=without_password(job.tracking_uri))
+    write_text(out / "job.json", json.dumps(config_to_dict(shown), indent=2))
     return job
 
 
@@ -184,7 +187,7 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
     from ray.train.torch import TorchTrainer
 
     out = Path(job.out)
-    _note_previous(out)
+    note_previous(out)
     with ray_session(ray, max(bounds[1], cpu_count())):
         trainer = TorchTrainer(
             _worker,
@@ -199,7 +202,7 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
             ),
         )
         try:
-            with _progress(job), _asked_to_stop(out) as asked:
+            with shown_progress(job), _asked_to_stop(out) as asked:
                 _beside(trainer.fit)
         except ray.train.TrainingFailedError as exc:
             raise CorrFractalError(
@@ -253,13 +256,17 @@ def _asked_to_stop(out: Path) -> Iterator[threading.Event]:
 
 
 def _listening(backend: str) -> Any:
-    """Ray's process group, and workers that take note of SIGTERM.
+    """Ray's process group, over the network that Ray itself uses, and workers that take note of SIGTERM.
 
     Signals reach the main thread alone, where Ray runs what it is asked to run before training, which has a thread.
     """
     from ray.train.torch import TorchConfig
 
     class Listening(TorchConfig().backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(_talk_where_ray_does)
+            super().on_start(worker_group, backend_config)
+
         def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
             super().on_training_start(worker_group, backend_config)
             worker_group.execute(listen)
@@ -270,6 +277,12 @@ def _listening(backend: str) -> Any:
             return Listening
 
     return ListeningConfig(backend=backend)
+
+
+def _talk_where_ray_does() -> None:
+    import ray.util
+
+    talk_over(ray.util.get_node_ip_address())
 
 
 def check_finished(out: Path) -> None:
@@ -290,10 +303,33 @@ def _worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     job = config_from_dict(Job, settings, where="training job")
     torch.set_num_threads(1 if torch.cuda.is_available() else max(1, cpu_count() // context.get_local_world_size()))
-    outcome = fit(job, ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
+    rank, world = context.get_world_rank(), context.get_world_size()
+    outcome = fit(job, ray.train.torch.get_device(), rank, world, _exported(rank))
     if outcome is Outcome.STOPPED and not stop_file(Path(job.out)).exists():
         # Not the driver's wish: a worker's host is going away. Ray counts a failure and starts again where it can.
         raise CorrFractalError("a worker was told to leave (SIGTERM); all steps done are in a checkpoint")
+
+
+def _exported(rank: int) -> Callable[[StepTime], None]:
+    """Adds a worker's steps to counters that Ray exports to Prometheus, each as ``ray_corrfractal_train_..._total``."""
+    from ray.util.metrics import Counter
+
+    texts = {"steps": "Steps", "samples": "Samples", "step_seconds": "Time of steps, data wait included",
+             "data_wait_seconds": "Time that steps waited for data"}  # fmt: skip
+    counters = {name: Counter(f"corrfractal_train_{name}", text, tag_keys=("rank",)) for name, text in texts.items()}
+
+    def export(step: StepTime) -> None:
+        values = {
+            "steps": 1,
+            "samples": step.samples,
+            "step_seconds": step.seconds,
+            "data_wait_seconds": step.data_wait,
+        }
+        for name, value in values.items():
+            if value > 0:  # a counter takes nothing else
+                counters[name].inc(value, tags={"rank": str(rank)})
+
+    return export
 
 
 def _cause(exc: BaseException) -> str:
@@ -304,37 +340,3 @@ def _cause(exc: BaseException) -> str:
     if failures:
         return "; ".join(f"worker {rank}: {str(error).strip().splitlines()[-1]}" for rank, error in failures.items())
     return str(exc).strip().splitlines()[-1]
-
-
-def _note_previous(out: Path) -> None:
-    found = sorted((out / "checkpoints").glob("step-*.pt"))
-    if found:
-        say(f"resuming from {found[-1].relative_to(out)}")
-
-
-@contextmanager
-def _progress(job: Job) -> Iterator[None]:
-    """Show the steps done, read from the file that rank 0 appends to."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        shown, path = 0, Path(job.out) / "metrics.jsonl"
-        with progress("training", job.total) as advance, messages_file(Path(job.out)).open("a+") as messages:
-            stopped = False
-            while not stopped:
-                stopped = stop.wait(1.0)
-                lines = path.read_text().splitlines() if path.exists() else []
-                done = json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else shown
-                if done > shown:
-                    advance(done - shown)
-                    shown = done
-                for message in messages.read().splitlines():
-                    say(message)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

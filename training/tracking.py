@@ -17,7 +17,7 @@ from typing import Any
 
 from corrfractal.console import say
 from corrfractal.errors import NotFoundError
-from corrfractal.runtime import sqlite_file
+from corrfractal.runtime import sqlite_file, without_password
 from corrfractal.tracking import describe_run, open_experiment, tracking_uri
 
 PATIENCE = 60.0  # seconds to wait at the end of a run for a server that is away
@@ -67,7 +67,8 @@ class RunLog:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         mlflow.set_tracking_uri(uri)
-        self._client, self._uri, self._run_id, self._tell = mlflow.MlflowClient(uri), uri, run_id, tell
+        self._client, self._run_id, self._tell = mlflow.MlflowClient(uri), run_id, tell
+        self._uri = without_password(uri)
         self._waiting: deque[MetricLine | tuple[Path, str | None]] = deque(backlog)
         self._changed, self._closing = threading.Condition(), False
         self._arrived: int | None = None

@@ -1,0 +1,61 @@
+"""A Ray cluster of three hosts with token authentication, a machine that submits jobs, and a ledger of faults."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import NETWORK, Host, make_bridge, until
+from ray_hosts import DETECTION, Cluster, Ledger, start_ray
+
+
+@pytest.fixture(scope="session")
+def ledger() -> Iterator[Ledger]:
+    ledger = Ledger()
+    yield ledger
+    print("\n\n| fault | noticed after | work goes on after | lost |\n|---|---|---|---|")
+    print("\n".join(ledger.lines), flush=True)
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    """The folder that the hosts share."""
+    if "HOSTS" not in os.environ:
+        pytest.exit("these tests run within tests/hosts/enter.sh: `make test-cluster`", returncode=2)
+    return Path(os.environ["HOSTS"])
+
+
+@pytest.fixture(scope="session")
+def cluster(folder: Path) -> Iterator[Cluster]:
+    make_bridge()
+    token, secret = secrets.token_hex(32), secrets.token_hex(16)
+    token_file = folder / "token"
+    token_file.write_text(token)
+    token_file.chmod(0o600)
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+    environment = {
+        **DETECTION,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": "/tmp/token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MALLOC_ARENA_MAX": "2",
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": secret,
+    }
+    hosts = tuple(Host(f"host{k}", f"{NETWORK}.{k}", folder / f"host{k}", environment) for k in (1, 2, 3))
+    cluster = Cluster(hosts, shared, token, token_file)
+    for host in hosts:
+        host.start()
+        own = host.folder / "tmp" / "token"
+        own.write_text(token)
+        own.chmod(0o600)
+        start_ray(host, cluster.head)
+        until(lambda host=host: host.address in cluster.alive(), 240, f"{host.name} to join")
+    yield cluster
+    for host in hosts:
+        host.stop()

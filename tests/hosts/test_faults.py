@@ -1,0 +1,176 @@
+"""One workflow of all stages, submitted from outside, while hosts are cut off and killed: it ends as if nothing was.
+
+The tests follow one job and build on one another: they run in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hosts import Host, until
+from ray_hosts import Cluster, Ledger, clean_environment
+
+from cluster.sample import render_evaluation_set, render_training_videos
+from corrfractal import CorrFractal
+
+CONFIG = """
+sources = ["videos"]
+out = "{out}"
+workers = 2
+tasks = 3
+
+[precompute]
+size = 64
+videos_per_shard = 1
+[precompute.clip]
+fps = 12.0
+hop = 4
+
+[training]
+profile = "cpu"
+steps = 40
+crop = 48
+batch_size = 2
+checkpoint_every = 4
+log_every = 1
+picture_every = 30
+[training.network]
+width = 4
+embedding_channels = 8
+
+[evaluation]
+data = "davis"
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job under test: where it writes, and the process that follows it."""
+
+    id: str
+    out: Path
+    follower: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def alone(cluster: Cluster) -> Path:
+    """What the same configuration makes on one machine, undisturbed."""
+    folder = cluster.shared
+    render_training_videos(folder / "videos", count=12, frames=96)
+    render_evaluation_set(folder / "davis", sequences=4, frames=12, size=(96, 128))
+    for name in ("alone", "faults"):
+        (folder / f"{name}.toml").write_text(CONFIG.format(out=name))
+    command = [sys.executable, "-m", "corrfractal", "run", "alone.toml"]
+    done = subprocess.run(command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def job(cluster: Cluster, alone: Path) -> Iterator[Job]:
+    follower = cluster.corrfractal("submit", str(cluster.shared / "faults.toml"))
+    assert follower.stdout is not None
+    told = follower.stdout.readline()
+    assert told.startswith("submitted job "), told + follower.communicate()[0]
+    yield Job(told.split()[2], cluster.shared / "faults", follower)
+    follower.kill()
+
+
+def lost(cluster: Cluster, hosts: tuple[Host, ...], since: float) -> str:
+    """Wait until the cluster knows that the hosts are gone; after how long."""
+    until(lambda: not {host.address for host in hosts} & cluster.alive(), 120, "the loss to be noticed")
+    return f"{time.monotonic() - since:.0f} s"
+
+
+def at_work(cluster: Cluster, what: str) -> list[Host]:
+    """The hosts, the head apart, on which a task or actor of this name is at work."""
+    return [host for host in cluster.hosts[1:] if host.runs(f"ray::{what}")]
+
+
+def status(cluster: Cluster, job: Job) -> str:
+    """What ``corrfractal cluster status`` says of the job."""
+    command = cluster.corrfractal("status", "--json")
+    told = command.communicate()[0]  # what is meant for people comes first
+    jobs = json.loads(told[told.index("{") :])["jobs"]
+    return next(entry["status"] for entry in jobs if entry["id"] == job.id)
+
+
+def steps(out: Path) -> list[int]:
+    file = out / "training" / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_shards_made_while_one_host_is_cut_off_and_another_killed_are_those_of_one_machine(
+    cluster: Cluster, alone: Path, job: Job, ledger: Ledger
+) -> None:
+    _, cut, killed = cluster.hosts
+    manifest = job.out / "shards" / "manifest.json"
+    until(lambda: len(at_work(cluster, "make_shard")) == 2, 120, "shards to be made on all hosts")
+    before, since = len(list(manifest.parent.glob("*.json"))), time.monotonic()
+    cut.cut()
+    assert killed.kill("raylet/raylet") == 1
+    noticed = lost(cluster, (cut, killed), since)
+    until(manifest.exists, 240, "the manifest")
+    recovered = f"{time.monotonic() - since:.0f} s: all 12 shards, {before} of them from before"
+    ours, theirs = (json.loads(path.read_text()) for path in (manifest, alone / "shards" / "manifest.json"))
+    assert ours["digest"] == theirs["digest"]
+    ledger.note(
+        "precompute: one host cut off, raylet of another killed", noticed, recovered, "nothing: same manifest digest"
+    )
+    for host in (cut, killed):
+        cluster.revive(host)
+
+
+def test_training_goes_on_from_its_checkpoint_and_its_follower_may_die(
+    cluster: Cluster, alone: Path, job: Job, ledger: Ledger
+) -> None:
+    checkpoints = job.out / "training" / "checkpoints"
+    until(lambda: list(checkpoints.glob("step-*.json")), 300, "a checkpoint")
+    job.follower.kill()
+    job.follower.wait()
+    assert status(cluster, job) == "RUNNING"
+    ledger.note("the process that submitted and follows is killed", "-", "-", "nothing: `cluster status` finds the job")
+
+    victim, since = at_work(cluster, "RayTrainWorker")[0], time.monotonic()
+    victim.cut()
+    noticed = lost(cluster, (victim,), since)
+    reached = steps(job.out)[-1]
+    until(lambda: (s := steps(job.out)) and s[-1] != reached, 300, "training to go on")
+    recovered = f"{time.monotonic() - since:.0f} s"
+    kept = max(int(p.stem[5:]) for p in checkpoints.glob("step-*.json"))
+    cluster.revive(victim)
+    until((job.out / "training" / "result.json").exists, 300, "the end of training")
+    assert steps(job.out) == list(range(1, 41))
+    ours, theirs = (CorrFractal.load(out / "training" / "model.safetensors").state_dict() for out in (job.out, alone))
+    print(f"\ntraining: lost after {noticed}, on after {recovered}, reached {reached}, checkpoint {kept}", flush=True)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ledger.note(
+        f"training, 2 workers: one's host cut off after step {reached}", noticed, recovered,
+        f"at most 4 steps done again (checkpoint {kept}); weights bit-identical, each step once",
+    )  # fmt: skip
+
+
+def test_every_sequence_is_scored_once_though_a_host_is_lost(
+    cluster: Cluster, alone: Path, job: Job, ledger: Ledger
+) -> None:
+    victim = until(lambda: at_work(cluster, "_evaluate_task"), 300, "an evaluation on a host")[0]
+    since = time.monotonic()
+    victim.cut()
+    noticed = lost(cluster, (victim,), since)
+    until(lambda: status(cluster, job) not in ("PENDING", "RUNNING"), 600, "the job to end")
+    recovered = f"{time.monotonic() - since:.0f} s: all {3 * 4} sequences scored"
+    assert status(cluster, job) == "SUCCEEDED"
+    for name in ("model", "untrained", "copy"):
+        ours, theirs = (json.loads((out / "evaluation" / name / "scores.json").read_text()) for out in (job.out, alone))
+        assert ours["per_object"] == theirs["per_object"]
+        assert len({key.rsplit("_", 1)[0] for key in ours["per_object"]}) == 4
+    ledger.note("evaluation: a host cut off", noticed, recovered, "nothing: same scores, each sequence once")
+    cluster.revive(victim)

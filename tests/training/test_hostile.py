@@ -1,0 +1,170 @@
+"""Shards, models and checkpoints that someone made to do harm: refused with the file's name, and nothing runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from corrfractal import CorrFractal, CorrFractalConfig
+from corrfractal.config import config_to_dict
+from corrfractal.errors import IntegrityError
+from corrfractal.manifest import load_manifest
+from corrfractal.runtime import without_password
+from corrfractal.sample import read_members
+from training.cache import ShardFiles
+from training.checkpoint import read_checkpoint
+
+SMALL = CorrFractalConfig(width=4, embedding_channels=8)
+
+
+def member(name: str, contents: bytes = b"x", size: bytes | None = None, kind: bytes = b"0") -> bytes:
+    """A member of a tar (POSIX ustar) with whatever a header may claim."""
+    header = bytearray(512)
+    header[: len(name)] = name.encode()
+    header[124:136] = (b"%011o" % len(contents) if size is None else size) + b"\0"
+    header[156:157] = kind
+    header[257:263] = b"ustar\0"
+    return bytes(header) + contents + bytes(-len(contents) % 512)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        member("../../etc/passwd"),
+        member("/etc/passwd"),
+        member("a/b.json"),
+        member("link", kind=b"2"),
+        member("device", kind=b"3"),
+        member("huge.json", size=b"77777777777"),
+        member("back.json", size=b"-0000001000"),
+        member("odd.json", size=b"0_000000010"),
+        member("same.json") + member("same.json"),
+        b"\0" * 1024,
+        b"no tar at all",
+    ],
+    ids=lambda block: block[:20].rstrip(b"\0").decode() or "zeros",
+)
+def test_a_hostile_tar_is_refused_before_anything_of_it_is_used(block: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        read_members(block)
+
+
+def test_what_read_members_takes_is_exactly_what_was_written() -> None:
+    block = member("k.json", b"{}") + member("k.f000.jpg", b"j" * 700)
+    assert read_members(block) == {"k.json": b"{}", "k.f000.jpg": b"j" * 700}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../../shard-000000.tar"},
+        {"name": "/etc/shard-000000.tar"},
+        {"sha256": "../../" + "a" * 58},
+        {"bytes": -1},
+    ],
+    ids=str,
+)
+def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path: Path, tiny_shards: Path, change: dict[str, object]) -> None:
+    values = json.loads((tiny_shards / "manifest.json").read_text())
+    values["shards"][0].update(change)
+    del values["digest"]
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    values["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(IntegrityError, match=r"manifest\.json"):
+        load_manifest(tmp_path)
+
+
+def hostile_models(folder: Path) -> dict[str, Path]:
+    """Files that claim to be models of this project."""
+    good = {"format": "corrfractal/1", "config": json.dumps(config_to_dict(SMALL))}
+    tensors = CorrFractal(SMALL).state_dict()
+    huge = json.dumps({**config_to_dict(SMALL), "width": 1 << 20})
+    files = {
+        "a network of terabytes": {**good, "config": huge},
+        "no configuration": {"format": "corrfractal/1"},
+        "a configuration that is no JSON": {**good, "config": "{" * 100_000},
+        "an unknown field": {**good, "config": json.dumps({"__class__": "os.system"})},
+    }
+    paths = {}
+    for name, metadata in files.items():
+        paths[name] = folder / f"{len(paths)}.safetensors"
+        save_file(tensors, paths[name], metadata)
+    whole = folder / "whole.safetensors"
+    save_file(tensors, whole, good)
+    data = whole.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    first = next(name for name in header if name != "__metadata__")
+
+    def changed(name: str, offsets: list[int]) -> None:
+        text = json.dumps({**header, first: {**header[first], "data_offsets": offsets}}).encode()
+        paths[name] = folder / f"{len(paths)}.safetensors"
+        paths[name].write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+    changed("a tensor beyond the end", [0, 1 << 40])
+    changed("a tensor before the beginning", [1 << 40, 0])
+    for name, contents in {
+        "a header of exabytes": struct.pack("<Q", 1 << 62) + data[8:],
+        "cut short": data[:-100],
+        "empty": b"",
+        "a pickle": pickle.dumps(Runs()),
+    }.items():
+        paths[name] = folder / f"{len(paths)}.safetensors"
+        paths[name].write_bytes(contents)
+    return paths
+
+
+class Runs:
+    """Unpickled, it makes a file."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (os.environ["EXECUTED"],)
+
+
+def test_a_hostile_model_file_is_refused_and_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXECUTED", str(tmp_path / "executed"))
+    for name, path in hostile_models(tmp_path).items():
+        with pytest.raises(IntegrityError, match=str(path)):
+            pytest.fail(f"{name}: {CorrFractal.load(path)}")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXECUTED", str(tmp_path / "executed"))
+    path = tmp_path / "step-00000001.pt"
+    torch.save({"step": 1}, path)
+    with zipfile.ZipFile(path) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w") as evil:
+        for name, contents in parts.items():
+            evil.writestr(name, pickle.dumps(Runs(), protocol=2) if name.endswith("data.pkl") else contents)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
+    with pytest.raises(IntegrityError, match="step-00000001"):
+        read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_password_in_a_uri_is_not_shown() -> None:
+    assert without_password("postgresql+psycopg2://ann:s3cret@db:5432/m") == "postgresql+psycopg2://ann:***@db:5432/m"
+    for plain in ("sqlite:////data/mlflow.db", "http://127.0.0.1:5000", "https://ann@host/x?y=1", "relative/path"):
+        assert without_password(plain) == plain
+
+
+def test_a_sidecar_cannot_make_a_reader_take_more_than_the_shard_holds(tiny_shards: Path) -> None:
+    manifest = load_manifest(tiny_shards)
+    files = ShardFiles(tiny_shards, {shard.name: shard for shard in manifest.shards})
+    first = manifest.shards[0]
+    for offset, length in ((0, 1 << 60), (first.bytes, 1), (-512, 512)):
+        with pytest.raises(IntegrityError, match=first.name):
+            files.read(first.name, offset, length)
+    assert len(files.read(first.name, 0, 512)) == 512
