@@ -10,7 +10,7 @@ hides, and what is done about it here:
   made to forget that at the next key frame, where no frame has to be decoded twice.
 - decord ignores damage that the codec conceals, and so would PyAV. What FFmpeg reports of it on the way is listened to
   in both; PyAV flags such frames besides. Everything from the first one on is bad.
-- neither says that a file was cut short where the container survives it: ``truncation`` compares with the header.
+- neither says that a file was cut short where the container survives it: ``pipeline.truncation`` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import atexit
 import ctypes
 import functools
 import re
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,8 +47,6 @@ DECORD_MIN_SIDE = 160
 READ_AHEAD_MB = 256.0  # of a process, since the reading began
 
 AV_LOG_ERROR = 16  # FFmpeg's levels descend: errors are at most this
-
-TAIL_SECONDS = 0.25  # headers are rounded; a shorter missing end is not taken for truncation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,22 +123,20 @@ class DecordVideo:
         heard, keys, began = self._complaints.count, self._reader.get_key_indices(), resident_mb()
         first, self._first = self._first, None
         try:
-            if first is not None and position == 0:  # decoded when the file was opened: the reader stands behind it
+            if position == 0 and first is not None:  # the reader stands behind it since the file was opened
                 heard = self._heard
             else:
+                first = None
                 self._reader.seek_accurate(position) if position else self._reader.seek(0)
             for index in wanted:
                 key = keys[bisect_right(keys, index) - 1]
                 if key > position and resident_mb() - began > READ_AHEAD_MB:
                     self._reader.seek(key)
                     position = key
-                if first is not None and index == 0:
-                    image, first = first, None
-                else:
-                    if index > position:
-                        self._reader.skip_frames(index - position)
-                    image = self._reader.next().asnumpy()
-                position = index + 1
+                if index > position:
+                    self._reader.skip_frames(index - position)
+                image = self._reader.next().asnumpy() if first is None else first
+                position, first = index + 1, None
                 if self._complaints.count > heard:
                     raise VideoError(self.info.path, "decode", "the decoder reports damaged data", index)
                 yield Frame(index=index, seconds=float(self._times[index]), image=image)
@@ -286,40 +281,6 @@ def frame_files(folder: Path) -> list[Path]:
     """The images of a folder of frames, in natural order of their names."""
     images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     return sorted(images, key=lambda p: [int(s) if s.isdecimal() else s for s in re.split(r"([0-9]+)", p.name)])
-
-
-def truncation(path: Path, info: VideoInfo, seconds: float) -> str | None:
-    """Why a file that decoded without an error was nevertheless cut short, or None.
-
-    Args:
-        path: the file.
-        info: as its reader gave it.
-        seconds: presentation time of its last frame.
-    """
-    import av
-
-    with path.open("rb") as file:
-        head = file.read(12)
-    if len(head) == 12 and head[:4] == b"RIFF":
-        promised = struct.unpack("<I", head[4:8])[0] + 8
-        if promised > path.stat().st_size:
-            return f"the file is cut short: {path.stat().st_size} of {promised} bytes"
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            length = _declared_seconds(container)
-    except av.FFmpegError:
-        return None  # another decoder has read it whole
-    if length is not None and length - seconds > TAIL_SECONDS + 1.5 / info.fps:
-        return f"the file is cut short: the last frame is at {seconds:.2f} s of {length:.2f} s"
-    return None
-
-
-def _declared_seconds(container: Any) -> float | None:
-    """Length of the video stream by the header. The container's own counts only without sound, which may be longer."""
-    stream = container.streams.video[0]
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
 
 def _decode(path: Path) -> Iterator[tuple[Any, str | None]]:

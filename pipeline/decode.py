@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.decoders import Frame, truncation
+from corrfractal.decoders import Frame
 from corrfractal.errors import VideoError
 from corrfractal.video import Video, resize_area
 
 from .clips import ClipCutter, sampled_frames
 from .config import PipelineConfig
 from .cuts import CutDetector
+from .truncation import truncation
 
 MOTION_SIDE = 64  # pixels, of the grey pictures on which motion is measured
 

@@ -28,8 +28,8 @@ class StepTime:
     """What one step of one worker took: samples of its share, seconds in all, seconds of them without data."""
 
     samples: float
-    seconds: float
-    data_wait: float
+    step_seconds: float
+    data_wait_seconds: float
 
 
 class Meter:
@@ -65,9 +65,10 @@ class Meter:
         """Time that is not a step's: ``data_wait``, ``checkpoint_stall`` or ``evaluation``."""
         started = time.monotonic()
         yield
-        self._spent[what] += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self._spent[what] += seconds
         if what == "data_wait":
-            self._waited += time.monotonic() - started
+            self._waited += seconds
 
     def add(self, result: StepResult, leave: bool) -> tuple[bool, bool]:
         """Add a step; returns, on all workers alike, whether its loss was finite, and whether any wants to leave."""
@@ -78,7 +79,7 @@ class Meter:
         votes = votes.cpu()
         if self._watch is not None:  # here all workers' steps have ended, on a GPU too
             now, samples = time.monotonic(), self._batch_size / self._world
-            self._watch(StepTime(samples=samples, seconds=now - self._last, data_wait=self._waited))
+            self._watch(StepTime(samples=samples, step_seconds=now - self._last, data_wait_seconds=self._waited))
             self._last, self._waited = now, 0.0
         values = votes[:-1] / self._world
         self._sums += values

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ from .stop import listen, stop_file
 from .tracking import start_run
 
 MAX_FAILURES = 3
+
+STEP_COUNTERS = {
+    "steps": "Steps",
+    "samples": "Samples",
+    "step_seconds": "Time of steps, data wait included",
+    "data_wait_seconds": "Time that steps waited for data",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,18 +321,12 @@ def _exported(rank: int) -> Callable[[StepTime], None]:
     """Adds a worker's steps to counters that Ray exports to Prometheus, each as ``ray_corrfractal_train_..._total``."""
     from ray.util.metrics import Counter
 
-    texts = {"steps": "Steps", "samples": "Samples", "step_seconds": "Time of steps, data wait included",
-             "data_wait_seconds": "Time that steps waited for data"}  # fmt: skip
-    counters = {name: Counter(f"corrfractal_train_{name}", text, tag_keys=("rank",)) for name, text in texts.items()}
+    counters = {
+        name: Counter(f"corrfractal_train_{name}", text, tag_keys=("rank",)) for name, text in STEP_COUNTERS.items()
+    }
 
     def export(step: StepTime) -> None:
-        values = {
-            "steps": 1,
-            "samples": step.samples,
-            "step_seconds": step.seconds,
-            "data_wait_seconds": step.data_wait,
-        }
-        for name, value in values.items():
+        for name, value in {"steps": 1.0, **asdict(step)}.items():
             if value > 0:  # a counter takes nothing else
                 counters[name].inc(value, tags={"rank": str(rank)})
 

@@ -6,7 +6,6 @@ import pytest
 from reference_resize import slow_area_mean
 
 from corrfractal import decoders
-from corrfractal.decoders import truncation
 from corrfractal.errors import NotFoundError, VideoError
 from corrfractal.video import open_video, resize_area, write_video
 
@@ -141,13 +140,6 @@ def test_pyav_stops_before_the_first_damaged_frame(data_dir):
         seen.extend(frame.index for frame in video.frames())
     assert seen == list(range(54))
     assert caught.value.frame == 54
-
-
-def test_a_file_that_was_cut_is_noticed_and_a_whole_one_is_not(long_mkv):
-    video = open_video(long_mkv)
-    assert truncation(long_mkv, video.info, float(video.times()[-1])) is None
-    video = open_video(cut(long_mkv, 0.5), "pyav")
-    assert "cut short" in truncation(long_mkv, video.info, float(video.times()[-1]))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video\n" * 50])
