@@ -28,6 +28,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m cluster.recipes
 	$(BIN)/shellcheck --severity=warning .ci/run cluster/*.sh cluster/*/*.sh cluster/slurm/run.sbatch tests/hosts/enter.sh
@@ -40,7 +41,7 @@ MASKS ?= ../shared/data/davis2017_reference/osvos
 bench: setup
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/network.py
-	$(BIN)/python benchmarks/propagation.py --data $(DAVIS)
+	$(BIN)/python benchmarks/propagation.py
 	$(BIN)/python benchmarks/labels.py $(DAVIS)
 	$(BIN)/python benchmarks/jf.py $(DAVIS) $(MASKS)
 	$(BIN)/python benchmarks/results.py

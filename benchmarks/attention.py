@@ -78,7 +78,9 @@ def measure(case: Case, rate: float) -> dict[str, Any]:
 def prepare(case: Case, form: str) -> Callable[[], None]:
     """Inputs and all that is not to be measured; returns the work."""
     inputs = make_inputs(case)
-    function = restricted_attention if form == OURS else partial(naive_restricted_attention, product=form)
+    function: Callable[..., torch.Tensor] = restricted_attention
+    if form != OURS:
+        function = partial(naive_restricted_attention, product=form)
 
     def work() -> None:
         with torch.set_grad_enabled(case.backward):

@@ -36,13 +36,12 @@ from corrfractal.quantization import QuantizationConfig
 from corrfractal.sample import colorize
 from corrfractal.video import resize_area
 from inference.datasets.davis import open_sequence, sequence_names
-from inference.metrics.jf import boundary_map
 
 SIZE, FRAMES, STRIDE = 256, 6, 4
 TOLERANCE = 1  # pixel
 MEASURES = ("recall", "chance", "gain", "precision", "NMI", "consistency", "copy error", "signal")
 
-GRID = [
+GRID: list[tuple[str, dict[str, Any]]] = [
     ("colour only", {"n_patterns": 0}),
     *(
         (f"ab + {n}, weight {w:g}", {"n_patterns": n, "pattern_weight": w, "max_sequency": None})
@@ -107,7 +106,7 @@ def read_clips(data: Path) -> Iterator[Annotated]:
 def flow_between(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each pixel of ``b`` was in ``a``, float32 (S, S, 2); and where both directions agree within a pixel."""
     grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     back, forth = dis.calc(grey[1], grey[0], None), dis.calc(grey[0], grey[1], None)
     here = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).astype(np.float32)
     there = here + back
@@ -137,10 +136,11 @@ def measure(clip: Annotated, labels: np.ndarray) -> list[float]:
 
 
 def edges_of(labels: np.ndarray) -> np.ndarray:
-    """Pixels that differ from a neighbour to the right or below, uint8 0/1."""
+    """Pixels that differ from their right, lower or diagonal neighbour, uint8 0/1."""
     edges = np.zeros(labels.shape, dtype=np.uint8)
-    for label in np.unique(labels):
-        edges |= boundary_map(labels == label)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    edges[:-1, :-1] |= labels[:-1, :-1] != labels[1:, 1:]
     return edges
 
 

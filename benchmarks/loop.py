@@ -19,8 +19,8 @@ from typing import Any
 import click
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from measure import peak_and_seconds, print_table
+from torch.multiprocessing.spawn import start_processes
 
 from training.batches import Batch
 from training.checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
@@ -95,7 +95,7 @@ def noise(config: TrainingConfig, batch: int, size: int) -> Batch:
 
 def samples_per_second(world: int, steps: int = 10) -> float:
     folder = tempfile.mkdtemp(prefix="corrfractal-loop-")
-    mp.spawn(_steps, args=(world, folder, steps), nprocs=world)
+    start_processes(_steps, args=(world, folder, steps), nprocs=world, start_method="spawn")
     seconds = float(Path(folder, "seconds").read_text())
     shutil.rmtree(folder)
     return configuration("base", "cpu").batch_size * steps / seconds

@@ -20,11 +20,11 @@ from typing import Any
 
 from corrfractal.runtime import cpu_count
 
-PATIENCE = 20.0  # seconds: a slow rival is repeated less often
+PATIENCE = 8.0  # seconds: a slow rival is repeated less often
 
 
 def cpu_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Median process CPU time of ``work`` after a first call; fewer repeats where they would take over 20 s."""
+    """Median process CPU time of ``work`` after a first call; fewer repeats where they would exceed ``PATIENCE``."""
     times = [_timed(work)]
     if times[0] < PATIENCE / 2:
         times = [_timed(work) for _ in range(max(1, min(repeats, int(PATIENCE / max(times[0], 1e-9)))))]
@@ -83,10 +83,14 @@ def print_table(title: str, rows: Sequence[dict[str, Any]], out: Path | None = N
     print(f"\n### {title}\n\n{table(rows)}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        name = title.split(":")[0].lower().replace(" ", "-")
         command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
         values = {"title": title, "command": command, "machine": machine(), "rows": rows}
-        (out / f"{name}.json").write_text(json.dumps(values, indent=2))
+        (out / f"{slug(title)}.json").write_text(json.dumps(values, indent=2))
+
+
+def slug(title: str) -> str:
+    """What tells tables apart: the title up to its colon, which figures may follow."""
+    return title.split(":")[0].lower().replace(" ", "-")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -148,7 +148,7 @@ def oddities(stream: Any, frame: Any) -> Iterator[str]:
 def probe_folder(path: Path) -> dict[str, str]:
     """The same of a folder of images."""
     first = min(path.iterdir())
-    image = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
+    image = np.asarray(cv2.imread(str(first), cv2.IMREAD_UNCHANGED))
     channels = 1 if image.ndim == 2 else image.shape[2]
     pixels = {1: "grey", 3: "rgb", 4: "rgba"}[channels] + ("16" if image.dtype == np.uint16 else "")
     size = f"{image.shape[1]} x {image.shape[0]}"

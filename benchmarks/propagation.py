@@ -7,7 +7,7 @@
   density, and what naive attention would unfold in its place. Rivals take turns in one process, the median
   counts;
 - with ``--data``, J&F of ``FAST`` and of its half-resolution and bf16 forms on three sequences of DAVIS-2017;
-- with ``--4k``, one frame of 2160 x 3840 with its peak memory.
+- with ``--4k``, one frame of 2160 x 3840 at widths 16 and 64 with its peak memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import torch
 from measure import peak_and_seconds, print_table
-from network import REFERENCES, SD, UHD, copies_gb
+from network import REFERENCES, SD, UHD, channels, copies_gb
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.correspondence import pyramid, refine
@@ -67,17 +67,18 @@ def main(data: Path | None, model: str, scored: str, frames: int, forms: str, ro
         print_table("inference: a frame of 480 x 854, width 16", steps(forms.split(","), rounds), OUT)
         print_table("inference parts: a frame of 480 x 854, width 16", parts(rounds), OUT)
     if uhd:
-        peak, seconds = peak_and_seconds(prepare, UHD, SIX)
-        print_table("inference 4k: a frame of 2160 x 3840", [{"s": seconds, "peak MB": peak}], OUT)
+        peaks = [(width, *peak_and_seconds(prepare, UHD, SIX, width)) for width in (16, 64)]
+        rows = [{"width": width, "s": seconds, "peak MB": peak} for width, peak, seconds in peaks]
+        print_table("inference 4k: a frame of 2160 x 3840, embedded at 1080 x 1920, six densities", rows, OUT)
     if data is not None:
         source = resolve_model(model)
         rows = [score(name, source, data, frames) for name in scored.split(",")]
         print_table(f"inference scores: {source.name}, {', '.join(SEQUENCES)}, {frames} frames", rows, OUT)
 
 
-def network() -> CorrFractal:
+def network(width: int = 16) -> CorrFractal:
     torch.manual_seed(0)
-    return CorrFractal(CorrFractalConfig(width=16, embedding_channels=32)).eval()
+    return CorrFractal(CorrFractalConfig(width=width, embedding_channels=channels(width))).eval()
 
 
 def scene(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -89,10 +90,10 @@ def scene(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (*size, 3), dtype=np.uint8), mask
 
 
-def warm(size: tuple[int, int], config: TrackerConfig) -> tuple[Tracker, np.ndarray]:
+def warm(size: tuple[int, int], config: TrackerConfig, width: int = 16) -> tuple[Tracker, np.ndarray]:
     """A tracker that is about to step to ``FRAME``."""
     frame, mask = scene(size)
-    tracker = network().tracker(frame, mask, config)
+    tracker = network(width).tracker(frame, mask, config)
     rewind(tracker)
     return tracker, frame
 
@@ -103,9 +104,9 @@ def rewind(tracker: Tracker) -> None:
     tracker._t = FRAME - 1
 
 
-def prepare(size: tuple[int, int], config: TrackerConfig) -> Callable[[], Any]:
+def prepare(size: tuple[int, int], config: TrackerConfig, width: int = 16) -> Callable[[], Any]:
     torch.set_num_threads(1)
-    tracker, frame = warm(size, config)
+    tracker, frame = warm(size, config, width)
     return lambda: tracker.step(frame)
 
 
@@ -153,7 +154,7 @@ def parts(rounds: int) -> list[dict[str, Any]]:
             "blend the overlay": lambda: blend(frame, mask),
             "write the mask": lambda: write_mask(Path(folder) / "mask.png", mask),
         }
-        rows = []
+        rows: list[dict[str, Any]] = []
         with torch.inference_mode():
             for name, do in work.items():
                 times = []
@@ -173,7 +174,7 @@ def affinities(tracker: Tracker, F_t: torch.Tensor) -> Any:
 
 def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, Any]:
     """Mean J&F of the first frames of the sequences; CPU seconds a frame."""
-    forms = {**FORMS, "three in bf16": replace(FAST, precision="bf16")}
+    forms: dict[str, TrackerConfig] = {**FORMS, "three in bf16": replace(FAST, precision="bf16")}
     config, model = InferenceConfig(tracker=forms[name]), open_model(source)
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "data"
