@@ -9,14 +9,15 @@ median of five runs, rivals in turn with ours:
   nothing else; 1 is the limit;
 - scripts: against the script that one writes first (frames decoded whole, Lab in NumPy, all 45 patterns by
   convolution, k-means on all pixels, np.savez), with scikit-learn's k-means and with faiss's;
-- workers: wall time of a build with one worker and with two in a running Ray session, and Ray's own share of the first:
-  what it takes beyond the task bodies alone;
+- workers: wall time of a build with one worker and with two in a running Ray session, and the share of it that is
+  in no task's body: Ray's, the plan's and the manifest's;
 - memory: peak of one task over a video of a minute and over one of an hour.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -37,13 +38,14 @@ from measure import peak_mb, print_table
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+import pipeline.run
 from corrfractal.hadamard import walsh_basis
 from corrfractal.runtime import ray_session
 from corrfractal.video import open_video, write_video
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from pipeline.segments import Segment
-from pipeline.shards import ShardSpec, make_shard
+from pipeline.shards import Made, ShardSpec, make_shard
 from pipeline.sources import find_sources
 
 OUT = Path(__file__).parent / "out"
@@ -218,31 +220,49 @@ def faiss_kmeans(points: np.ndarray) -> np.ndarray:
 
 
 def workers(data: Path, work: Path) -> None:
-    """All of train_videos, every frame: more than 200 clips."""
+    """All of train_videos, every frame: more than 200 clips. A worker's decoder has a thread of its own, so one worker
+    that may use both cores is already faster than a core."""
     config = PipelineConfig(size=SIZE, clip=ClipConfig(fps=24.0), videos_per_shard=1)
-    sources = find_sources([str(data / "train_videos")], skip=work)
-    alone = work / "alone"
-    alone.mkdir()
-    specs = [
-        ShardSpec(name=f"shard-{i:06d}.tar", segments=(Segment(source=s),), digest="") for i, s in enumerate(sources)
-    ]
-    make_shard(specs[0], str(alone), config)
-    started = time.monotonic()
-    clips = sum(make_shard(spec, str(alone), config).clips for spec in specs[1:])
-    bodies = (time.monotonic() - started) * len(specs) / (len(specs) - 1)
+    builds = {"one worker, one core": (1, {0}), "one worker, two cores": (1, {0, 1}), "two workers": (2, {0, 1})}
+    walls: dict[str, list[float]] = {name: [] for name in builds}
+    outside: dict[str, list[float]] = {name: [] for name in builds}
     with ray_session(ray, 2):
-        precompute([str(data / "train_videos" / "boat.mp4")], work / "warm", config, workers=2)
-        walls = {}
-        for count in (1, 2):
-            started = time.monotonic()
-            precompute([str(data / "train_videos")], work / f"workers{count}", config, workers=count)
-            walls[count] = time.monotonic() - started
+        for turn in range(1 + RUNS // 2):  # the first one warms up
+            for name, (count, cores) in builds.items():
+                log = work / f"{name} {turn}"
+                pipeline.run.make_shard = timed_on(cores, log)  # type: ignore[attr-defined]
+                started = time.monotonic()
+                clips = precompute(
+                    [str(data / "train_videos")], work / f"out {name} {turn}", config, workers=count
+                ).samples
+                walls[name].append(time.monotonic() - started)
+                bodies = sum(float(line) for line in log.read_text().splitlines())
+                outside[name].append(100 * (1 - bodies / count / walls[name][-1]))
+    wall = {name: statistics.median(times[1:]) for name, times in walls.items()}
     rows = [
-        {"build": "task bodies alone, in one process", "s": bodies},
-        {"build": "one worker", "s": walls[1], "Ray, plan and manifest %": 100 * (1 - bodies / walls[1])},
-        {"build": "two workers", "s": walls[2], "x one worker": walls[1] / walls[2]},
+        {
+            "build": name,
+            "s": wall[name],
+            "not in a task %": statistics.median(outside[name][1:]),
+            "x one core": wall["one worker, one core"] / wall[name],
+        }
+        for name in builds
     ]
-    print_table(f"precompute workers: {len(specs)} videos, over {clips} clips, wall time on a quiet machine", rows, OUT)
+    print_table(f"precompute workers: 30 videos, {clips} clips, wall time on a quiet machine", rows, OUT)
+
+
+def timed_on(cores: set[int], log: Path) -> Callable[..., Made]:
+    """``make_shard`` on some cores; its wall time goes into a file."""
+
+    def body(*arguments: Any) -> Made:
+        os.sched_setaffinity(0, cores)  # of this thread, and of those that it starts
+        started = time.monotonic()
+        made = make_shard(*arguments)
+        with log.open("a") as file:
+            file.write(f"{time.monotonic() - started}\n")
+        return made
+
+    return body
 
 
 # --- memory

@@ -48,7 +48,7 @@ class QuantizationConfig(Config):
     """``ab``: both; ``one``: a or b, drawn per view."""
     fit_pixels: int = 4096
     """Pixels of the clip on which k-means is fitted; more cost time and gain nothing (``docs/decisions/0010``)."""
-    iterations: int = 20
+    iterations: int = 10
     """k-means iterations (``docs/decisions/0010``)."""
 
     def __post_init__(self) -> None:
@@ -231,8 +231,8 @@ def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
 
     weights = -2 * centroids * scale
     offsets = (centroids**2).sum(axis=1) - weights @ mean
-    if len(channels) % 2:
-        channels, weights = np.pad(channels, ((0, 1), (0, 0))), np.pad(weights, ((0, 0), (0, 1)))
+    if short := -len(channels) % 4:
+        channels, weights = np.pad(channels, ((0, short), (0, 0))), np.pad(weights, ((0, 0), (0, short)))
     if len(centroids) % 2:
         weights, offsets = np.pad(weights, ((0, 1), (0, 0))), np.append(offsets, np.inf)
     labels = np.empty(channels.shape[1], dtype=np.uint8)

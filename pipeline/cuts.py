@@ -8,6 +8,7 @@ a shaking camera raises the median with it. Thresholds and figures: docs/decisio
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 import cv2
 import numpy as np
@@ -42,7 +43,7 @@ class CutDetector:
             return False
         change = float(np.abs(look[0] - before[0]).mean()) / DIFFERENCE
         change += float(1 - np.minimum(look[1], before[1]).sum()) / MOVED
-        if change - (float(np.median(self._changes)) if self._changes else 0.0) > self._threshold:
+        if change - (median(self._changes) if self._changes else 0.0) > self._threshold:
             self._changes.clear()
             return True
         self._changes.append(change)

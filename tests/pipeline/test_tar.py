@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import tarfile
 
+import pytest
+
 from corrfractal.sample import read_members
 from pipeline.tar import TarWriter
 
@@ -45,3 +47,12 @@ def test_what_was_rewound_leaves_no_trace():
 def test_an_archive_without_members_is_one_too():
     with tarfile.open(fileobj=io.BytesIO(written()[0])) as tar:
         assert tar.getnames() == []
+
+
+@pytest.mark.parametrize("name", ["a", "clip-é.0.jpg", "x" * 100, "folder/" * 20 + "y"])
+@pytest.mark.parametrize("size", [0, 1, 123_456])
+def test_every_header_is_the_one_that_tarfile_writes(name, size):
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    data, _ = written({name: bytes(size)})
+    assert data[: tarfile.BLOCKSIZE] == info.tobuf(tarfile.USTAR_FORMAT)
