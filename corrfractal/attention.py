@@ -21,13 +21,14 @@ keys.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .color import PATCH_CHANNELS
 from .config import Config
 from .kernels import choose_kernel
 
@@ -79,6 +80,11 @@ class Similarity(Config):
     """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k|) / temperature."""
     temperature: float = 0.07
     """Of ``cosine``."""
+    test_temperature: float | None = None
+    """Of ``cosine`` at test time, where a sharper one carries labels better; None: that of training."""
+    colour_temperature: float | None = None
+    """At test time, add the cosine of Lab patches over this to that of the embeddings (``cosine`` only): the input
+    bottleneck keeps colour from the embedding in training, where labels are made of it. None: the embedding alone."""
     mask_border: bool = True
     """Leave out keys outside the image; see ``restricted_attention``."""
 
@@ -87,13 +93,30 @@ class Similarity(Config):
             raise ValueError(f"kind must be scaled, inner or cosine, got {self.kind!r}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+        for temperature in (self.test_temperature, self.colour_temperature):
+            if temperature is not None and (self.kind != "cosine" or temperature <= 0):
+                raise ValueError("test_temperature and colour_temperature must be positive, and want kind cosine")
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
-        """``restricted_attention`` with this similarity."""
-        scale = {"scaled": None, "inner": 1.0, "cosine": 1 / self.temperature}[self.kind]
+        """``restricted_attention`` with this similarity; with colour, the last channels are the patches."""
+        scale = {"scaled": None, "inner": 1.0, "cosine": 1.0}[self.kind]
         if self.kind == "cosine":
-            query, key = F.normalize(query, dim=1), F.normalize(key, dim=2)
+            query, key = self._scaled(query, dim=1), self._scaled(key, dim=2)
         return restricted_attention(query, key, value, radius, scale, self.mask_border)
+
+    @property
+    def in_training(self) -> Similarity:
+        """The same as training sees it: by the embedding alone, without what is for test time."""
+        return replace(self, test_temperature=None, colour_temperature=None)
+
+    def _scaled(self, x: Tensor, dim: int) -> Tensor:
+        """Unit vectors over the square root of their temperature, so that inner products are cosines over it."""
+        sharpness = self.test_temperature or self.temperature
+        if self.colour_temperature is None:
+            return F.normalize(x, dim=dim) / math.sqrt(sharpness)
+        f, colour = x.split((x.shape[dim] - PATCH_CHANNELS, PATCH_CHANNELS), dim=dim)
+        parts = ((f, sharpness), (colour, self.colour_temperature))
+        return torch.cat([F.normalize(part, dim=dim) / math.sqrt(temperature) for part, temperature in parts], dim=dim)
 
 
 class _RestrictedAttention(torch.autograd.Function):

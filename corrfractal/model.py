@@ -7,7 +7,7 @@ trained with it and left out at inference.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import artifact
 from .appearance import READINGS, appearance
 from .backbone import Backbone, BackboneConfig
-from .color import rgb_to_lab
+from .color import lab_for_network, lab_patches
 from .correspondence import CorrespondenceConfig, loss, reconstruct
 
 if TYPE_CHECKING:
@@ -83,14 +83,25 @@ class CorrFractal(nn.Module):
             float32 (B, C, H, W).
         """
         x = images.float().div(255) if images.dtype == torch.uint8 else images
-        if self.config.bottleneck == "lab":
-            x = (rgb_to_lab(x) - x.new_tensor((50.0, 0.0, 0.0))[:, None, None]) / 50
-        else:
-            x = (x - 0.5) / 0.25
+        x = lab_for_network(x) if self.config.bottleneck == "lab" else (x - 0.5) / 0.25
         if keep is not None:
             x = x * (keep * 3 / keep.sum(dim=1, keepdim=True))[:, :, None, None]
         embedding: Tensor = self.backbone(x)
         return embedding.float()
+
+    def embed_to_match(self, images: Tensor) -> Tensor:
+        """What a tracker matches: the embedding of uint8 images and, with a colour temperature, their Lab patches."""
+        embedding = self.embed(images)
+        if self.config.correspondence.similarity.colour_temperature is None:
+            return embedding
+        with torch.autocast(images.device.type, enabled=False):  # so sharp a temperature needs every digit
+            return torch.cat((embedding, lab_patches(lab_for_network(images.float().div(255)))), dim=1)
+
+    @property
+    def in_training(self) -> CorrespondenceConfig:
+        """The correspondence module as it is trained: by the embedding alone."""
+        correspondence = self.config.correspondence
+        return replace(correspondence, similarity=correspondence.similarity.in_training)
 
     def forward(self, frames: Tensor, labels: Tensor, densities: Sequence[float], keep: Tensor | None = None) -> Losses:
         """Losses of a batch.
@@ -109,12 +120,12 @@ class CorrFractal(nn.Module):
         F_ref, F_t = embeddings[:, :-1], embeddings[:, -1]
         Q_ref, target = one_hot[:, :-1], labels[:, -1]
 
-        reconstruction = reconstruct(F_ref, Q_ref, F_t, densities, self.config.correspondence)
+        reconstruction = reconstruct(F_ref, Q_ref, F_t, densities, self.in_training)
         loss_c = loss(reconstruction, target)
         if self.config.appearance == "off":
             loss_a, total = torch.zeros_like(loss_c), loss_c
         else:
-            similarity = self.config.correspondence.similarity
+            similarity = self.in_training.similarity
             guess = appearance(F_ref[:, 0], F_t, Q_ref[:, 0], one_hot[:, -1], self.config.appearance, similarity)
             loss_a = loss(guess, labels[:, 0])
             total = 0.5 * loss_a + 0.5 * loss_c

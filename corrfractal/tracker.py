@@ -60,7 +60,7 @@ class TrackerConfig(Config):
     max_pixels: int = 1920 * 1080
     """Larger frames are embedded at a size of at most so many pixels, which bounds memory."""
     precision: str = "fp32"
-    """Of the backbone and of embeddings in memory: ``fp32`` or ``bf16``. Affinities are float32 in either."""
+    """Of the backbone and of embeddings in memory: ``fp32`` or ``bf16``. Affinities, and Lab patches, are float32."""
 
     def __post_init__(self) -> None:
         if (
@@ -312,7 +312,8 @@ class Tracker:
 
     def _remember(self, targets: list[Tensor], ids: Tensor | None = None, q: Tensor | None = None) -> None:
         """Keep this frame's embedding and its labels, hard or soft, and forget frames that no later step asks for."""
-        kept = _MemoryFrame(f=[f.bfloat16() if self.config.precision == "bf16" else f for f in targets], ids=ids)
+        halve = self.config.precision == "bf16" and self._correspondence.similarity.colour_temperature is None
+        kept = _MemoryFrame(f=[f.bfloat16() if halve else f for f in targets], ids=ids)
         if q is not None:
             kept.q = [resize_labels(q, _size(f)) for f in targets]
         self._memory[self._t] = kept
@@ -329,7 +330,7 @@ class Tracker:
         image = np.ascontiguousarray(resize_area(frame, *self._working))
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
-            return self._model.embed(torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None])
+            return self._model.embed_to_match(torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None])
 
     def _check(self, frame: U8, mask: U8 | None) -> None:
         if frame.dtype != np.uint8 or frame.shape != (*self._size, 3):

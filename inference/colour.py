@@ -8,41 +8,33 @@ at one density and with one affinity, as the siblings of the paper do it.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.attention import Similarity
+from corrfractal.color import PATCH_STRIDE, lab_patches
 from corrfractal.correspondence import CorrespondenceConfig
 
-STRIDE = 4
 RADIUS = 12  # cells: 48 pixels
 TEMPERATURE = 0.0003
-OFFSET = 4.0
 
 
 class LabPatches(nn.Module):
-    """(B, 3, H, W) Lab, scaled as ``CorrFractal.embed`` does -> (B, 28, H, W): nine cells of a patch and a constant.
-
-    With the constant, the cosine of two patches falls with the distance of their colours, brightness included.
-    """
+    """``lab_patches`` in the place of a backbone."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.tensor(OFFSET), requires_grad=False)
+        self.device = nn.Parameter(torch.zeros(()), requires_grad=False)  # where the tracker puts its frames
 
     def forward(self, lab: Tensor) -> Tensor:
-        H, W = lab.shape[-2:]
-        padded = F.pad(lab, (STRIDE, STRIDE, STRIDE, STRIDE), mode="replicate")
-        cells = [padded[..., y : y + H, x : x + W] for y in (0, STRIDE, 2 * STRIDE) for x in (0, STRIDE, 2 * STRIDE)]
-        return torch.cat([*cells, self.offset.expand(lab.shape[0], 1, H, W)], dim=1)
+        return lab_patches(lab)
 
 
 def colour_matching() -> CorrFractal:
     """The baseline, ready for use."""
     correspondence = CorrespondenceConfig(
         multi_density=False,
-        density_means=(float(STRIDE), 2.0 * STRIDE),
+        density_means=(float(PATCH_STRIDE), 2.0 * PATCH_STRIDE),
         radius=RADIUS,
         similarity=Similarity(kind="cosine", temperature=TEMPERATURE),
     )

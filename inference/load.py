@@ -1,4 +1,4 @@
-"""Which model: a registered version, a run, a folder, a file or a baseline -> something that makes trackers.
+"""Which model: a registered version, a run, a folder, a file, the starter, a baseline -> something that makes trackers.
 
 ``resolve_model`` finds the weights and says where they came from; ``open_model`` loads them, in whatever process needs
 them. Only ``*.safetensors`` files are ever read: nothing is unpickled.
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 U8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
 
+STARTER = "starter"
+"""The slim network that comes with the program (docs/starter-model.md), for whoever has trained none yet."""
 BASELINES = ("baseline:copy", "baseline:colour", "baseline:untrained")
 
 
@@ -80,8 +82,8 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
     """Find a model.
 
     Args:
-        name: baseline, file, folder, ``models:/...``, ``runs:/...`` or a bare run id; None is the registry's champion
-            or, while there is none, its candidate.
+        name: ``starter``, baseline, file, folder, ``models:/...``, ``runs:/...`` or a bare run id; None is the
+            registry's champion or, while there is none, its candidate or, where nothing is registered, the starter.
         download_to: folder for weights of the MLflow store (default: where they lie, or a temporary one).
 
     Raises:
@@ -89,7 +91,12 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
         CallError: the name is a file that is not safetensors, or a folder without exactly one.
     """
     if name is None:
-        return _from_store(fetch_default(download_to))
+        try:
+            return _from_store(fetch_default(download_to))
+        except NotFoundError:
+            name = STARTER
+    if name == STARTER:
+        return _from_file(STARTER, Path(__file__).parent / "starter.safetensors")
     if name in BASELINES:
         return ModelSource(name=name, digest=name)
     if name.startswith(("models:/", "runs:/")):
@@ -103,7 +110,7 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
         return _from_store(fetch(f"runs:/{name}/model", download_to))
     raise NotFoundError(
         f"no such model: {name}; give a safetensors file, a model folder, models:/NAME@ALIAS, runs:/ID/model or "
-        + ", ".join(BASELINES)
+        + ", ".join((STARTER, *BASELINES))
     )
 
 

@@ -87,10 +87,10 @@ def _outputs(
     model.train(was_training)
     one_hot = F.one_hot(labels.long(), LABELS).movedim(-1, 2).float()
     F_ref, F_t = embeddings[:, :-1], embeddings[:, -1]
-    guess_c = reconstruct(F_ref, one_hot[:, :-1], F_t, densities, config.correspondence)
+    guess_c = reconstruct(F_ref, one_hot[:, :-1], F_t, densities, model.in_training)
     if config.appearance == "off":
         return embeddings, None, guess_c
-    similarity = config.correspondence.similarity
+    similarity = model.in_training.similarity
     guess_a = appearance(F_ref[:, 0], F_t, one_hot[:, 0], one_hot[:, -1], config.appearance, similarity)
     return embeddings, guess_a, guess_c
 

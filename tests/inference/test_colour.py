@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from corrfractal.color import PATCH_STRIDE as STRIDE
 from corrfractal.tracker import TrackerConfig
-from inference.colour import STRIDE, LabPatches, colour_matching
+from inference.colour import LabPatches, colour_matching
 
 
 def test_a_patch_holds_the_colours_of_nine_cells() -> None:
