@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-cluster setup check bench fmt clean
+.PHONY: demo test test-cluster setup check bench starter-model fmt clean
 
 demo: setup
 	$(BIN)/corrfractal demo
@@ -45,6 +45,16 @@ bench: setup
 	$(BIN)/python benchmarks/labels.py $(DAVIS)
 	$(BIN)/python benchmarks/jf.py $(DAVIS) $(MASKS)
 	$(BIN)/python benchmarks/results.py
+
+# Train the model that comes with the program anew (docs/starter-model.md): about an hour on two cores; resumes.
+TRAIN ?= ../shared/data/train_videos
+
+starter-model: setup
+	mkdir -p runs/starter
+	ln -sfn $(abspath $(TRAIN)) runs/starter/videos
+	cp cluster/starter.toml runs/starter
+	$(BIN)/corrfractal run runs/starter/starter.toml
+	cp runs/starter/training/model.safetensors inference/starter.safetensors
 
 fmt: setup
 	$(BIN)/ruff check --fix .

@@ -21,7 +21,12 @@ from training.run import TrainingResult
 
 from .config import EvaluationConfig
 
-NAMES = {"model": "trained model", "untrained": "untrained network", "copy": "copy the first mask"}
+NAMES = {
+    "model": "trained model",
+    "starter": "starter model",
+    "untrained": "untrained network",
+    "copy": "copy the first mask",
+}
 LABEL_CLIPS = 3
 STRIP_FRAMES = 5
 

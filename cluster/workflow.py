@@ -24,7 +24,7 @@ from training.run import TrainingResult
 
 from .config import EvaluationConfig, WorkflowConfig, read_workflow
 
-RIVALS = {"untrained": "baseline:untrained", "copy": "baseline:copy"}
+RIVALS = {"starter": "starter", "untrained": "baseline:untrained", "copy": "baseline:copy"}
 
 DEMO = """\
 # What `corrfractal demo` runs. `corrfractal run` with this file does the same; copy it for your own videos.

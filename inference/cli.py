@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 MODEL_HELP = (
     "Safetensors file, MLflow model folder, models:/NAME@ALIAS, runs:/ID/model or "
-    "baseline:copy|colour|untrained.  "
-    "[default: the champion of the registry, else its candidate]"
+    "starter, baseline:copy|colour|untrained.  "
+    "[default: the champion of the registry, else its candidate, else the starter]"
 )
 FAST_HELP = "Three densities instead of six: several times faster on a CPU, coarser at boundaries."
 

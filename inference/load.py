@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from corrfractal.console import say
 from corrfractal.errors import CallError, NotFoundError
 from corrfractal.runtime import file_sha256
 from corrfractal.tracker import TrackerConfig
@@ -93,7 +94,8 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
     if name is None:
         try:
             return _from_store(fetch_default(download_to))
-        except NotFoundError:
+        except NotFoundError as exc:
+            say(f"{exc}. Until then: the starter model that comes with the program (docs/starter-model.md)")
             name = STARTER
     if name == STARTER:
         return _from_file(STARTER, Path(__file__).parent / "starter.safetensors")

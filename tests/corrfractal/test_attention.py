@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from reference_attention import naive_restricted_attention
 
 from corrfractal import attention, kernels, restricted_attention
+from corrfractal.color import PATCH_CHANNELS
 
 CASES = [
     # B, N, C, V, H, W, radius
@@ -81,6 +83,23 @@ def test_the_three_similarities_are_what_they_say(radius: int) -> None:
         ),
     ):
         torch.testing.assert_close(similarity.attend(query, key, value, radius), naive_restricted_attention(*expected))
+
+
+def test_at_test_time_the_cosines_of_embedding_and_colour_add_up_each_over_its_temperature() -> None:
+    query, key, value = _inputs(1, 2, 5 + PATCH_CHANNELS, 2, 7, 8)
+    similarity = attention.Similarity(kind="cosine", test_temperature=0.5, colour_temperature=0.25)
+    unit = torch.nn.functional.normalize
+    q = torch.cat((unit(query[:, :5], dim=1) * 2**0.5, unit(query[:, 5:], dim=1) * 2), dim=1)
+    k = torch.cat((unit(key[:, :, :5], dim=2) * 2**0.5, unit(key[:, :, 5:], dim=2) * 2), dim=2)
+    expected = naive_restricted_attention(q, k, value, 2, 1.0)
+    torch.testing.assert_close(similarity.attend(query, key, value, 2), expected)
+    assert similarity.in_training == attention.Similarity(kind="cosine")
+
+
+@pytest.mark.parametrize("fields", [{"colour_temperature": 0.1}, {"kind": "cosine", "test_temperature": 0.0}])
+def test_temperatures_of_test_time_want_the_cosine_and_a_positive_number(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be positive, and want kind cosine"):
+        attention.Similarity(**fields)
 
 
 @pytest.mark.parametrize("radius", [1, 5])

@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.artifact import read_metadata
+from corrfractal.attention import Similarity
+from corrfractal.color import lab_for_network, lab_patches
+from corrfractal.correspondence import CorrespondenceConfig
 from corrfractal.errors import IntegrityError, MaskError, NotFoundError
 from corrfractal.tracker import TrackerConfig
 
@@ -44,6 +47,21 @@ def test_every_parameter_gets_a_finite_gradient(references: int, reading: str) -
 def test_the_loss_is_half_appearance_half_correspondence(model: CorrFractal) -> None:
     losses = model(*_batch(), densities=(4.0, 8.0))
     torch.testing.assert_close(losses.total, 0.5 * losses.appearance + 0.5 * losses.correspondence)
+
+
+def test_what_is_for_test_time_alone_changes_no_loss_but_the_embedding_that_is_matched() -> None:
+    networks = []
+    for fields in ({}, {"test_temperature": 0.01, "colour_temperature": 0.001}):
+        torch.manual_seed(0)
+        correspondence = CorrespondenceConfig(similarity=Similarity(kind="cosine", **fields))
+        networks.append(CorrFractal(CorrFractalConfig(width=4, embedding_channels=8, correspondence=correspondence)))
+    plain, coloured = networks
+    frames, labels = _batch()
+    torch.testing.assert_close(coloured(frames, labels, (4.0, 8.0)).total, plain(frames, labels, (4.0, 8.0)).total)
+    plain.eval(), coloured.eval()
+    joined = coloured.embed_to_match(frames[:, 0])
+    torch.testing.assert_close(joined[:, :8], plain.embed_to_match(frames[:, 0]))
+    torch.testing.assert_close(joined[:, 8:], lab_patches(lab_for_network(frames[:, 0] / 255)))
 
 
 def test_copy_error_is_the_share_of_labels_that_changed_in_place(model: CorrFractal) -> None:

@@ -71,10 +71,8 @@ def test_the_untrained_baseline_is_always_the_same_network() -> None:
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
 
 
-@pytest.mark.parametrize("name", ["models:/corrfractal@champion", "runs:/" + "0" * 32 + "/model", "0" * 32, None])
-def test_looking_for_a_model_creates_no_store(
-    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", ["models:/corrfractal@champion", "runs:/" + "0" * 32 + "/model", "0" * 32])
+def test_looking_for_a_model_creates_no_store(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     store = tmp_path / "mlflow.db"
@@ -82,6 +80,30 @@ def test_looking_for_a_model_creates_no_store(
     with pytest.raises(NotFoundError, match=r"mlflow\.db does not exist; train a model"):
         resolve_model(name)
     assert not store.exists()
+
+
+def test_where_nothing_is_registered_the_starter_steps_in_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert resolve_model(None) == resolve_model("starter")
+    assert "mlflow.db does not exist" in (said := capsys.readouterr().out)
+    assert "starter model" in said
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_starter_follows_a_moving_window_better_than_copying(moving_frames: np.ndarray) -> None:
+    mask = np.zeros(moving_frames.shape[1:3], dtype=np.uint8)
+    mask[60:110, 80:140] = 1
+    tracker = open_model(resolve_model("starter")).tracker(moving_frames[0], mask, TrackerConfig())
+    for t in range(1, 9):
+        predicted = tracker.step(moving_frames[t])
+    truth = np.zeros_like(mask)
+    truth[60 - 8 : 110 - 8, 80 - 24 : 140 - 24] = 1
+    overlap = (predicted & truth).sum() / (predicted | truth).sum()
+    assert overlap > 0.8 > (mask & truth).sum() / (mask | truth).sum()
 
 
 @pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
