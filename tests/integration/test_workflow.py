@@ -77,7 +77,7 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_and_ends_in_a_reg
     assert "resuming from checkpoints/step-" in told
     result = json.loads(printed)
     assert result["steps"] == 60
-    assert set(result["scores"]) == {"model", "untrained", "copy"}
+    assert set(result["scores"]) == {"model", "starter", "untrained", "copy"}
     assert 0 <= result["scores"]["model"]["JF"] <= 1
     assert result["shards_digest"] == json.loads((out / "shards" / "manifest.json").read_text())["digest"]
     lines = [json.loads(line)["step"] for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]

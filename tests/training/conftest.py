@@ -26,14 +26,21 @@ from training.tracking import start_run
 
 
 @pytest.fixture(scope="session")
-def tiny_shards(photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards with a few clips of 8 frames, 48 x 48, from three videos that drift over a photograph."""
-    videos, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("shards")
+def tiny_videos(photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos that drift over a photograph, v0.mp4 .. v2.mp4."""
+    videos = tmp_path_factory.mktemp("videos")
     for v in range(3):
         window = [photograph[20 * v + t : 20 * v + t + 64, 90 * v + 2 * t : 90 * v + 2 * t + 64] for t in range(24)]
         write_video(videos / f"v{v}.mp4", window, fps=24)
+    return videos
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tiny_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards with a few clips of 8 frames, 48 x 48, of ``tiny_videos``."""
+    out = tmp_path_factory.mktemp("shards")
     config = PipelineConfig(size=48, videos_per_shard=2, views=2, clip=ClipConfig(frames=8, fps=24, hop=4))
-    plan = make_plan(find_sources([str(videos)], skip=str(out)), config)
+    plan = make_plan(find_sources([str(tiny_videos)], skip=str(out)), config)
     for spec in prepare(str(out), plan, retry_quarantined=False):  # what Ray's tasks do, without Ray
         make_shard(spec, str(out), config)
     commit(str(out), plan)
