@@ -3,7 +3,8 @@
 Every stage resumes by itself, so calling the workflow again does what is missing and nothing else: whole shards stay,
 training goes on from its checkpoint, scored sequences are not scored again. The folder of a workflow:
 
-    shards/  training/  evaluation/{model,starter,untrained,copy}/  report.html  mlflow.db (unless another store is named)
+    shards/  training/  evaluation/{model,starter,untrained,copy}/  report.html
+    mlflow.db (unless another store is named)
 """
 
 from __future__ import annotations
