@@ -1,0 +1,77 @@
+"""What each part of the starter model brings:  python benchmarks/starter.py DAVIS [--rows trained,untrained,...]
+
+The same tracker and scorer on all sequences of a set in the layout of DAVIS-2017, with
+
+- trained: the starter model as it is: embedding and colour;
+- embedding alone: without the cosine of Lab patches;
+- untrained: the starter's network before training, with the colour;
+- colour: ``baseline:colour``, and copy: ``baseline:copy``.
+
+Rows take an hour or so of one core together; give them one at a time to run side by side.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from measure import print_table
+
+from corrfractal import CorrFractal
+from inference.config import InferenceConfig
+from inference.datasets.davis import sequence_names
+from inference.evaluation import Davis
+from inference.load import open_model, resolve_model
+
+ROWS = ("trained", "embedding alone", "untrained", "colour", "copy")
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--rows", default=",".join(ROWS), show_default=True)
+def main(data: Path, rows: str) -> None:
+    torch.set_num_threads(1)
+    for name in rows.split(","):
+        table = [row(name, data)]
+        print_table(
+            f"starter, {name}: J&F in per cent on {len(sequence_names(data))} sequences",
+            table,
+            Path(__file__).parent / "out",
+        )
+
+
+def row(name: str, data: Path) -> dict[str, Any]:
+    source = resolve_model(f"baseline:{name}" if name in ("colour", "copy") else "starter")
+    model = open_model(source)
+    if name == "embedding alone":
+        assert isinstance(model, CorrFractal)
+        model.config = without_colour(model)
+    elif name == "untrained":
+        assert isinstance(model, CorrFractal)
+        torch.manual_seed(0)
+        model = CorrFractal(model.config).eval()
+    started, benchmark = time.process_time(), Davis(data, "2017")
+    objects: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for sequence in sequence_names(data):
+            objects += benchmark.evaluate(sequence, Path(folder), source, model, InferenceConfig()).objects
+            print(f"{name}: {objects[-1].name} {50 * (objects[-1].J.mean + objects[-1].F.mean):.1f}", flush=True)
+    J, F = (100 * statistics.mean(getattr(o, measure).mean for o in objects) for measure in "JF")
+    each = {o.name: 50 * (o.J.mean + o.F.mean) for o in objects}
+    return {"J&F": (J + F) / 2, "J": J, "F": F, **each, "CPU min": (time.process_time() - started) / 60}
+
+
+def without_colour(model: CorrFractal) -> Any:
+    correspondence = model.config.correspondence
+    similarity = replace(correspondence.similarity, colour_temperature=None)
+    return replace(model.config, correspondence=replace(correspondence, similarity=similarity))
+
+
+if __name__ == "__main__":
+    main()
