@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# MLflow on PostgreSQL, tried for real: a database server of its own, `mlflow server` on loopback, a short training against
-# it, then register, evaluate, promote, lineage, export and load. Run it from the repository; without shards it makes some:
+# MLflow as cluster/compose/ sets it up, tried for real: a database server of its own, an S3 server (moto) for the artefacts,
+# `mlflow server` on loopback with a login and allowed hosts. Who has no or a wrong password is refused; a short training is
+# followed through a stop of the server; then register, evaluate, promote, lineage, export and load. Run it from the
+# repository; without shards it makes some:
 #
 #     cluster/try_postgres.sh [SHARDS]
 #
 # Installs PostgreSQL where it is missing (Debian, root). Everything else lies in a temporary folder and is gone at the
-# end; both servers listen on 127.0.0.1 only, on free ports. As root, the database runs as the user `postgres`.
+# end; all servers listen on 127.0.0.1 only, on free ports. As root, the database runs as the user `postgres`.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
@@ -15,13 +17,16 @@ export PYTHONPATH=$ROOT
 WORK=$(mktemp -d)
 mkdir "$WORK/database" "$WORK/client"
 SERVER=
+OBJECTS=
+TRAINING=
 say() { printf '\n== %s\n' "$*"; }
 as_database_user() { if [ "$(id -u)" = 0 ]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi; }
 free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 corrfractal() { "$PYTHON" -m corrfractal "$@"; }
 
 clean_up() {
-    [ -z "$SERVER" ] || kill -- "-$SERVER" 2>/dev/null || true
+    [ -z "$TRAINING" ] || kill "$TRAINING" 2>/dev/null || true
+    for group in $SERVER $OBJECTS; do kill -- "-$group" 2>/dev/null || true; done
     [ ! -d "$WORK/database/data" ] || as_database_user "$BIN/pg_ctl" -D "$WORK/database/data" -m fast -s stop || true
     rm -rf "$WORK"
 }
@@ -35,7 +40,8 @@ if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
     DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends postgresql
 fi
 BIN=$(dirname "$(ls /usr/lib/postgresql/*/bin/initdb | sort -V | tail -1)")
-PASSWORD=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(16))')
+secret() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(16))'; }
+PASSWORD=$(secret)
 DATABASE_PORT=$(free_port)
 (umask 077 && printf '%s\n' "$PASSWORD" >"$WORK/database/password")
 chmod 711 "$WORK"
@@ -47,22 +53,87 @@ sql() { PGPASSWORD=$PASSWORD "$BIN/psql" -h 127.0.0.1 -p "$DATABASE_PORT" -U mlf
 sql postgres "CREATE DATABASE mlflow"
 "$BIN/postgres" --version
 
+say "object store"
+export AWS_ACCESS_KEY_ID=mlflow AWS_SECRET_ACCESS_KEY=nothing AWS_DEFAULT_REGION=us-east-1
+OBJECTS_PORT=$(free_port)
+export MLFLOW_S3_ENDPOINT_URL=http://127.0.0.1:$OBJECTS_PORT
+setsid "$PYTHON" -m moto.server -H 127.0.0.1 -p "$OBJECTS_PORT" >"$WORK/objects.log" 2>&1 &
+OBJECTS=$!
+objects() {
+    "$PYTHON" - "$@" <<'END'
+import os, sys
+import boto3
+bucket = boto3.resource("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"]).Bucket("mlflow")
+if sys.argv[1] == "make":
+    bucket.create()
+else:
+    sizes = [item.size for item in bucket.objects.all()]
+    print(len(sizes), "objects,", sum(sizes), "bytes")
+END
+}
+for _ in $(seq 60); do objects make 2>/dev/null && break; sleep 1; done
+objects count
+
 say "mlflow server"
-"$PYTHON" -m pip install -q --disable-pip-version-check --target "$WORK/driver" 'psycopg2-binary>=2.9'
+"$PYTHON" -m pip install -q --disable-pip-version-check --target "$WORK/driver" psycopg2-binary==2.9.13 Flask-WTF==1.3.0
 SERVER_PORT=$(free_port)
 export MLFLOW_TRACKING_URI=http://127.0.0.1:$SERVER_PORT
+export MLFLOW_TRACKING_USERNAME=admin
+MLFLOW_TRACKING_PASSWORD=$(secret)
+export MLFLOW_TRACKING_PASSWORD
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false  # for its evaluation of language models: seven more processes
+STORE=postgresql+psycopg2://mlflow:$PASSWORD@127.0.0.1:$DATABASE_PORT/mlflow
+(umask 077 && cat >"$WORK/auth.ini") <<END
+[mlflow]
+default_permission = NO_PERMISSIONS
+database_uri = $STORE
+admin_username = admin
+admin_password = $MLFLOW_TRACKING_PASSWORD
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+END
+COOKIES=$(secret)
 # In the environment and not in the call: other users see the arguments of a process.
-MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow:$PASSWORD@127.0.0.1:$DATABASE_PORT/mlflow PYTHONPATH=$WORK/driver:$ROOT \
-    setsid "$PYTHON" -m mlflow server --host 127.0.0.1 --port "$SERVER_PORT" --workers 1 \
-    --artifacts-destination "$WORK/artifacts" >"$WORK/server.log" 2>&1 &
-SERVER=$!
-for _ in $(seq 300); do
-    kill -0 "$SERVER" 2>/dev/null || { cat "$WORK/server.log"; exit 1; }
-    "$PYTHON" -c "import urllib.request; urllib.request.urlopen('$MLFLOW_TRACKING_URI/health', timeout=2)" 2>/dev/null && break
-    sleep 1
-done
+start_server() {
+    MLFLOW_BACKEND_STORE_URI=$STORE MLFLOW_AUTH_CONFIG_PATH=$WORK/auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=$COOKIES \
+        MLFLOW_SERVER_ALLOWED_HOSTS=127.0.0.1:$SERVER_PORT PYTHONPATH=$WORK/driver:$ROOT \
+        setsid "$PYTHON" -m mlflow server --app-name basic-auth --host 127.0.0.1 --port "$SERVER_PORT" --workers 1 \
+        --artifacts-destination s3://mlflow >>"$WORK/server.log" 2>&1 &
+    SERVER=$!
+    for _ in $(seq 300); do
+        kill -0 "$SERVER" 2>/dev/null || { cat "$WORK/server.log"; exit 1; }
+        "$PYTHON" -c "import urllib.request; urllib.request.urlopen('$MLFLOW_TRACKING_URI/health', timeout=2)" 2>/dev/null && break
+        sleep 1
+    done
+}
+stop_server() { kill -- "-$SERVER" && wait "$SERVER" || true; SERVER=; }
+start_server
 echo "answers at $MLFLOW_TRACKING_URI"
+"$PYTHON" - <<'END'
+import base64, os, urllib.error, urllib.request
+
+uri, right = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+
+def asked(password, host=None):
+    headers = {"Host": host} if host else {}
+    if password is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
+    request = urllib.request.Request(f"{uri}/api/2.0/mlflow/experiments/search?max_results=9", headers=headers)
+    try:
+        return urllib.request.urlopen(request, timeout=60).status
+    except urllib.error.HTTPError as exc:
+        return exc.code
+
+answers = {
+    "no password": asked(None), "a wrong one": asked("wrong"), "the right one": asked(right),
+    "the right one, for another host": asked(right, "elsewhere.example"),
+}
+print(*(f"{who}: {code}" for who, code in answers.items()), sep="; ")
+assert list(answers.values()) == [401, 401, 200, 403], answers
+END
+if MLFLOW_TRACKING_PASSWORD=wrong corrfractal models list; then
+    echo "a wrong password was let in" >&2
+    exit 1
+fi
 
 cd "$WORK/client"
 if [ -z "$SHARDS" ]; then
@@ -73,45 +144,91 @@ if [ -z "$SHARDS" ]; then
     SHARDS=shards
 fi
 
-say "train, register, evaluate: in this process, without Ray"
-"$PYTHON" - "$SHARDS" <<'END'
+say "train while the server is stopped and started: in one process, without Ray"
+mkdir run
+"$PYTHON" - "$SHARDS" <<'END' &
 import os, sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from cluster.sample import render_evaluation_set
 from corrfractal import CorrFractalConfig
 from corrfractal.config import config_to_dict, flatten
 from corrfractal.manifest import load_manifest
-from corrfractal.tracker import FAST
-from inference.config import InferenceConfig
-from inference.evaluation import evaluate_sequence
-from inference.load import open_model, resolve_model
 from training.config import configuration
 from training.loop import Job, fit
 from training.machine import note_attempt
-from training.registry import register
 from training.tracking import start_run
 
 uri, shards, out = os.environ["MLFLOW_TRACKING_URI"], Path(sys.argv[1]), Path("run")
 config = replace(configuration("base", "cpu"), network=CorrFractalConfig(width=4, embedding_channels=8), batch_size=2,
-                 crop=48, steps=6, log_every=2, picture_every=6)
-out.mkdir()
+                 crop=48, steps=150, log_every=1, picture_every=50)
 digest = load_manifest(shards).digest
 note_attempt(out, workers=1)
 run = start_run(uri, "postgres", flatten(config_to_dict(config)), shards, digest)
-job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=6, tracking_uri=uri, run_id=run)
+job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=150, tracking_uri=uri, run_id=run)
+Path("run_id").write_text(run)
 fit(job, torch.device("cpu"))
-version = register(out / "model.safetensors", run, uri, digest)
-print("trained and registered", version.uri, version.aliases)
+END
+TRAINING=$!
+reached() { [ ! -e run/metrics.jsonl ] || wc -l <run/metrics.jsonl; }
+beyond() {
+    until [ "$(reached)" -gt "$1" ] 2>/dev/null; do
+        kill -0 "$TRAINING" 2>/dev/null || { echo "the training has ended too soon" >&2; exit 1; }
+        sleep 0.1
+    done
+}
+beyond 10
+stop_server
+STOPPED=$(reached)
+beyond $((STOPPED + 20))
+start_server
+echo "server away from line $STOPPED to line $(reached) of the metrics; training went on"
+wait "$TRAINING"
+TRAINING=
+"$PYTHON" - "$STOPPED" <<'END'
+import json, sys
+from pathlib import Path
+
+import mlflow
+
+client, run = mlflow.MlflowClient(), Path("run_id").read_text()
+written = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+names = sorted({name for line in written for name in line} - {"step", "time"})
+held, wrong = 0, []
+for name in names:
+    wanted = [(line["step"], line[name]) for line in written if name in line]
+    there = [(point.step, point.value) for point in client.get_metric_history(run, name)]
+    held += len(there)
+    if sorted(there) != wanted:
+        wrong.append(name)
+print(len(written), "lines,", len(names), "metrics:", held, "values arrived; run", client.get_run(run).info.status)
+assert not wrong, wrong
+END
+
+say "register, evaluate"
+"$PYTHON" - "$SHARDS" <<'END'
+import os, sys
+from pathlib import Path
+
+from cluster.sample import render_evaluation_set
+from corrfractal.manifest import load_manifest
+from corrfractal.tracker import FAST
+from inference.config import InferenceConfig
+from inference.evaluation import Davis
+from inference.load import open_model, resolve_model
+from training.registry import register
+
+uri, digest = os.environ["MLFLOW_TRACKING_URI"], load_manifest(Path(sys.argv[1])).digest
+version = register(Path("run/model.safetensors"), Path("run_id").read_text(), uri, digest)
+print("registered", version.uri, version.aliases)
 
 render_evaluation_set(Path("davis"), sequences=1, frames=5, size=(64, 80))
 (name,) = Path("davis/ImageSets/2017/val.txt").read_text().split()
 data, scored = Path("davis").resolve(), Path("scored").resolve()
 source = resolve_model(version.uri, scored / "model")
-evaluate_sequence(data, name, scored, source, open_model(source), InferenceConfig(tracker=FAST))
+Davis(data).evaluate(name, scored, source, open_model(source), InferenceConfig(tracker=FAST))
 END
 corrfractal evaluate davis --fast --data davis --model models:/corrfractal@candidate --out scored
 
@@ -135,9 +252,10 @@ print("CorrFractal.load:", CorrFractal.load(source.path).config.width, "channels
 print("mlflow.pyfunc.load_model:", mlflow.pyfunc.load_model("models:/corrfractal@candidate").metadata.signature.inputs)
 END
 
-say "what PostgreSQL holds"
+say "what PostgreSQL and the object store hold"
 sql mlflow "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM metrics) AS metrics,
     (SELECT count(*) FROM params) AS params, (SELECT count(*) FROM model_versions) AS versions,
     (SELECT max(length(value)) FROM registered_model_tags) AS longest_move,
     (SELECT max(length(value)) FROM model_version_tags) AS longest_tag"
+objects count
 say "it works"

@@ -77,11 +77,12 @@ def alone(cluster: Cluster) -> Path:
 @pytest.fixture(scope="module")
 def job(cluster: Cluster, alone: Path) -> Iterator[Job]:
     follower = cluster.corrfractal("submit", str(cluster.shared / "faults.toml"))
-    assert follower.stdout is not None
-    told = follower.stdout.readline()
-    assert told.startswith("submitted job "), told + follower.communicate()[0]
-    yield Job(told.split()[2], cluster.shared / "faults", follower)
-    follower.kill()
+    with follower:  # or its pipe is left open, which pytest takes for an error after all tests have passed
+        assert follower.stdout is not None
+        told = follower.stdout.readline()
+        assert told.startswith("submitted job "), told + follower.communicate()[0]
+        yield Job(told.split()[2], cluster.shared / "faults", follower)
+        follower.kill()
 
 
 def lost(cluster: Cluster, hosts: tuple[Host, ...], since: float) -> str:
