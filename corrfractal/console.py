@@ -51,7 +51,7 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= LOG_EVERY_SECONDS or done == total:
+        if now - last >= LOG_EVERY_SECONDS or (n and done == total):
             last = now
             left = f", {_left(now - started, done, total):.0f} s left" if 0 < done < total else ""
             more = f"; {note}" if note else ""
