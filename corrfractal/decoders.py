@@ -67,7 +67,8 @@ class Frame:
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """What is known of a video before its frames are decoded. ``frames`` is what the container's index promises;
-    ``height`` and ``width`` are upright, or those that were asked for."""
+    ``height`` and ``width`` are upright, or those that were asked for; ``declared`` is the length in seconds by the
+    header, where it says one."""
 
     path: str
     frames: int
@@ -75,6 +76,7 @@ class VideoInfo:
     height: int
     width: int
     decoder: str
+    declared: float | None = None
 
 
 class DecordVideo:
@@ -84,7 +86,7 @@ class DecordVideo:
     afterwards, and what decord has read ahead is small.
     """
 
-    def __init__(self, path: Path, size: Size | None = None) -> None:
+    def __init__(self, path: Path, size: Size | None = None, declared: float | None = None) -> None:
         import decord
 
         decord.logging.set_level(decord.logging.FATAL)
@@ -112,6 +114,7 @@ class DecordVideo:
             height=height,
             width=width,
             decoder="decord",
+            declared=declared,
         )
 
     def times(self) -> F64:
@@ -173,17 +176,24 @@ def _decord_complaints() -> _Complaints:
     return _Complaints(found[0])
 
 
-def check_container(path: Path) -> None:
-    """Raise ``VideoError`` (stage ``"open"``) for what is no video at all.
+def declared_seconds(path: Path) -> float | None:
+    """Length of the video stream by the header; the container's own counts only without sound, which may be longer.
 
-    PyAV says so in an exception; decord also prints lines of its own to standard error, past every log level.
+    Also the first look at a file: PyAV says in an exception that it is no video at all; decord prints lines of its own
+    to standard error as well, past every log level.
+
+    Raises:
+        VideoError: (stage ``"open"``) it is none.
     """
     import av
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             if container.streams.video:
-                return
+                stream = container.streams.video[0]
+                if stream.duration and stream.time_base:
+                    return float(stream.duration * stream.time_base)
+                return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
     except Exception as exc:
         raise VideoError(str(path), "open", _reason(exc)) from exc
     raise VideoError(str(path), "open", "it has no video stream")
@@ -195,7 +205,7 @@ class PyavVideo:
     Frames from the first damaged one on do not count as frames; reading past the good ones raises ``VideoError``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, declared: float | None = None) -> None:
         self._path = path
         times: list[float] = []
         height = width = 0
@@ -221,6 +231,7 @@ class PyavVideo:
             height=height,
             width=width,
             decoder="pyav",
+            declared=declared,
         )
 
     def times(self) -> F64:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .decoders import DecordVideo, FolderVideo, Frame, PyavVideo, VideoInfo, check_container
+from .decoders import DecordVideo, FolderVideo, Frame, PyavVideo, VideoInfo, declared_seconds
 from .errors import NotFoundError, VideoError
 
 __all__ = ["Frame", "Video", "VideoInfo", "open_video", "resize_area", "write_video"]
@@ -69,15 +69,15 @@ def open_video(path: str | Path, decoder: str = "auto", size: tuple[int, int] | 
         return FolderVideo(path, size)
     if path.stat().st_size == 0:
         raise VideoError(str(path), "open", "the file is empty")
+    declared = declared_seconds(path)
     if decoder == "pyav" or (decoder == "auto" and path.suffix.lower() in WITHOUT_INDEX):
-        return PyavVideo(path)
-    check_container(path)
+        return PyavVideo(path, declared)
     try:
-        return DecordVideo(path, size)
+        return DecordVideo(path, size, declared)
     except VideoError:
         if decoder == "decord":
             raise
-        return PyavVideo(path)
+        return PyavVideo(path, declared)
 
 
 def resize_area(image: U8, height: int, width: int) -> U8:

@@ -90,11 +90,10 @@ def decode_clips(
             frames=np.stack([sample.image for sample in clip]),
         )
         number += 1
-    path = Path(video.info.path)
-    if stop >= float(times[-1]) and not path.is_dir():
-        reason = truncation(path, video.info, float(times[-1]))
+    if stop >= float(times[-1]) and not Path(video.info.path).is_dir():
+        reason = truncation(video.info, float(times[-1]))
         if reason is not None:
-            raise VideoError(str(path), "decode", reason, len(times))
+            raise VideoError(video.info.path, "decode", reason, len(times))
 
 
 def motion(clip: list[Frame]) -> float:

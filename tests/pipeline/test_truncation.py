@@ -6,6 +6,6 @@ from pipeline.truncation import truncation
 
 def test_a_file_that_was_cut_is_noticed_and_a_whole_one_is_not(videos):
     whole = open_video(videos / "sub" / "long.mkv")
-    assert truncation(videos / "sub" / "long.mkv", whole.info, float(whole.times()[-1])) is None
+    assert truncation(whole.info, float(whole.times()[-1])) is None
     cut = open_video(videos / "cut.mkv", "pyav")
-    assert "cut short" in truncation(videos / "cut.mkv", cut.info, float(cut.times()[-1]))
+    assert "cut short" in truncation(cut.info, float(cut.times()[-1]))
