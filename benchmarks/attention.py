@@ -20,7 +20,7 @@ from measure import cpu_seconds, peak_mb, print_table
 from corrfractal import restricted_attention
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
-from reference_attention import naive_restricted_attention
+from reference_attention import naive_restricted_attention as naive_restricted_attention
 
 OURS, RIVALS = "ours", ("einsum", "multiply")
 

@@ -6,6 +6,7 @@
 - the whole step with six densities, one, three (``FAST``), half resolution and bf16: seconds, peak memory, ratio to one
   density, and what naive attention would unfold in its place. Rivals take turns in one process, the median
   counts;
+- with ``--naive``, a step with three densities by our attention and by the usual unfolding;
 - with ``--data``, J&F of ``FAST`` and of its half-resolution and bf16 forms on three sequences of DAVIS-2017;
 - with ``--4k``, one frame of 2160 x 3840 at widths 16 and 64 with its peak memory.
 """
@@ -24,9 +25,11 @@ import click
 import cv2
 import numpy as np
 import torch
+from attention import naive_restricted_attention
 from measure import peak_and_seconds, print_table
 from network import REFERENCES, SD, UHD, channels, copies_gb
 
+import corrfractal.attention
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.correspondence import pyramid, refine
 from corrfractal.tracker import FAST, Tracker, TrackerConfig
@@ -60,7 +63,10 @@ FRAME = 11  # asks for the memory frames 0, 5, 6, 8, 10
 @click.option("--forms", default=",".join(FORMS), help="Forms to time, by name; bf16 is emulated by some processors.")
 @click.option("--rounds", default=3, show_default=True, help="Turns that each form and part takes.")
 @click.option("--4k", "uhd", is_flag=True)
-def main(data: Path | None, model: str, scored: str, frames: int, forms: str, rounds: int, uhd: bool) -> None:
+@click.option("--naive", is_flag=True)
+def main(
+    data: Path | None, model: str, scored: str, frames: int, forms: str, rounds: int, uhd: bool, naive: bool
+) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if rounds:
@@ -70,6 +76,8 @@ def main(data: Path | None, model: str, scored: str, frames: int, forms: str, ro
         peaks = [(width, *peak_and_seconds(prepare, UHD, SIX, width)) for width in (16, 64)]
         rows = [{"width": width, "s": seconds, "peak MB": peak} for width, peak, seconds in peaks]
         print_table("inference 4k: a frame of 2160 x 3840, embedded at 1080 x 1920, six densities", rows, OUT)
+    if naive:
+        print_table("inference beside naive attention: 480 x 854, width 16, three densities", beside_naive(), OUT)
     if data is not None:
         source = resolve_model(model)
         rows = [score(name, source, data, frames) for name in scored.split(",")]
@@ -131,6 +139,20 @@ def steps(names: list[str], rounds: int) -> list[dict[str, Any]]:
         }
         for name in names
     ]
+
+
+def beside_naive() -> list[dict[str, Any]]:
+    forms = {"ours": peak_and_seconds(prepare, SD, FAST), "naive": peak_and_seconds(prepare_naive)}
+    peak, seconds = forms["ours"]
+    return [
+        {"attention": name, "s": s, "peak MB": mb, "x our time": s / seconds, "x our peak": mb / peak}
+        for name, (mb, s) in forms.items()
+    ]
+
+
+def prepare_naive() -> Callable[[], Any]:
+    corrfractal.attention.restricted_attention = naive_restricted_attention
+    return prepare(SD, FAST)
 
 
 def parts(rounds: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,16 @@ def main(shards: Path, kills: int, seed: int, steps: int, longest: int, alone: b
     shutil.rmtree(work)
 
 
-def launch_on_ray(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]:
-    """Start ``corrfractal train``, or go on with it."""
+def launch_on_ray(
+    shards: Path, out: Path, steps: int, workers: str = "2", cluster: str = "", settings: Mapping[str, Any] = SETTINGS
+) -> subprocess.Popen[bytes]:
+    """Start ``corrfractal train``, or go on with it; on the Ray cluster of an address, or on its own."""
     command = [sys.executable, "-m", "corrfractal", "train", str(shards), "--out", str(out), "--profile", "cpu"]
-    command += ["--workers", "2", "--steps", str(steps), "--max-failures", "-1"]
+    command += ["--workers", workers, "--steps", str(steps), "--max-failures", "-1"]
     command += ["--tracking-uri", f"sqlite:///{out.parent / 'mlflow.db'}"]
-    for key, value in SETTINGS.items():
+    for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -92,6 +92,7 @@ class Meter:
         means = dict(zip(SCALARS, (self._sums / self._steps).tolist(), strict=True))
         rate = self._steps * self._batch_size / seconds
         means["samples_per_second"] = rate
+        means["workers"] = float(self._world)
         means |= {name: spent / seconds for name, spent in self._spent.items() if spent or name != "evaluation"}
         if self._macs:
             means["gmac_per_second"] = rate * self._macs / 1e9

@@ -1,0 +1,164 @@
+"""What is learnt from our labels beside what the siblings' targets teach, everything else equal.
+
+    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 300] [--seeds 0,1] [--targets labels,colours,lab]
+
+The same videos, clips, network, affinity, batches and steps; what differs is what the affinity carries from reference
+to target, where it is compared:
+
+- labels: the pseudo-labels of this project, of Walsh-Hadamard patterns and ab (cross-entropy);
+- colours: labels of colour alone, as CorrFlow has them (cross-entropy);
+- lab: colours themselves, as MAST has them: one of a and b is dropped from the input, and it is this one that is
+  regressed, at 1/4 of the frame (Huber).
+
+Each network carries the masks of the first ``--frames`` frames of every sequence, through the same tracker and scorer,
+twice: by its embedding alone and with Lab patches beside it. Frames are matched at 1/6, in windows of 48 pixels. Below
+stand colour alone, the untrained network and the copied first mask. The starter model's recipe is that of the labels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from measure import print_table
+
+from corrfractal import CorrFractal
+from corrfractal.attention import Similarity
+from corrfractal.color import lab_for_network
+from corrfractal.correspondence import grid, resize_embedding, resize_labels
+from inference.config import InferenceConfig
+from inference.datasets.davis import open_sequence, sequence_names
+from inference.load import Model, open_model, resolve_model
+from inference.metrics.jf import score_sequence
+from inference.propagate import track
+from pipeline.config import ClipConfig, PipelineConfig
+from pipeline.run import precompute
+from training.batches import Batch, Batches
+from training.config import TrainingConfig, configuration, with_settings
+from training.step import learning_rate, train_step
+
+OUT = Path(__file__).parent / "out"
+TARGETS = ("labels", "colours", "lab")
+SETTINGS = (
+    "network.stem_stride=2",
+    'network.appearance="off"',
+    "network.correspondence.multi_density=false",
+    'network.correspondence.similarity.kind="cosine"',
+    "learning_rate=2e-3",
+    "batch_size=8",
+)
+MATCHED: dict[str, Any] = {"density_means": (6.0, 12.0), "radius": 8}
+ALONE = Similarity(kind="cosine", test_temperature=0.02)
+WITH_COLOUR = Similarity(kind="cosine", test_temperature=0.05, colour_temperature=0.0003)
+
+
+@click.command()
+@click.argument("videos", type=click.Path(exists=True, path_type=Path))
+@click.argument("davis", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+@click.option("--steps", default=300, show_default=True)
+@click.option("--seeds", default="0,1", show_default=True)
+@click.option("--targets", default=",".join(TARGETS), show_default=True)
+@click.option("--frames", default=30, show_default=True)
+def main(videos: Path, davis: Path, out: Path, steps: int, seeds: str, targets: str, frames: int) -> None:
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for target in targets.split(","):
+        shards = made(videos, out, target)
+        for seed in map(int, seeds.split(",")):
+            path = out / f"{target}-{seed}.safetensors"
+            cpu = 0.0 if path.exists() else trained(target, shards, path, steps, seed)
+            rows += scored(f"{target}, seed {seed}", CorrFractal.load(path), davis, frames, cpu)
+    torch.manual_seed(0)
+    rows += scored("untrained", CorrFractal(settings(steps, 0).network).eval(), davis, frames, 0.0)
+    colour, copy = (open_model(resolve_model(f"baseline:{name}")) for name in ("colour", "copy"))
+    assert isinstance(colour, CorrFractal)
+    match(colour, colour.config.correspondence.similarity)
+    for name, model in (("colour", colour), ("copy", copy)):
+        rows.append({"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(model, davis, frames)})
+    print_table(f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows, OUT)
+
+
+def settings(steps: int, seed: int) -> TrainingConfig:
+    return replace(with_settings(configuration("base", "cpu"), SETTINGS, steps), seed=seed)
+
+
+def made(videos: Path, out: Path, target: str) -> Path:
+    config = PipelineConfig(clip=ClipConfig(fps=12.0, hop=4), views=3)
+    if target == "colours":
+        config = replace(config, quantization=replace(config.quantization, n_patterns=0))
+    folder = out / f"shards-{'colours' if target == 'colours' else 'labels'}"
+    precompute([str(videos)], folder, config)
+    return folder
+
+
+def trained(target: str, shards: Path, path: Path, steps: int, seed: int) -> float:
+    """Train and save a network; returns the CPU minutes."""
+    config = settings(steps, seed)
+    if target == "lab":
+        config = replace(config, channel_dropout=1.0, network=replace(config.network, bottleneck="lab"))
+    torch.manual_seed(seed)
+    model = CorrFractal(config.network).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    started = time.process_time()
+    for step, batch in enumerate(Batches(shards, config).iterate(0, steps)):
+        if target == "lab":
+            lab_step(model, optimizer, batch, step, steps, config)
+        else:
+            train_step(model, optimizer, batch, step, steps, config)
+    model.eval().save(path)
+    return (time.process_time() - started) / 60
+
+
+def lab_step(
+    model: CorrFractal, optimizer: torch.optim.Optimizer, batch: Batch, step: int, total: int, config: TrainingConfig
+) -> None:
+    """``train_step`` with the dropped channel in place of labels."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, total, config)
+    images = batch.frames.flatten(0, 1)
+    size = grid(images, 4)
+    f = resize_embedding(model.embed(images, batch.keep.repeat_interleave(2, dim=0)), size).unflatten(0, (-1, 2))
+    lab = resize_labels(lab_for_network(images.float() / 255), size).unflatten(0, (-1, 2))
+    carried = model.in_training.similarity.attend(f[:, 1], f[:, :1], lab[:, :1], config.network.correspondence.radius)
+    dropped = batch.keep == 0
+    optimizer.zero_grad(set_to_none=True)
+    F.smooth_l1_loss(20 * carried[dropped], 20 * lab[:, 1][dropped]).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+    optimizer.step()
+
+
+def scored(name: str, model: CorrFractal, davis: Path, frames: int, cpu: float) -> Iterable[dict[str, Any]]:
+    """A row for each way to match."""
+    for how, similarity in (("embedding", ALONE), ("embedding and colour", WITH_COLOUR)):
+        match(model, similarity)
+        yield {"trained on": name, "matched by": how, "CPU min": cpu, **scores(model, davis, frames)}
+
+
+def match(model: CorrFractal, similarity: Similarity) -> None:
+    correspondence = replace(model.config.correspondence, **MATCHED, similarity=similarity)
+    model.config = replace(model.config, correspondence=correspondence)
+
+
+def scores(model: Model, davis: Path, frames: int) -> dict[str, float]:
+    """J&F in per cent, of all objects and of each."""
+    each: dict[str, float] = {}
+    for name in sequence_names(davis):
+        sequence = open_sequence(davis, name)
+        images = (sequence.frame(t) for t in range(min(frames, len(sequence.frames))))
+        steps = enumerate(track(images, sequence.annotation(0), model, InferenceConfig()))
+        pairs = ((sequence.annotation(t), step.mask) for t, step in steps if 0 < t < len(sequence.frames) - 1)
+        each |= {o.name: 50 * (o.J.mean + o.F.mean) for o in score_sequence(name, sequence.objects(), pairs)}
+    print({name: round(value, 1) for name, value in each.items()}, flush=True)
+    return {"J&F": statistics.mean(each.values()), **each}
+
+
+if __name__ == "__main__":
+    main()
