@@ -133,10 +133,14 @@ def precompute(
 def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> PipelineConfig:
     """The ``[precompute]`` table of a file, or the defaults, with some fields changed."""
     from corrfractal.config import config_from_dict, read_toml
+    from corrfractal.errors import ConfigError
 
     from .config import PipelineConfig
 
-    values = read_toml(file).get("precompute", {}) if file else {}
+    tables = read_toml(file) if file else {"precompute": {}}
+    if "precompute" not in tables:
+        raise ConfigError(f"{file} has no [precompute] table: nothing in it would count")
+    values = tables["precompute"]
     return config_from_dict(PipelineConfig, {**values, **(changed or {})}, where=str(file or "command line"))
 
 

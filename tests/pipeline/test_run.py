@@ -260,10 +260,12 @@ def test_json_mode_prints_one_object(shards, master, tmp_path):
         (["--out", "x"], 2, "Missing argument"),
         ([".", "--out", "x", "--max-bad", "lots"], 2, "is no share"),
         ([".", "--out", "x", "--config", "gone.toml"], 2, "no such configuration"),
+        ([".", "--out", "x", "--config", "flat.toml"], 2, "no [precompute] table"),
     ],
 )
 def test_wrong_calls_exit_with_two_and_a_sentence(arguments, code, words, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "flat.toml").write_text("size = 128\n")
     with pytest.raises(SystemExit) as caught:
         main(["precompute", *arguments])
     assert caught.value.code == code
