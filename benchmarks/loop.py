@@ -1,9 +1,13 @@
-"""What the training loop pays for safety and memory:  python benchmarks/loop.py [--size 256] [--batch 1] [--world]
+"""What the training loop pays for safety and memory.
+
+    python benchmarks/loop.py [--size 256] [--batch 1] [--world] [--compile]
 
 - how long a checkpoint stops the loop: written in place, and copied for a thread to write (wall time, least of 5: a
   busy machine only adds);
 - gradient checkpointing: one step of the `full` preset, kept and recomputed, each in a process of its own;
-- with ``--world``: samples per second of two gloo processes on two cores beside one process on one core.
+- with ``--world``: samples per second of two gloo processes on two cores beside one process on one core;
+- with ``--compile``: steps of the `base` preset with the backbone compiled and as it is, and the wall time of the first
+  one, which compiles.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ OUT = Path(__file__).parent / "out"
 @click.option("--batch", default=1, show_default=True)
 @click.option("--width", default=64, show_default=True)
 @click.option("--world", is_flag=True, help="Also the scaling from one worker to two.")
-def main(size: int, batch: int, width: int, world: bool) -> None:
+@click.option("--compile", "compiled", is_flag=True, help="Also torch.compile.")
+def main(size: int, batch: int, width: int, world: bool, compiled: bool) -> None:
     print_table("checkpoint: seconds that one stops the loop", [stall("cpu"), stall("gpu")], OUT)
     rows = []
     for recompute in (False, True):
@@ -50,6 +55,9 @@ def main(size: int, batch: int, width: int, world: bool) -> None:
         one, two = samples_per_second(1), samples_per_second(2)
         rows = [{"workers": 1, "samples/s": one, "x one": 1.0}, {"workers": 2, "samples/s": two, "x one": two / one}]
         print_table("scaling: two gloo processes on two cores beside one on one", rows, OUT)
+    if compiled:
+        rows = [steps(width, size, batch, kind) for kind in (False, True)]
+        print_table(f"compile: base preset of width {width}, {batch} x {size} x {size}", rows, OUT)
 
 
 def stall(profile: str) -> dict[str, Any]:
@@ -91,6 +99,25 @@ def noise(config: TrainingConfig, batch: int, size: int) -> Batch:
     frames = torch.randint(0, 256, (*shape, 3, size, size), dtype=torch.uint8)
     labels = torch.randint(0, 16, (*shape, size, size), dtype=torch.uint8)
     return Batch(frames, labels, torch.ones(batch, 3), ("",) * batch)
+
+
+def steps(width: int, size: int, batch: int, compiled: bool) -> dict[str, Any]:
+    """Seconds of the first step (wall) and of later ones (CPU, least of three)."""
+    config = configuration("base")
+    config = replace(config, compile=compiled, network=replace(config.network, width=width))
+    model, optimizer = build(config, torch.device("cpu"), 1)
+    data = noise(config, batch, size)
+    first = timed(lambda: train_step(model, optimizer, data, 0, 10, config))
+    later = []
+    for step in (1, 2, 3):
+        started = time.process_time()
+        train_step(model, optimizer, data, step, 10, config)
+        later.append(time.process_time() - started)
+    return {
+        "backbone": "compiled" if compiled else "as it is",
+        "first step, s": first,
+        "later steps, CPU s": min(later),
+    }
 
 
 def samples_per_second(world: int, steps: int = 10) -> float:

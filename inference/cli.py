@@ -12,7 +12,7 @@ from corrfractal.console import command, progress, say
 
 if TYPE_CHECKING:
     from .config import InferenceConfig
-    from .results import Benchmark, Summary
+    from .results import Benchmark, PicturedBenchmark, Summary
 
 FILE = click.Path(path_type=Path)
 MODEL_HELP = (
@@ -176,9 +176,7 @@ def evaluate_davis(
     from .run import evaluate_davis as run
 
     evaluation = run(data, out, model, _config(tracker), workers=workers, year=year, compare=compare)
-    result = _told(evaluation)
-    say(f"report: {out / 'report.html'}")
-    return result
+    return _told(evaluation)
 
 
 @evaluate.command("youtubevos")
@@ -284,7 +282,7 @@ def _config(options: dict[str, Any]) -> InferenceConfig:
 
 
 def _evaluate(
-    benchmark: Benchmark, out: Path, model: str | None, workers: int | None, tracker: dict[str, Any]
+    benchmark: PicturedBenchmark, out: Path, model: str | None, workers: int | None, tracker: dict[str, Any]
 ) -> dict[str, Any]:
     from .run import evaluate as run
 
@@ -302,4 +300,5 @@ def _told(summary: Summary) -> dict[str, Any]:
         say(line)
     if summary.out is not None:
         say(f"scores: {summary.out / 'scores.json'}")
+        say(f"report: {summary.out / 'report.html'}")
     return summary.to_dict()

@@ -41,6 +41,11 @@ class SequenceResult(Result):
         """J and F of every object."""
         return ", ".join(f"object {o.object_id} J {o.J.mean:.3f} F {o.F.mean:.3f}" for o in self.objects)
 
+    @property
+    def score(self) -> float | None:
+        """Mean J&F of its objects."""
+        return float(np.mean([(o.J.mean + o.F.mean) / 2 for o in self.objects])) if self.objects else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Summary):

@@ -36,12 +36,12 @@ class Settings:
     Attributes:
         config: of the propagation.
         model: facts of the model for people, see ``lineage.describe_model``.
-        digest: of the evaluation set.
+        digest: of the evaluation set, where it has one.
     """
 
     config: InferenceConfig
     model: dict[str, str]
-    digest: str
+    digest: str = ""
 
 
 def evaluation_report(
@@ -63,7 +63,7 @@ def evaluation_report(
         _sequence(benchmark.open(name), ours[name], theirs.get(name, []), evaluation, rival, settings) for name in names
     ]
     sections.append(Section(title="Objects", table=object_table(evaluation.objects)))
-    sections += _settings(settings)
+    sections += settings_sections(settings)
     against = "" if rival is None else f" Set beside {rival.model}: J&F {100 * rival.JF:.1f} %."
     lead = (
         f"Model {evaluation.model} on {evaluation.sequences} sequences of {evaluation.dataset}. "
@@ -218,13 +218,15 @@ def _prediction(sequence: Sequence, folder: Path, t: int) -> U8:
     return read_mask(folder / f"{sequence.frames[t].stem}.png")
 
 
-def _settings(settings: Settings) -> list[Section]:
+def settings_sections(settings: Settings) -> list[Section]:
+    """The last sections of every report: how it was made, and by which model."""
     plain = flatten(config_to_dict(settings.config.tracker))
     rows = [
         (key.replace("_", " "), ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in plain.items()
     ]
     rows.append(("settings (SHA-256)", settings.config.digest))
-    rows.append(("annotations (SHA-256)", settings.digest))
+    if settings.digest:
+        rows.append(("annotations (SHA-256)", settings.digest))
     return [
         Section(title="Settings", table=Table(header=("", ""), rows=tuple(rows))),
         Section(title="Where the model came from", table=Table(header=("", ""), rows=tuple(settings.model.items()))),

@@ -22,11 +22,15 @@ from pydantic import BaseModel, ValidationError
 from corrfractal.errors import IntegrityError, NotFoundError
 from corrfractal.runtime import peak_rss_mb, write_text
 
+from .benchmark_report import later, some
 from .config import InferenceConfig
 from .datasets.jhmdb import JOINTS, Video, open_video, video_names
 from .evaluation import check_masks
 from .load import Model, ModelSource
 from .metrics.pck import Distances, distances, pck
+from .outputs import dotted
+from .pictures import picture_grid
+from .report import Picture
 from .results import Advance, Result, Summary, cost, load, result_digest, store, write_scores
 
 U8 = npt.NDArray[np.uint8]
@@ -51,6 +55,11 @@ class PointsResult(Result):
     def line(self) -> str:
         """Strict PCK of this video."""
         return ", ".join(f"PCK@{a} {value:.3f}" for a, value in zip(THRESHOLDS, self.pck, strict=True))
+
+    @property
+    def score(self) -> float | None:
+        """Strict PCK@0.1."""
+        return None if math.isnan(self.pck[0]) else self.pck[0]
 
 
 class _PointsFile(BaseModel):
@@ -160,6 +169,16 @@ class Jhmdb:
         )
         write_scores(out, summary)
         return summary
+
+    def strip(self, result: PointsResult, out: Path, opacity: float) -> Picture:
+        """Some frames with their joints."""
+        video = open_video(self.data, result.name)
+        ts = some(later(len(video.frames)))
+        rows = [[dotted(video.frame(t), joints[t]) for t in ts] for joints in (result.points, video.joints)]
+        which = ", ".join(video.frames[t].stem for t in ts)
+        return Picture(
+            data=picture_grid(rows).data, caption=f"Predicted (above) and annotated (below), frames {which}."
+        )
 
     def score(self, points: Path, advance: Advance = lambda n: None) -> PckSummary:
         """Score joints made elsewhere, in ``points/<class>/<video>.json`` as ``evaluate`` writes them.

@@ -6,7 +6,7 @@ tracking; nothing but one frame is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -79,7 +79,7 @@ def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float) -
 
 def write_point_video(path: Path, video: Video, tracks: dict[int, Track], trail: int = 8) -> None:
     """Write an h264 video with points and the way they came in the last frames."""
-    images = (_dotted(frame.image, frame.index, tracks, trail) for frame in video.frames() if frame.index in tracks)
+    images = (_trailed(frame.image, frame.index, tracks, trail) for frame in video.frames() if frame.index in tracks)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, images, video.info.fps)
 
@@ -105,18 +105,32 @@ def _write_folder(folder: Path, images: Iterable[U8]) -> None:
         Image.fromarray(image).save(mask_file(folder, index))
 
 
-def _dotted(image: U8, index: int, tracks: dict[int, Track], trail: int) -> U8:
-    drawn = image.copy()
-    size = max(3, round(min(image.shape[:2]) / 96))
-    recent = [tracks[t] for t in range(index - trail, index + 1) if t in tracks]
-    for k, (x, y, _) in enumerate(tracks[index]):
-        color = tuple(int(c) for c in bright_palette()[k + 1])
-        for a, b in pairwise(track[k] for track in recent):
-            cv2.line(drawn, _pixel(*a), _pixel(*b), color, max(1, size // 2), cv2.LINE_AA)
-        cv2.circle(drawn, _pixel(x, y), size + 2, (255, 255, 255), -1, cv2.LINE_AA)
-        cv2.circle(drawn, _pixel(x, y), size, color, -1, cv2.LINE_AA)
+def dotted(image: U8, places: Iterable[Sequence[float] | None]) -> U8:
+    """A picture with points on it, each in the colour of its number; None is left out."""
+    drawn, size = image.copy(), _dot(image)
+    for k, place in enumerate(places):
+        if place is not None:
+            cv2.circle(drawn, _pixel(place), size + 2, (255, 255, 255), -1, cv2.LINE_AA)
+            cv2.circle(drawn, _pixel(place), size, _color(k), -1, cv2.LINE_AA)
     return drawn
 
 
-def _pixel(x: float, y: float, confidence: float = 1.0) -> tuple[int, int]:
-    return round(x), round(y)
+def _trailed(image: U8, index: int, tracks: dict[int, Track], trail: int) -> U8:
+    drawn = image.copy()
+    recent = [tracks[t] for t in range(index - trail, index + 1) if t in tracks]
+    for k in range(len(tracks[index])):
+        for a, b in pairwise(track[k] for track in recent):
+            cv2.line(drawn, _pixel(a), _pixel(b), _color(k), max(1, _dot(image) // 2), cv2.LINE_AA)
+    return dotted(drawn, tracks[index])
+
+
+def _dot(image: U8) -> int:
+    return max(3, round(min(image.shape[:2]) / 96))
+
+
+def _color(k: int) -> tuple[int, ...]:
+    return tuple(int(c) for c in bright_palette()[k + 1])
+
+
+def _pixel(place: Sequence[float]) -> tuple[int, int]:
+    return round(float(place[0])), round(float(place[1]))

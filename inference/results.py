@@ -21,6 +21,7 @@ from corrfractal.runtime import write_text
 
 from .config import InferenceConfig
 from .load import Model, ModelSource
+from .report import Picture
 
 R = TypeVar("R", bound="Result")
 Advance = Callable[[int], None]
@@ -48,6 +49,11 @@ class Result(ABC):
     @abstractmethod
     def line(self) -> str:
         """The scores in a few words, for progress."""
+
+    @property
+    @abstractmethod
+    def score(self) -> float | None:
+        """What sequences are ranked by, 0..1; None where nothing could be scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,14 @@ class Benchmark(Protocol):
 
     def score(self, predictions: Path, advance: Advance = ...) -> Summary:
         """Scores of predictions made elsewhere; ``advance`` is told of each sequence done."""
+        ...
+
+
+class PicturedBenchmark(Benchmark, Protocol):
+    """One that can show a sequence in ``benchmark_report``."""
+
+    def strip(self, result: Any, out: Path, opacity: float) -> Picture:
+        """Some frames of a sequence with what was predicted and what is annotated, for a report."""
         ...
 
 

@@ -21,6 +21,7 @@ from corrfractal.errors import CorrFractalError, NotFoundError
 from corrfractal.runtime import ray_session
 from corrfractal.scores import Scores
 
+from .benchmark_report import benchmark_report
 from .config import InferenceConfig
 from .evaluation import Davis, Evaluation
 from .evaluation_report import Settings, evaluation_report, read_evaluation
@@ -29,7 +30,7 @@ from .load import Model, ModelSource, open_model, resolve_model
 from .outputs import Outputs
 from .propagate import Job, Propagation, make_folder, propagate_video
 from .registry import log_measures, log_scores
-from .results import Benchmark, Result, Summary
+from .results import Benchmark, PicturedBenchmark, Result, Summary
 from .videos import list_videos, names_of, outputs_of, prompts_of
 
 __all__ = ["evaluate", "evaluate_davis", "propagate_video", "propagate_videos"]
@@ -142,7 +143,7 @@ def evaluate_davis(
     config, benchmark = config or InferenceConfig(), Davis(data.resolve(), year)
     rival = None if compare is None else read_evaluation(compare)
     source = resolve_model(model, out.resolve() / "model")
-    evaluation = _evaluate(benchmark, out.resolve(), source, config, workers)
+    evaluation, _ = _evaluate(benchmark, out.resolve(), source, config, workers)
     assert isinstance(evaluation, Evaluation)
     settings = Settings(config=config, model=describe_model(source), digest=benchmark.digest())
     evaluation_report(out / "report.html", evaluation, benchmark, settings, rival)
@@ -150,14 +151,14 @@ def evaluate_davis(
 
 
 def evaluate(
-    benchmark: Benchmark,
+    benchmark: PicturedBenchmark,
     out: Path,
     model: str | None,
     config: InferenceConfig | None = None,
     *,
     workers: int | None = None,
 ) -> Summary:
-    """Propagate and score a data set; write predictions and ``scores.json`` to ``out``.
+    """Propagate and score a data set; write predictions, ``scores.json`` and ``report.html`` to ``out``.
 
     Args:
         benchmark: the data set with its protocol.
@@ -169,12 +170,16 @@ def evaluate(
         CorrFractalError: sequences failed; names each with its reason. The others' results are kept.
     """
     source = resolve_model(model, out.resolve() / "model")
-    return _evaluate(benchmark, out.resolve(), source, config or InferenceConfig(), workers)
+    config = config or InferenceConfig()
+    summary, results = _evaluate(benchmark, out.resolve(), source, config, workers)
+    settings = Settings(config=config, model=describe_model(source))
+    benchmark_report(out / "report.html", summary, results, benchmark, settings)
+    return summary
 
 
 def _evaluate(
     benchmark: Benchmark, out: Path, source: ModelSource, config: InferenceConfig, workers: int | None
-) -> Summary:
+) -> tuple[Summary, list[Result]]:
     names = benchmark.names()
     make_folder(out)
     job = _Job(benchmark=benchmark, out=out, source=source, config=config)
@@ -189,7 +194,7 @@ def _evaluate(
     summary = benchmark.summarize(results, source, out)
     if source.registered is not None and source.run_id is not None:
         _log(summary, source.run_id, source.registered, job)
-    return summary
+    return summary, results
 
 
 def _log(summary: Summary, run_id: str, registered: tuple[str, str], job: _Job) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from corrfractal.errors import MaskError
 from corrfractal.runtime import peak_rss_mb
 
+from .benchmark_report import later, mask_strip, some
 from .config import InferenceConfig
 from .datasets.vip import PARTS, Video, open_video, video_names
 from .evaluation import check_masks
@@ -26,6 +27,7 @@ from .load import Model, ModelSource
 from .masks import read_mask, write_mask
 from .metrics.iou import I64, confusion, iou, mean_iou
 from .propagate import track
+from .report import Picture
 from .results import Advance, Result, Summary, cost, load, result_digest, store, write_scores
 
 U8 = npt.NDArray[np.uint8]
@@ -45,6 +47,12 @@ class PartsResult(Result):
     def line(self) -> str:
         """Mean IoU of this video's predicted frames."""
         return f"mIoU {mean_iou(np.array(self.others)):.3f}"
+
+    @property
+    def score(self) -> float | None:
+        """Mean IoU of the predicted frames."""
+        value = mean_iou(np.array(self.others))
+        return None if np.isnan(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +159,19 @@ class Vip:
         )
         write_scores(out, summary)
         return summary
+
+    def strip(self, result: PartsResult, out: Path, opacity: float) -> Picture:
+        """Some frames under their parts."""
+        video = open_video(self.data, result.name)
+        shown = [(video.frames[t].stem, video.frame(t), video.annotation(t)) for t in some(later(len(video.frames)))]
+        return mask_strip(
+            [
+                (frame, read_mask(out / "masks" / result.name / f"{stem}.png"), np.where(truth < len(PARTS), truth, 0))
+                for stem, frame, truth in shown
+            ],
+            [stem for stem, *_ in shown],
+            opacity,
+        )
 
     def score(self, masks: Path, advance: Advance = lambda n: None) -> PartsSummary:
         """Score masks made elsewhere, laid out as ``masks/<video>/<frame>.png``, of any size.

@@ -18,12 +18,14 @@ import numpy.typing as npt
 from corrfractal.errors import MaskError, NotFoundError
 from corrfractal.runtime import peak_rss_mb
 
+from .benchmark_report import later, mask_strip, some
 from .config import InferenceConfig
 from .datasets.youtubevos import Video, open_video, video_names
 from .evaluation import SequenceResult, check_masks, object_lines
 from .load import Model, ModelSource
 from .masks import read_mask, write_mask
 from .metrics.jf import ObjectScore, frame_scores
+from .report import Picture
 from .results import Advance, Summary, cost, load, result_digest, store, write_scores
 
 U8 = npt.NDArray[np.uint8]
@@ -148,6 +150,19 @@ class YoutubeVos:
         summary = self._summary(objects, len(results), model=source.name, out=out, **cost(results))
         write_scores(out, summary)
         return summary
+
+    def strip(self, result: SequenceResult, out: Path, opacity: float) -> Picture:
+        """Some frames under their objects: annotated ones, where there are any after the first."""
+        video = open_video(self.data, result.name, self.split)
+        known = [t for t, frame in enumerate(video.frames) if t and frame.stem in video.annotations]
+        ts = some(known or later(len(video.frames)))
+        stems = [video.frames[t].stem for t in ts]
+        shown = []
+        for t, stem in zip(ts, stems, strict=True):
+            frame = video.frame(t)
+            truth = video.annotation(stem, frame.shape[:2]) if known else None
+            shown.append((frame, read_mask(out / SUBMISSION / result.name / f"{stem}.png"), truth))
+        return mask_strip(shown, stems, opacity)
 
     def score(self, masks: Path, advance: Advance = lambda n: None) -> YoutubeVosSummary:
         """Score masks made elsewhere, laid out as ``masks/<video>/<frame>.png``; reads the scored frames only.

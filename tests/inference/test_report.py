@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,17 @@ import numpy as np
 import pytest
 
 from corrfractal.errors import NotFoundError
+from inference.benchmark_report import benchmark_report
 from inference.config import InferenceConfig
 from inference.evaluation import Davis
 from inference.evaluation_report import Settings, evaluation_report, read_evaluation, worst_frames
+from inference.jhmdb import Jhmdb
 from inference.load import open_model, resolve_model
 from inference.pictures import CONFUSED, EXTRA, MISSED, object_table, overlay_strip, subtraction
 from inference.report import Section, Share, Table, write_report
+from inference.results import PicturedBenchmark
+from inference.vip import Vip
+from inference.youtubevos import YoutubeVos
 
 
 def test_a_report_fetches_nothing_and_escapes_what_it_is_given(tmp_path: Path, moving_frames: np.ndarray) -> None:
@@ -76,6 +82,31 @@ def test_an_evaluation_is_told_in_curves_and_pictures_best_sequence_first(evalua
     assert worst_frames(moving) == [5]
     with pytest.raises(NotFoundError, match="holds no finished evaluation"):
         read_evaluation(evaluated / "masks")
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "told"),
+    [(Vip, "vip", "hair"), (YoutubeVos, "youtubevos", "overall"), (Jhmdb, "jhmdb", "PCK@0.1")],
+)
+def test_every_data_set_has_a_report_with_its_sequences_in_pictures(
+    kind: Callable[[Path], PicturedBenchmark],
+    folder: str,
+    told: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    benchmark, source, config = kind(request.getfixturevalue(folder)), resolve_model("baseline:copy"), InferenceConfig()
+    model, out = open_model(source), tmp_path / "evaluated"
+    out.mkdir()
+    results = [benchmark.evaluate(name, out, source, model, config) for name in benchmark.names()]
+    summary = benchmark.summarize(results, source, out)
+    settings = Settings(config=config, model={"model": source.name})
+    benchmark_report(out / "report.html", summary, results, benchmark, settings)
+    text = (out / "report.html").read_text()
+    assert "://" not in text
+    assert told in text
+    assert text.count("<img") == len(results) == 1
+    assert all(f'id="{result.name}"' in text for result in results)
 
 
 def test_a_subtraction_image_is_the_xor_of_prediction_and_truth() -> None:
