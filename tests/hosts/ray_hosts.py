@@ -89,6 +89,12 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
 
 
+def healthy(host: Host) -> bool:
+    """What the probe of pods and containers says of a host, asked there."""
+    command = host.command(sys.executable, "-m", "cluster.probe")
+    return subprocess.run(command, env=host.settings(), check=False).returncode == 0
+
+
 def start_ray(host: Host, head: Host, cpus: int = 1) -> None:
     """Start Ray on a host: the head itself, or a host that joins it."""
     # A worker takes as many threads as it has CPUs to itself, and their number decides the order of its sums: one for
