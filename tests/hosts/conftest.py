@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hosts import NETWORK, Host, make_bridge, until
 from mlflow_server import MlflowServer
-from ray_hosts import DETECTION, Cluster, Ledger, start_ray
+from ray_hosts import DETECTION, REPORTING, Cluster, Ledger, start_ray
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +49,7 @@ def cluster(folder: Path, mlflow: MlflowServer) -> Iterator[Cluster]:
     shared.mkdir(exist_ok=True)
     environment = {
         **DETECTION,
+        **REPORTING,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": "/tmp/token",
         "RAY_USAGE_STATS_ENABLED": "0",
