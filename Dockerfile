@@ -24,21 +24,24 @@ ENV PIP_NO_CACHE_DIR=1 \
     PATH=/opt/venv/bin:$PATH
 RUN python -m venv /opt/venv
 WORKDIR /app
-COPY requirements.lock ./
-# One faiss and one torch, never both flavours: the lock names faiss-cpu, which the GPU image replaces; a torch that is
-# already there in the version of the lock (2.x.y+cpu satisfies ==2.x.y) is kept by the second call of pip.
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+# What the program itself needs, in the versions of the lock, which has the checkers and test tools too. One faiss and one
+# torch, never both flavours: a torch that is already there in the version of the lock (2.x.y+cpu satisfies ==2.x.y) is
+# kept by the second call of pip.
 RUN set -eu; \
     torch="$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements.lock)"; \
     test -n "$torch"; \
     case "$ACCELERATOR" in \
-      cpu) pip install --no-deps ${TORCH_CPU_INDEX:+--index-url "$TORCH_CPU_INDEX"} "$torch"; \
-           cp requirements.lock /tmp/parts.txt ;; \
-      gpu) sed "s/^faiss-cpu==.*/$FAISS_GPU/" requirements.lock > /tmp/parts.txt ;; \
+      cpu) pip install --no-deps ${TORCH_CPU_INDEX:+--index-url "$TORCH_CPU_INDEX"} "$torch"; faiss= ;; \
+      gpu) faiss="$FAISS_GPU" ;; \
       *) echo "ACCELERATOR must be cpu or gpu, got '$ACCELERATOR'" >&2; exit 1 ;; \
     esac; \
-    pip install -r /tmp/parts.txt; \
+    python -c "import sys, tomllib; file = tomllib.load(open('pyproject.toml', 'rb')); p = file['project']; \
+        x = p['optional-dependencies']; \
+        print(*p['dependencies'], *x[sys.argv[1]], *x['s3'], *file['build-system']['requires'], sep='\n')" \
+      "$ACCELERATOR" > /tmp/parts.txt; \
+    pip install -c requirements.lock -r /tmp/parts.txt $faiss; \
     test "$(pip list --format=freeze | grep -c '^faiss-')" = 1
-COPY pyproject.toml README.md LICENSE ./
 COPY corrfractal corrfractal
 COPY pipeline pipeline
 COPY training training

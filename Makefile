@@ -31,7 +31,7 @@ check: setup
 	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m cluster.recipes
-	$(BIN)/shellcheck --severity=warning .ci/run cluster/*.sh cluster/*/*.sh cluster/slurm/run.sbatch tests/hosts/enter.sh
+	$(BIN)/shellcheck --severity=warning .ci/run cluster/*.sh cluster/*/*.sh cluster/slurm/run.sbatch tests/hosts/*.sh
 
 # Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.
 DAVIS ?= ../shared/data/davis2017

@@ -9,103 +9,35 @@
 # Installs PostgreSQL where it is missing (Debian, root). Everything else lies in a temporary folder and is gone at the
 # end; all servers listen on 127.0.0.1 only, on free ports. As root, the database runs as the user `postgres`.
 set -euo pipefail
+. "$(dirname "$0")/mlflow_server.sh"
 
-ROOT=$(cd "$(dirname "$0")/.." && pwd)
-PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 SHARDS=${1:+$(realpath "$1")}
 export PYTHONPATH=$ROOT
 WORK=$(mktemp -d)
-mkdir "$WORK/database" "$WORK/client"
-SERVER=
-OBJECTS=
+mkdir "$WORK/client"
 TRAINING=
 say() { printf '\n== %s\n' "$*"; }
-as_database_user() { if [ "$(id -u)" = 0 ]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi; }
-free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 corrfractal() { "$PYTHON" -m corrfractal "$@"; }
-
-clean_up() {
+end() {
     [ -z "$TRAINING" ] || kill "$TRAINING" 2>/dev/null || true
-    for group in $SERVER $OBJECTS; do kill -- "-$group" 2>/dev/null || true; done
-    [ ! -d "$WORK/database/data" ] || as_database_user "$BIN/pg_ctl" -D "$WORK/database/data" -m fast -s stop || true
-    rm -rf "$WORK"
+    clean_up
 }
-trap clean_up EXIT
+trap end EXIT
 
-say "PostgreSQL"
-if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
-    apt-get update -q
-    mkdir -p /etc/postgresql-common  # without this the package starts a server of its own
-    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
-    DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends postgresql
-fi
-BIN=$(dirname "$(ls /usr/lib/postgresql/*/bin/initdb | sort -V | tail -1)")
-secret() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(16))'; }
-PASSWORD=$(secret)
-DATABASE_PORT=$(free_port)
-(umask 077 && printf '%s\n' "$PASSWORD" >"$WORK/database/password")
-chmod 711 "$WORK"
-[ "$(id -u)" != 0 ] || chown -R postgres "$WORK/database"
-as_database_user "$BIN/initdb" -D "$WORK/database/data" -U mlflow -A scram-sha-256 --pwfile "$WORK/database/password" >/dev/null
-as_database_user "$BIN/pg_ctl" -D "$WORK/database/data" -l "$WORK/database/log" -s -w \
-    -o "-p $DATABASE_PORT -c listen_addresses=127.0.0.1 -c unix_socket_directories=" start
-sql() { PGPASSWORD=$PASSWORD "$BIN/psql" -h 127.0.0.1 -p "$DATABASE_PORT" -U mlflow -d "$1" -c "$2"; }
-sql postgres "CREATE DATABASE mlflow"
-"$BIN/postgres" --version
-
-say "object store"
-export AWS_ACCESS_KEY_ID=mlflow AWS_SECRET_ACCESS_KEY=nothing AWS_DEFAULT_REGION=us-east-1
-OBJECTS_PORT=$(free_port)
-export MLFLOW_S3_ENDPOINT_URL=http://127.0.0.1:$OBJECTS_PORT
-setsid "$PYTHON" -m moto.server -H 127.0.0.1 -p "$OBJECTS_PORT" >"$WORK/objects.log" 2>&1 &
-OBJECTS=$!
-objects() {
-    "$PYTHON" - "$@" <<'END'
-import os, sys
-import boto3
-bucket = boto3.resource("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"]).Bucket("mlflow")
-if sys.argv[1] == "make":
-    bucket.create()
-else:
-    sizes = [item.size for item in bucket.objects.all()]
-    print(len(sizes), "objects,", sum(sizes), "bytes")
-END
-}
-for _ in $(seq 60); do objects make 2>/dev/null && break; sleep 1; done
-objects count
-
-say "mlflow server"
-"$PYTHON" -m pip install -q --disable-pip-version-check --target "$WORK/driver" psycopg2-binary==2.9.13 Flask-WTF==1.3.0
+ADDRESS=127.0.0.1
 SERVER_PORT=$(free_port)
-export MLFLOW_TRACKING_URI=http://127.0.0.1:$SERVER_PORT
+export MLFLOW_TRACKING_URI=http://$ADDRESS:$SERVER_PORT
 export MLFLOW_TRACKING_USERNAME=admin
 MLFLOW_TRACKING_PASSWORD=$(secret)
 export MLFLOW_TRACKING_PASSWORD
-export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false  # for its evaluation of language models: seven more processes
-STORE=postgresql+psycopg2://mlflow:$PASSWORD@127.0.0.1:$DATABASE_PORT/mlflow
-(umask 077 && cat >"$WORK/auth.ini") <<END
-[mlflow]
-default_permission = NO_PERMISSIONS
-database_uri = $STORE
-admin_username = admin
-admin_password = $MLFLOW_TRACKING_PASSWORD
-authorization_function = mlflow.server.auth:authenticate_request_basic_auth
-END
-COOKIES=$(secret)
-# In the environment and not in the call: other users see the arguments of a process.
-start_server() {
-    MLFLOW_BACKEND_STORE_URI=$STORE MLFLOW_AUTH_CONFIG_PATH=$WORK/auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=$COOKIES \
-        MLFLOW_SERVER_ALLOWED_HOSTS=127.0.0.1:$SERVER_PORT PYTHONPATH=$WORK/driver:$ROOT \
-        setsid "$PYTHON" -m mlflow server --app-name basic-auth --host 127.0.0.1 --port "$SERVER_PORT" --workers 1 \
-        --artifacts-destination s3://mlflow >>"$WORK/server.log" 2>&1 &
-    SERVER=$!
-    for _ in $(seq 300); do
-        kill -0 "$SERVER" 2>/dev/null || { cat "$WORK/server.log"; exit 1; }
-        "$PYTHON" -c "import urllib.request; urllib.request.urlopen('$MLFLOW_TRACKING_URI/health', timeout=2)" 2>/dev/null && break
-        sleep 1
-    done
-}
-stop_server() { kill -- "-$SERVER" && wait "$SERVER" || true; SERVER=; }
+
+say "PostgreSQL, object store"
+install_parts "$WORK/driver"
+start_parts "$WORK/driver"
+"$BIN/postgres" --version
+objects count
+
+say "mlflow server"
 start_server
 echo "answers at $MLFLOW_TRACKING_URI"
 "$PYTHON" - <<'END'

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from corrfractal.runtime import without_password
+
 GIB = 1 << 30
 
 FLOORS = {  # below: known vulnerabilities (ray, mlflow), or an interface that this project uses is missing
@@ -97,11 +99,11 @@ def judge_decoder(name: str, frames: int, expected: int, error: float) -> Findin
 
 def judge_tracking(uri: str, fault: str | None, new: bool = False) -> Finding:
     """An MLflow tracking URI and what is wrong with its store; passwords are not shown."""
-    shown = _without_password(uri)
     if fault is None:
-        return Finding(name="tracking", level="ok", found=f"{shown} {'will be made' if new else 'answers'}")
+        found = f"{without_password(uri)} {'will be made' if new else 'answers'}"
+        return Finding(name="tracking", level="ok", found=found)
     advice = "set MLFLOW_TRACKING_URI, e.g. sqlite:///mlflow.db or the URL of a server that runs"
-    return Finding(name="tracking", level="fault", found=f"{shown}: {fault}", advice=advice)
+    return Finding(name="tracking", level="fault", found=without_password(f"{uri}: {fault}"), advice=advice)
 
 
 def judge_unwritable(folder: Path, reason: str) -> Finding:
@@ -142,12 +144,3 @@ def judge_open_files(limit: int) -> Finding:
     if 0 <= limit < 8192:
         return Finding(name="open files", level="warn", found=found, advice="large clusters need more: ulimit -n 65536")
     return Finding(name="open files", level="ok", found=found)
-
-
-def _without_password(uri: str) -> str:
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@", 1)

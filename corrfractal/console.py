@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import click
 
 from .errors import CorrFractalError
+from .runtime import without_password
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -117,8 +118,9 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
 
 
 def _fail(exc: BaseException) -> None:
+    said = without_password(str(exc))
     if isinstance(exc, CorrFractalError):
-        print(f"error: {exc}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(exc.exit_code)
     if isinstance(exc, KeyboardInterrupt):
         print("stopped; run the same command again to go on", file=sys.stderr)
@@ -128,7 +130,7 @@ def _fail(exc: BaseException) -> None:
         print(f"error: {exc.strerror or exc}{where}", file=sys.stderr)
         sys.exit(1)
     print(
-        f"error: unexpected {type(exc).__name__}: {exc} (run again with --debug for the traceback)",
+        f"error: unexpected {type(exc).__name__}: {said} (run again with --debug for the traceback)",
         file=sys.stderr,
     )
     sys.exit(1)

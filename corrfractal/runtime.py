@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 
 def _settle_ray_environment() -> None:
@@ -106,13 +107,9 @@ def publish(temporary: Path, final: Path) -> None:
         os.close(folder)
 
 
-def without_password(uri: str) -> str:
-    """A URI as it may be shown and stored: a password in it gives way to three stars."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+def without_password(text: str) -> str:
+    """A URI, or a text that names some, as it may be shown and stored: a password in a URI gives way to three stars."""
+    return re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1:***@", text)
 
 
 def sqlite_file(tracking_uri: str) -> Path | None:

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from . import storage
+from .errors import CallError, CorrFractalError
 from .manifest import MANIFEST, load_manifest, load_sidecar
-from .runtime import sqlite_file
+from .runtime import sqlite_file, without_password
 
 EXPERIMENT = "corrfractal"
 SHARD_MAP = "shards.json"
 DIGEST_TAG = "shards.digest"
 DECISIVE = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")  # packages whose versions are tags of a run
+REFUSED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED")  # both are HTTP's 401
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,20 +34,42 @@ def tracking_uri(given: str | None = None) -> str:
 
 
 def open_experiment(uri: str) -> str:
-    """Point MLflow at a store; return the experiment's id, made if new. A local store keeps artefacts beside itself."""
+    """Point MLflow at a store; return the experiment's id, made if new. A local store keeps artefacts beside itself.
+
+    Raises:
+        CallError: the server refuses the login.
+        CorrFractalError: it does not answer.
+    """
     import mlflow
 
     for chatty in ("alembic", "mlflow.store", "mlflow.tracking.fluent"):  # a line per table on first use
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     mlflow.set_tracking_uri(uri)
-    found = mlflow.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
     location = None
     if (store := sqlite_file(uri)) is not None:
         location = (store.parent / "mlartifacts").as_uri()
-    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
+    try:
+        found = mlflow.get_experiment_by_name(EXPERIMENT)
+        return str(found.experiment_id if found else mlflow.create_experiment(EXPERIMENT, artifact_location=location))
+    except mlflow.exceptions.MlflowException as exc:
+        raise store_error(exc, uri) from exc
+
+
+def store_error(exc: Exception, uri: str) -> CorrFractalError:
+    """What MLflow raised over a store, as an error whose one sentence names the store and shows no password."""
+    shown = without_password(uri)
+    if getattr(exc, "error_code", None) in REFUSED:
+        return CallError(
+            f"the MLflow server at {shown} refuses the login: "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows"
+        )
+    return CorrFractalError(f"the MLflow store {shown} did not answer: {first_line(exc).rstrip('.')}")
+
+
+def first_line(exc: Exception) -> str:
+    """The first line of what an error says, for people; a password in a URI is not shown."""
+    return without_password(next(iter(str(exc).splitlines()), type(exc).__name__))[:200]
 
 
 def data_set(shards: str | Path, shards_digest: str) -> Any:

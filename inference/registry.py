@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from corrfractal.errors import CallError, CorrFractalError, IntegrityError, NotFoundError
+from corrfractal.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.runtime import sqlite_file
 from corrfractal.scores import Scores
+from corrfractal.tracking import first_line, store_error
 
 REGISTERED_NAME = "corrfractal"
 DEFAULT_ALIASES = ("champion", "candidate")
@@ -200,15 +201,14 @@ def _check_store(uri: str) -> None:
 @contextmanager
 def _mlflow_errors(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into one sentence."""
-    from mlflow.exceptions import MlflowException
+    import mlflow
 
     try:
         yield
-    except MlflowException as exc:
-        reason = str(exc).splitlines()[0].rstrip(".")
+    except mlflow.exceptions.MlflowException as exc:
         if exc.error_code in MISSING:
             hint = "`corrfractal models list` shows what there is"
-            raise NoSuchVersionError(f"no such model: {uri} ({reason}); {hint}") from exc
-        raise CorrFractalError(f"the MLflow store did not answer for {uri}: {reason}") from exc
+            raise NoSuchVersionError(f"no such model: {uri} ({first_line(exc).rstrip('.')}); {hint}") from exc
+        raise store_error(exc, mlflow.get_tracking_uri()) from exc
     except OSError as exc:
         raise IntegrityError(f"the files of the model {uri} cannot be read: {exc}") from exc

@@ -12,6 +12,7 @@ from sklearn.datasets import load_sample_image
 
 import corrfractal.runtime  # noqa: F401  (before anything imports Ray)
 from corrfractal.video import write_video
+from tests.tracking_server import TrackingServer
 
 os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db")
 
@@ -83,3 +84,12 @@ def ray_session(s3: str) -> Iterator[None]:
 
     with session(ray, cpus=2):
         yield
+
+
+@pytest.fixture
+def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    """A real MLflow server on loopback, started."""
+    server = TrackingServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()

@@ -15,6 +15,7 @@ from corrfractal.errors import CorrFractalError
 from corrfractal.manifest import MANIFEST, load_manifest
 from corrfractal.runtime import file_sha256
 from corrfractal.scores import Scores
+from corrfractal.tracking import first_line
 
 from .registry import WEIGHTS_TAG, ModelVersion, fetch_weights, signature
 
@@ -53,7 +54,7 @@ def _data_set(version: ModelVersion) -> list[str]:
             uri = f"runs:/{version.run_id}/{MANIFEST}"
             manifest = load_manifest(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
         except (mlflow.exceptions.MlflowException, OSError, CorrFractalError) as exc:
-            return [f"the manifest of its data set cannot be had from its run: {_line(exc)}"]
+            return [f"the manifest of its data set cannot be had from its run: {first_line(exc)}"]
     if manifest.digest != version.shards_digest:
         return [f"the manifest of its run is of another data set, {manifest.digest[:12]}"]
     return []
@@ -73,7 +74,7 @@ def _weights(version: ModelVersion) -> list[str]:
                 return [f"its weights are not those that were registered: {found[:12]}, not {registered[:12]}"]
             CorrFractal.load(path)
         except (mlflow.exceptions.MlflowException, OSError, CorrFractalError) as exc:
-            return [f"its weights do not load: {_line(exc)}"]
+            return [f"its weights do not load: {first_line(exc)}"]
     return []
 
 
@@ -83,7 +84,7 @@ def _signature(version: ModelVersion) -> list[str]:
     try:
         found = mlflow.models.get_model_info(version.uri).signature
     except (mlflow.exceptions.MlflowException, OSError) as exc:
-        return [f"its description cannot be read: {_line(exc)}"]
+        return [f"its description cannot be read: {first_line(exc)}"]
     return [] if found == signature() else [f"its signature is not the expected one: {found}"]
 
 
@@ -116,7 +117,3 @@ def _compare(
 def _evaluate(dataset: str, version: ModelVersion) -> str:
     command = dataset.partition("2017")[0]
     return f"run `corrfractal evaluate {command} --data DIR --model {version.uri}`, with the same options for both"
-
-
-def _line(exc: BaseException) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

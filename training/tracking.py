@@ -18,7 +18,7 @@ from typing import Any
 from corrfractal.console import say
 from corrfractal.errors import NotFoundError
 from corrfractal.runtime import sqlite_file, without_password
-from corrfractal.tracking import describe_run, open_experiment, tracking_uri
+from corrfractal.tracking import describe_run, first_line, open_experiment, tracking_uri
 
 PATIENCE = 60.0  # seconds to wait at the end of a run for a server that is away
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two attempts
@@ -66,6 +66,8 @@ class RunLog:
         # A request gives up soon: it is this class that is patient.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        # MLflow prints the address of a run that ends, with its password, and Ray keeps what a worker prints.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         mlflow.set_tracking_uri(uri)
         self._client, self._run_id, self._tell = mlflow.MlflowClient(uri), run_id, tell
         self._uri = without_password(uri)
@@ -122,7 +124,7 @@ class RunLog:
             except Exception as exc:  # away, or its disk is full: whatever it is, the run goes on
                 if pause == FIRST_PAUSE:
                     self._tell(
-                        f"warning: {self._uri} takes no metrics ({_first_line(exc)}); they are kept and sent later"
+                        f"warning: {self._uri} takes no metrics ({first_line(exc)}); they are kept and sent later"
                     )
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -156,15 +158,11 @@ class RunLog:
         return len(lines)
 
     def _late(self, exc: Exception | None) -> bool:
-        why = f" ({_first_line(exc)})" if exc else ""
+        why = f" ({first_line(exc)})" if exc else ""
         self._tell(
             f"warning: {self._uri} did not take everything in time{why}; the same command again delivers the rest"
         )
         return False
-
-
-def _first_line(exc: Exception) -> str:
-    return next(iter(str(exc).splitlines()), type(exc).__name__)[:200]
 
 
 def existing_store(given: str | None = None) -> str:

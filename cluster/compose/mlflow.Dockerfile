@@ -1,5 +1,5 @@
-# The image and what `mlflow server` needs on PostgreSQL with logins; clients need neither.
+# The image and what `mlflow server` needs on PostgreSQL and S3 with logins; clients need none of it.
 FROM corrfractal:0.1.0
 USER root
-RUN pip install --no-cache-dir --disable-pip-version-check psycopg2-binary==2.9.13 Flask-WTF==1.3.0
+RUN pip install --no-cache-dir --disable-pip-version-check -c /app/requirements.lock boto3 psycopg2-binary==2.9.13 Flask-WTF==1.3.0
 USER 10001

@@ -1,15 +1,47 @@
-"""What code runs: the commit where there is one, and no stranger's."""
+"""What code runs: the commit where there is one, and no stranger's. What is said of a server that lets no one in."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from corrfractal import tracking
+from corrfractal.errors import CallError, CorrFractalError
 from corrfractal.scores import Scores, scores_from_text
+from inference.registry import fetch
+
+
+class Refuses(BaseHTTPRequestHandler):
+    """Answers what `mlflow server --app-name basic-auth` answers to a wrong password."""
+
+    def do_GET(self) -> None:
+        said = b"You are not authenticated. Please see https://www.mlflow.org/docs on how to authenticate."
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="mlflow"')
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The address of a server that refuses every login, with one."""
+    store = mlflow.get_tracking_uri()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://ann:s3cret@127.0.0.1:{server.server_port}"
+        server.shutdown()
+    mlflow.set_tracking_uri(store)
 
 
 def commit_in(folder: Path) -> str:
@@ -51,3 +83,20 @@ def test_scores_go_through_a_tag_unchanged_and_their_name_tells_what_can_be_comp
     other = scores_from_text(scores.to_text().replace('"settings": "b"', '"settings": "c"'), "tag")
     assert other.tag != scores.tag
     assert scores_from_text(scores.to_text().replace('"weights": "c"', '"weights": "d"'), "tag").tag == scores.tag
+
+
+def test_a_refused_login_is_one_sentence_with_the_server_the_variables_and_no_password(refusing: str) -> None:
+    said = rf"server at {re.escape(refusing.replace('s3cret', '***'))} refuses .*_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    with pytest.raises(CallError, match=said):
+        tracking.open_experiment(refusing)
+    with pytest.raises(CallError, match=said):
+        fetch("models:/corrfractal@champion", None)
+
+
+def test_a_store_that_does_not_answer_is_one_sentence_without_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store = mlflow.get_tracking_uri()
+    with pytest.raises(CorrFractalError, match=r"store http://ann:\*\*\*@127\.0\.0\.1:9 did not answer") as raised:
+        tracking.open_experiment("http://ann:s3cret@127.0.0.1:9")
+    mlflow.set_tracking_uri(store)
+    assert "s3cret" not in str(raised.value)

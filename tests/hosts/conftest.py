@@ -1,4 +1,5 @@
-"""A Ray cluster of three hosts with token authentication, a machine that submits jobs, and a ledger of faults."""
+"""A Ray cluster of three hosts with token authentication, an MLflow server with a login, a machine that submits jobs,
+and a ledger of faults."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from hosts import NETWORK, Host, make_bridge, until
-from ray_hosts import DETECTION, Cluster, Ledger, start_ray
+from mlflow_server import MlflowServer
+from ray_hosts import DETECTION, REPORTING, Cluster, Ledger, start_ray
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +31,17 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster(folder: Path) -> Iterator[Cluster]:
+def mlflow(folder: Path) -> Iterator[MlflowServer]:
     make_bridge()
-    token, secret = secrets.token_hex(32), secrets.token_hex(16)
+    server = MlflowServer(secrets.token_hex(16))
+    server.start()
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def cluster(folder: Path, mlflow: MlflowServer) -> Iterator[Cluster]:
+    token = secrets.token_hex(32)
     token_file = folder / "token"
     token_file.write_text(token)
     token_file.chmod(0o600)
@@ -39,13 +49,13 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     shared.mkdir(exist_ok=True)
     environment = {
         **DETECTION,
+        **REPORTING,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": "/tmp/token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MALLOC_ARENA_MAX": "2",
         "OMP_NUM_THREADS": "1",
-        "MLFLOW_TRACKING_USERNAME": "admin",
-        "MLFLOW_TRACKING_PASSWORD": secret,
+        **mlflow.settings,
     }
     hosts = tuple(Host(f"host{k}", f"{NETWORK}.{k}", folder / f"host{k}", environment) for k in (1, 2, 3))
     cluster = Cluster(hosts, shared, token, token_file)

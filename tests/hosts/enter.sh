@@ -4,7 +4,8 @@
 #
 #     tests/hosts/enter.sh COMMAND [ARGUMENT...]
 #
-# Needs root. Installs iproute2 where it is missing (Debian). FOLDER=DIR keeps everything in DIR.
+# Needs root. Installs iproute2 and PostgreSQL where they are missing (Debian), and the parts of an MLflow server in its
+# folder, which there is no network for inside. FOLDER=DIR keeps everything in DIR.
 set -euo pipefail
 [ "$(id -u)" = 0 ] || { echo "$0 makes network namespaces: run it as root" >&2; exit 2; }
 
@@ -20,6 +21,8 @@ else
     trap 'rm -rf "$HOSTS"' EXIT
 fi
 export HOSTS
+. "$(dirname "$0")/../../cluster/mlflow_server.sh"
+install_parts "$HOSTS/driver"
 
 unshare --net --mount --pid --fork --kill-child --mount-proc "$@" &
 CHILD=$!

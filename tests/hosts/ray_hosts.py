@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 from hosts import Host, until
 
@@ -14,7 +18,11 @@ from cluster.server import JobServer
 from corrfractal.errors import CorrFractalError
 
 RAY_PORT, JOBS_PORT, CLIENT_PORT, AGENT_PORT = 6379, 8265, 10001, 52365
-METRICS_PORTS = (8080, 44217, 44227)  # of a host's agent; of the head's autoscaler and dashboard
+METRICS_PORT = 8080  # of a host's agent
+METRICS_PORTS = (METRICS_PORT, 44217, 44227)  # and of the head's autoscaler and dashboard
+
+# Short runs are measured: Ray exports metrics every ten seconds by default.
+REPORTING = {"RAY_metrics_report_interval_ms": "2000"}
 
 # A lost host is one that does not answer for three seconds, three times: Ray's own default is slower.
 DETECTION = {
@@ -89,6 +97,22 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
 
 
+def healthy(host: Host) -> bool:
+    """What the probe of pods and containers says of a host, asked there."""
+    command = host.command(sys.executable, "-m", "cluster.probe")
+    return subprocess.run(command, env=host.settings(), check=False).returncode == 0
+
+
+def exported(cluster: Cluster) -> set[str]:
+    """Names of the metrics that Prometheus would read of the hosts now."""
+    names = set()
+    for host in cluster.hosts:
+        page = f"http://{host.address}:{METRICS_PORT}/metrics"
+        with contextlib.suppress(OSError, HTTPException), urlopen(page, timeout=2) as answer:
+            names |= set(re.findall(r"^(\w+)[{ ]", answer.read().decode(), re.MULTILINE))
+    return names
+
+
 def start_ray(host: Host, head: Host, cpus: int = 1) -> None:
     """Start Ray on a host: the head itself, or a host that joins it."""
     # A worker takes as many threads as it has CPUs to itself, and their number decides the order of its sums: one for
@@ -103,7 +127,7 @@ def start_ray(host: Host, head: Host, cpus: int = 1) -> None:
     host.serve(
         "ray", "taskset", "--cpu-list", str(cpu),
         sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
-        f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--metrics-export-port=8080",
+        f"--node-ip-address={host.address}", f"--num-cpus={cpus}", f"--metrics-export-port={METRICS_PORT}",
         "--object-store-memory=100000000",
         *(leading if host is head else joining),
     )  # fmt: skip

@@ -7,7 +7,18 @@ import subprocess
 import sys
 
 from hosts import CLIENT, NETWORK, Host
-from ray_hosts import AGENT_PORT, CLIENT_PORT, JOBS_PORT, METRICS_PORTS, RAY_PORT, Cluster, clean_environment, start_ray
+from mlflow_server import MlflowServer
+from ray_hosts import (
+    AGENT_PORT,
+    CLIENT_PORT,
+    JOBS_PORT,
+    METRICS_PORTS,
+    RAY_PORT,
+    Cluster,
+    clean_environment,
+    healthy,
+    start_ray,
+)
 
 
 def test_who_has_no_token_or_a_wrong_one_is_refused_in_one_sentence(cluster: Cluster) -> None:
@@ -34,8 +45,29 @@ def test_neither_a_driver_nor_a_host_joins_without_the_token(cluster: Cluster) -
     (stranger.folder / "tmp" / "token").write_text(secrets.token_hex(32))
     start_ray(stranger, cluster.head)
     assert stranger.services["ray"].wait(timeout=300) != 0
+    assert not healthy(stranger)
     stranger.stop()
     assert cluster.alive() == {host.address for host in cluster.hosts}
+
+
+def test_the_tracking_server_takes_the_right_password_and_its_own_name_and_the_refusal_says_what_to_set(
+    cluster: Cluster, mlflow: MlflowServer
+) -> None:
+    right = mlflow.settings["MLFLOW_TRACKING_PASSWORD"]
+    assert [mlflow.answer(None), mlflow.answer("wrong"), mlflow.answer(right)] == [401, 401, 200]
+    assert mlflow.answer(right, host="elsewhere.example") == 403
+    listing = (sys.executable, "-m", "corrfractal", "models", "list")
+    assert "no model is registered" in cluster.hosts[1].run(*listing)
+    environment = {**cluster.hosts[2].settings(), "MLFLOW_TRACKING_PASSWORD": "wrong"}
+    done = subprocess.run(
+        cluster.hosts[2].command(*listing), env=environment, capture_output=True, text=True, check=False
+    )
+    said = f"error: the MLflow server at http://{mlflow.address} refuses the login: set MLFLOW_TRACKING_USERNAME"
+    assert (done.returncode, done.stderr.startswith(said)) == (2, True), done.stderr
+
+
+def test_the_probe_finds_every_host_healthy(cluster: Cluster) -> None:
+    assert all(healthy(host) for host in cluster.hosts)
 
 
 def test_what_takes_orders_listens_where_it_was_told_to(cluster: Cluster) -> None:

@@ -5,9 +5,12 @@ The tests follow one job and build on one another: they run in this order.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +18,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hosts import Host, until
-from ray_hosts import Cluster, Ledger, clean_environment
+from hosts import ROOT, Host, until
+from mlflow import MlflowClient
+from mlflow_server import MlflowServer
+from ray_hosts import Cluster, Ledger, clean_environment, exported, healthy
 
 from cluster.sample import render_evaluation_set, render_training_videos
 from corrfractal import CorrFractal
@@ -75,7 +80,23 @@ def alone(cluster: Cluster) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job(cluster: Cluster, alone: Path) -> Iterator[Job]:
+def metrics(cluster: Cluster) -> Iterator[set[str]]:
+    """The names of all metrics that the hosts have exported so far: those of a process go with it."""
+    seen, end = set[str](), threading.Event()
+
+    def read() -> None:
+        while not end.wait(2):
+            seen.update(exported(cluster))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    yield seen
+    end.set()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def job(cluster: Cluster, alone: Path, metrics: set[str]) -> Iterator[Job]:
     follower = cluster.corrfractal("submit", str(cluster.shared / "faults.toml"))
     with follower:  # or its pipe is left open, which pytest takes for an error after all tests have passed
         assert follower.stdout is not None
@@ -109,6 +130,27 @@ def steps(out: Path) -> list[int]:
     return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def delivered(job: Job, server: MlflowServer) -> str:
+    """That everything the training wrote has arrived at the server: once, in order, with the files and the model."""
+    run = json.loads((job.out / "training" / "job.json").read_text())["run_id"]
+    written = [json.loads(line) for line in (job.out / "training" / "metrics.jsonl").read_text().splitlines()]
+    names = {name for line in written for name in line} - {"step", "time"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.settings.items():
+            patch.setenv(name, value)
+        client = MlflowClient(server.settings["MLFLOW_TRACKING_URI"])
+        until(lambda: client.get_run(run).info.status == "FINISHED", 120, "the run to be finished")
+        held = {name: client.get_metric_history(run, name) for name in names}
+        files = {entry.path for entry in client.list_artifacts(run)}
+        (version,) = until(lambda: client.search_model_versions(f"run_id='{run}'"), 120, "the model to be registered")
+    for name in names:
+        assert [point.step for point in held[name]] == [line["step"] for line in written if name in line], name
+    assert [point.value for point in held["loss"]] == [line["loss"] for line in written]
+    assert {"manifest.json", "shards.json", "metrics.jsonl", "attempts.jsonl", "pictures"} <= files
+    values = sum(map(len, held.values()))
+    return f"nothing: {values} values of {len(names)} metrics, files and model version {version.version} arrived"
+
+
 def test_shards_made_while_one_host_is_cut_off_and_another_killed_are_those_of_one_machine(
     cluster: Cluster, alone: Path, job: Job, ledger: Ledger
 ) -> None:
@@ -119,6 +161,7 @@ def test_shards_made_while_one_host_is_cut_off_and_another_killed_are_those_of_o
     cut.cut()
     assert killed.kill("raylet/raylet") == 1
     noticed = lost(cluster, (cut, killed), since)
+    assert not healthy(killed)
     until(manifest.exists, 240, "the manifest")
     recovered = f"{time.monotonic() - since:.0f} s: all 12 shards, {before} of them from before"
     ours, theirs = (json.loads(path.read_text()) for path in (manifest, alone / "shards" / "manifest.json"))
@@ -130,8 +173,8 @@ def test_shards_made_while_one_host_is_cut_off_and_another_killed_are_those_of_o
         cluster.revive(host)
 
 
-def test_training_goes_on_from_its_checkpoint_and_its_follower_may_die(
-    cluster: Cluster, alone: Path, job: Job, ledger: Ledger
+def test_training_goes_on_from_its_checkpoint_without_its_follower_and_its_tracking_server(
+    cluster: Cluster, alone: Path, job: Job, mlflow: MlflowServer, ledger: Ledger
 ) -> None:
     checkpoints = job.out / "training" / "checkpoints"
     until(lambda: list(checkpoints.glob("step-*.json")), 300, "a checkpoint")
@@ -140,6 +183,8 @@ def test_training_goes_on_from_its_checkpoint_and_its_follower_may_die(
     assert status(cluster, job) == "RUNNING"
     ledger.note("the process that submitted and follows is killed", "-", "-", "nothing: `cluster status` finds the job")
 
+    mlflow.stop()
+    stopped = time.monotonic()
     victim, since = at_work(cluster, "RayTrainWorker")[0], time.monotonic()
     victim.cut()
     noticed = lost(cluster, (victim,), since)
@@ -147,6 +192,8 @@ def test_training_goes_on_from_its_checkpoint_and_its_follower_may_die(
     until(lambda: (s := steps(job.out)) and s[-1] != reached, 300, "training to go on")
     recovered = f"{time.monotonic() - since:.0f} s"
     kept = max(int(p.stem[5:]) for p in checkpoints.glob("step-*.json"))
+    mlflow.start()
+    away = f"{time.monotonic() - stopped:.0f} s"
     cluster.revive(victim)
     until((job.out / "training" / "result.json").exists, 300, "the end of training")
     assert steps(job.out) == list(range(1, 41))
@@ -157,6 +204,7 @@ def test_training_goes_on_from_its_checkpoint_and_its_follower_may_die(
         f"training, 2 workers: one's host cut off after step {reached}", noticed, recovered,
         f"at most 4 steps done again (checkpoint {kept}); weights bit-identical, each step once",
     )  # fmt: skip
+    ledger.note(f"the MLflow server is stopped meanwhile, for {away}", "-", "-", delivered(job, mlflow))
 
 
 def test_every_sequence_is_scored_once_though_a_host_is_lost(
@@ -175,3 +223,25 @@ def test_every_sequence_is_scored_once_though_a_host_is_lost(
         assert len({key.rsplit("_", 1)[0] for key in ours["per_object"]}) == 4
     ledger.note("evaluation: a host cut off", noticed, recovered, "nothing: same scores, each sequence once")
     cluster.revive(victim)
+
+
+def test_every_metric_of_the_dashboard_was_exported(metrics: set[str], job: Job) -> None:
+    dashboard = json.loads((ROOT / "cluster" / "monitoring" / "dashboard.json").read_text())
+    asked = {
+        name for panel in dashboard["panels"] for t in panel["targets"] for name in re.findall(r"ray_\w+", t["expr"])
+    }
+    assert len(asked) == 10
+    assert asked - metrics == set()
+
+
+def test_no_secret_is_in_a_file_of_the_run_or_of_ray(cluster: Cluster, job: Job, mlflow: MlflowServer) -> None:
+    secrets = [cluster.token.encode(), mlflow.settings["MLFLOW_TRACKING_PASSWORD"].encode()]
+    read, found = 0, []
+    for top in (cluster.shared, *(host.folder for host in cluster.hosts)):
+        for path in top.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.name != "token":
+                with contextlib.suppress(FileNotFoundError):  # Ray is still at work
+                    contents, read = path.read_bytes(), read + 1
+                    found += [path for secret in secrets if secret in contents]
+    print(f"\n{read} files read")
+    assert found == []

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from cluster.sample import render_evaluation_set, render_training_videos
 from corrfractal import CorrFractal
+from tests.tracking_server import TrackingServer
 
 CONFIG = """
 sources = ["videos"]
@@ -53,17 +56,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def corrfractal(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def secrets(tracking_server: TrackingServer) -> Iterator[dict[str, str]]:
+    """The environment of a run that is told every kind of secret, and a place for what Ray writes."""
+    with TemporaryDirectory(prefix="ray-") as ray_files:  # in no long path, for Ray's sockets
+        yield {
+            "MLFLOW_TRACKING_URI": f"http://ann:SECRET-in-the-uri@{tracking_server.address}",
+            "MLFLOW_TRACKING_USERNAME": "ann",
+            "MLFLOW_TRACKING_PASSWORD": "SECRET-of-mlflow",
+            "AWS_ACCESS_KEY_ID": "SECRET-key",
+            "AWS_SECRET_ACCESS_KEY": "SECRET-of-the-object-store",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "SECRET-token-of-the-cluster",
+            "RAY_TMPDIR": ray_files,
+        }
+
+
+def corrfractal(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
     return subprocess.Popen(
-        [sys.executable, "-m", "corrfractal", *arguments], cwd=folder, env=environment, text=True,
+        [sys.executable, "-m", "corrfractal", *arguments], cwd=folder, env={**environment, **settings}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
-def test_a_workflow_whose_driver_is_killed_in_training_goes_on_and_ends_in_a_registered_model(folder: Path) -> None:
+def test_a_workflow_whose_driver_is_killed_in_training_goes_on_ends_in_a_registered_model_and_tells_no_secret(
+    folder: Path, secrets: dict[str, str], tracking_server: TrackingServer
+) -> None:
     out = folder / "out"
-    driver = corrfractal(folder, "run", "workflow.toml")
+    driver = corrfractal(folder, "run", "workflow.toml", **secrets)
     while not list((out / "training" / "checkpoints").glob("step-*.json")):
         assert driver.poll() is None, driver.communicate()
         time.sleep(0.05)
@@ -71,8 +92,8 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_and_ends_in_a_reg
     driver.communicate()
     assert not (out / "training" / "result.json").exists(), "training ended before the driver could be killed"
 
-    again = corrfractal(folder, "run", "workflow.toml", "--json")
-    printed, told = again.communicate(timeout=300)
+    again = corrfractal(folder, "run", "workflow.toml", "--json", **secrets)
+    printed, told = again.communicate(timeout=600)
     assert again.returncode == 0, told
     assert "resuming from checkpoints/step-" in told
     result = json.loads(printed)
@@ -86,7 +107,12 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_and_ends_in_a_reg
 
     report = (out / "report.html").read_text()
     assert "copy the first mask" in report
-    assert "http://" not in report.replace("http://www.w3.org", "")
+    assert "http://" not in report.replace("http://www.w3.org", "").replace(result["tracking_uri"], "")
+
+    assert "SECRET" not in printed + told
+    written = [file for top in (folder, tracking_server.folder, secrets["RAY_TMPDIR"]) for file in files(Path(top))]
+    assert {"job.json", "metrics.jsonl", "manifest.json", "report.html", "server.db"} <= {file.name for file in written}
+    assert [file for file in written if b"SECRET" in file.read_bytes()] == []
 
     store = ("--json", "--tracking-uri", result["tracking_uri"])
     moved = json.loads(corrfractal(folder, "models", "promote", "candidate", *store).communicate(timeout=120)[0])
@@ -95,6 +121,11 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_and_ends_in_a_reg
     origin = json.loads(corrfractal(folder, "lineage", "champion", *store).communicate(timeout=120)[0])
     assert origin["data"]["digest"] == result["shards_digest"]
     assert len(origin["data"]["videos"]) == 3
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """All regular files below a folder."""
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 @pytest.mark.parametrize(

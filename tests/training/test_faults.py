@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +22,7 @@ import torch.multiprocessing as mp
 from corrfractal import CorrFractal
 from corrfractal.config import config_from_dict, config_to_dict
 from corrfractal.manifest import load_manifest
+from tests.tracking_server import TrackingServer
 from training import loop
 from training.checkpoint import CheckpointWriter, latest_checkpoint
 from training.config import TrainingConfig
@@ -247,52 +245,23 @@ def test_a_line_that_found_no_room_is_written_whole_with_the_next_one(tmp_path: 
 
 
 def test_metrics_missed_by_a_tracking_server_arrive_later_in_order_each_once(
-    tiny_shards: Path, whole: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_shards: Path, whole: Job, tmp_path: Path, tracking_server: TrackingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real server, stopped after the third step of a run and started again before its eighth."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    servers = [server(tmp_path, port)]
-    try:
-        job = new_job(tiny_shards, tmp_path / "run", whole.config, f"http://127.0.0.1:{port}")
+    job = new_job(tiny_shards, tmp_path / "run", whole.config, f"http://{tracking_server.address}")
 
-        def at(step: int) -> None:
-            if step == 3:
-                while delivered(job) != [1, 2, 3]:
-                    time.sleep(0.05)
-                stop(servers.pop())
-            if step == 5:
-                time.sleep(2)  # until an attempt has failed
-            if step == 7:
-                servers.append(server(tmp_path, port))
+    def at(step: int) -> None:
+        if step == 3:
+            while delivered(job) != [1, 2, 3]:
+                time.sleep(0.05)
+            tracking_server.stop()
+        if step == 5:
+            time.sleep(2)  # until an attempt has failed
+        if step == 7:
+            tracking_server.start()
 
-        with calling(at, monkeypatch):
-            assert fit(job, torch.device("cpu")) is Outcome.FINISHED
-        assert delivered(job) == list(range(1, 11))
-        assert "takes no metrics" in (tmp_path / "run" / "messages.log").read_text()
-    finally:
-        for process in servers:
-            stop(process)
+    with calling(at, monkeypatch):
+        assert fit(job, torch.device("cpu")) is Outcome.FINISHED
+    assert delivered(job) == list(range(1, 11))
+    assert "takes no metrics" in (tmp_path / "run" / "messages.log").read_text()
     assert_same_run(job, whole)
-
-
-def server(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """A tracking server on loopback that is ready to answer."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-               "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    while True:
-        assert process.poll() is None, (folder / "server.log").read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return process
-        except OSError:
-            time.sleep(0.1)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

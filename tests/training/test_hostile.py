@@ -158,6 +158,9 @@ def test_a_password_in_a_uri_is_not_shown() -> None:
     assert without_password("postgresql+psycopg2://ann:s3cret@db:5432/m") == "postgresql+psycopg2://ann:***@db:5432/m"
     for plain in ("sqlite:////data/mlflow.db", "http://127.0.0.1:5000", "https://ann@host/x?y=1", "relative/path"):
         assert without_password(plain) == plain
+    assert without_password("no answer from http://ann:a:b@c@host:80/x and s3://k:v@b") == (
+        "no answer from http://ann:***@host:80/x and s3://k:***@b"
+    )
 
 
 def test_a_sidecar_cannot_make_a_reader_take_more_than_the_shard_holds(tiny_shards: Path) -> None:
