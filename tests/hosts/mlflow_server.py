@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -26,6 +27,8 @@ class MlflowServer:
             "MLFLOW_TRACKING_USERNAME": USER,
             "MLFLOW_TRACKING_PASSWORD": password,
         }
+        self.away, self._stopped = 0.0, time.monotonic()
+        """Seconds between the latest stop and the start that followed."""
         self._keeper = subprocess.Popen(
             [Path(__file__).with_name("mlflow.sh"), CLIENT, str(PORT)], text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, env={**clean_environment(), "MLFLOW_TRACKING_PASSWORD": password},
@@ -34,10 +37,12 @@ class MlflowServer:
     def start(self) -> None:
         """Return when it answers."""
         self._order("start")
+        self.away = time.monotonic() - self._stopped
 
     def stop(self) -> None:
         """Return when it is gone."""
         self._order("stop")
+        self._stopped = time.monotonic()
 
     def end(self) -> None:
         """Take down all of it."""

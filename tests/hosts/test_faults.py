@@ -184,7 +184,6 @@ def test_training_goes_on_from_its_checkpoint_without_its_follower_and_its_track
     ledger.note("the process that submitted and follows is killed", "-", "-", "nothing: `cluster status` finds the job")
 
     mlflow.stop()
-    stopped = time.monotonic()
     victim, since = at_work(cluster, "RayTrainWorker")[0], time.monotonic()
     victim.cut()
     noticed = lost(cluster, (victim,), since)
@@ -193,7 +192,6 @@ def test_training_goes_on_from_its_checkpoint_without_its_follower_and_its_track
     recovered = f"{time.monotonic() - since:.0f} s"
     kept = max(int(p.stem[5:]) for p in checkpoints.glob("step-*.json"))
     mlflow.start()
-    away = f"{time.monotonic() - stopped:.0f} s"
     cluster.revive(victim)
     until((job.out / "training" / "result.json").exists, 300, "the end of training")
     assert steps(job.out) == list(range(1, 41))
@@ -204,7 +202,6 @@ def test_training_goes_on_from_its_checkpoint_without_its_follower_and_its_track
         f"training, 2 workers: one's host cut off after step {reached}", noticed, recovered,
         f"at most 4 steps done again (checkpoint {kept}); weights bit-identical, each step once",
     )  # fmt: skip
-    ledger.note(f"the MLflow server is stopped meanwhile, for {away}", "-", "-", delivered(job, mlflow))
 
 
 def test_every_sequence_is_scored_once_though_a_host_is_lost(
@@ -223,6 +220,13 @@ def test_every_sequence_is_scored_once_though_a_host_is_lost(
         assert len({key.rsplit("_", 1)[0] for key in ours["per_object"]}) == 4
     ledger.note("evaluation: a host cut off", noticed, recovered, "nothing: same scores, each sequence once")
     cluster.revive(victim)
+
+
+def test_everything_that_training_told_has_arrived_at_the_tracking_server(
+    cluster: Cluster, job: Job, mlflow: MlflowServer, ledger: Ledger
+) -> None:
+    away = f"{mlflow.away:.0f} s"
+    ledger.note(f"the MLflow server is stopped while training goes on, for {away}", "-", "-", delivered(job, mlflow))
 
 
 def test_every_metric_of_the_dashboard_was_exported(metrics: set[str], job: Job) -> None:
