@@ -1,4 +1,5 @@
-"""Settings of a process, kept in one place: how this project starts or joins Ray, and how files get their names.
+"""Settings of a process, kept in one place: how this project starts or joins Ray, what it asks of MLflow, and how files
+get their names.
 
 This file does not import Ray; the ``run.py`` of each stage does, and hands it to ``ray_session``. Ray reads part
 of its environment when it is *imported*, so that part is set when this file is: the packages that use Ray import it
@@ -20,13 +21,18 @@ from typing import Any
 from urllib.parse import unquote
 
 
-def _settle_ray_environment() -> None:
-    """No usage reports; and a private Ray listens on loopback only, where by default it listens on every interface
+def _settle_environment() -> None:
+    """Ray: no usage reports; and a private Ray listens on loopback only, where by default it listens on every interface
     (``_node_ip_address`` does not change that). A process that joins a cluster must keep its real address.
 
     glibc gives each of a worker's threads a heap of its own, up to eight a core, and every decoder starts threads: the
     workers of a build of 30 small videos came to 627 MB each, with two heaps to 367.
+
+    MLflow: it prints no address at the end of a run, since there may be a password in it; and files come through its
+    server, where by default those of an S3 store are fetched from the store, which often only the server can reach.
     """
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -34,7 +40,7 @@ def _settle_ray_environment() -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
-_settle_ray_environment()
+_settle_environment()
 
 
 @contextmanager

@@ -44,7 +44,6 @@ def open_experiment(uri: str) -> str:
 
     for chatty in ("alembic", "mlflow.store", "mlflow.tracking.fluent"):  # a line per table on first use
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     mlflow.set_tracking_uri(uri)
     location = None
     if (store := sqlite_file(uri)) is not None:

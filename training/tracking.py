@@ -67,7 +67,6 @@ class RunLog:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         # MLflow prints the address of a run that ends, with its password, and Ray keeps what a worker prints.
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         mlflow.set_tracking_uri(uri)
         self._client, self._run_id, self._tell = mlflow.MlflowClient(uri), run_id, tell
         self._uri = without_password(uri)
