@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hosts import ROOT, Host, until
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow_server import MlflowServer
 from ray_hosts import Cluster, Ledger, clean_environment, exported, healthy
 
@@ -125,30 +127,39 @@ def status(cluster: Cluster, job: Job) -> str:
     return next(entry["status"] for entry in jobs if entry["id"] == job.id)
 
 
-def steps(out: Path) -> list[int]:
+def lines(out: Path) -> list[dict[str, Any]]:
+    """What the training of a workflow has written of its steps so far."""
     file = out / "training" / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def delivered(job: Job, server: MlflowServer) -> str:
-    """That everything the training wrote has arrived at the server: once, in order, with the files and the model."""
+def steps(out: Path) -> list[int]:
+    return [line["step"] for line in lines(out)]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a run in MLflow holds: metrics by name, paths of files, versions of the model."""
+
+    metrics: dict[str, list[Metric]]
+    files: set[str]
+    versions: list[str]
+
+
+def delivered(job: Job, server: MlflowServer, names: set[str]) -> Delivered:
+    """What has arrived at the server of the training, once that is finished there."""
     run = json.loads((job.out / "training" / "job.json").read_text())["run_id"]
-    written = [json.loads(line) for line in (job.out / "training" / "metrics.jsonl").read_text().splitlines()]
-    names = {name for line in written for name in line} - {"step", "time"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.settings.items():
             patch.setenv(name, value)
         client = MlflowClient(server.settings["MLFLOW_TRACKING_URI"])
         until(lambda: client.get_run(run).info.status == "FINISHED", 120, "the run to be finished")
-        held = {name: client.get_metric_history(run, name) for name in names}
-        files = {entry.path for entry in client.list_artifacts(run)}
-        (version,) = until(lambda: client.search_model_versions(f"run_id='{run}'"), 120, "the model to be registered")
-    for name in names:
-        assert [point.step for point in held[name]] == [line["step"] for line in written if name in line], name
-    assert [point.value for point in held["loss"]] == [line["loss"] for line in written]
-    assert {"manifest.json", "shards.json", "metrics.jsonl", "attempts.jsonl", "pictures"} <= files
-    values = sum(map(len, held.values()))
-    return f"nothing: {values} values of {len(names)} metrics, files and model version {version.version} arrived"
+        versions = until(lambda: client.search_model_versions(f"run_id='{run}'"), 120, "the model to be registered")
+        return Delivered(
+            metrics={name: client.get_metric_history(run, name) for name in names},
+            files={entry.path for entry in client.list_artifacts(run)},
+            versions=[version.version for version in versions],
+        )
 
 
 def test_shards_made_while_one_host_is_cut_off_and_another_killed_are_those_of_one_machine(
@@ -225,8 +236,19 @@ def test_every_sequence_is_scored_once_though_a_host_is_lost(
 def test_everything_that_training_told_has_arrived_at_the_tracking_server(
     cluster: Cluster, job: Job, mlflow: MlflowServer, ledger: Ledger
 ) -> None:
-    away = f"{mlflow.away:.0f} s"
-    ledger.note(f"the MLflow server is stopped while training goes on, for {away}", "-", "-", delivered(job, mlflow))
+    written = lines(job.out)
+    names = {name for line in written for name in line} - {"step", "time"}
+    there = delivered(job, mlflow, names)
+    for name in names:
+        assert [point.step for point in there.metrics[name]] == [line["step"] for line in written if name in line], name
+    assert [point.value for point in there.metrics["loss"]] == [line["loss"] for line in written]
+    assert {"manifest.json", "shards.json", "metrics.jsonl", "attempts.jsonl", "pictures"} <= there.files
+    assert len(there.versions) == 1
+    values = sum(map(len, there.metrics.values()))
+    ledger.note(
+        f"the MLflow server is stopped while training goes on, for {mlflow.away:.0f} s", "-", "-",
+        f"nothing: {values} values of {len(names)} metrics, files and model version arrived",
+    )  # fmt: skip
 
 
 def test_every_metric_of_the_dashboard_was_exported(metrics: set[str], job: Job) -> None:
