@@ -1,4 +1,4 @@
-"""The three readers behind ``corrfractal.video.open_video``: decord, PyAV, and folders of images.
+"""The readers of video files behind ``corrfractal.video.open_video``: decord and PyAV.
 
 Decoders are third-party C++ fed with files from anywhere, so whatever they raise becomes a ``VideoError``. What each
 hides, and what is done about it here:
@@ -25,19 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .errors import NotFoundError, VideoError
+from .errors import VideoError
 from .runtime import resident_mb
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
 Size = tuple[int, int]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
 
 # decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32 or 64 pixels, as the
@@ -247,51 +244,6 @@ class PyavVideo:
             raise VideoError(self.info.path, "decode", _reason(exc), index + 1) from exc
         if self._damage is not None and self.info.frames - 1 in wanted:
             raise VideoError(self.info.path, "decode", self._damage, self.info.frames)
-
-
-class FolderVideo:
-    """A folder of JPEG or PNG frames, in natural order of their names (frame 2 before frame 10).
-
-    With ``size`` JPEGs are read at 1/2, 1/4 or 1/8 of theirs where that is not smaller: the decoder skips what would
-    be averaged away.
-    """
-
-    def __init__(self, path: Path, size: Size | None = None) -> None:
-        self._files = frame_files(path)
-        if not self._files:
-            raise NotFoundError(f"the folder {path} holds no JPEG or PNG frames")
-        self._mode = cv2.IMREAD_COLOR_RGB
-        height, width = self._read(0).shape[:2]
-        if size is not None and all(file.suffix.lower() != ".png" for file in self._files):
-            ratio = min(height // size[0], width // size[1])
-            self._mode |= next((flag for by, flag in REDUCED.items() if by <= ratio), 0)
-        self.info = VideoInfo(
-            path=str(path),
-            frames=len(self._files),
-            fps=FOLDER_FPS,
-            height=height,
-            width=width,
-            decoder="images",
-        )
-
-    def times(self) -> F64:
-        return np.arange(len(self._files)) / FOLDER_FPS
-
-    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        for index in range(len(self._files)) if indices is None else indices:
-            yield Frame(index=index, seconds=index / FOLDER_FPS, image=self._read(index))
-
-    def _read(self, index: int) -> U8:
-        image = cv2.imread(str(self._files[index]), self._mode)
-        if image is None:
-            raise VideoError(str(self._files[index]), "decode", "not a readable image", index)
-        return np.asarray(image, dtype=np.uint8)
-
-
-def frame_files(folder: Path) -> list[Path]:
-    """The images of a folder of frames, in natural order of their names."""
-    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    return sorted(images, key=lambda p: [int(s) if s.isdecimal() else s for s in re.split(r"([0-9]+)", p.name)])
 
 
 def _decode(path: Path) -> Iterator[tuple[Any, str | None]]:

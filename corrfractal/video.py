@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .decoders import DecordVideo, FolderVideo, Frame, PyavVideo, VideoInfo, declared_seconds
+from .decoders import DecordVideo, Frame, PyavVideo, VideoInfo, declared_seconds
 from .errors import NotFoundError, VideoError
+from .frame_folder import FolderVideo
 
 __all__ = ["Frame", "Video", "VideoInfo", "open_video", "resize_area", "write_video"]
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from corrfractal.config import config_to_dict, digest
 from corrfractal.console import progress, say
-from corrfractal.decoders import frame_files
 from corrfractal.errors import CallError
+from corrfractal.frame_folder import frame_files
 from corrfractal.runtime import file_sha256, peak_rss_mb, write_text
 from corrfractal.tracker import working_size
 from corrfractal.video import Video, open_video

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from corrfractal.decoders import frame_files
 from corrfractal.errors import CallError, NotFoundError
+from corrfractal.frame_folder import frame_files
 
 from .outputs import ALPHA_SUFFIX, Outputs
 from .prompts import Prompts, numbered_masks

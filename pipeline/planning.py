@@ -24,8 +24,9 @@ import numpy as np
 
 from corrfractal import storage
 from corrfractal.console import progress
-from corrfractal.decoders import FOLDER_FPS, frame_files
+from corrfractal.decoders import FOLDER_FPS
 from corrfractal.errors import CorrFractalError, NotFoundError, VideoError
+from corrfractal.frame_folder import frame_files
 from corrfractal.runtime import cpu_count, file_sha256, peak_rss_mb
 from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import open_video

@@ -26,8 +26,9 @@ from pathlib import Path, PurePosixPath
 
 from corrfractal import storage
 from corrfractal.console import progress
-from corrfractal.decoders import FOLDER_FPS, IMAGE_SUFFIXES, frame_files
+from corrfractal.decoders import FOLDER_FPS
 from corrfractal.errors import CallError, NotFoundError
+from corrfractal.frame_folder import IMAGE_SUFFIXES, frame_files
 from corrfractal.runtime import cpu_count, file_sha256
 
 LISTS = (".txt", ".csv")
