@@ -25,6 +25,7 @@ from typing import Any
 
 from corrfractal.config import Config, config_from_dict, config_to_dict, read_toml
 from corrfractal.errors import ConfigError
+from corrfractal.storage import refuse_password
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
 
@@ -77,6 +78,8 @@ class WorkflowConfig(Config):
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources is empty")
+        for location in (*self.sources, self.out):
+            refuse_password(location)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         if self.tasks is not None and self.tasks < 1:

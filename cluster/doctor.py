@@ -146,7 +146,9 @@ def check_tracking(uri: str) -> Finding:
         return _check_sqlite(uri, store)
     if scheme in ("http", "https"):
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+            parts = urlsplit(uri)  # health asks for no login, and urllib takes none from a URI
+            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            with urllib.request.urlopen(f"{bare.rstrip('/')}/health", timeout=ANSWER_SECONDS):
                 return verdicts.judge_tracking(uri, fault=None)
         except (OSError, ValueError) as exc:
             return verdicts.judge_tracking(uri, fault=f"no answer: {exc}")

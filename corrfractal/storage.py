@@ -1,7 +1,8 @@
 """Files by their location: a local path, or any URI that fsspec knows (``s3://``, ``gs://``, ``memory://``, ...).
 
 The same promise on both: a location appears when its contents are whole, never before. Locally that is fsync and
-rename, an object store gives it with every upload. Every failure is an ``OSError`` that names the location.
+rename, an object store gives it with every upload. Every failure is an ``OSError`` that names the location, but for a
+URI with a password in it, which is refused (``CallError``): locations end in manifests, reports and logs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .runtime import file_sha256, publish, write_bytes
+from .errors import CallError
+from .runtime import file_sha256, publish, without_password, write_bytes
 
 Location = str | Path
 
@@ -27,6 +29,16 @@ EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adl
 def is_uri(location: Location) -> bool:
     """Whether a location is a URI and not a local path."""
     return isinstance(location, str) and "://" in location
+
+
+def refuse_password(location: Location) -> None:
+    """Raise a ``CallError`` where a URI carries a password."""
+    shown = without_password(str(location))
+    if is_uri(location) and shown != location:
+        raise CallError(
+            f"{shown}: leave the password out, it would end in manifests and reports. Drivers take it from the environment: "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_HTTPS and the like (docs/security.md)"
+        )
 
 
 def join(folder: Location, name: str) -> str:
@@ -179,6 +191,7 @@ def _remote(location: Location) -> Iterator[tuple[Any, str]]:
     """(fsspec file system, path in it); whatever a driver raises becomes an ``OSError``."""
     import fsspec
 
+    refuse_password(location)
     scheme = str(location).partition("://")[0]
     try:
         fs, path = fsspec.core.url_to_fs(str(location), use_listings_cache=False)

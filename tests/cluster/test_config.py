@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import LADDER, read_workflow
-from corrfractal.errors import ConfigError
+from corrfractal.errors import CallError, ConfigError
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -29,6 +29,14 @@ def test_the_files_fields_lie_over_those_of_preset_and_profile(tmp_path: Path) -
     config = read_workflow(written(tmp_path, text))
     assert (config.training.references, config.training.steps) == ("full", 7)
     assert (config.training.network.width, config.training.network.embedding_channels) == (8, 32)
+
+
+def test_a_password_in_a_source_is_refused_before_the_file_travels(tmp_path: Path) -> None:
+    path = tmp_path / "workflow.toml"
+    path.write_text('sources = ["https://me:hunter2@host/list.txt"]\nout = "out"\n')
+    with pytest.raises(CallError, match=r"me:\*\*\*@host") as refused:
+        read_workflow(path)
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

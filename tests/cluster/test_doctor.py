@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import json
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,16 @@ def test_a_migrated_data_base_answers(tmp_path: Path) -> None:
 )
 def test_a_tracking_store_that_cannot_be_reached_is_a_fault(uri: str) -> None:
     assert doctor.check_tracking(uri).level == "fault"
+
+
+def test_a_server_answers_with_a_login_in_its_uri_too(tmp_path: Path) -> None:
+    (tmp_path / "health").write_text("OK")
+    files = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        finding = doctor.check_tracking(f"http://me:hunter2@127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert (finding.level, "hunter2" in finding.found) == ("ok", False)
 
 
 def test_the_out_folder_need_not_exist_yet(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from corrfractal import storage
+from corrfractal.errors import CallError
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -72,6 +73,14 @@ def test_a_store_out_of_reach_is_an_oserror_that_names_the_location(s3, monkeypa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "")
     with pytest.raises(OSError, match="cannot reach weird://x/y"):
         storage.read("weird://x/y")
+
+
+@pytest.mark.parametrize("location", ["https://me:hunter2@host/v.mp4", "s3://key:hunter2@bucket/shards"])
+def test_a_password_in_a_uri_is_refused_and_not_repeated(location):
+    for use in (storage.read, storage.kind, storage.make_folder):
+        with pytest.raises(CallError, match="leave the password out") as refused:
+            use(location)
+        assert "hunter2" not in str(refused.value)
 
 
 def test_a_missing_driver_is_named(monkeypatch):

@@ -50,6 +50,12 @@ def test_a_missing_entry_of_a_list_is_named_with_its_line(videos, tmp_path):
         uris(tmp_path, videos / "list.txt")
 
 
+def test_a_list_with_a_password_in_a_uri_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "list.txt").write_text("https://me:hunter2@host/v.mp4\n")
+    with pytest.raises(CallError, match=r"https://me:\*\*\*@host/v\.mp4: leave the password out"):
+        uris(tmp_path, tmp_path / "list.txt")
+
+
 def test_a_folder_of_images_is_one_video_and_images_beside_videos_are_none(tmp_path, moving_frames):
     for folder in ("data/frames/a", "data/frames/b", "data/mixed"):
         (tmp_path / folder).mkdir(parents=True)
