@@ -1,151 +1,196 @@
-"""A pilot of the ablation (Table 3): is every rung alive?   python benchmarks/ladder.py VIDEOS DAVIS --out FOLDER
+"""The paper's ablation (Table 3) and its open readings in miniature: what helps, by how much, with what spread?
 
-Each rung, Base, +A, +P, +B, +C, is trained for the same few hundred steps from the same seeds with the slim network,
-and carries the masks of the named sequences' first frames every so many steps: J&F over training, of all rungs in one
-picture, FOLDER/curves.png. Alive means: its loss falls below that of its first steps, and it labels pixels better than
-copying the reference's labels in place. Few steps and short sequences: a check, not yet a proof.
+    python benchmarks/ladder.py VIDEOS DAVIS --out FOLDER [--part ladder,readings,tests] [--seeds 0,1]
 
-``--rungs +C --quantization "n_patterns = 6, pattern_weight = 0.5"`` compares label settings instead, one a folder.
-Every stage resumes; run it again to go on.
+Trained by the commands' own functions, from the same seeds, for the same steps, with the slim network; scored on the
+first ``--frames`` frames of every sequence of DAVIS, every second one, at half their size, by three densities:
+
+- ladder: Base, +A, +P, +B, +C, scored every so many steps: FOLDER/curves.png holds J&F, J and F over training;
+- readings: +C with one thing read another way in training;
+- tests: the networks of +C with one thing read another way when masks are carried.
+
+All by the cosine, over 0.07 in training and 0.02 at test time, but where a reading says otherwise. A run that is there
+already is not made again, so seeds can be run side by side and put together by a last call with all of them.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import matplotlib.pyplot as plt
-import numpy as np
 import ray
+import torch
+from learning import scores, small_set
 from measure import print_table
 
-from cluster.config import LADDER, WorkflowConfig, read_workflow
+from cluster.config import LADDER, read_workflow
+from corrfractal import CorrFractal
 from corrfractal.runtime import ray_session
-from inference.run import evaluate_davis
+from corrfractal.tracker import FAST
+from inference.evaluation import score_network
+from inference.load import open_model, resolve_model
 from pipeline.run import precompute
+from training.config import with_settings
 from training.run import train
 
+OUT = Path(__file__).parent / "out"
 WORKFLOW = """
 rung = "{rung}"
 sources = ["{videos}"]
 out = "{out}"
 [precompute]
-quantization = {{ {quantization} }}
+quantization = {{ {labels} }}
 [training]
 profile = "cpu"
 steps = {steps}
 crop = 96
 learning_rate = 2e-3
-log_every = 10
-checkpoint_every = 50
 seed = {seed}
 evaluate_on = "{davis}"
 evaluate_every = {every}
+[training.network]
+stem_stride = 2
+[training.network.correspondence.similarity]
+kind = "cosine"
+test_temperature = 0.02
 """
+READINGS: dict[str, tuple[str, ...]] = {
+    "appearance time-reversed": ('network.appearance="time_reversed"',),
+    "without appearance": ('network.appearance="off"',),
+    "<q, k> / sqrt(C) instead of the cosine": ('network.correspondence.similarity={kind = "scaled"}',),
+    "no channel ever dropped": ("channel_dropout=0.0",),
+    "Lab, a or b dropped": ('network.bottleneck="lab"',),
+    "all chains at one resolution in training": (
+        "network.correspondence.refinement_density=4.0",
+        "network.correspondence.density_means=[4.0, 4.1]",
+        "network.correspondence.density_sigma=0.01",
+    ),
+}
+LABELS = {
+    "3 patterns": "n_patterns = 3",
+    "12 patterns": "n_patterns = 12",
+    "patterns at full weight": "pattern_weight = 1.0",
+}
+TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of the correspondence module, of the tracker
+    "as it is": ({}, {}),
+    "all densities in one softmax": ({"merge": "single"}, {}),
+    "a chain for each reference": ({"joint_references": False}, {}),
+    "one affinity a chain": ({"steps": 1}, {}),
+    "Chain_H of 3 x 3": ({"full_radius": 1}, {}),
+    "Chain_H of 7 x 7": ({"full_radius": 3}, {}),
+    "soft labels fed back": ({}, {"soft": True}),
+    "one affinity at 1/4": ({"multi_density": False, "density_means": (4.0, 8.0)}, {}),
+    "R grid of 1/2": ({}, {"refinement_density": 2.0}),
+}
 
 
 @click.command()
 @click.argument("videos", type=click.Path(exists=True, path_type=Path))
 @click.argument("davis", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-@click.option("--steps", default=200, show_default=True)
+@click.option("--part", "parts", default="ladder,readings,tests", show_default=True)
+@click.option("--steps", default=240, show_default=True)
+@click.option("--every", default=80, show_default=True, help="Steps between two scores.")
 @click.option("--seeds", default="0,1", show_default=True)
-@click.option("--every", default=50, show_default=True, help="Steps between two scores.")
-@click.option("--sequences", default="car-shadow,libby", show_default=True)
-@click.option("--frames", default=16, show_default=True, help="Of each sequence.")
-@click.option("--rungs", default=",".join(LADDER), show_default=True)
-@click.option("--quantization", default="", help="Fields of the labels as TOML: pattern_weight = 0.5, ...")
-def main(
-    videos: Path,
-    davis: Path,
-    out: Path,
-    steps: int,
-    seeds: str,
-    every: int,
-    sequences: str,
-    frames: int,
-    rungs: str,
-    quantization: str,
-) -> None:
+@click.option("--frames", default=15, show_default=True, help="Of each sequence, 12 a second.")
+def main(videos: Path, davis: Path, out: Path, parts: str, steps: int, every: int, seeds: str, frames: int) -> None:
     out = out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    subset = link_sequences(davis.absolute(), out / "davis", sequences.split(","), frames)
-    copy = 100 * evaluate_davis(subset, out / "copy", "baseline:copy").JF
-    rows: list[dict[str, Any]] = []
-    curves: dict[str, list[list[dict[str, float]]]] = {}
+    small = small_set(davis.absolute(), out / "davis", frames, stride=2, shrink=2)
+    base = {"videos": videos.absolute(), "davis": small, "steps": steps, "every": every}
+    title = f"{steps} steps of 4 pairs, seeds {seeds}"
     with ray_session(ray):
-        for rung in rungs.split(","):
-            runs = []
-            for seed in map(int, seeds.split(",")):
-                values: dict[str, Any] = {"videos": videos.absolute(), "davis": subset, "out": out / f"{rung}-{seed}"}
-                values |= {"rung": rung, "steps": steps, "every": every, "seed": seed, "quantization": quantization}
-                path = out / f"{rung}-{seed}.toml"
-                path.write_text(WORKFLOW.format(**values))
-                runs.append(logged(read_workflow(path), out))
-            rows.append(rung_row(rung, runs))
-            curves[rung] = runs
-    draw(curves, copy, out / "curves.png")
-    rows.append({"rung": "copy the first mask", "J&F %": copy})
-    title = f"ladder pilot {quantization}".strip() + f": {steps} steps of 4 pairs, width 16, seeds {seeds}, "
-    print_table(f"{title}{frames} frames of {sequences}", rows, Path(__file__).parent / "out")
+
+        def runs(name: str, rung: str = "+C", settings: tuple[str, ...] = (), labels: str = "") -> list[Path]:
+            values = base | {"rung": rung, "labels": labels}
+            return [made(out, f"{name}-{seed}", values | {"seed": seed}, settings) for seed in seeds.split(",")]
+
+        if "ladder" in parts:
+            ladder = {rung: [logged(run) for run in runs(rung, rung)] for rung in LADDER}
+            torch.manual_seed(0)
+            rivals = {"untrained": 0.0, "copy": 0.0}
+            for name in rivals:
+                rivals[name] = 100 * score_network(open_model(resolve_model(f"baseline:{name}")), small)["JF"]
+            draw(ladder, rivals["copy"], out / "curves.png")
+            print_table(f"ladder: {title}", [*map(row, ladder, ladder.values()), *others(rivals)], OUT)
+        if "readings" in parts:
+            readings = {"+C": runs("+C")}
+            readings |= {name: runs(name.replace("/", "over"), settings=each) for name, each in READINGS.items()}
+            readings |= {name: runs(name, labels=each) for name, each in LABELS.items()}
+            rows = [row(name, [logged(run) for run in each]) for name, each in readings.items()]
+            print_table(f"readings: {title}", rows, OUT)
+        if "tests" in parts:
+            networks = [CorrFractal.load(run / "model.safetensors") for run in runs("+C")]
+            without = [CorrFractal.load(run / "model.safetensors") for run in runs("+B", "+B")]
+            rows = [test_row(name, networks, small, *TESTS[name]) for name in TESTS]
+            rows.append(test_row("chains at test time only (+B)", without, small, {"multi_density": True}, {}))
+            print_table(f"tests: {title}", rows, OUT)
 
 
-def logged(config: WorkflowConfig, out: Path) -> list[dict[str, float]]:
-    """Train a rung from one seed; returns the lines of its metrics."""
-    shards = out / ("shards-colour" if config.precompute.quantization.n_patterns == 0 else "shards-patterns")
-    precompute(config.sources, shards, config.precompute, workers=2)
-    train(shards, Path(config.out), config.training, tracking_uri=f"sqlite:///{out / 'mlflow.db'}", workers=2)
-    return [json.loads(line) for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()]
+def made(out: Path, name: str, values: dict[str, Any], settings: tuple[str, ...]) -> Path:
+    """Shards and training of one run; returns its folder."""
+    path = out / f"{name}.toml"
+    path.write_text(WORKFLOW.format(**values, out=out / name))
+    config = read_workflow(path)
+    shards = out / f"shards {values['labels'] or config.precompute.quantization.n_patterns}"
+    precompute(config.sources, shards, config.precompute, workers=1)
+    training = with_settings(config.training, settings)
+    train(shards, Path(config.out), training, tracking_uri=f"sqlite:///{out / name}.db", workers=1)
+    return Path(config.out)
 
 
-def rung_row(rung: str, runs: list[list[dict[str, float]]]) -> dict[str, Any]:
+def logged(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def row(name: str, runs: list[list[dict[str, float]]]) -> dict[str, Any]:
     """Means over the seeds; J&F of each as well."""
     last = [line for lines in runs for line in lines[-max(1, len(lines) // 4) :]]
-    return {
-        "rung": rung,
-        "loss, first 10 steps": mean([lines[0] for lines in runs], "loss_c"),
-        "loss, last quarter": mean(last, "loss_c"),
-        "wrong pixels %": 100 * mean(last, "error"),
-        "copying labels %": 100 * mean(last, "copy_error"),
-        "J&F %": 100 * mean([lines[-1] for lines in runs], "JF"),
-        "each seed": ", ".join(f"{100 * lines[-1]['JF']:.1f}" for lines in runs),
-    }
+    error, copying = (statistics.mean(line[key] for line in last) for key in ("error", "copy_error"))
+    result: dict[str, Any] = {"": name, "wrong pixels %": 100 * error, "error / copying": error / copying}
+    for title, key in (("J&F", "JF"), ("J", "J"), ("F", "F")):
+        result[title] = 100 * statistics.mean(lines[-1][key] for lines in runs)
+    return result | {"J&F of each seed": ", ".join(f"{100 * lines[-1]['JF']:.1f}" for lines in runs)}
 
 
-def draw(curves: dict[str, list[list[dict[str, float]]]], copy: float, path: Path) -> None:
-    """J&F over steps: the mean of the seeds as a line, each seed as a dot."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for rung, runs in curves.items():
-        scored = [{int(line["step"]): 100 * line["JF"] for line in lines if "JF" in line} for lines in runs]
-        (line,) = axes.plot(scored[0], [float(np.mean([s[at] for s in scored])) for at in scored[0]], label=rung)
-        for each in scored:
-            axes.plot(each, each.values(), "o", color=line.get_color(), markersize=3, alpha=0.6)
-    axes.axhline(copy, color="grey", linestyle=":", label="copy the first mask")
-    axes.set(xlabel="steps", ylabel="J&F, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+def others(rivals: dict[str, float]) -> Iterable[dict[str, Any]]:
+    return ({"": name, "J&F": value} for name, value in rivals.items())
+
+
+def test_row(
+    name: str, networks: list[CorrFractal], data: Path, module: dict[str, Any], tracker: dict[str, Any]
+) -> dict[str, Any]:
+    found = []
+    for network in networks:
+        kept = network.config
+        network.config = replace(kept, correspondence=replace(kept.correspondence, **module))
+        found.append(scores(network, data, replace(FAST, **tracker) if tracker else FAST))
+        network.config = kept
+    mean = {key: statistics.mean(each[key] for each in found) for key in ("J&F", "J", "F")}
+    return {"": name, **mean, "J&F of each seed": ", ".join(f"{each['J&F']:.1f}" for each in found)}
+
+
+def draw(ladder: dict[str, list[list[dict[str, float]]]], copy: float, path: Path) -> None:
+    """J&F, J and F over steps: the mean of the seeds as a line, each seed as a dot."""
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
+    for axes, (title, key) in zip(panels, (("J&F", "JF"), ("J", "J"), ("F", "F")), strict=True):
+        for rung, runs in ladder.items():
+            scored = [{int(line["step"]): 100 * line[key] for line in lines if key in line} for lines in runs]
+            steps = sorted(scored[0])
+            (line,) = axes.plot(steps, [statistics.mean(s[at] for s in scored) for at in steps], label=rung)
+            for each in scored:
+                axes.plot(steps, [each[at] for at in steps], "o", color=line.get_color(), markersize=3, alpha=0.6)
+        axes.set(title=title, xlabel="steps")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].axhline(copy, color="grey", linestyle=":", label="copy the first mask")
+    panels[0].set_ylabel("%")
+    panels[0].legend(frameon=False)
     figure.savefig(path, dpi=140)
-
-
-def mean(lines: list[dict[str, float]], name: str) -> float:
-    return float(np.mean([line[name] for line in lines]))
-
-
-def link_sequences(davis: Path, out: Path, names: list[str], frames: int) -> Path:
-    """A data set of the first frames of a few sequences, by links."""
-    for kind in ("JPEGImages", "Annotations"):
-        for name in names:
-            folder = out / kind / "480p" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in sorted((davis / kind / "480p" / name).iterdir())[:frames]:
-                if not (folder / file.name).exists():
-                    (folder / file.name).symlink_to(file)
-    listing = out / "ImageSets" / "2017" / "val.txt"
-    listing.parent.mkdir(parents=True, exist_ok=True)
-    listing.write_text("\n".join(names) + "\n")
-    return out
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ stand colour alone, the untrained network and the copied first mask. The starter
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,17 +26,14 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
+from learning import scores, small_set
 from measure import print_table
 
 from corrfractal import CorrFractal
 from corrfractal.attention import Similarity
 from corrfractal.color import lab_for_network
 from corrfractal.correspondence import grid, resize_embedding, resize_labels
-from inference.config import InferenceConfig
-from inference.datasets.davis import open_sequence, sequence_names
-from inference.load import Model, open_model, resolve_model
-from inference.metrics.jf import score_sequence
-from inference.propagate import track
+from inference.load import open_model, resolve_model
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from training.batches import Batch, Batches
@@ -69,20 +65,21 @@ WITH_COLOUR = Similarity(kind="cosine", test_temperature=0.05, colour_temperatur
 @click.option("--frames", default=30, show_default=True)
 def main(videos: Path, davis: Path, out: Path, steps: int, seeds: str, targets: str, frames: int) -> None:
     torch.set_num_threads(1)
+    small = small_set(davis, out / "davis", frames)
     rows: list[dict[str, Any]] = []
     for target in targets.split(","):
         shards = made(videos, out, target)
         for seed in map(int, seeds.split(",")):
             path = out / f"{target}-{seed}.safetensors"
             cpu = 0.0 if path.exists() else trained(target, shards, path, steps, seed)
-            rows += scored(f"{target}, seed {seed}", CorrFractal.load(path), davis, frames, cpu)
+            rows += scored(f"{target}, seed {seed}", CorrFractal.load(path), small, cpu)
     torch.manual_seed(0)
-    rows += scored("untrained", CorrFractal(settings(steps, 0).network).eval(), davis, frames, 0.0)
+    rows += scored("untrained", CorrFractal(settings(steps, 0).network).eval(), small, 0.0)
     colour, copy = (open_model(resolve_model(f"baseline:{name}")) for name in ("colour", "copy"))
     assert isinstance(colour, CorrFractal)
     match(colour, colour.config.correspondence.similarity)
     for name, model in (("colour", colour), ("copy", copy)):
-        rows.append({"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(model, davis, frames)})
+        rows.append({"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(model, small)})
     print_table(f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows, OUT)
 
 
@@ -135,29 +132,16 @@ def lab_step(
     optimizer.step()
 
 
-def scored(name: str, model: CorrFractal, davis: Path, frames: int, cpu: float) -> Iterable[dict[str, Any]]:
+def scored(name: str, model: CorrFractal, davis: Path, cpu: float) -> Iterable[dict[str, Any]]:
     """A row for each way to match."""
     for how, similarity in (("embedding", ALONE), ("embedding and colour", WITH_COLOUR)):
         match(model, similarity)
-        yield {"trained on": name, "matched by": how, "CPU min": cpu, **scores(model, davis, frames)}
+        yield {"trained on": name, "matched by": how, "CPU min": cpu, **scores(model, davis)}
 
 
 def match(model: CorrFractal, similarity: Similarity) -> None:
     correspondence = replace(model.config.correspondence, **MATCHED, similarity=similarity)
     model.config = replace(model.config, correspondence=correspondence)
-
-
-def scores(model: Model, davis: Path, frames: int) -> dict[str, float]:
-    """J&F in per cent, of all objects and of each."""
-    each: dict[str, float] = {}
-    for name in sequence_names(davis):
-        sequence = open_sequence(davis, name)
-        images = (sequence.frame(t) for t in range(min(frames, len(sequence.frames))))
-        steps = enumerate(track(images, sequence.annotation(0), model, InferenceConfig()))
-        pairs = ((sequence.annotation(t), step.mask) for t, step in steps if 0 < t < len(sequence.frames) - 1)
-        each |= {o.name: 50 * (o.J.mean + o.F.mean) for o in score_sequence(name, sequence.objects(), pairs)}
-    print({name: round(value, 1) for name, value in each.items()}, flush=True)
-    return {"J&F": statistics.mean(each.values()), **each}
 
 
 if __name__ == "__main__":

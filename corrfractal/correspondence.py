@@ -31,6 +31,8 @@ class CorrespondenceConfig(Config):
 
     radius: int = 5
     """Window radius of Chain_L and Chain_R; 5 is the paper's 11 x 11."""
+    test_radius: int | None = None
+    """The same at test time, where memory frames lie farther back than in training; None: that of training."""
     steps: int = 2
     """Affinities per chain (paper, Table 6: 2 is best of 1 to 4)."""
     merge_radius: int = 1
@@ -55,12 +57,17 @@ class CorrespondenceConfig(Config):
     def __post_init__(self) -> None:
         if self.merge not in ("progressive", "single"):
             raise ValueError(f"merge must be progressive or single, got {self.merge!r}")
-        if min(self.radius, self.merge_radius, self.full_radius) < 0 or self.steps < 1:
+        if min(self.radius, self.test_radius or 0, self.merge_radius, self.full_radius) < 0 or self.steps < 1:
             raise ValueError("radii must be 0 or more and steps at least 1")
         if self.refinement_density < 1:
             raise ValueError(f"refinement_density must be at least 1, got {self.refinement_density}")
         if not 1 < self.density_means[0] < self.density_means[1] or self.density_sigma <= 0:
             raise ValueError("density_means must ascend from above 1 and density_sigma must be positive")
+
+    @property
+    def at_test_time(self) -> CorrespondenceConfig:
+        """The same as a tracker uses it."""
+        return self if self.test_radius is None else replace(self, radius=self.test_radius, test_radius=None)
 
 
 def draw_densities(config: CorrespondenceConfig, uniform: Sequence[float]) -> tuple[float, float]:

@@ -107,7 +107,7 @@ class Tracker:
         self.config = config or TrackerConfig()
         self._model = model.eval()
         self._device = next(model.parameters()).device
-        self._correspondence = model.config.correspondence
+        self._correspondence = model.config.correspondence.at_test_time
         if self.config.refinement_density is not None:
             self._correspondence = replace(self._correspondence, refinement_density=self.config.refinement_density)
         self._densities = self.config.densities

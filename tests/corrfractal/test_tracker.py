@@ -123,6 +123,18 @@ def test_heat_maps_are_carried_channel_by_channel(model: CorrFractal) -> None:
         model.label_tracker(video[0], heat[:, 1:], SMALL)
 
 
+def test_the_window_of_test_time_is_the_trackers_and_not_the_losses(model: CorrFractal) -> None:
+    video, first = frames(3), regions()
+    trained = model.config.correspondence
+    model.config = replace(model.config, correspondence=replace(trained, radius=1, test_radius=3))
+    assert model.in_training.radius == 1
+    wide = run(Tracker(model, video[0], first, SMALL), video[1:])
+    model.config = replace(model.config, correspondence=replace(trained, radius=3))
+    np.testing.assert_array_equal(wide, run(Tracker(model, video[0], first, SMALL), video[1:]))
+    model.config = replace(model.config, correspondence=replace(trained, radius=1))
+    assert np.any(np.not_equal(wide, run(Tracker(model, video[0], first, SMALL), video[1:])))
+
+
 def test_large_frames_and_half_resolution_are_embedded_smaller_and_masks_keep_the_size(model: CorrFractal) -> None:
     assert working_size(480, 854, TrackerConfig()) == (480, 854)
     assert working_size(480, 854, TrackerConfig(resolution="half")) == (240, 427)

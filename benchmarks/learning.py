@@ -1,0 +1,51 @@
+"""What the benchmarks of learning share: a small set to score on, and the scores of a network on it."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import cv2
+
+from corrfractal.tracker import TrackerConfig
+from inference.config import InferenceConfig
+from inference.datasets.davis import open_sequence, sequence_names
+from inference.load import Model
+from inference.masks import write_mask
+from inference.metrics.jf import ObjectScore, score_sequence
+from inference.propagate import track
+
+
+def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int = 1) -> Path:
+    """A data set of the first ``frames`` of every ``stride``-th frame of each sequence, sides divided by ``shrink``."""
+    for name in sequence_names(davis):
+        sequence = open_sequence(davis, name)
+        for kind in ("JPEGImages", "Annotations"):
+            (out / kind / "480p" / name).mkdir(parents=True, exist_ok=True)
+        for number, t in enumerate(range(0, len(sequence.frames), stride)[:frames]):
+            frame, mask = sequence.frame(t), sequence.annotation(t)
+            size = (frame.shape[1] // shrink, frame.shape[0] // shrink)
+            image = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+            cv2.imwrite(str(out / f"JPEGImages/480p/{name}/{number:05d}.jpg"), image[..., ::-1])
+            small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+            write_mask(out / f"Annotations/480p/{name}/{number:05d}.png", small)
+    listing = out / "ImageSets" / "2017" / "val.txt"
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    listing.write_text("\n".join(sequence_names(davis)) + "\n")
+    return out
+
+
+def scores(model: Model, davis: Path, tracker: TrackerConfig | None = None) -> dict[str, float]:
+    """J&F, J and F in per cent, means over objects, and J&F of each."""
+    config = InferenceConfig(tracker=tracker or TrackerConfig())
+    found: list[ObjectScore] = []
+    for name in sequence_names(davis):
+        sequence = open_sequence(davis, name)
+        images = (sequence.frame(t) for t in range(len(sequence.frames)))
+        steps = enumerate(track(images, sequence.annotation(0), model, config))
+        pairs = ((sequence.annotation(t), step.mask) for t, step in steps if 0 < t < len(sequence.frames) - 1)
+        found += score_sequence(name, sequence.objects(), pairs)
+    J, F = (100 * statistics.mean(getattr(o, measure).mean for o in found) for measure in "JF")
+    each = {o.name: 50 * (o.J.mean + o.F.mean) for o in found}
+    print({name: round(value, 1) for name, value in each.items()}, flush=True)
+    return {"J&F": (J + F) / 2, "J": J, "F": F, **each}
