@@ -182,14 +182,15 @@ def draw(ladder: dict[str, list[list[dict[str, float]]]], copy: float, path: Pat
         for rung, runs in ladder.items():
             scored = [{int(line["step"]): 100 * line[key] for line in lines if key in line} for lines in runs]
             steps = sorted(scored[0])
-            (line,) = axes.plot(steps, [statistics.mean(s[at] for s in scored) for at in steps], label=rung)
+            label = rung if key == "JF" else None
+            (line,) = axes.plot(steps, [statistics.mean(s[at] for s in scored) for at in steps], label=label)
             for each in scored:
                 axes.plot(steps, [each[at] for at in steps], "o", color=line.get_color(), markersize=3, alpha=0.6)
         axes.set(title=title, xlabel="steps")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].axhline(copy, color="grey", linestyle=":", label="copy the first mask")
     panels[0].set_ylabel("%")
-    panels[0].legend(frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     figure.savefig(path, dpi=140)
 
 

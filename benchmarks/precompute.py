@@ -165,10 +165,10 @@ def frames_of(source: Path, folder: Path) -> Path:
 
 
 def scripts(data: Path, work: Path) -> None:
-    """Two clips of a real video, by the usual script and by ours."""
+    """Five clips of a real video, by the usual script and by ours."""
     short = work / "short.mp4"
     video = open_video(data / "videos" / "imageio_cockatoo.mp4")
-    write_video(short, (frame.image for frame in video.frames(range(16))), fps=video.info.fps)
+    write_video(short, (frame.image for frame in video.frames(range(40))), fps=video.info.fps)
     task, count = one_task(short, work / "out", 1)
     ours, faiss_script, sklearn_script = in_turn(
         task, lambda: script(short, work, faiss_kmeans), lambda: script(short, work, sklearn_kmeans)
@@ -181,7 +181,7 @@ def scripts(data: Path, work: Path) -> None:
             ("script, k-means of scikit-learn", sklearn_script),
         )
     ]
-    print_table("precompute scripts: two clips of 8 frames of 1280 x 720", rows, OUT)
+    print_table("precompute scripts: five clips of 8 frames of 1280 x 720", rows, OUT)
 
 
 def script(path: Path, work: Path, kmeans: Callable[[np.ndarray], np.ndarray]) -> None:
