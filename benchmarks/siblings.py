@@ -1,6 +1,6 @@
 """What is learnt from our labels beside what the siblings' targets teach, everything else equal.
 
-    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 300] [--seeds 0,1] [--targets labels,colours,lab]
+    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets labels,colours,lab]
 
 The same videos, clips, network, affinity, batches and steps; what differs is what the affinity carries from reference
 to target, where it is compared:
@@ -12,7 +12,7 @@ to target, where it is compared:
 
 Each network carries the masks of the first ``--frames`` frames of every sequence, through the same tracker and scorer,
 twice: by its embedding alone and with Lab patches beside it. Frames are matched at 1/6, in windows of 48 pixels. Below
-stand colour alone, the untrained network and the copied first mask. The starter model's recipe is that of the labels.
+stand colour alone, the untrained network and the copied first mask. Seeds can be run side by side: what is trained is kept.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ WITH_COLOUR = Similarity(kind="cosine", test_temperature=0.05, colour_temperatur
 @click.argument("videos", type=click.Path(exists=True, path_type=Path))
 @click.argument("davis", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-@click.option("--steps", default=300, show_default=True)
+@click.option("--steps", default=200, show_default=True)
 @click.option("--seeds", default="0,1", show_default=True)
 @click.option("--targets", default=",".join(TARGETS), show_default=True)
-@click.option("--frames", default=30, show_default=True)
+@click.option("--frames", default=20, show_default=True)
 def main(videos: Path, davis: Path, out: Path, steps: int, seeds: str, targets: str, frames: int) -> None:
     torch.set_num_threads(1)
     small = small_set(davis, out / "davis", frames)
