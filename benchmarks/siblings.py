@@ -12,14 +12,17 @@ to target, where it is compared:
 
 Each network carries the masks of the first ``--frames`` frames of every sequence, through the same tracker and scorer,
 twice: by its embedding alone and with Lab patches beside it. Frames are matched at 1/6, in windows of 48 pixels. Below
-stand colour alone, the untrained network and the copied first mask. Seeds can be run side by side: what is trained is kept.
+stand colour alone, the untrained network and the copied first mask. What is trained and scored is kept in the
+folder: seeds can be run side by side and put together by a last call with all of them.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +73,8 @@ def main(videos: Path, davis: Path, out: Path, steps: int, seeds: str, targets: 
     for target in targets.split(","):
         shards = made(videos, out, target)
         for seed in map(int, seeds.split(",")):
-            path = out / f"{target}-{seed}.safetensors"
-            cpu = 0.0 if path.exists() else trained(target, shards, path, steps, seed)
-            rows += scored(f"{target}, seed {seed}", CorrFractal.load(path), small, cpu)
-    torch.manual_seed(0)
-    rows += scored("untrained", CorrFractal(settings(steps, 0).network).eval(), small, 0.0)
-    colour, copy = (open_model(resolve_model(f"baseline:{name}")) for name in ("colour", "copy"))
-    assert isinstance(colour, CorrFractal)
-    match(colour, colour.config.correspondence.similarity)
-    for name, model in (("colour", colour), ("copy", copy)):
-        rows.append({"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(model, small)})
+            rows += kept(out / f"{target}-{seed}.json", partial(trained, target, shards, small, steps, seed))
+    rows += kept(out / "rivals.json", partial(rivals, small))
     print_table(f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows, OUT)
 
 
@@ -96,8 +91,16 @@ def made(videos: Path, out: Path, target: str) -> Path:
     return folder
 
 
-def trained(target: str, shards: Path, path: Path, steps: int, seed: int) -> float:
-    """Train and save a network; returns the CPU minutes."""
+def kept(path: Path, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows in a file, or those that the work gives."""
+    if not path.exists():
+        path.write_text(json.dumps(work()))
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    return rows
+
+
+def trained(target: str, shards: Path, davis: Path, steps: int, seed: int) -> list[dict[str, Any]]:
+    """Train a network and score it."""
     config = settings(steps, seed)
     if target == "lab":
         config = replace(config, channel_dropout=1.0, network=replace(config.network, bottleneck="lab"))
@@ -110,8 +113,20 @@ def trained(target: str, shards: Path, path: Path, steps: int, seed: int) -> flo
             lab_step(model, optimizer, batch, step, steps, config)
         else:
             train_step(model, optimizer, batch, step, steps, config)
-    model.eval().save(path)
-    return (time.process_time() - started) / 60
+    return scored(f"{target}, seed {seed}", model.eval(), davis, (time.process_time() - started) / 60)
+
+
+def rivals(davis: Path) -> list[dict[str, Any]]:
+    """The untrained network, colour alone, and the copied first mask."""
+    torch.manual_seed(0)
+    rows = scored("untrained", CorrFractal(settings(1, 0).network).eval(), davis, 0.0)
+    colour, copy = (open_model(resolve_model(f"baseline:{name}")) for name in ("colour", "copy"))
+    assert isinstance(colour, CorrFractal)
+    match(colour, colour.config.correspondence.similarity)
+    named = (("colour", colour), ("copy", copy))
+    return rows + [
+        {"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(each, davis)} for name, each in named
+    ]
 
 
 def lab_step(
@@ -132,11 +147,13 @@ def lab_step(
     optimizer.step()
 
 
-def scored(name: str, model: CorrFractal, davis: Path, cpu: float) -> Iterable[dict[str, Any]]:
+def scored(name: str, model: CorrFractal, davis: Path, cpu: float) -> list[dict[str, Any]]:
     """A row for each way to match."""
+    rows = []
     for how, similarity in (("embedding", ALONE), ("embedding and colour", WITH_COLOUR)):
         match(model, similarity)
-        yield {"trained on": name, "matched by": how, "CPU min": cpu, **scores(model, davis)}
+        rows.append({"trained on": name, "matched by": how, "CPU min": cpu, **scores(model, davis)})
+    return rows
 
 
 def match(model: CorrFractal, similarity: Similarity) -> None:
