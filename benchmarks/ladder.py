@@ -72,11 +72,7 @@ READINGS: dict[str, tuple[str, ...]] = {
         "network.correspondence.density_sigma=0.01",
     ),
 }
-LABELS = {
-    "3 patterns": "n_patterns = 3",
-    "12 patterns": "n_patterns = 12",
-    "patterns at full weight": "pattern_weight = 1.0",
-}
+LABELS = {"3 patterns instead of 6": "n_patterns = 3"}  # more of them: benchmarks/labels.py
 TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of the correspondence module, of the tracker
     "as it is": ({}, {}),
     "all densities in one softmax": ({"merge": "single"}, {}),

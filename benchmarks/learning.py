@@ -17,7 +17,11 @@ from inference.propagate import track
 
 
 def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int = 1) -> Path:
-    """A data set of the first ``frames`` of every ``stride``-th frame of each sequence, sides divided by ``shrink``."""
+    """A data set of the first ``frames`` of every ``stride``-th frame of each sequence, sides divided by ``shrink``;
+    what is there stays."""
+    listing = out / "ImageSets" / "2017" / "val.txt"
+    if listing.exists():
+        return out
     for name in sequence_names(davis):
         sequence = open_sequence(davis, name)
         for kind in ("JPEGImages", "Annotations"):
@@ -29,7 +33,6 @@ def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int 
             cv2.imwrite(str(out / f"JPEGImages/480p/{name}/{number:05d}.jpg"), image[..., ::-1])
             small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
             write_mask(out / f"Annotations/480p/{name}/{number:05d}.png", small)
-    listing = out / "ImageSets" / "2017" / "val.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
     listing.write_text("\n".join(sequence_names(davis)) + "\n")
     return out

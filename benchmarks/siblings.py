@@ -1,11 +1,12 @@
 """What is learnt from our labels beside what the siblings' targets teach, everything else equal.
 
-    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets labels,colours,lab]
+    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets labels,...]
 
 The same videos, clips, network, affinity, batches and steps; what differs is what the affinity carries from reference
 to target, where it is compared:
 
 - labels: the pseudo-labels of this project, of Walsh-Hadamard patterns and ab (cross-entropy);
+- labels-lab: the same, the network seeing Lab with a or b dropped, as in the last;
 - colours: labels of colour alone, as CorrFlow has them (cross-entropy);
 - lab: colours themselves, as MAST has them: one of a and b is dropped from the input, and it is this one that is
   regressed, at 1/4 of the frame (Huber).
@@ -44,7 +45,7 @@ from training.config import TrainingConfig, configuration, with_settings
 from training.step import learning_rate, train_step
 
 OUT = Path(__file__).parent / "out"
-TARGETS = ("labels", "colours", "lab")
+TARGETS = ("labels", "labels-lab", "colours", "lab")
 SETTINGS = (
     "network.stem_stride=2",
     'network.appearance="off"',
@@ -102,7 +103,7 @@ def kept(path: Path, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str,
 def trained(target: str, shards: Path, davis: Path, steps: int, seed: int) -> list[dict[str, Any]]:
     """Train a network and score it."""
     config = settings(steps, seed)
-    if target == "lab":
+    if target.endswith("lab"):
         config = replace(config, channel_dropout=1.0, network=replace(config.network, bottleneck="lab"))
     torch.manual_seed(seed)
     model = CorrFractal(config.network).train()
