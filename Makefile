@@ -46,7 +46,7 @@ bench: setup
 	$(BIN)/python benchmarks/jf.py $(DAVIS) $(MASKS)
 	$(BIN)/python benchmarks/results.py
 
-# Train the model that comes with the program anew (docs/starter-model.md): about an hour on two cores; resumes.
+# Train the model that comes with the program anew (docs/starter-model.md): a quarter of an hour; resumes.
 TRAIN ?= ../shared/data/train_videos
 
 starter-model: setup
