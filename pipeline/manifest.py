@@ -45,7 +45,7 @@ from .sources import Source
 
 PLAN = "plan.json"
 SHARD = r"shard-\d{6,}\.(tar|json)"
-HALF_WRITTEN = rf"\.({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"  # by a killed run
+HALF_WRITTEN = rf"\.{{1,2}}({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"  # by a killed run
 HASH_THREADS = 8
 
 

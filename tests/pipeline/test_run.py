@@ -79,6 +79,25 @@ def test_a_complete_run_is_not_repeated(shards, master, config):
     assert before == {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".shard-000000.tar.a1b2.tmp",
+        ".shard-000000.json.17.tmp",
+        ".shard-000000.tar.segment",
+        "..shard-000000.tar.segment.17.tmp",
+        ".manifest.json.17.tmp",
+    ],
+)
+def test_what_a_killed_run_left_half_written_is_cleared_away_and_the_users_files_stay(shards, master, config, name):
+    out, _ = shards
+    for left in (name, "notes.tmp"):
+        (out / left).write_bytes(b"half")
+    precompute([str(master)], out, config)
+    assert not (out / name).exists()
+    (out / "notes.tmp").unlink()
+
+
 def test_a_flipped_byte_is_found_and_mended(shards, master, config, tmp_path):
     out = shutil.copytree(shards[0], tmp_path / "out")
     data = bytearray((out / "shard-000001.tar").read_bytes())
