@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 import click
 import matplotlib.pyplot as plt
 import ray
-import torch
 from learning import scores, small_set
 from measure import print_table
 
@@ -33,7 +31,6 @@ from cluster.config import LADDER, read_workflow
 from corrfractal import CorrFractal
 from corrfractal.runtime import ray_session
 from corrfractal.tracker import FAST
-from inference.evaluation import score_network
 from inference.load import open_model, resolve_model
 from pipeline.run import precompute
 from training.config import with_settings
@@ -108,12 +105,11 @@ def main(videos: Path, davis: Path, out: Path, parts: str, steps: int, every: in
 
         if "ladder" in parts:
             ladder = {rung: [logged(run) for run in runs(rung, rung)] for rung in LADDER}
-            torch.manual_seed(0)
-            rivals = {"untrained": 0.0, "copy": 0.0}
-            for name in rivals:
-                rivals[name] = 100 * score_network(open_model(resolve_model(f"baseline:{name}")), small)["JF"]
+            networks = {name: open_model(resolve_model(f"baseline:{name}")) for name in ("untrained", "copy")}
+            rivals = {name: scores(network, small, FAST)["J&F"] for name, network in networks.items()}
             draw(ladder, rivals["copy"], out / "curves.png")
-            print_table(f"ladder: {title}", [*map(row, ladder, ladder.values()), *others(rivals)], OUT)
+            others = ({"": name, "J&F": value} for name, value in rivals.items())
+            print_table(f"ladder: {title}", [*map(row, ladder, ladder.values()), *others], OUT)
         if "readings" in parts:
             readings = {"+C": runs("+C")}
             readings |= {name: runs(name.replace("/", "over"), settings=each) for name, each in READINGS.items()}
@@ -121,9 +117,9 @@ def main(videos: Path, davis: Path, out: Path, parts: str, steps: int, every: in
             rows = [row(name, [logged(run) for run in each]) for name, each in readings.items()]
             print_table(f"readings: {title}", rows, OUT)
         if "tests" in parts:
-            networks = [CorrFractal.load(run / "model.safetensors") for run in runs("+C")]
+            trained = [CorrFractal.load(run / "model.safetensors") for run in runs("+C")]
             without = [CorrFractal.load(run / "model.safetensors") for run in runs("+B", "+B")]
-            rows = [test_row(name, networks, small, *TESTS[name]) for name in TESTS]
+            rows = [test_row(name, trained, small, *TESTS[name]) for name in TESTS]
             rows.append(test_row("chains at test time only (+B)", without, small, {"multi_density": True}, {}))
             print_table(f"tests: {title}", rows, OUT)
 
@@ -152,10 +148,6 @@ def row(name: str, runs: list[list[dict[str, float]]]) -> dict[str, Any]:
     for title, key in (("J&F", "JF"), ("J", "J"), ("F", "F")):
         result[title] = 100 * statistics.mean(lines[-1][key] for lines in runs)
     return result | {"J&F of each seed": ", ".join(f"{100 * lines[-1]['JF']:.1f}" for lines in runs)}
-
-
-def others(rivals: dict[str, float]) -> Iterable[dict[str, Any]]:
-    return ({"": name, "J&F": value} for name, value in rivals.items())
 
 
 def test_row(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import cv2
@@ -10,10 +9,9 @@ import cv2
 from corrfractal.tracker import TrackerConfig
 from inference.config import InferenceConfig
 from inference.datasets.davis import open_sequence, sequence_names
+from inference.evaluation import evaluate_network
 from inference.load import Model
 from inference.masks import write_mask
-from inference.metrics.jf import ObjectScore, score_sequence
-from inference.propagate import track
 
 
 def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int = 1) -> Path:
@@ -40,15 +38,7 @@ def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int 
 
 def scores(model: Model, davis: Path, tracker: TrackerConfig | None = None) -> dict[str, float]:
     """J&F, J and F in per cent, means over objects, and J&F of each."""
-    config = InferenceConfig(tracker=tracker or TrackerConfig())
-    found: list[ObjectScore] = []
-    for name in sequence_names(davis):
-        sequence = open_sequence(davis, name)
-        images = (sequence.frame(t) for t in range(len(sequence.frames)))
-        steps = enumerate(track(images, sequence.annotation(0), model, config))
-        pairs = ((sequence.annotation(t), step.mask) for t, step in steps if 0 < t < len(sequence.frames) - 1)
-        found += score_sequence(name, sequence.objects(), pairs)
-    J, F = (100 * statistics.mean(getattr(o, measure).mean for o in found) for measure in "JF")
-    each = {o.name: 50 * (o.J.mean + o.F.mean) for o in found}
+    found = evaluate_network(model, davis, InferenceConfig(tracker=tracker or TrackerConfig()))
+    each = {o.name: 50 * (o.J.mean + o.F.mean) for o in found.objects}
     print({name: round(value, 1) for name, value in each.items()}, flush=True)
-    return {"J&F": (J + F) / 2, "J": J, "F": F, **each}
+    return {"J&F": 100 * found.JF, "J": 100 * found.mean("J"), "F": 100 * found.mean("F"), **each}

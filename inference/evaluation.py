@@ -219,7 +219,17 @@ def score_network(network: Model, data: Path) -> dict[str, float]:
     Raises:
         NotFoundError, MaskError, VideoError: a file of the set is missing or damaged; names it.
     """
-    config, benchmark = InferenceConfig(tracker=FAST), Davis(data)
+    evaluation = evaluate_network(network, data, InferenceConfig(tracker=FAST))
+    return {"J": evaluation.mean("J"), "F": evaluation.mean("F"), "JF": evaluation.JF}
+
+
+def evaluate_network(network: Model, data: Path, config: InferenceConfig) -> Evaluation:
+    """Scores of a network on all sequences of a small set in this process; nothing is written.
+
+    Raises:
+        NotFoundError, MaskError, VideoError: a file of the set is missing or damaged; names it.
+    """
+    benchmark = Davis(data)
     objects: list[ObjectScore] = []
     for name in benchmark.names():
         sequence = benchmark.open(name)
@@ -229,8 +239,7 @@ def score_network(network: Model, data: Path) -> dict[str, float]:
         masks = enumerate(step.mask for step in track(images, sequence.annotation(0, size), network, config))
         pairs = ((sequence.annotation(t, size), mask) for t, mask in masks if 0 < t < last)
         objects += score_sequence(name, sequence.objects(), pairs)
-    evaluation = Evaluation(dataset=data.name, objects=tuple(objects), sequences=len(benchmark.names()))
-    return {"J": evaluation.mean("J"), "F": evaluation.mean("F"), "JF": evaluation.JF}
+    return Evaluation(dataset=data.name, objects=tuple(objects), sequences=len(benchmark.names()))
 
 
 def _pairs(sequence: Sequence, objects: tuple[int, ...], masks: Path) -> Iterator[tuple[U8, U8]]:
