@@ -117,6 +117,9 @@ class DecordVideo:
     def times(self) -> F64:
         return self._times
 
+    def names(self) -> list[str]:
+        return numbered_names(self.info.frames)
+
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
         wanted = range(self.info.frames) if indices is None else indices
         position = index = wanted[0] if wanted else 0
@@ -234,6 +237,9 @@ class PyavVideo:
     def times(self) -> F64:
         return self._times
 
+    def names(self) -> list[str]:
+        return numbered_names(self.info.frames)
+
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
         wanted = set(range(self.info.frames) if indices is None else indices)
         try:
@@ -271,6 +277,11 @@ def _decode(path: Path) -> Iterator[tuple[Any, str | None]]:
                 yield frame, f"damaged data: {complaints[0][2].strip()[:100]}"
             else:
                 yield frame, "damaged data, concealed by the decoder" if frame.is_corrupt else None
+
+
+def numbered_names(count: int) -> list[str]:
+    """Names of the frames of a video file: ``00000``, ``00001``, ..."""
+    return [f"{index:05d}" for index in range(count)]
 
 
 def _mean_fps(times: F64) -> float:

@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 
 from . import storage
 from .errors import CallError, NotFoundError
-from .frame_folder import IMAGE_SUFFIXES
+from .images import IMAGE_SUFFIXES
 from .runtime import cpu_count
 
 LISTS = (".txt", ".csv", ".lst", ".list")
@@ -41,10 +41,10 @@ VIDEO_SUFFIXES = (
 """Images beside files with these are posters, not frames. A file with any other suffix may be a video too."""
 
 OTHER_IMAGES = (
-    ".arw", ".avif", ".bmp", ".cr2", ".dng", ".dpx", ".exr", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe",
-    ".jxl", ".nef", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".tga", ".tif", ".tiff", ".webp",
+    ".arw", ".avif", ".cr2", ".dng", ".dpx", ".exr", ".hdr", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".nef", ".pbm",
+    ".pgm", ".pnm", ".ppm", ".psd", ".tga",
 )  # fmt: skip
-"""Images that a folder of frames may not consist of, unless ``IMAGE_SUFFIXES`` has them."""
+"""Images that are not read as frames. A folder of nothing else is an entry with a fault."""
 
 SIDE_SUFFIXES = (
     *LISTS, ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".html", ".pdf", ".log", ".sh", ".py", ".srt",
@@ -282,7 +282,7 @@ class _Search:
         left = [name for name in kinds if not rules[name]]
         has_videos = any(_suffix(name) in VIDEO_SUFFIXES for name in left)
         images = [name for name in left if _suffix(name) in IMAGE_SUFFIXES]
-        others = [name for name in left if _suffix(name) in OTHER_IMAGES and name not in images]
+        others = [name for name in left if _suffix(name) in OTHER_IMAGES]
         if has_videos:
             rules.update(dict.fromkeys((*images, *others), POSTER))
         elif images or others:

@@ -41,6 +41,11 @@ class Video(Protocol):
         """Presentation time of every frame in seconds, float64 (frames,), ascending."""
         ...
 
+    def names(self) -> Sequence[str]:
+        """A unique name of every frame: the file's without suffix in a folder of frames, otherwise
+        its index as five digits."""
+        ...
+
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
         """Decode frames in one pass: all of them, or the given ascending ``indices``.
 
