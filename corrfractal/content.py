@@ -6,7 +6,10 @@ and tells whether anything was written or replaced in between; only where it dif
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +56,7 @@ def state(path: Path) -> str:
     Raises:
         OSError: a file cannot be reached.
     """
-    return _state(path, content_files(path))[0]
+    return _state(content_files(path))[0]
 
 
 def content_sha256(path: Path) -> str:
@@ -62,7 +65,9 @@ def content_sha256(path: Path) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    return _sha256(path, content_files(path))
+    files = content_files(path)
+    _state(files)
+    return _sha256(path, files)
 
 
 def read_content(path: Path) -> Content:
@@ -75,7 +80,7 @@ def read_content(path: Path) -> Content:
     for _ in range(ATTEMPTS):
         started = time.time()
         files = content_files(path)
-        before, changed = _state(path, files)
+        before, changed = _state(files)
         sha256 = _sha256(path, files)
         if state(path) == before:
             settled = changed < started - SETTLED_SECONDS
@@ -87,9 +92,17 @@ def read_content(path: Path) -> Content:
     raise VideoError(str(path), "read", CHANGED)
 
 
-def _state(path: Path, files: Sequence[Path]) -> tuple[str, float]:
+def _facts(file: Path) -> os.stat_result:
+    """What the system knows of a regular file; reading a pipe could block forever."""
+    facts = file.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    return facts
+
+
+def _state(files: Sequence[Path]) -> tuple[str, float]:
     """The state, and when a file was last changed, in seconds of the system's clock."""
-    facts = [(file.name, file.stat()) for file in files]
+    facts = [(file.name, _facts(file)) for file in files]
     # The device is left out: it differs between hosts that share a file system.
     lines = [f"{name}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n" for name, s in facts]
     text = "".join(lines).encode("utf-8", "surrogateescape")

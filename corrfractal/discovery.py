@@ -14,12 +14,9 @@ on where its folder is mounted. Where two entries would get the same URI, both k
 
 from __future__ import annotations
 
-import codecs
 import csv
 import glob
 import io
-import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +27,7 @@ from . import storage
 from .errors import CallError, NotFoundError
 from .images import IMAGE_SUFFIXES
 from .runtime import cpu_count
+from .text import decode_text, split_lines
 
 LISTS = (".txt", ".csv", ".lst", ".list")
 
@@ -95,7 +93,6 @@ class Found:
     ignored: dict[str, int]
 
 
-
 def ignored_summary(ignored: Mapping[str, int]) -> str:
     """What was ignored, for people."""
     rules = ", ".join(f"{rule}: {count}" for rule, count in ignored.items())
@@ -143,28 +140,6 @@ def is_frame_folder(folder: Path) -> bool:
     names = [name for name, what in storage.entries(folder) if what != "folder" and not name.startswith(".")]
     suffixes = {_suffix(name) for name in names}
     return not suffixes.isdisjoint(IMAGE_SUFFIXES) and suffixes.isdisjoint(VIDEO_SUFFIXES)
-
-
-def decode_text(contents: bytes) -> str:
-    """Text as editors save it: UTF-8 with or without a byte order mark, or UTF-16 with one.
-
-    Bytes that are not UTF-8, as in old file names, are kept as ``os.fsdecode`` keeps them.
-
-    Raises:
-        ValueError: it is not text.
-    """
-    if contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = contents.decode("utf-16")
-    else:
-        text = contents.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    if "\0" in text:
-        raise ValueError("it is not text")
-    return text
-
-
-def split_lines(text: str) -> list[str]:
-    """Lines of a list, whatever ends them; ``str.splitlines`` would also split names at odd spaces."""
-    return re.split(r"\r\n|\r|\n", text)
 
 
 class _Search:
@@ -236,7 +211,7 @@ class _Search:
         self._added += 1
         self._places.add(place)
         # A link that leads nowhere, or back to itself, has no place but its own.
-        location = os.path.abspath(place) if fault and not storage.is_uri(place) else storage.resolve(place)
+        location = str(Path(place).absolute()) if fault and not storage.is_uri(place) else storage.resolve(place)
         self._now.add(location)
         if named:
             self._maybe_text.discard(location)

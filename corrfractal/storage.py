@@ -64,7 +64,7 @@ def kind(location: Location) -> str | None:
         with _remote(location) as (fs, path):
             return "file" if fs.isfile(path) else "folder" if fs.isdir(path) else None
     try:
-        mode = os.stat(location).st_mode
+        mode = Path(location).stat().st_mode
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None
     if stat.S_ISDIR(mode):
@@ -77,13 +77,13 @@ def fault(location: Location) -> str:
     if is_uri(location):
         return "no such file or bucket"
     try:
-        mode = os.stat(location).st_mode
+        mode = Path(location).stat().st_mode
     except ValueError:
         return "no such file or folder"
     except OSError as exc:
         missing = exc.errno in (errno.ENOENT, errno.ENOTDIR)
         if missing and Path(location).is_symlink():
-            return f"a link to {os.readlink(location)}, which does not exist"
+            return f"a link to {Path(location).readlink()}, which does not exist"
         return "no such file or folder" if missing else f"it cannot be reached: {exc.strerror}"
     if stat.S_ISFIFO(mode):
         return "a named pipe, not a file"
@@ -100,9 +100,7 @@ def entries(folder: Location) -> list[tuple[str, str | None]]:
     own = path.rstrip("/")
     kinds = {"file": "file", "directory": "folder"}
     children = [(name.rstrip("/"), what) for name, what in listed if name.rstrip("/") != own]  # the folder's own marker
-    return sorted(
-        ((posixpath.basename(name), kinds.get(what)) for name, what in children), key=lambda entry: entry[0]
-    )
+    return sorted(((posixpath.basename(name), kinds.get(what)) for name, what in children), key=lambda entry: entry[0])
 
 
 def _entry_kind(entry: os.DirEntry[str]) -> str | None:
@@ -134,17 +132,27 @@ def _local_matches(pattern: str) -> Iterator[str]:
     if not found or (head and not head.endswith("/")):
         yield from glob.glob(pattern, recursive=True)  # noqa: PTH207 (a pattern may be absolute)
         return
+    for start in glob.glob(head) if head else [""]:  # noqa: PTH207
+        for folder in _folders_below(start):
+            yield from _local_matches(glob.escape(folder) + tail)
+
+
+def _folders_below(start: str) -> Iterator[str]:
+    """A folder and all below it, each real one once, with a slash at the end; ``""`` is the working folder."""
     seen: set[str] = set()
-    for start in glob.glob(head) if head else ["."]:  # noqa: PTH207
-        for folder, below, _ in os.walk(start, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:
-                below.clear()
-                continue
-            seen.add(real)
-            below[:] = sorted(name for name in below if not name.startswith("."))
-            inside = glob.escape(os.path.normpath(folder)) if head else os.path.relpath(folder)
-            yield from _local_matches(os.path.join(inside, tail) if inside != "." else tail)  # noqa: PTH118
+    waiting = [start]
+    while waiting:
+        folder = waiting.pop()
+        real = resolve(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        yield folder
+        try:
+            below = [name for name, what in entries(folder or ".") if what == "folder" and not name.startswith(".")]
+        except OSError:
+            continue  # as a shell's glob
+        waiting.extend(f"{folder}{name}/" for name in reversed(below))
 
 
 def make_folder(folder: Location) -> None:

@@ -46,9 +46,7 @@ def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
     found = discover([str(path)], skip=skip)
     if found.ignored:
         say(ignored_summary(found.ignored))
-    return [
-        replace(entry, fault=REMOTE) if storage.is_uri(entry.location) else entry for entry in found.entries
-    ]
+    return [replace(entry, fault=REMOTE) if storage.is_uri(entry.location) else entry for entry in found.entries]
 
 
 def names_of(entries: Sequence[Entry]) -> list[str]:

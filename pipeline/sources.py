@@ -80,7 +80,9 @@ def _read(entry: Entry) -> Source:
             content = read_content(path)
             seconds = _seconds(path)
     except OSError as exc:
-        return _with_fault(unread, f"the file cannot be read: {exc.strerror or exc}")
+        name = Path(exc.filename or entry.location).name
+        what = "the file" if name == Path(entry.location).name else f"its file {name}"
+        return _with_fault(unread, f"{what} cannot be read: {exc.strerror or exc}")
     except VideoError as exc:
         return _with_fault(unread, exc.reason)
     if not content.bytes:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from corrfractal.errors import NotFoundError, VideoError
 from corrfractal.images import ImageError, read_image
+from corrfractal.text import decode_text, split_lines
 
 U8 = npt.NDArray[np.uint8]
 
@@ -43,8 +44,8 @@ def read_lines(what: str, path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise NotFoundError(f"the {what} list {path} does not exist: the data set is incomplete")
     try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except UnicodeDecodeError as exc:
+        lines = tuple(line.strip() for line in split_lines(decode_text(path.read_bytes())) if line.strip())
+    except ValueError as exc:
         raise NotFoundError(f"the {what} list {path} is damaged: it is not text") from exc
     if not lines:
         raise NotFoundError(f"the {what} list {path} is empty")
@@ -59,7 +60,9 @@ def files_in(folder: Path, *suffixes: str) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise NotFoundError(f"the folder {folder} does not exist: the data set is incomplete")
-    files = tuple(sorted((path for path in folder.iterdir() if path.suffix.lower() in suffixes), key=_natural))
+    # Hidden files are no frames: macOS puts a ._NAME.jpg beside each NAME.jpg on foreign disks.
+    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    files = tuple(sorted(found, key=_natural))
     if not files:
         raise NotFoundError(f"the folder {folder} holds no {' or '.join(suffixes)} files: the data set is incomplete")
     return files

@@ -78,7 +78,7 @@ def video_names(root: Path, split: str = "1") -> tuple[str, ...]:
             names.append(f"{kind}/{video}")
     if not names:
         raise NotFoundError(f"the lists of split {split} in {root / 'splits'} hold no test video")
-    return tuple(sorted(names))
+    return tuple(sorted(set(names)))
 
 
 def open_video(root: Path, name: str) -> Video:
