@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from .decoders import F64, FOLDER_FPS, U8, Frame, Size, VideoInfo
@@ -14,11 +13,7 @@ from .errors import NotFoundError, VideoError
 from .images import IMAGE_SUFFIXES, ImageError, read_image
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-REDUCED = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-}
+FRACTIONS = (8, 4, 2)
 
 
 class FolderVideo:
@@ -33,11 +28,11 @@ class FolderVideo:
         if not self._files:
             raise NotFoundError(f"the folder {path} holds no JPEG or PNG frames")
         _refuse_twins(path, self._files)
-        self._mode = cv2.IMREAD_COLOR_RGB
+        self._reduce = 1
         height, width = self._read(0).shape[:2]
         if size is not None and all(f.suffix.lower() in JPEG_SUFFIXES for f in self._files):
             ratio = min(height // size[0], width // size[1])
-            self._mode |= next((flag for by, flag in REDUCED.items() if by <= ratio), 0)
+            self._reduce = next((by for by in FRACTIONS if by <= ratio), 1)
         self.info = VideoInfo(
             path=str(path),
             frames=len(self._files),
@@ -60,23 +55,27 @@ class FolderVideo:
     def _read(self, index: int) -> U8:
         file = self._files[index]
         try:
-            return read_image(file, self._mode)
+            return read_image(file, self._reduce)
         except ImageError as exc:
             raise VideoError(str(file), "decode", exc.reason, index) from exc
 
 
 def frame_files(folder: Path) -> list[Path]:
     """The images of a folder of frames, in natural order of their names."""
-    images = [
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
+    images = [path for path in folder.iterdir() if _is_frame(path)]
     return sorted(images, key=lambda path: natural_order(path.name))
+
+
+def _is_frame(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not path.is_dir()
 
 
 def natural_order(name: str) -> list[str | int]:
     """Sort key of a file name in which digits count as a number."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if part.isdecimal() else part for part in parts]
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))
+    parts[1::2] = [int(digits) for digits in parts[1::2]]
+    return parts
 
 
 def _refuse_twins(folder: Path, files: Sequence[Path]) -> None:

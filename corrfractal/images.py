@@ -1,8 +1,12 @@
 """One reader for image files: frames, masks, annotations and the pictures of data sets.
 
 Bytes are read first, so that any file name works; the size is taken from the header before
-anything is decoded; a file that ends early is an error, where image libraries return a picture
-that is half grey. What a file holds decides its format, not its name: crawlers save WebP as .jpg.
+anything is decoded; a file that ends early or is damaged is an error, where image libraries return
+a picture that is half grey. What a file holds decides its format, not its name: crawlers save WebP
+as .jpg.
+
+JPEGs are decoded by simplejpeg: the pixels are those of OpenCV, and what libjpeg only warns of is
+an error. JPEG has no checksum, so a single flipped bit may still pass.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from .errors import CorrFractalError
+from .orientation import Orientation
 
 U8 = npt.NDArray[np.uint8]
 
@@ -29,6 +35,17 @@ IMAGE_SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 MAX_PIXELS = 89_000_000  # a frame of 12K has 80 million; Pillow warns from 89.5 million on
 MAX_BYTES = 1 << 30
+
+EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATIONS = {
+    2: Orientation(flip_columns=True),
+    3: Orientation(flip_rows=True, flip_columns=True),
+    4: Orientation(flip_rows=True),
+    5: Orientation(transposed=True),
+    6: Orientation(transposed=True, flip_columns=True),
+    7: Orientation(transposed=True, flip_rows=True, flip_columns=True),
+    8: Orientation(transposed=True, flip_rows=True),
+}
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -50,12 +67,13 @@ class ImageError(CorrFractalError):
         return type(self), (self.path, self.reason)
 
 
-def read_image(path: Path, mode: int = cv2.IMREAD_COLOR_RGB) -> U8:
+def read_image(path: Path, reduce: int = 1) -> U8:
     """Read a picture as it is shown: EXIF orientation applied, alpha dropped, 8 bits.
 
     Args:
         path: the file; its contents decide the format.
-        mode: of ``cv2.imdecode``.
+        reduce: 1, 2, 4 or 8: read a JPEG at this fraction of its size. Other formats are not
+            reduced: that would save nothing.
 
     Returns:
         uint8 (H, W, 3) RGB.
@@ -64,9 +82,11 @@ def read_image(path: Path, mode: int = cv2.IMREAD_COLOR_RGB) -> U8:
         ImageError: not an image, damaged, cut short, animated, or of more than ``MAX_PIXELS``.
     """
     data = _contents(path)
-    _open_header(path, data)
+    header = _open_header(path, data)
+    if header.format in ("JPEG", "MPO"):
+        return _decode_jpeg(path, data, header, reduce)
     try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), mode)
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as exc:
         raise ImageError(path, "not a readable image") from exc
     if image is None:
@@ -96,6 +116,18 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     image = _open_header(path, _contents(path))
     return image.height, image.width
+
+
+def _decode_jpeg(path: Path, data: bytes, header: Image.Image, reduce: int) -> U8:
+    try:
+        image = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=-(-header.height // reduce), min_width=-(-header.width // reduce)
+        )
+    except ValueError as exc:
+        reason = str(exc).strip().rstrip(".") or "not a readable JPEG"
+        raise ImageError(path, f"the image is damaged or cut short: {reason}") from exc
+    turned = EXIF_ORIENTATIONS.get(header.getexif().get(EXIF_ORIENTATION, 1), Orientation())
+    return turned.apply(image)
 
 
 def _contents(path: Path) -> bytes:
