@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -333,7 +334,7 @@ class _Search:
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return posixpath.splitext(name)[1].lower()
 
 
 def _file_rule(name: str) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from corrfractal.errors import NotFoundError, VideoError
 from corrfractal.images import ImageError, read_image
+from corrfractal.runtime import file_sha256
 from corrfractal.text import decode_text, split_lines
 
 U8 = npt.NDArray[np.uint8]
@@ -81,9 +82,9 @@ def read_picture(path: Path, t: int) -> U8:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and sizes of files: changes when a data set is replaced or completed."""
-    facts = [f"{path.name} {path.stat().st_size}" for path in paths]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    """SHA-256 over names and contents of files: changes when a data set is replaced, corrected or completed."""
+    facts = [f"{path.name} {file_sha256(path)}" for path in paths]
+    return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -51,7 +51,7 @@ class Video:
         return read_picture(self.frames[t], t)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and sizes of all files."""
+        """SHA-256 over names and contents of all files."""
         return fingerprint((*self.frames, self.mat))
 
 

@@ -108,7 +108,7 @@ class Video:
         return tuple(stem for stem in self.objects[object_id].frames[1:] if stem in self.annotations)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and sizes of all files and what is known of the objects."""
+        """SHA-256 over names and contents of all files and what is known of the objects."""
         about = {i: o.model_dump() for i, o in self.objects.items()}
         return fingerprint((*self.frames, *self.annotations.values())) + json.dumps(about, sort_keys=True)
 
