@@ -20,7 +20,13 @@ from corrfractal.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, 
 from corrfractal.quantization import QuantizationConfig
 from corrfractal.runtime import file_sha256
 from corrfractal.video import open_video, write_video
+from inference import propagate
+from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
+from inference.masks import write_mask
+from inference.outputs import Outputs
+from inference.prompts import Prompts
+from inference.propagate import Job
 from pipeline import shards
 from pipeline.config import PipelineConfig
 from pipeline.manifest import make_plan
@@ -189,6 +195,23 @@ def test_hashes_of_files_and_folders_are_those_that_data_sets_are_known_by(video
     lines = "".join(f"{path.name} {file_sha256(path)}\n" for path in sorted(frames.iterdir()))
     (frames / "list.sha256").write_text(lines)
     assert content_sha256(frames) == file_sha256(frames / "list.sha256")
+
+
+@pytest.mark.parametrize("when", ["before the first frame", "after the first frame"])
+def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(video, other, tmp_path, monkeypatch, when):
+    mask = np.zeros((160, 192), dtype=np.uint8)
+    mask[20:60, 20:60] = 1
+    write_mask(tmp_path / "mask.png", mask)
+    source = resolve_model("baseline:copy")
+    job = Job(video=video, given=Prompts(masks={0: tmp_path / "mask.png"}), out=tmp_path / "out", outputs=Outputs())
+    if when == "after the first frame":
+        monkeypatch.setattr(propagate, "open_video", interleaved(lambda: other.replace(video)))
+    opened = job.check()
+    if when == "before the first frame":
+        other.replace(video)
+    with pytest.raises(VideoError, match="changed while it was read"):
+        job.run(opened, source, open_model(source), InferenceConfig())
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_a_model_replaced_after_it_was_found_is_not_used(tmp_path):
