@@ -36,6 +36,10 @@ class Container:
         path: absolute: FFmpeg takes a colon in a relative name for a protocol.
         track: index of the stream that is shown.
         packets: packets of the track, shown or not.
+        frames: packets that are shown; a codec may make more or fewer frames of them.
+        seconds: from the first frame shown to the end of the last; 0 where the packets carry no
+            times.
+        height, width: of the stored picture.
         fps: frames per second by the header; None where it says nothing.
         orientation: by the display matrix of the track.
         late_key: packets precede the first key frame; they are not shown.
@@ -48,6 +52,10 @@ class Container:
     path: Path
     track: int
     packets: int
+    frames: int
+    seconds: float
+    height: int
+    width: int
     fps: float | None
     orientation: Orientation
     late_key: bool
@@ -61,7 +69,7 @@ class _Packets:
     """What one pass over the packets of a track gives; times in the track's time base."""
 
     count: int = 0
-    trimmed: bool = False
+    trimmed: int = 0
     without_time: bool = False
     keys: int = 0
     before_key: int = 0
@@ -69,6 +77,16 @@ class _Packets:
     first: int | None = None
     last: int | None = None
     end: int | None = None
+
+    @property
+    def span(self) -> int:
+        """From the start of the first frame to the end of the last."""
+        return 0 if self.first is None or self.end is None else self.end - self.first
+
+    @property
+    def shown(self) -> int:
+        """Packets that are neither trimmed nor precede the first key frame."""
+        return self.count - self.trimmed - (self.before_key if self.late_key else 0)
 
     @property
     def late_key(self) -> bool:
@@ -92,6 +110,10 @@ def read_container(path: Path) -> Container:
                 path=path.absolute(),
                 track=stream.index,
                 packets=packets.count,
+                frames=packets.shown,
+                seconds=packets.span * float(stream.time_base),
+                height=stream.codec_context.height,
+                width=stream.codec_context.width,
                 fps=_header_fps(stream),
                 orientation=orientation,
                 late_key=packets.late_key,
@@ -191,7 +213,7 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
         found.count += 1
         found.keys += packet.is_keyframe
         found.before_key += found.keys == 0
-        found.trimmed = found.trimmed or packet.is_discard
+        found.trimmed += packet.is_discard
         if pts is None:
             found.without_time = True
             continue
