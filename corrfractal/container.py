@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Container:
             times.
         height, width: of the stored picture.
         fps: frames per second by the header; None where it says nothing.
+        clock: seconds of the frames in order, where packets say when to decode but not when to
+            show (AVI); None otherwise.
         orientation: by the display matrix of the track.
         late_key: packets precede the first key frame; they are not shown.
         drops_leading: pictures precede the first key frame in time, and are to be dropped before
@@ -57,6 +59,7 @@ class Container:
     height: int
     width: int
     fps: float | None
+    clock: tuple[float, ...] | None
     orientation: Orientation
     late_key: bool
     drops_leading: bool
@@ -77,11 +80,18 @@ class _Packets:
     first: int | None = None
     last: int | None = None
     end: int | None = None
+    decode_times: list[int] = field(default_factory=list)
 
     @property
     def span(self) -> int:
         """From the start of the first frame to the end of the last."""
         return 0 if self.first is None or self.end is None else self.end - self.first
+
+    def clock(self, base: float) -> tuple[float, ...] | None:
+        """Seconds of the frames where packets lack times: those of decoding, in order."""
+        if not self.without_time or len(self.decode_times) != self.count:
+            return None
+        return tuple(time * base for time in sorted(self.decode_times))
 
     @property
     def shown(self) -> int:
@@ -115,6 +125,7 @@ def read_container(path: Path) -> Container:
                 height=stream.codec_context.height,
                 width=stream.codec_context.width,
                 fps=_header_fps(stream),
+                clock=packets.clock(float(stream.time_base)),
                 orientation=orientation,
                 late_key=packets.late_key,
                 drops_leading=packets.leading and stream.codec_context.name == "h264",
@@ -210,6 +221,8 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
         if not packet.size:
             continue
         pts = packet.pts
+        if packet.dts is not None:
+            found.decode_times.append(packet.dts)
         found.count += 1
         found.keys += packet.is_keyframe
         found.before_key += found.keys == 0
@@ -275,7 +288,8 @@ def frame_orientation(frame: Any) -> Orientation:
 
 
 def _header_fps(stream: Any) -> float | None:
-    rate = stream.average_rate or stream.guessed_rate
+    # That of a raw stream is on average the default of FFmpeg, but guessed from the stream itself.
+    rate = stream.guessed_rate or stream.average_rate
     return float(rate) if rate and 1 / 3600 <= rate <= 1000 else None
 
 
@@ -292,6 +306,8 @@ def _cut_short(path: Path, container: Any, stream: Any, packets: _Packets) -> st
     declared = _declared_seconds(container, stream)
     if declared is None or packets.end is None or packets.first is None:
         return None
+    if packets.last == packets.first and packets.count > 1:
+        return None  # all packets carry the same time: the header has no clock to compare with
     # The length may be counted from the start of the clock or from the first frame.
     base = float(stream.time_base)
     end = max(packets.end, packets.end - packets.first) * base
