@@ -115,7 +115,7 @@ def discover(names: Sequence[str], skip: Sequence[str | Path] = ()) -> Found:
             is an entry with a fault.
         CallError: a list or a named folder cannot be read, or a store cannot be reached.
     """
-    search = _Search([storage.resolve(folder) for folder in skip])
+    search = _Search([storage.identity(folder) for folder in skip if storage.is_uri(folder) or Path(folder).is_dir()])
     for name in names:
         try:
             search.add_named(name)
@@ -226,11 +226,11 @@ class _Search:
         waiting = [root]
         while waiting:
             folder = waiting.pop()
-            real = storage.resolve(folder)
-            if real in self._skip or real in seen:  # a symbolic link may lead back up
-                continue
-            seen.add(real)
             try:
+                real = storage.identity(folder)
+                if real in self._skip or real in seen:  # a symbolic link may lead back up
+                    continue
+                seen.add(real)
                 entries = storage.entries(folder)
             except OSError as exc:
                 if folder == root or storage.is_uri(folder):

@@ -58,6 +58,14 @@ def resolve(location: Location) -> str:
     return str(location).rstrip("/") if is_uri(location) else str(Path(location).resolve())
 
 
+def identity(folder: Location) -> str:
+    """The same for all names of an existing folder, whatever links lead to it, and of no other."""
+    if is_uri(folder):
+        return resolve(folder)
+    facts = Path(folder).stat()
+    return f"{facts.st_dev}:{facts.st_ino}"
+
+
 def kind(location: Location) -> str | None:
     """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what cannot be reached; see ``fault``."""
     if is_uri(location):
@@ -143,12 +151,12 @@ def _folders_below(start: str) -> Iterator[str]:
     waiting = [start]
     while waiting:
         folder = waiting.pop()
-        real = resolve(folder)
-        if real in seen:
-            continue
-        seen.add(real)
-        yield folder
         try:
+            real = identity(folder)
+            if real in seen:
+                continue
+            seen.add(real)
+            yield folder
             below = [name for name, what in entries(folder or ".") if what == "folder" and not name.startswith(".")]
         except OSError:
             continue  # as a shell's glob

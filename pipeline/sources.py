@@ -85,8 +85,6 @@ def _read(entry: Entry) -> Source:
         return _with_fault(unread, f"{what} cannot be read: {exc.strerror or exc}")
     except VideoError as exc:
         return _with_fault(unread, exc.reason)
-    if not content.bytes:
-        return _with_fault(unread, "the file is empty")
     return Source(
         uri=unread.uri,
         path=entry.location,
