@@ -97,7 +97,9 @@ class Found:
 def ignored_summary(ignored: Mapping[str, int]) -> str:
     """What was ignored, for people."""
     rules = ", ".join(f"{rule}: {count}" for rule, count in ignored.items())
-    return f"ignored {sum(ignored.values())} entries that are no videos ({rules})"
+    count = sum(ignored.values())
+    noun = "entry that is no video" if count == 1 else "entries that are no videos"
+    return f"ignored {count} {noun} ({rules})"
 
 
 def discover(names: Sequence[str], skip: Sequence[str | Path] = ()) -> Found:
