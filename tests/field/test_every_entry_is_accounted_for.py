@@ -360,7 +360,7 @@ def test_precompute_tells_what_it_ignored(folder, tmp_path, ray_session):
     call = [str(folder), "--out", str(tmp_path / "out"), "--config", str(tmp_path / "config.toml")]
     result = CliRunner().invoke(precompute_command, call)
     assert result.exit_code == 0, result.output
-    assert "ignored 1 entries that are no videos (side file: 1)" in result.output
+    assert "ignored 1 entry that is no video (side file: 1)" in result.output
 
 
 def test_of_many_videos_each_that_fails_is_named_and_the_others_get_their_masks(
