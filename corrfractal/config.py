@@ -21,9 +21,10 @@ C = TypeVar("C", bound="Config")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every configuration dataclass: unknown fields are refused."""
+    """Base of every configuration dataclass: unknown fields, and numbers that are not finite, are refused."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    # Range checks such as "x <= 0" let NaN pass; TOML and Python's JSON can both spell it.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 def config_from_dict(cls: type[C], values: Mapping[str, Any], where: str = "configuration") -> C:
@@ -39,7 +40,9 @@ def config_from_dict(cls: type[C], values: Mapping[str, Any], where: str = "conf
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "(whole)"
-        raise ConfigError(f"{where}: field '{field}': {first['msg']} (got {first['input']!r})") from exc
+        given = repr(first["input"])
+        shown = given if len(given) <= 200 else given[:200] + " ..."
+        raise ConfigError(f"{where}: field '{field}': {first['msg']} (got {shown})") from exc
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -62,16 +65,17 @@ def digest(value: Any) -> str:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Parse a TOML file.
+    """Parse a TOML file in UTF-8, with or without a byte-order mark.
 
     Raises:
         NotFoundError: no such file.
         ConfigError: not TOML; names the line.
     """
     try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as exc:
         raise NotFoundError(f"no such configuration file: {path}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not a text in UTF-8, as TOML is: {exc}") from exc
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
