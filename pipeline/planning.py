@@ -27,6 +27,7 @@ from corrfractal.console import progress
 from corrfractal.decoders import FOLDER_FPS
 from corrfractal.errors import CorrFractalError, NotFoundError, VideoError
 from corrfractal.frame_folder import frame_files
+from corrfractal.images import image_size
 from corrfractal.runtime import cpu_count, file_sha256, peak_rss_mb
 from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import open_video
@@ -286,10 +287,7 @@ def _probe(location: str) -> Facts:
 
 
 def _probe_folder(location: str, path: Path) -> Facts:
-    from PIL import Image
-
     files = frame_files(path)
-    with Image.open(files[0]) as image:
-        pixels = image.width * image.height
+    height, width = image_size(files[0])
     size = sum(file.stat().st_size for file in files)
-    return Facts(location=location, bytes=size, seconds=len(files) / FOLDER_FPS, fps=FOLDER_FPS, pixels=pixels)
+    return Facts(location=location, bytes=size, seconds=len(files) / FOLDER_FPS, fps=FOLDER_FPS, pixels=height * width)

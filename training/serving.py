@@ -23,6 +23,7 @@ from PIL import Image
 
 from corrfractal import CorrFractal
 from corrfractal.errors import CorrFractalError, MaskError
+from corrfractal.images import ImageError, open_image
 from corrfractal.tracker import FAST, TrackerConfig
 from corrfractal.video import open_video
 
@@ -46,10 +47,12 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
 
     def _propagate(self, video: bytes, mask: bytes, config: TrackerConfig) -> Iterator[bytes]:
         """PNG files of the masks, frame by frame."""
-        first_mask = _read_mask(mask)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video"
             path.write_bytes(video)
+            given = Path(folder) / "mask"
+            given.write_bytes(mask)
+            first_mask = _read_mask(given)
             frames = iter(open_video(path).frames())
             tracker = self.model.tracker(next(frames).image, first_mask, config)
             yield _png(first_mask)
@@ -57,14 +60,14 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
                 yield _png(tracker.step(frame.image))
 
 
-def _read_mask(data: bytes) -> Any:
+def _read_mask(path: Path) -> Any:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise MaskError(f"the mask should be a palette or grey PNG, its mode is {image.mode}")
-            return np.array(image).astype(np.uint8)
-    except (OSError, SyntaxError) as exc:
-        raise MaskError("the mask is not a readable image") from exc
+        image = open_image(path)
+    except ImageError as exc:
+        raise MaskError(f"the mask is not a readable image: {exc.reason}") from exc
+    if image.mode not in ("P", "L", "1"):
+        raise MaskError(f"the mask should be a palette or grey PNG, its mode is {image.mode}")
+    return np.array(image).astype(np.uint8)
 
 
 def _png(mask: Any) -> bytes:
