@@ -1,7 +1,8 @@
-"""Small real inputs of odd kinds, built by code: every frame carries its own number, so a wrong one is seen."""
+"""Small real inputs of odd kinds, built by code: every frame carries its own number, so that a wrong one is noticed."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,13 +18,17 @@ HEIGHT = 160
 WIDTH = 192  # decord reads sides from 160 pixels on
 BITS = 8  # of a frame's number, drawn as black and white fields along the upper edge
 
+FAST = {"bf": "0", "preset": "ultrafast"}  # libx264 without B-frames
+B_FRAMES = {"bf": "2", "g": "12", "preset": "veryfast"}
+
 
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> U8:
-    """Frame ``number``, uint8 (height, width, 3) RGB: a disc that moves over a ramp, below its number in binary."""
+    """Frame ``number``, uint8 (height, width, 3) RGB: a disc that moves over a ramp, above it its number in binary."""
     y, x = np.mgrid[:height, :width]
-    image = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 96)], axis=-1).astype(np.uint8)
-    centre = (height * 0.6, width * (0.2 + 0.6 * (number % 24) / 24))
-    image[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 < (height / 6) ** 2] = (220, 40, 40)
+    ramp = (x * 255 // width, y * 255 // height, np.full_like(x, 96))
+    image = np.stack(ramp, axis=-1).astype(np.uint8)
+    middle = width * (0.2 + 0.6 * (number % 24) / 24)
+    image[(y - height * 0.6) ** 2 + (x - middle) ** 2 < (height / 6) ** 2] = (220, 40, 40)
     for bit in range(BITS):
         field = slice(width * bit // BITS, width * (bit + 1) // BITS)
         image[: height // 6, field] = 235 if number >> bit & 1 else 20
@@ -31,7 +36,7 @@ def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> U8:
 
 
 def number_of(image: U8) -> int:
-    """The number drawn on a frame by ``picture``, whatever size it was brought to."""
+    """The number that ``picture`` drew on a frame, whatever size the frame was brought to."""
     height, width = image.shape[:2]
     number = 0
     for bit in range(BITS):
@@ -41,9 +46,10 @@ def number_of(image: U8) -> int:
     return number
 
 
-def numbers(images: Iterable[Any]) -> list[int]:
+def numbers(frames: Iterable[Any]) -> list[int]:
     """The numbers of frames as ``open_video(...).frames()`` yields them."""
-    return [number_of(frame.image) for frame in images]
+    return [number_of(frame.image) for frame in frames]
+
 
 def write(
     path: Path,
@@ -54,36 +60,104 @@ def write(
     rate: int = 24,
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
-    setup: Callable[[Any], None] | None = None,
+    form: str | None = None,
+    setup: Callable[[Any], None] = lambda encoder: None,
     colours: dict[str, Any] | None = None,
     edit: Callable[[list[Any]], Iterable[Any]] = iter,
-    form: str | None = None,
 ) -> Path:
     """Encode pictures (``picture(0)`` on, where a count is given) and mux what ``edit`` makes of the packets.
 
     Args:
-        options: of the encoder.
+        options: of the encoder; libx264 is fast and without B-frames by default.
         container: options of the muxer.
+        form: of the container, where the suffix does not say it.
         setup: called with the encoder before it is opened.
         colours: how RGB becomes ``pix_fmt``, see ``av.VideoFrame.reformat``.
-        form: of the container, where the suffix does not say it.
     """
     shown = [picture(number) for number in range(images)] if isinstance(images, int) else images
+    given = FAST if options is None and codec == "libx264" else options
     with av.open(str(path), "w", format=form, options=container or {}) as out:
-        stream: Any = out.add_stream(codec, rate=rate, options=dict(options or {}))
+        stream: Any = out.add_stream(codec, rate=rate, options=dict(given or {}))
         stream.height, stream.width = shown[0].shape[:2]
         stream.pix_fmt = pix_fmt
-        if setup is not None:
-            setup(stream.codec_context)
-        packets = []
-        for number, image in enumerate(shown):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            frame = frame.reformat(format=pix_fmt, **(colours or {}))
-            frame.pts = number
-            frame.time_base = Fraction(1, rate)
-            packets += stream.encode(frame)
-        packets += stream.encode(None)
+        setup(stream.codec_context)
+        packets = encode(stream, shown, rate, colours)
         out.start_encoding()
         for packet in edit(packets):
             out.mux(packet)
     return path
+
+
+def write_two_sizes(path: Path, codec: str, first: Sequence[U8], second: Sequence[U8], options: dict[str, str]) -> Path:
+    """A video whose picture changes its size at a key frame, as one does when a phone is turned."""
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream(codec, rate=24, options=dict(options))
+        stream.height, stream.width = first[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        packets = encode(stream, first, 24)
+        other: Any = av.CodecContext.create(codec, "w")
+        other.height, other.width = second[0].shape[:2]
+        other.pix_fmt = "yuv420p"
+        other.time_base = Fraction(1, 24)
+        other.framerate = Fraction(24)
+        other.options = dict(options)
+        later = encode(other, second, 24, start=len(first))
+        out.start_encoding()
+        for packet in packets + later:
+            packet.stream = stream
+            out.mux(packet)
+    return path
+
+
+def encode(
+    encoder: Any, images: Sequence[U8], rate: int, colours: dict[str, Any] | None = None, start: int = 0
+) -> list[Any]:
+    """Packets of pictures."""
+    packets = []
+    for number, image in enumerate(images, start=start):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format=encoder.pix_fmt, **(colours or {}))
+        frame.pts = number
+        frame.time_base = Fraction(1, rate)
+        packets += encoder.encode(frame)
+    return packets + list(encoder.encode(None))
+
+
+def copy_of(packet: Any, data: bytes) -> Any:
+    """A packet with other contents at the same place and time."""
+    copy: Any = av.Packet(data)
+    for name in ("stream", "pts", "dts", "time_base", "duration", "is_keyframe"):
+        setattr(copy, name, getattr(packet, name))
+    return copy
+
+
+def retimed(time: Callable[[int], int]) -> Callable[[list[Any]], Iterable[Any]]:
+    """For ``write(edit=...)``: packet k, of a stream without B-frames, is shown at ``time(k)`` frames."""
+
+    def edit(packets: list[Any]) -> Iterable[Any]:
+        for k, packet in enumerate(packets):
+            packet.pts = time(k)
+            packet.dts = min(time(k), k - 100) if time(k) < k else time(k)
+            yield packet
+
+    return edit
+
+
+def from_second_key_frame(packets: list[Any]) -> list[Any]:
+    """For ``write(edit=...)``: cut by stream copy at the second key frame."""
+    keys = [k for k, packet in enumerate(packets) if packet.is_keyframe]
+    return packets[keys[1] :]
+
+
+def patch(path: Path, box: bytes, offset: int, value: bytes) -> Path:
+    """Overwrite bytes of an mp4 file, ``offset`` bytes behind the name of its first ``box``."""
+    data = bytearray(path.read_bytes())
+    at = data.index(box) + len(box) + offset
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+    return path
+
+
+def matrix(*values: int) -> bytes:
+    """A display matrix as the track header of an mp4 file holds it."""
+    return struct.pack(">9i", *values)
