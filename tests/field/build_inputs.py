@@ -12,6 +12,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from corrfractal.errors import VideoError
+from corrfractal.video import Frame, Video
+
 U8 = npt.NDArray[np.uint8]
 
 HEIGHT = 160
@@ -49,6 +52,16 @@ def number_of(image: U8) -> int:
 def numbers(frames: Iterable[Any]) -> list[int]:
     """The numbers of frames as ``open_video(...).frames()`` yields them."""
     return [number_of(frame.image) for frame in frames]
+
+
+def read_until_error(video: Video) -> tuple[list[Frame], VideoError | None]:
+    """The frames of a video up to its damage, and what was raised there."""
+    frames: list[Frame] = []
+    try:
+        frames.extend(video.frames())
+    except VideoError as exc:
+        return frames, exc
+    return frames, None
 
 
 def write(
