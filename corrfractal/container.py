@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,13 @@ class Container:
         path: absolute: FFmpeg takes a colon in a relative name for a protocol.
         track: index of the stream that is shown.
         packets: packets of the track, shown or not.
+        frames: packets that are shown; a codec may make more or fewer frames of them.
+        seconds: from the first frame shown to the end of the last; 0 where the packets carry no
+            times.
+        height, width: of the stored picture.
         fps: frames per second by the header; None where it says nothing.
+        clock: seconds of the frames in order, where packets say when to decode but not when to
+            show (AVI); None otherwise.
         orientation: by the display matrix of the track.
         late_key: packets precede the first key frame; they are not shown.
         drops_leading: pictures precede the first key frame in time, and are to be dropped before
@@ -48,7 +54,12 @@ class Container:
     path: Path
     track: int
     packets: int
+    frames: int
+    seconds: float
+    height: int
+    width: int
     fps: float | None
+    clock: tuple[float, ...] | None
     orientation: Orientation
     late_key: bool
     drops_leading: bool
@@ -61,7 +72,7 @@ class _Packets:
     """What one pass over the packets of a track gives; times in the track's time base."""
 
     count: int = 0
-    trimmed: bool = False
+    trimmed: int = 0
     without_time: bool = False
     keys: int = 0
     before_key: int = 0
@@ -69,6 +80,23 @@ class _Packets:
     first: int | None = None
     last: int | None = None
     end: int | None = None
+    decode_times: list[int] = field(default_factory=list)
+
+    @property
+    def span(self) -> int:
+        """From the start of the first frame to the end of the last."""
+        return 0 if self.first is None or self.end is None else self.end - self.first
+
+    def clock(self, base: float) -> tuple[float, ...] | None:
+        """Seconds of the frames where packets lack times: those of decoding, in order."""
+        if not self.without_time or len(self.decode_times) != self.count:
+            return None
+        return tuple(time * base for time in sorted(self.decode_times))
+
+    @property
+    def shown(self) -> int:
+        """Packets that are neither trimmed nor precede the first key frame."""
+        return self.count - self.trimmed - (self.before_key if self.late_key else 0)
 
     @property
     def late_key(self) -> bool:
@@ -92,7 +120,12 @@ def read_container(path: Path) -> Container:
                 path=path.absolute(),
                 track=stream.index,
                 packets=packets.count,
+                frames=packets.shown,
+                seconds=packets.span * float(stream.time_base),
+                height=stream.codec_context.height,
+                width=stream.codec_context.width,
                 fps=_header_fps(stream),
+                clock=packets.clock(float(stream.time_base)),
                 orientation=orientation,
                 late_key=packets.late_key,
                 drops_leading=packets.leading and stream.codec_context.name == "h264",
@@ -188,10 +221,12 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
         if not packet.size:
             continue
         pts = packet.pts
+        if packet.dts is not None:
+            found.decode_times.append(packet.dts)
         found.count += 1
         found.keys += packet.is_keyframe
         found.before_key += found.keys == 0
-        found.trimmed = found.trimmed or packet.is_discard
+        found.trimmed += packet.is_discard
         if pts is None:
             found.without_time = True
             continue
@@ -253,7 +288,8 @@ def frame_orientation(frame: Any) -> Orientation:
 
 
 def _header_fps(stream: Any) -> float | None:
-    rate = stream.average_rate or stream.guessed_rate
+    # That of a raw stream is on average the default of FFmpeg, but guessed from the stream itself.
+    rate = stream.guessed_rate or stream.average_rate
     return float(rate) if rate and 1 / 3600 <= rate <= 1000 else None
 
 
@@ -270,6 +306,8 @@ def _cut_short(path: Path, container: Any, stream: Any, packets: _Packets) -> st
     declared = _declared_seconds(container, stream)
     if declared is None or packets.end is None or packets.first is None:
         return None
+    if packets.last == packets.first and packets.count > 1:
+        return None  # all packets carry the same time: the header has no clock to compare with
     # The length may be counted from the start of the clock or from the first frame.
     base = float(stream.time_base)
     end = max(packets.end, packets.end - packets.first) * base

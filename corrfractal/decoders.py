@@ -50,6 +50,8 @@ FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS 
 # processor likes it: 96 pixels have 3 channels or 4. Above 144 pixels no padding makes a whole channel.
 DECORD_MIN_SIDE = 160
 
+RESTART_GAPS = 4  # usual gaps by which a clock falls back that was started again
+
 READ_AHEAD_MB = 256.0  # of a process, since the reading began
 
 AV_LOG_ERROR = 16  # FFmpeg's levels descend: errors are at most this
@@ -228,6 +230,8 @@ class PyavVideo:
             reason = self._damage or "no frame can be decoded"
             raise VideoError(str(path), "open", reason)
         self._damage = self._damage or container.cut_short
+        if container.clock is not None and len(container.clock) == len(times):
+            times = list(container.clock)
         self._times = _ascending(times, 1 / (container.fps or FOLDER_FPS))
         height, width = self._size
         if container.orientation.transposed:
@@ -310,8 +314,9 @@ def _ascending(decoded: Sequence[float | None], gap: float) -> F64:
         decoded: as decoded; None where a frame has no time.
         gap: seconds between frames by the header, for a file without any times.
 
-    A run of times that do not ascend, or are missing, is spread evenly up to the next time that
-    does, in steps of at most the usual gap.
+    A clock that falls back by several frames has been started again: what follows is moved behind
+    what came before. Other times that do not ascend, or are missing, are spread evenly up to the
+    next one that does, in steps of at most the usual gap.
     """
     times = np.array([np.nan if time is None else time for time in decoded], dtype=np.float64)
     gaps = np.diff(times[~np.isnan(times)])
@@ -326,6 +331,9 @@ def _ascending(decoded: Sequence[float | None], gap: float) -> F64:
             position += 1
             continue
         end = position
+        if before - times[position] > RESTART_GAPS * usual:
+            times[position:] += before + usual - times[position]
+            continue
         while end < len(times) and not times[end] > before:
             end += 1
         step = usual

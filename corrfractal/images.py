@@ -12,6 +12,7 @@ an error. JPEG has no checksum, so a single flipped bit may still pass.
 from __future__ import annotations
 
 import io
+import re
 import stat
 import struct
 import warnings
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from .container import complaints
 from .errors import CorrFractalError
 from .orientation import Orientation
 
@@ -35,6 +37,7 @@ IMAGE_SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 MAX_PIXELS = 89_000_000  # a frame of 12K has 80 million; Pillow warns from 89.5 million on
 MAX_BYTES = 1 << 30
+STRAY_BYTES = 16
 
 EXIF_ORIENTATION = 0x0112
 EXIF_ORIENTATIONS = {
@@ -48,6 +51,7 @@ EXIF_ORIENTATIONS = {
 }
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 class ImageError(CorrFractalError):
@@ -119,15 +123,35 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _decode_jpeg(path: Path, data: bytes, header: Image.Image, reduce: int) -> U8:
+    least = {
+        "min_height": -(-header.height // reduce),
+        "min_width": -(-header.width // reduce),
+    }
     try:
-        image = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=-(-header.height // reduce), min_width=-(-header.width // reduce)
-        )
+        image = simplejpeg.decode_jpeg(data, "RGB", **least)
     except ValueError as exc:
-        reason = str(exc).strip().rstrip(".") or "not a readable JPEG"
-        raise ImageError(path, f"the image is damaged or cut short: {reason}") from exc
+        # Some cameras write a few stray bytes between segments. libjpeg skips them with the words
+        # that it also has for damage, so FFmpeg is asked whether the picture is sound.
+        stray = re.search(r"(\d+) extraneous bytes", str(exc))
+        few = stray is not None and int(stray[1]) <= STRAY_BYTES
+        if not few or not _sound_for_ffmpeg(data):
+            reason = str(exc).strip().rstrip(".") or "not a readable JPEG"
+            raise ImageError(path, f"the image is damaged or cut short: {reason}") from exc
+        image = simplejpeg.decode_jpeg(data, "RGB", **least, strict=False)
     turned = EXIF_ORIENTATIONS.get(header.getexif().get(EXIF_ORIENTATION, 1), Orientation())
     return turned.apply(image)
+
+
+def _sound_for_ffmpeg(jpeg: bytes) -> bool:
+    import av
+
+    decoder = av.CodecContext.create("mjpeg", "r")
+    with complaints() as errors:
+        try:
+            frames = decoder.decode(av.Packet(jpeg))
+        except av.FFmpegError:
+            return False
+    return bool(frames) and not errors
 
 
 def _contents(path: Path) -> bytes:
@@ -148,7 +172,7 @@ def _open_header(path: Path, data: bytes) -> Image.Image:
     if not data:
         raise ImageError(path, "the file is empty")
     if data.startswith(PNG_SIGNATURE):
-        _check_png_chunks(path, data)
+        data = _checked_png(path, data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -168,22 +192,24 @@ def _open_header(path: Path, data: bytes) -> Image.Image:
     return image
 
 
-def _check_png_chunks(path: Path, data: bytes) -> None:
-    """Check that a PNG is complete and that the checksum of each chunk fits.
-
-    libpng would report the same, but on standard error.
+def _checked_png(path: Path, data: bytes) -> bytes:
+    """A PNG that is complete and whose checksums fit, without its texts: libpng would report
+    damage on standard error, and Pillow refuses the long texts that some programs store.
     """
+    kept = [PNG_SIGNATURE]
     position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
+        end = position + 12 + length
+        if end > len(data):
             break
         name = data[position + 4 : position + 8]
-        (checksum,) = struct.unpack_from(">I", data, end)
-        if zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
             raise ImageError(path, "the image is damaged: a checksum does not fit")
+        if name not in PNG_TEXTS:
+            kept.append(data[position:end])
         if name == b"IEND":
-            return
-        position = end + 4
+            return b"".join(kept)
+        position = end
     raise ImageError(path, "the image is cut short")
