@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +146,14 @@ def copy_of(packet: Any, data: bytes) -> Any:
 
 
 def retimed(time: Callable[[int], int]) -> Callable[[list[Any]], Iterable[Any]]:
-    """For ``write(edit=...)``: packet k, of a stream without B-frames, is shown at ``time(k)`` frames."""
+    """For ``write(edit=...)``: packet k, of a stream without B-frames, is shown at ``time(k)``."""
 
     def edit(packets: list[Any]) -> Iterable[Any]:
+        times = [time(k) for k in range(len(packets))]
+        ascending = all(later > earlier for earlier, later in pairwise(times))
         for k, packet in enumerate(packets):
-            packet.pts = time(k)
-            packet.dts = min(time(k), k - 100) if time(k) < k else time(k)
+            packet.pts = times[k]
+            packet.dts = times[k] if ascending else k - 1000  # muxers insist on order here
             yield packet
 
     return edit
