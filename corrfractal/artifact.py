@@ -61,7 +61,7 @@ def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
     """Configuration and weights of a model file.
 
     Raises:
-        NotFoundError, IntegrityError: as ``read_metadata``; also for weights that are not finite numbers.
+        NotFoundError, IntegrityError: as ``read_metadata``; also for weights that are not finite.
     """
     try:
         values = json.loads(read_metadata(path)["config"])
@@ -73,7 +73,7 @@ def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
     for name, tensor in tensors.items():
         # A network with one NaN answers "background" everywhere, without an error.
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise IntegrityError(f"the weights in {path} are not all finite numbers, see {name}: train it again")
+            raise IntegrityError(f"the weights in {path} are not all finite numbers, see {name}: its training diverged")
     return config, tensors
 
 
@@ -96,7 +96,7 @@ def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | P
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, bool]:
-    """Shape, and whether it holds real numbers: half precision is taken, quantised weights are not."""
+    """Shape, and whether it holds real numbers: half precision is read, quantised weights not."""
     return tensor.shape, tensor.is_floating_point()
 
 

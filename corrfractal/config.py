@@ -21,7 +21,7 @@ C = TypeVar("C", bound="Config")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every configuration dataclass: unknown fields, and numbers that are not finite, are refused."""
+    """Base of every configuration dataclass: it refuses unknown fields and NaN or infinite numbers."""
 
     # Range checks such as "x <= 0" let NaN pass; TOML and Python's JSON can both spell it.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}

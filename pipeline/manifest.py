@@ -1,8 +1,8 @@
 """The plan before the work, the manifest after it, and the check of what lies in the folder.
 
-``plan.json`` is written first and marks a folder as this project's; files of others are neither overwritten nor
-removed. ``manifest.json`` exists only while every shard that it names is complete: it is deleted before any shard is
-rebuilt, and written last.
+``plan.json`` is written first and marks a folder as this project's; files of others are neither
+overwritten nor removed. ``manifest.json`` exists only while every shard that it names is complete:
+it is deleted before any shard is rebuilt, and written last.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
         retry_quarantined: also make anew those with quarantined sources.
 
     Raises:
-        CallError: ``out`` is no folder, or holds files of another origin with names that are written here.
+        CallError: ``out`` is no folder, or holds files of another origin that would be overwritten.
     """
     try:
         storage.make_folder(out)
@@ -297,7 +297,7 @@ def _plan_text(plan: Plan) -> bytes:
 
 
 def _refuse_foreign_files(out: str, there: set[str], plan: Plan) -> None:
-    """Raise a ``CallError`` where the folder holds a file that would be overwritten and is not of an earlier run.
+    """Raise a ``CallError`` if a file of another origin would be overwritten.
 
     An earlier run left a plan with its own digest, which names its shards; or shards whose sidecars
     name them with their hash.
@@ -317,7 +317,7 @@ def _refuse_foreign_files(out: str, there: set[str], plan: Plan) -> None:
 
 
 def _planned_shards(out: str) -> set[str] | None:
-    """Names of the shards of the plan in a folder; None where its ``plan.json`` is damaged or of another program."""
+    """Names of the shards in a folder's plan; None where that is damaged or of another program."""
     try:
         values = json.loads(storage.read(storage.join(out, PLAN)))
         if values.pop("digest") != digest(values):

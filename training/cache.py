@@ -146,7 +146,7 @@ class ShardFiles:
             part.touch()
 
     def _ours(self, pattern: re.Pattern[str]) -> list[Path]:
-        """The files of the folder with such a name; whatever else somebody keeps there is not counted or removed."""
+        """Files of the folder with such a name; other files there are neither counted nor removed."""
         return [path for path in self._folder.iterdir() if pattern.fullmatch(path.name)]
 
     def _abandoned(self, part: Path) -> bool:

@@ -124,7 +124,8 @@ class TrainingConfig(Config):
 
 
 def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
-    """The paper's recipe for a preset (``base``, ``full``) on a profile (``gpu``: as published; ``cpu``: slim).
+    """The paper's recipe for a preset (``base``, ``full``) on a profile (``gpu``: as published;
+    ``cpu``: slim).
 
     Raises:
         ConfigError: another preset or profile.

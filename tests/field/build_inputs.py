@@ -1,4 +1,5 @@
-"""Small real inputs of odd kinds, built by code: every frame carries its own number, so that a wrong one is noticed."""
+"""Small real inputs of odd kinds, built by code. Every frame carries its own number, so that a
+wrong one is noticed."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ B_FRAMES = {"bf": "2", "g": "12", "preset": "veryfast"}
 
 
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> U8:
-    """Frame ``number``, uint8 (height, width, 3) RGB: a disc that moves over a ramp, above it its number in binary."""
+    """Frame ``number``, uint8 (height, width, 3) RGB: a disc that moves over a ramp, and above it the
+    number in binary."""
     y, x = np.mgrid[:height, :width]
     ramp = (x * 255 // width, y * 255 // height, np.full_like(x, 96))
     image = np.stack(ramp, axis=-1).astype(np.uint8)
@@ -79,9 +81,10 @@ def write(
     colours: dict[str, Any] | None = None,
     edit: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> Path:
-    """Encode pictures (``picture(0)`` on, where a count is given) and mux what ``edit`` makes of the packets.
+    """Encode pictures and mux what ``edit`` makes of the packets.
 
     Args:
+        images: pictures, or the number of them: ``picture(0)`` on.
         options: of the encoder; libx264 is fast and without B-frames by default.
         container: options of the muxer.
         form: of the container, where the suffix does not say it.

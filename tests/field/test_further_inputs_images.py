@@ -1,4 +1,4 @@
-"""Folders of frames of further kinds: the picture that a viewer shows, or an error that names the file."""
+"""Folders of frames of further kinds: the picture that a viewer shows, or an error with its file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Saver = Callable[[Path, U8], None]
 
 
 def noisy(number: int) -> U8:
-    """A picture whose compressed bytes are many, so that damage in their middle hits the picture's."""
+    """A picture of many compressed bytes, so that damage in the middle of the file hits them."""
     noise = np.random.default_rng(number).integers(-30, 30, picture(number).shape)
     return (picture(number) + noise).clip(0, 255).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Shards, models and configurations of further kinds: used as they are meant, or refused in one sentence."""
+"""Shards, models and configurations of further kinds: used as meant, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def cached(uri: str, folder: Path) -> tuple[ShardFiles, Path]:
 
 @pytest.mark.parametrize("left", [b"", b"\1" * 600, b"\2" * 1000], ids=["empty", "cut", "other"])
 def test_a_cached_shard_that_was_damaged_on_this_host_is_fetched_again(tmp_path, left):
-    """A power cut (MosaicML streaming issues 345, 759): every later run failed, and blamed the store."""
+    """A power cut (MosaicML streaming issues 345, 759): every later run failed, blaming the store."""
     files, path = cached("memory://damaged", tmp_path)
     path.write_bytes(left)
     assert files.read("shard-000000.tar", 990, 10) == b"\1" * 10

@@ -1,6 +1,8 @@
-"""Videos of further kinds that people reported elsewhere: ``open_video`` yields what a player shows, or says why not.
+"""Videos of further kinds that people reported elsewhere: ``open_video`` yields what a player shows,
+or says why not.
 
-Every frame carries its number (``build_inputs.picture``); what is expected is what ``ffprobe -count_frames`` counts.
+Every frame carries its number (``build_inputs.picture``). Expected is what ``ffprobe -count_frames``
+counts and ``ffmpeg`` writes.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def assert_even(times: np.ndarray, fps: float) -> None:
 
 
 def test_a_transport_stream_with_the_name_of_an_mp4_shows_all_its_frames(tmp_path):
-    """HLS downloads are called so; decord began at the second key frame and repeated the last frame."""
+    """HLS downloads. decord began at the second key frame and repeated the last frame."""
     write(tmp_path / "a.ts", 48, options=B_FRAMES).rename(tmp_path / "a.mp4")
     video = open_video(tmp_path / "a.mp4")
     assert numbers(video.frames()) == list(range(48))
@@ -62,7 +64,8 @@ def test_a_transport_stream_with_the_name_of_an_mp4_shows_all_its_frames(tmp_pat
 def test_a_stream_that_begins_within_a_group_of_pictures_is_shown_from_its_first_key_frame_on(
     tmp_path, name, codec, options
 ):
-    """Cut by stream copy. decord counted packets as frames and repeated the last one (decord issues 91, 269)."""
+    """Cut by stream copy. decord counted packets as frames and repeated the last one (compare decord
+    issues 91 and 269)."""
     write(tmp_path / name, 48, codec, options=options, edit=lambda packets: packets[5:])
     for decoder in DECODERS:
         video = open_video(tmp_path / name, decoder)
@@ -87,8 +90,8 @@ def test_a_stream_that_begins_within_a_group_of_pictures_is_shown_from_its_first
     ],
 )
 def test_leading_pictures_whose_references_were_cut_off_are_not_shown(tmp_path, name, codec, options):
-    """An open group of pictures at the start (d2vsource issues 2, 36): decord repeated the last frames instead, and
-    the complaints about the leading pictures condemned the whole file."""
+    """An open group of pictures at the start (d2vsource issues 2 and 36). decord repeated the last
+    frames instead; messages about the leading pictures were taken for damage of the first frame."""
     write(tmp_path / name, 48, codec, options=options, edit=from_second_key_frame)
     for decoder in DECODERS:
         video = open_video(tmp_path / name, decoder)
@@ -194,7 +197,7 @@ def test_a_gap_of_hours_stays_a_gap(tmp_path):
 
 
 def test_a_recording_without_length_that_was_cut_is_noticed_behind_its_last_frame(tmp_path):
-    """Live WebM and Matroska declare no duration (torchvision issue 1271: corrupted files in large sets)."""
+    """Live WebM and Matroska declare no duration (compare torchvision issue 1271)."""
     path = write(tmp_path / "a.mkv", 48, options={**FAST, "g": "12"}, container={"live": "1"})
     assert numbers(open_video(path).frames()) == list(range(48))
     data = path.read_bytes()
@@ -226,8 +229,8 @@ def test_a_fragmented_mp4_cut_within_a_fragment_gives_the_frames_before_it(tmp_p
     "name", ["12:30:05.mp4", "concat:other.mp4", "file:other.mp4", "-i.mp4", "%03d.mp4", "a[1].mp4"]
 )
 def test_a_file_name_is_never_read_as_an_address_or_a_pattern(tmp_path, monkeypatch, name):
-    """FFmpeg takes what precedes a colon for a protocol (youtube-dl issue 6286): ``concat:other.mp4`` was read from
-    ``other.mp4``, another video."""
+    """FFmpeg takes what precedes a colon for a protocol (youtube-dl issue 6286): of
+    ``concat:other.mp4`` the frames of ``other.mp4`` were read."""
     write(tmp_path / "mine.mp4", [picture(k) for k in range(7, 10)])
     write(tmp_path / "other.mp4", [picture(k) for k in range(100, 110)])
     (tmp_path / "mine.mp4").rename(tmp_path / name)
@@ -250,7 +253,7 @@ def test_a_playlist_does_not_choose_what_is_read(tmp_path):
     [("a.mp4", "libx264", FAST), ("a.ts", "libx264", FAST), ("a.webm", "libvpx-vp9", REALTIME)],
 )
 def test_a_picture_that_changes_its_size_keeps_that_of_the_first_frame(tmp_path, name, codec, options):
-    """Turned phones and WebRTC (OGVKit issue 132, Ladybird issue 6357): one rule, whichever decoder reads."""
+    """Turned phones and WebRTC (OGVKit issue 132, Ladybird issue 6357): one rule for both decoders."""
     first = [picture(k) for k in range(12)]
     second = [picture(k, 240, 200) for k in range(12, 24)]
     write_two_sizes(tmp_path / name, codec, first, second, options)
@@ -318,7 +321,7 @@ def test_an_mp4_without_durations_in_its_headers_shows_all_frames(tmp_path, dura
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("bt709", [False, True])
 def test_colours_are_those_that_were_drawn_by_either_decoder(tmp_path, full_range, bt709):
-    """Range and matrix as tagged (PyAV issue 1430, OpenCV issue 20513): a wrong one shifts all colours."""
+    """Range and matrix as tagged (PyAV issue 1430, OpenCV issue 20513): a wrong one shifts colours."""
     matrix_number = 1 if bt709 else 5
     range_number = 2 if full_range else 1
 
