@@ -99,6 +99,28 @@ def test_leading_pictures_whose_references_were_cut_off_are_not_shown(tmp_path, 
         assert_even(video.times(), 24)
 
 
+@pytest.mark.parametrize("unmarked", [0, 24])
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mkv", "libx264", {**FAST, "g": "12"}),
+        ("a.mp4", "libx264", {**FAST, "g": "12"}),
+        ("a.webm", "libvpx-vp9", {**REALTIME, "g": "12"}),
+    ],
+)
+def test_a_key_frame_that_the_container_does_not_mark_moves_no_other_frame(tmp_path, name, codec, options, unmarked):
+    """decord knew the key frame and sought it; FFmpeg went to the one before (decord issue 91, pull request 77)."""
+
+    def unmark(packets):
+        packets[unmarked].is_keyframe = False
+        return packets
+
+    write(tmp_path / name, 48, codec, options=options, edit=unmark)
+    for decoder in DECODERS:
+        assert numbers(open_video(tmp_path / name, decoder).frames()) == list(range(48))
+        assert numbers(open_video(tmp_path / name, decoder).frames([30, 31, 40])) == [30, 31, 40]
+
+
 @pytest.mark.parametrize("count", [1, 24])
 def test_a_last_frame_that_is_shown_for_long_is_no_missing_end(tmp_path, count):
     """Screen recorders write a frame when something changes."""
