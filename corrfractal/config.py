@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from .errors import ConfigError, NotFoundError
+from .text import decode_text
 
 C = TypeVar("C", bound="Config")
 
@@ -65,17 +66,15 @@ def digest(value: Any) -> str:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Parse a TOML file in UTF-8, with or without a byte-order mark.
+    """Parse a TOML file.
 
     Raises:
         NotFoundError: no such file.
         ConfigError: not TOML; names the line.
     """
     try:
-        return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(decode_text(Path(path).read_bytes(), errors="strict"))
     except FileNotFoundError as exc:
         raise NotFoundError(f"no such configuration file: {path}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path} is not a text in UTF-8, as TOML is: {exc}") from exc
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # TOMLDecodeError, or it is not text
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc

@@ -1,8 +1,7 @@
 """The plan before the work, the manifest after it, and the check of what lies in the folder.
 
-``plan.json`` is written first and marks a folder as this project's; files of others are neither
-overwritten nor removed. ``manifest.json`` exists only while every shard that it names is complete:
-it is deleted before any shard is rebuilt, and written last.
+``plan.json`` is written first and marks a folder as this project's. ``manifest.json`` exists only while every shard
+that it names is whole: it goes before any shard is made anew, and comes back last.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ from .shards import ShardSpec, is_whole
 from .sources import Source
 
 PLAN = "plan.json"
-NOTES = (PLAN, MANIFEST, QUARANTINE)
 SHARD = r"shard-\d{6,}\.(tar|json)"
-SHARD_NAME = r"shard-\d{6,}\.tar"
 HALF_WRITTEN = rf"\.{{1,2}}({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"  # by a killed run
 HASH_THREADS = 8
 
@@ -141,14 +138,15 @@ def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
         retry_quarantined: also make anew those with quarantined sources.
 
     Raises:
-        CallError: ``out`` is no folder, or holds files of another origin that would be overwritten.
+        CallError: ``out`` is no folder, or holds shards of another origin.
     """
     try:
         storage.make_folder(out)
     except OSError as exc:
         raise CallError(f"cannot make the folder {out}: {exc.strerror or exc}") from exc
     there = set(storage.listing(out)[0]) if storage.kind(out) else set()  # an object store has no empty folders
-    _refuse_foreign_files(out, there, plan)
+    if PLAN not in there and any(re.fullmatch(SHARD, name) for name in there):
+        raise CallError(f"{out} holds shards that this command did not write; name another folder with --out")
     _remove(out, there, HALF_WRITTEN)
     storage.write(storage.join(out, PLAN), _plan_text(plan))
     with ThreadPoolExecutor(HASH_THREADS) as pool:
@@ -203,11 +201,8 @@ def commit(out: str, plan: Plan) -> Manifest:
     )
     storage.write(storage.join(out, MANIFEST), to_text(manifest).encode())
     there = set(storage.listing(out)[0])
-    stale = there - _files_of(spec.name for spec in plan.shards)
-    for name in sorted(stale):
-        if re.fullmatch(SHARD_NAME, name) and _is_sealed(out, name):
-            storage.remove(storage.join(out, name))
-            storage.remove(storage.join(out, sidecar_name(name)))
+    current = {name for spec in plan.shards for name in (spec.name, sidecar_name(spec.name))}
+    _remove(out, there - current, SHARD)
     _remove(out, there, HALF_WRITTEN)
     return manifest
 
@@ -294,51 +289,6 @@ def _plan_text(plan: Plan) -> bytes:
     }
     text = json.dumps({**values, "digest": digest(values)}, indent=1, sort_keys=True, ensure_ascii=False)
     return (text + "\n").encode()
-
-
-def _refuse_foreign_files(out: str, there: set[str], plan: Plan) -> None:
-    """Raise a ``CallError`` if a file of another origin would be overwritten.
-
-    An earlier run left a plan with its own digest, which names its shards; or shards whose sidecars
-    name them with their hash.
-    """
-    planned = _planned_shards(out) if PLAN in there else None
-    if planned is None:
-        foreign = {name for name in there if name in NOTES or re.fullmatch(SHARD, name)}
-    else:
-        unnamed = {spec.name for spec in plan.shards if spec.name not in planned}
-        sealed = {name for name in unnamed & there if _is_sealed(out, name)}
-        foreign = there & _files_of(unnamed - sealed)
-    if foreign:
-        raise CallError(
-            f"{out} holds {min(foreign)}, which this command did not write and would overwrite; "
-            "name another folder with --out"
-        )
-
-
-def _planned_shards(out: str) -> set[str] | None:
-    """Names of the shards in a folder's plan; None where that is damaged or of another program."""
-    try:
-        values = json.loads(storage.read(storage.join(out, PLAN)))
-        if values.pop("digest") != digest(values):
-            return None
-        return {str(shard["name"]) for shard in values["shards"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _is_sealed(out: str, shard: str) -> bool:
-    """Whether a shard is the one that its sealed sidecar names: same name, same SHA-256."""
-    try:
-        sidecar = read_sealed(storage.join(out, sidecar_name(shard)), Sidecar)
-        return sidecar.name == shard and sidecar.sha256 == storage.sha256(storage.join(out, shard))
-    except (IntegrityError, FileNotFoundError):
-        return False
-
-
-def _files_of(shards: Iterable[str]) -> set[str]:
-    """The shards and their sidecars."""
-    return {name for shard in shards for name in (shard, sidecar_name(shard))}
 
 
 def _forget_if_quarantined(out: str, spec: ShardSpec) -> None:

@@ -1,17 +1,15 @@
 """Shards as local files whose bytes have been checked: the only way in which training reads them.
 
-A shard at a URI is fetched into a folder of this host, by one process for all of them, and published under its SHA-256.
-Every file is hashed once per process, at its first read: a power cut or a full disk can leave a fetched file that is
-damaged under its final name, and such a one is fetched again. The folder holds ``limit`` bytes at most, files being
-fetched included; the least recently used shards are removed first. Any process may be killed at any time: complete
-files have final names, and incomplete ones are removed by whoever needs the room.
+A local shard is hashed once per process, at its first read. A shard at a URI is fetched into a folder of this host, by
+one process for all of them, hashed on its way, and published under its SHA-256. The folder holds ``limit`` bytes at
+most, files being fetched included; the shards that were used longest ago go first. Any process may be killed at any
+time: whole files have final names, and half ones are removed by whoever needs the room.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +21,6 @@ from corrfractal.manifest import ShardEntry
 from corrfractal.runtime import file_sha256
 
 LANES = 8  # fetches at a time on one host
-
-COMPLETE = re.compile(r"[0-9a-f]{64}\.tar")
-PART = re.compile(r"[0-9a-f]{8,64}\.\d+\.\d+\.part")
 
 
 def default_folder() -> Path:
@@ -50,6 +45,7 @@ class ShardFiles:
         self._folder, self._limit = folder or default_folder(), limit
         self._checked: set[str] = set()
         self._guards = {name: threading.Lock() for name in entries}
+        self._intact: set[str] = set()  # fetched shards whose hash this process has compared
         self.fetched_bytes = 0
         """Bytes that this process has fetched."""
         if storage.is_uri(shards):
@@ -91,12 +87,13 @@ class ShardFiles:
             path = self._folder / f"{entry.sha256}.tar"
             try:
                 os.utime(path)
-                if shard not in self._checked and file_sha256(path) != entry.sha256:
+                # A power cut or a full disk can leave a file damaged under its final name.
+                if shard not in self._intact and file_sha256(path) != entry.sha256:
                     path.unlink()
                     self._fetch(entry, path)
             except FileNotFoundError:
                 self._fetch(entry, path)
-            self._checked.add(shard)
+            self._intact.add(shard)
             return path
 
     def _local(self, entry: ShardEntry) -> Path:
@@ -133,21 +130,17 @@ class ShardFiles:
     def _reserve(self, part: Path, size: int) -> None:
         """Make room for a file and take it, so that processes that fetch side by side count each other."""
         with self._lock("lock"):
-            for stray in self._ours(PART):
+            for stray in self._folder.glob("*.part"):
                 if stray != part and self._abandoned(stray):
                     stray.unlink(missing_ok=True)
-            held = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._ours(COMPLETE))
-            total = sum(s for _, s, _ in held) + sum(int(p.suffixes[-2][1:]) for p in self._ours(PART))
+            held = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._folder.glob("*.tar"))
+            total = sum(s for _, s, _ in held) + sum(int(p.suffixes[-2][1:]) for p in self._folder.glob("*.part"))
             for _, freed, old in held:
                 if total + size <= self._limit:
                     break
                 old.unlink(missing_ok=True)
                 total -= freed
             part.touch()
-
-    def _ours(self, pattern: re.Pattern[str]) -> list[Path]:
-        """Files of the folder with such a name; other files there are neither counted nor removed."""
-        return [path for path in self._folder.iterdir() if pattern.fullmatch(path.name)]
 
     def _abandoned(self, part: Path) -> bool:
         """Whether the process that was fetching a file is gone: its lane is free."""

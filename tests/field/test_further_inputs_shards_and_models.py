@@ -158,9 +158,11 @@ def test_a_configuration_that_cannot_be_meant_is_one_sentence_with_the_file(tmp_
     assert len(str(caught.value)) < 500
 
 
-def test_a_configuration_in_utf_16_is_told_to_be_utf_8(tmp_path):
-    (tmp_path / "w.toml").write_text('sources = ["a"]', encoding="utf-16")
-    with pytest.raises(ConfigError, match="UTF-8"):
+def test_a_configuration_in_utf_16_is_read_and_one_in_latin_1_is_one_sentence(tmp_path):
+    (tmp_path / "w.toml").write_text('sources = ["a"]\nout = "x"', encoding="utf-16")
+    assert read_workflow(tmp_path / "w.toml").sources == (str(tmp_path / "a"),)
+    (tmp_path / "w.toml").write_text('sources = ["\u00e9"]', encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"w\.toml"):
         read_workflow(tmp_path / "w.toml")
 
 
