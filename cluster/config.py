@@ -95,12 +95,20 @@ def read_workflow(path: Path) -> WorkflowConfig:
     """
     values = read_toml(path)
     rung = values.pop("rung", "+C")
-    if rung not in LADDER:
+    if not isinstance(rung, str) or rung not in LADDER:
         raise ConfigError(f"{path}: field 'rung' must be one of {', '.join(LADDER)}, got {rung!r}")
     values = merged(LADDER[rung], values)
-    training = dict(values.get("training", {}))
-    preset, profile = training.pop("preset", "base"), training.pop("profile", "gpu")
-    values["training"] = merged(config_to_dict(configuration(preset, profile)), training)
+    training = values.get("training", {})
+    if not isinstance(training, dict):
+        raise ConfigError(f"{path}: field 'training' must be a table, got {training!r}")
+    training = dict(training)
+    preset = training.pop("preset", "base")
+    profile = training.pop("profile", "gpu")
+    try:
+        recipe = configuration(preset, profile)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: field 'training': {exc}") from exc
+    values["training"] = merged(config_to_dict(recipe), training)
     values.setdefault("use_gpu", profile == "gpu")
     config = config_from_dict(WorkflowConfig, values, where=str(path))
     folder = path.absolute().parent

@@ -22,6 +22,7 @@ from .errors import ConfigError, IntegrityError, NotFoundError
 from .runtime import publish
 
 FORMAT = "corrfractal/1"
+LFS_POINTER = b"version https://git-lfs"
 
 C = TypeVar("C", bound=Config)
 M = TypeVar("M", bound=nn.Module)
@@ -50,21 +51,30 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as exc:
-        raise IntegrityError(f"{path} is not a readable safetensors file: {exc}") from exc
+        raise IntegrityError(f"{path} is not a readable safetensors file: {_what_it_is(path, exc)}") from exc
     if metadata.get("format") != FORMAT:
         raise IntegrityError(f"{path} is a safetensors file but not a {FORMAT} model: {metadata.get('format')!r}")
     return metadata
 
 
 def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
-    """Configuration and weights of a model file; errors as in ``read_metadata``."""
+    """Configuration and weights of a model file.
+
+    Raises:
+        NotFoundError, IntegrityError: as ``read_metadata``; also for weights that are not finite.
+    """
     try:
         values = json.loads(read_metadata(path)["config"])
         config = config_from_dict(config_type, values, where=str(path))
     except (KeyError, ValueError, TypeError, RecursionError, ConfigError) as exc:
         raise IntegrityError(f"{path} does not say which network it holds: {exc}") from exc
     with safe_open(path, framework="pt") as file:
-        return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    for name, tensor in tensors.items():
+        # A network with one NaN answers "background" everywhere, without an error.
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise IntegrityError(f"the weights in {path} are not all finite numbers, see {name}: its training diverged")
+    return config, tensors
 
 
 def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | Path) -> M:
@@ -75,17 +85,26 @@ def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | P
         IntegrityError: names what does not fit.
     """
     with torch.device("meta"):
-        expected = {name: value.shape for name, value in network().state_dict().items()}
-    if expected != {name: value.shape for name, value in tensors.items()}:
-        odd = sorted(name for name in expected.keys() | tensors.keys() if _shape(tensors, name) != expected.get(name))
+        expected = {name: _kind(value) for name, value in network().state_dict().items()}
+    found = {name: _kind(value) for name, value in tensors.items()}
+    if expected != found:
+        odd = sorted(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
         raise IntegrityError(f"the weights in {path} do not fit its own configuration: {', '.join(odd[:3])} ...")
     model = network()
     fill(model, tensors, path)
     return model
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size | None:
-    return tensors[name].shape if name in tensors else None
+def _kind(tensor: Tensor) -> tuple[torch.Size, bool]:
+    """Shape, and whether it holds real numbers: half precision is read, quantised weights not."""
+    return tensor.shape, tensor.is_floating_point()
+
+
+def _what_it_is(path: str | Path, error: Exception) -> str:
+    with Path(path).open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
+    return str(error)
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

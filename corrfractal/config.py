@@ -22,9 +22,10 @@ C = TypeVar("C", bound="Config")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every configuration dataclass: unknown fields are refused."""
+    """Base of every configuration dataclass: it refuses unknown fields and NaN or infinite numbers."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    # Range checks such as "x <= 0" let NaN pass; TOML and Python's JSON can both spell it.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 def config_from_dict(cls: type[C], values: Mapping[str, Any], where: str = "configuration") -> C:
@@ -40,7 +41,9 @@ def config_from_dict(cls: type[C], values: Mapping[str, Any], where: str = "conf
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "(whole)"
-        raise ConfigError(f"{where}: field '{field}': {first['msg']} (got {first['input']!r})") from exc
+        given = repr(first["input"])
+        shown = given if len(given) <= 200 else given[:200] + " ..."
+        raise ConfigError(f"{where}: field '{field}': {first['msg']} (got {shown})") from exc
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -73,5 +76,5 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(decode_text(Path(path).read_bytes(), errors="strict"))
     except FileNotFoundError as exc:
         raise NotFoundError(f"no such configuration file: {path}") from exc
-    except ValueError as exc:  # TOMLDecodeError, or it is not text
+    except (ValueError, RecursionError) as exc:  # TOMLDecodeError, or it is not text
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc

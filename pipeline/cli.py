@@ -145,6 +145,8 @@ def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> 
     if "precompute" not in tables:
         raise ConfigError(f"{file} has no [precompute] table: nothing in it would count")
     values = tables["precompute"]
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: field 'precompute' must be a table, got {values!r}")
     return config_from_dict(PipelineConfig, {**values, **(changed or {})}, where=str(file or "command line"))
 
 

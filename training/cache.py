@@ -47,6 +47,7 @@ class ShardFiles:
         self._folder, self._limit = folder or default_folder(), limit
         self._checked: dict[str, str] = {}  # state of the file when it was hashed
         self._guards = {name: threading.Lock() for name in entries}
+        self._intact: set[str] = set()  # fetched shards whose hash this process has compared
         self.fetched_bytes = 0
         """Bytes that this process has fetched."""
         if storage.is_uri(shards):
@@ -88,8 +89,13 @@ class ShardFiles:
             path = self._folder / f"{entry.sha256}.tar"
             try:
                 os.utime(path)
+                # A power cut or a full disk can leave a file damaged under its final name.
+                if shard not in self._intact and file_sha256(path) != entry.sha256:
+                    path.unlink()
+                    self._fetch(entry, path)
             except FileNotFoundError:
                 self._fetch(entry, path)
+            self._intact.add(shard)
             return path
 
     def _local(self, entry: ShardEntry) -> Path:

@@ -15,6 +15,8 @@ REFERENCES = {
 }
 """Reference frames of a preset, nearest first: negative = back from the target t, others = from the clip's start."""
 
+PROFILES = ("gpu", "cpu")
+
 COUNTS = (
     "batch_size", "accumulate", "epochs", "shuffle_window", "checkpoint_every", "keep_checkpoints", "log_every",
     "picture_every", "evaluate_every",
@@ -122,7 +124,15 @@ class TrainingConfig(Config):
 
 
 def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
-    """The paper's recipe for a preset (``base``, ``full``) on a profile (``gpu``: as published; ``cpu``: slim)."""
+    """The paper's recipe for a preset (``base``, ``full``) on a profile (``gpu``: as published;
+    ``cpu``: slim).
+
+    Raises:
+        ConfigError: another preset or profile.
+    """
+    for name, value, choices in (("preset", preset, tuple(REFERENCES)), ("profile", profile, PROFILES)):
+        if value not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     config = TrainingConfig(references=preset)
     if profile == "cpu":
         slim = replace(config.network, width=16, embedding_channels=32)
@@ -148,8 +158,10 @@ def with_settings(config: TrainingConfig, settings: tuple[str, ...], steps: int 
         place = values
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {key.strip()}: the field '{part}' has no fields of its own")
         try:
             place[last] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             place[last] = text
     return config_from_dict(TrainingConfig, values, where="--set")
