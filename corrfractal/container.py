@@ -90,8 +90,8 @@ class _Packets:
         return 0 if self.first is None or self.end is None else self.end - self.first
 
     def clock(self, base: float) -> tuple[float, ...] | None:
-        """Seconds of the frames where packets lack times: those of decoding, in order."""
-        if not self.without_time or len(self.decode_times) != self.count:
+        """Seconds of the frames by the times of decoding, in order."""
+        if len(self.decode_times) != self.count:
             return None
         return tuple(time * base for time in sorted(self.decode_times))
 
@@ -128,12 +128,12 @@ def read_container(path: Path) -> Container:
                 height=stream.codec_context.height,
                 width=stream.codec_context.width,
                 fps=_header_fps(stream),
-                clock=packets.clock(float(stream.time_base)),
+                clock=_clock(container, stream, packets),
                 orientation=orientation,
                 late_key=packets.late_key,
                 drops_leading=packets.leading and stream.codec_context.name == "h264",
                 cut_short=_cut_short(path, container, stream, packets),
-                beyond_decord=_beyond_decord(container, packets, orientation, list(errors)),
+                beyond_decord=_beyond_decord(container, stream, packets, orientation, list(errors)),
             )
     except VideoError:
         raise
@@ -247,8 +247,20 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
     return found
 
 
-def _beyond_decord(container: Any, packets: _Packets, orientation: Orientation, errors: list[Any]) -> str | None:
+def _clock(container: Any, stream: Any, packets: _Packets) -> tuple[float, ...] | None:
+    """AVI stores no times to show frames at; those that FFmpeg guesses are out of order."""
+    if packets.without_time or container.format.name == "avi":
+        return packets.clock(float(stream.time_base))
+    return None
+
+
+def _beyond_decord(
+    container: Any, stream: Any, packets: _Packets, orientation: Orientation, errors: list[Any]
+) -> str | None:
     formats = container.format.name.split(",")
+    # FFmpeg's parsers know key frames that the container does not mark. decord counts on them,
+    # seeks one, arrives at an earlier one, and serves all frames from there under a wrong index.
+    indexed_keys = sum(entry.is_keyframe for entry in stream.index_entries)
     checks = (
         (set(formats) & set(WITHOUT_INDEX), "its container has no index"),
         (len(container.streams.video) > 1, "it has several video tracks"),
@@ -256,6 +268,7 @@ def _beyond_decord(container: Any, packets: _Packets, orientation: Orientation, 
         (packets.without_time, "frames have no time"),
         (packets.late_key, "it does not begin with a key frame"),
         (packets.leading, "frames come before the first key frame in time"),
+        (packets.keys > indexed_keys, "its index lacks key frames"),
         (orientation.mirrored, "it is shown mirrored"),
         (errors, "its container is damaged"),
     )

@@ -89,13 +89,7 @@ def read_image(path: Path, reduce: int = 1) -> U8:
     header = _open_header(path, data)
     if header.format in ("JPEG", "MPO"):
         return _decode_jpeg(path, data, header, reduce)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as exc:
-        raise ImageError(path, "not a readable image") from exc
-    if image is None:
-        raise ImageError(path, "the image is damaged or cut short")
-    return np.asarray(image, dtype=np.uint8)
+    return _decode_by_opencv(path, data, cv2.IMREAD_COLOR_RGB)
 
 
 def open_image(path: Path) -> Image.Image:
@@ -137,9 +131,19 @@ def _decode_jpeg(path: Path, data: bytes, header: Image.Image, reduce: int) -> U
         if not few or not _sound_for_ffmpeg(data):
             reason = str(exc).strip().rstrip(".") or "not a readable JPEG"
             raise ImageError(path, f"the image is damaged or cut short: {reason}") from exc
-        image = simplejpeg.decode_jpeg(data, "RGB", **least, strict=False)
+        image = _decode_by_opencv(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     turned = EXIF_ORIENTATIONS.get(header.getexif().get(EXIF_ORIENTATION, 1), Orientation())
     return turned.apply(image)
+
+
+def _decode_by_opencv(path: Path, data: bytes, mode: int) -> U8:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), mode)
+    except cv2.error as exc:
+        raise ImageError(path, "not a readable image") from exc
+    if image is None:
+        raise ImageError(path, "the image is damaged or cut short")
+    return np.asarray(image, dtype=np.uint8)
 
 
 def _sound_for_ffmpeg(jpeg: bytes) -> bool:
