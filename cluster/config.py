@@ -26,6 +26,7 @@ from typing import Any
 from corrfractal.config import Config, config_from_dict, config_to_dict, read_toml
 from corrfractal.errors import ConfigError
 from corrfractal.storage import refuse_password
+from corrfractal.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
 
@@ -109,6 +110,7 @@ def read_workflow(path: Path) -> WorkflowConfig:
         config,
         sources=tuple(s if "://" in s else str(folder / s) for s in config.sources),
         out=str(folder / config.out),
+        tracking_uri=config.tracking_uri and canonical_uri(config.tracking_uri, folder),
         evaluation=evaluation and replace(evaluation, data=str(folder / evaluation.data)),
     )
 

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from corrfractal import artifact
-from corrfractal.errors import CallError, CorrFractalError, IntegrityError
+from corrfractal.errors import CallError, IntegrityError
 from corrfractal.runtime import file_sha256
 
 from .lineage import Lineage, ModelLineage
@@ -79,14 +79,9 @@ def export(name: str, out: Path, uri: str) -> ModelLineage:
 
 
 def _fill(folder: Path, found: ModelLineage) -> None:
-    import mlflow
-
     weights = folder / "model.safetensors"
     with tempfile.TemporaryDirectory() as fetched:
-        try:
-            shutil.copyfile(fetch_weights(found.model, Path(fetched)), weights)
-        except mlflow.exceptions.MlflowException as exc:
-            raise CorrFractalError(f"the weights of {found.model.uri} cannot be had: {exc}") from exc
+        shutil.copyfile(fetch_weights(found.model, Path(fetched)), weights)
     if file_sha256(weights) != found.weights:
         raise IntegrityError(f"the weights of {found.model.uri} are not those that were registered, {found.weights}")
     metadata = artifact.read_metadata(weights)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from cluster import doctor
 from cluster.cli import doctor as doctor_command
+from corrfractal.store import mlflow_revisions
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
@@ -40,6 +41,7 @@ def test_a_file_that_is_no_mlflow_data_base_is_a_fault(tmp_path: Path) -> None:
 def test_a_migrated_data_base_answers(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as base, base:
         base.execute("CREATE TABLE alembic_version (version_num)")
+        base.execute("INSERT INTO alembic_version VALUES (?)", (mlflow_revisions()[1],))
     assert doctor.check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}").level == "ok"
 
 
