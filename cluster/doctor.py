@@ -144,7 +144,6 @@ def check_tracking(given: str | None = None) -> Finding:
         exists = store.check_store(uri, write=True)
         file = store.local_file(uri)
         if file is None:
-            store.check_login(uri)
             return verdicts.judge_tracking(uri, fault=None)
         if not exists:
             return verdicts.judge_tracking(uri, fault=None, new=True)

@@ -26,6 +26,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -33,7 +34,7 @@ from urllib.parse import unquote, urlsplit
 from .errors import CallError, CorrFractalError, IntegrityError
 from .runtime import without_password
 
-ANSWER_SECONDS = 5.0  # for a server to answer
+ANSWER_SECONDS = 10.0  # for a server to answer
 LOCK_SECONDS = 10.0  # for another process to release the data base
 CREATE_SECONDS = 25.0  # for another process to finish creating the store
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -130,7 +131,7 @@ def check_store(uri: str, *, write: bool) -> bool:
         write: also check that it can be written to.
 
     Raises:
-        CallError: it is no store, or of another version of MLflow.
+        CallError: it is no store, is of another version of MLflow, or refuses the login.
         IntegrityError: it is damaged.
         CorrFractalError: it is locked, cannot be read or written, or does not answer.
     """
@@ -140,7 +141,7 @@ def check_store(uri: str, *, write: bool) -> bool:
     parts = _split(uri)
     scheme = parts.scheme.split("+")[0]
     if scheme in ("http", "https"):
-        _status(uri, "/health", {})
+        _check_server(uri)
     elif scheme in DATABASE_PORTS:
         _connect(uri, parts.hostname or "127.0.0.1", parts.port or DATABASE_PORTS[scheme])
     return True
@@ -160,30 +161,6 @@ def check_contents(file: Path) -> None:
         raise sqlite_error(exc, file) from exc
     if said != "ok":
         raise sqlite_error(sqlite3.DatabaseError("malformed"), file)
-
-
-def check_login(uri: str) -> None:
-    """Ask a server for the experiments, with the login of the URI or of the environment.
-
-    Raises:
-        CallError: it refuses the login.
-        CorrFractalError: it does not answer.
-    """
-    parts = _split(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    login = parts.netloc.rpartition("@")[0] or ":".join(
-        os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD")
-    )
-    headers = {}
-    if login != ":":
-        encoded = base64.b64encode(unquote(login).encode()).decode()
-        headers = {"Authorization": f"Basic {encoded}"}
-    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        headers = {"Authorization": f"Bearer {token}"}
-    code = _status(uri, "/api/2.0/mlflow/experiments/get?experiment_id=0", headers)
-    if code in (401, 403):
-        raise login_refused(uri)
 
 
 def login_refused(uri: str) -> CallError:
@@ -303,27 +280,44 @@ def _split(uri: str) -> urllib.parse.SplitResult:
     return parts
 
 
-def _status(uri: str, path: str, headers: dict[str, str]) -> int:
-    """The status of a server's answer; any answer shows that it is there.
-
-    0 means that its certificate is not trusted, which MLflow may have been told to do.
-    """
+def _check_server(uri: str) -> None:
+    """Ask for an experiment: any answer shows that a server is there, and 401 that it refuses the login."""
     parts = _split(uri)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])  # urllib takes no login from a URI
     if not bare.hostname:
         raise CallError(f"cannot read the store's URI {without_password(uri)}: it names no host")
-    request = urllib.request.Request(f"{bare.geturl().rstrip('/')}{path}", headers=headers)
+    query = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+    headers = _login(parts.netloc.rpartition("@")[0])
+    request = urllib.request.Request(f"{bare.geturl().rstrip('/')}{query}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
-            return int(answer.status)
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
+            return
     except urllib.error.HTTPError as answer:
         answer.close()
-        return answer.code
+        if answer.code == HTTPStatus.UNAUTHORIZED and (headers or not _login_elsewhere()):
+            raise login_refused(uri) from answer
     except (OSError, http.client.HTTPException, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
-        if isinstance(reason, ssl.SSLError):
-            return 0
-        raise no_answer(uri, str(reason) or type(reason).__name__) from exc
+        if not isinstance(reason, ssl.SSLError):  # MLflow may have been told to trust the certificate
+            raise no_answer(uri, str(reason) or type(reason).__name__) from exc
+
+
+def _login(in_uri: str) -> dict[str, str]:
+    """The header of a login, taken from where MLflow takes it: the URI, user and password, or a token."""
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    login = in_uri or ":".join(os.environ.get(name, "") for name in names)
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if login != ":":
+        return {"Authorization": f"Basic {base64.b64encode(unquote(login).encode()).decode()}"}
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _login_elsewhere() -> bool:
+    """Whether MLflow or requests may know a login that ``_login`` does not."""
+    variables = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "NETRC")
+    home = Path("~").expanduser()
+    files = (home / ".mlflow" / "credentials", home / ".netrc", home / "_netrc")
+    return any(map(os.environ.get, variables)) or any(file.exists() for file in files)
 
 
 def _connect(uri: str, host: str, port: int) -> None:

@@ -72,11 +72,22 @@ def open_store(uri: str, *, write: bool = False) -> bool:
     if file is None:
         _check_database(uri)
     elif exists:
-        former = mend_locations(file)
-        if former is not None:
-            say(f"the MLflow store {former} is now {file}: its artefact locations were updated")
+        _mend(file, write)
     mlflow.set_tracking_uri(uri)
     return exists
+
+
+def _mend(file: Path, write: bool) -> None:
+    try:
+        former = mend_locations(file)
+    except CorrFractalError as exc:
+        if write or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+            raise
+        # An archive, or a project of somebody else: its lists can be read all the same.
+        say(f"warning: this store was moved or copied, and its artefact locations are the old ones: {exc}")
+        return
+    if former is not None:
+        say(f"the MLflow store {former} is now {file}: its artefact locations were updated")
 
 
 def existing_store(given: str | None = None, *, write: bool = False) -> str:

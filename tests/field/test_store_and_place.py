@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -27,6 +28,7 @@ import sqlalchemy
 from click.testing import CliRunner, Result
 
 from cluster import doctor
+from cluster.sample import render_evaluation_set
 from corrfractal import CorrFractal, CorrFractalConfig, store, tracking
 from corrfractal.__main__ import main
 from corrfractal.config import config_to_dict
@@ -35,14 +37,16 @@ from corrfractal.manifest import LabelStatistics, Manifest, Statistics, seal, to
 from corrfractal.sample import SCHEMA
 from corrfractal.scores import Scores
 from corrfractal.store import local_file, mlflow_revisions, sqlite_file, sqlite_uri, store_lock, tracking_uri
+from inference.evaluation import Davis
 from inference.load import resolve_model
 from inference.registry import log_scores
+from inference.run import evaluate_davis
 from training.config import configuration
 from training.job import Job
 from training.lineage import Lineage
 from training.registry import list_models, register
 from training.resume import store_of_run
-from training.tracking import start_run
+from training.tracking import MetricLine, RunLog, start_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -343,26 +347,32 @@ def test_looking_creates_nothing(command: tuple[str, ...], tmp_path: Path, monke
 # Several at once
 
 
-def _begin_run(uri: str, gate: multiprocessing.synchronize.Barrier) -> None:
+def _train(project: Path, uri: str, digest: str, gate: multiprocessing.synchronize.Barrier) -> None:
+    """What a training does with the store."""
     gate.wait()
-    with mlflow.start_run(experiment_id=tracking.open_experiment(uri)):
-        mlflow.log_metric("loss", 1.0)
+    run_id = start_run(uri, "run", {"steps": 4}, project / "shards", digest)
+    log = RunLog(uri, run_id)
+    log.metrics(MetricLine(step=1, time=1, values={"loss": 1.0}))
+    assert log.close("FINISHED")
+    register(project / "runs" / "first" / "model.safetensors", run_id, uri, digest)
 
 
-def test_several_first_uses_at_once_share_one_store(tmp_path: Path) -> None:
+def test_several_first_trainings_at_once_share_one_store(project: Path, held: Job, tmp_path: Path) -> None:
     (tmp_path / ".mlflow.db.new").write_text("left by a process that was killed while it created the store")
     file = tmp_path / "mlflow.db"
     fork = multiprocessing.get_context("fork")
-    gate = fork.Barrier(4)
-    processes = [fork.Process(target=_begin_run, args=(sqlite_uri(file), gate)) for _ in range(4)]
+    gate = fork.Barrier(3)
+    arguments = (project, sqlite_uri(file), held.shards_digest, gate)
+    processes = [fork.Process(target=_train, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlartifacts"}
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts"}
     with contextlib.closing(sqlite3.connect(file)) as base:
-        assert base.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (4,)
+        assert base.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (3,)
+        assert base.execute("SELECT count(*) FROM model_versions").fetchone() == (3,)
         assert base.execute("SELECT count(*) FROM experiments WHERE name = 'corrfractal'").fetchone() == (1,)
 
 
@@ -574,6 +584,54 @@ def test_a_server_that_never_answers_is_one_sentence(silent: str, monkeypatch: p
     monkeypatch.setattr(store, "ANSWER_SECONDS", 0.1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{silent}")
     every_command(1, silent, "did not answer", "timed out")
+
+
+def test_an_evaluation_whose_store_breaks_keeps_its_scores_and_says_so(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_session: None
+) -> None:
+    render_evaluation_set(copy / "davis", sequences=1, frames=4, size=(64, 64))
+    summarize = Davis.summarize
+
+    def break_the_store(*arguments: Any) -> Any:
+        cut(copy / "mlflow.db")
+        return summarize(*arguments)
+
+    monkeypatch.setattr(Davis, "summarize", break_the_store)
+    evaluation = evaluate_davis(copy / "davis", copy / "scores", "models:/corrfractal/1")
+    assert (copy / "scores" / "scores.json").exists()
+    assert (copy / "scores" / "report.html").exists()
+    assert 0 <= evaluation.JF <= 1
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: the scores are in")]
+    assert len(said) == 1
+    assert f"{copy}/mlflow.db is damaged" in said[0]
+
+
+def test_a_moved_store_that_cannot_be_written_is_still_listed(copy: Path) -> None:
+    """As another user: root may write everywhere."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to become a user who owns nothing")
+    for folder in (copy, *list(copy.parents)[:3]):
+        folder.chmod(0o755)
+    fork = multiprocessing.get_context("fork")
+    told = fork.Queue()
+
+    def look() -> None:
+        os.setuid(65534)
+        try:
+            refused = call("models", "promote", "1").output
+            told.put((len(list_models(tracking_uri())), refused, doctor.check_tracking().level))
+        except BaseException as exc:
+            told.put(repr(exc))
+
+    list_models(sqlite_uri(copy / "mlflow.db"))  # imports what MLflow imports late
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as base, base:
+        base.execute("UPDATE experiment_tags SET value = '/gone/mlflow.db'")
+    process = fork.Process(target=look)
+    process.start()
+    count, refused, level = told.get(timeout=60)
+    process.join()
+    assert (count, level) == (1, "fault")
+    assert "cannot be written" in refused
 
 
 def test_scores_that_cannot_be_noted_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
