@@ -38,6 +38,7 @@ NEEDS = (
     "opencv-python-headless",
     "numba",
     "pillow",
+    "simplejpeg",
 )
 
 
