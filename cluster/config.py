@@ -66,7 +66,8 @@ class WorkflowConfig(Config):
     tasks: int | None = None
     """Shards, and sequences, at a time; None: ``workers``. On a cluster: its CPUs, or those that it may grow to."""
     tracking_uri: str | None = None
-    """MLflow store; None: MLFLOW_TRACKING_URI, else ``mlflow.db`` in ``out``."""
+    """MLflow store, a relative path starting at the folder of this file; None: MLFLOW_TRACKING_URI, else
+    ``mlflow.db`` in ``out``."""
     precompute: PipelineConfig = field(default_factory=PipelineConfig)
     """How videos become shards."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -1,12 +1,12 @@
 """The place of the MLflow store: its URI, and whether it can be used. This file imports no MLflow.
 
-URIs are built and parsed here only. SQLAlchemy decodes ``%41`` in the path of a SQLite URI and ends
-the path at ``?``, so both characters are quoted. MLflow creates the parent folder of the path *as it
-is written* for URIs that begin with ``sqlite:///``; a quoted one therefore names the driver too.
+URIs are built and parsed here only. SQLAlchemy decodes ``%41`` in the path of a SQLite URI and
+ends the path at ``?``, so both characters are quoted. For a URI that begins with ``sqlite:///``
+MLflow creates the parent folder of the quoted path, so a quoted URI also names the driver.
 
 ``check_store`` finds every fault that can be found without MLflow, each as one sentence, within
-``ANSWER_SECONDS`` or ``LOCK_SECONDS``. ``corrfractal doctor`` calls it; so does ``tracking.open_store``
-before MLflow, which would retry for minutes.
+``ANSWER_SECONDS`` or ``LOCK_SECONDS``. ``corrfractal doctor`` calls it, and ``tracking.open_store``
+calls it before MLflow, which would retry for minutes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from functools import cache
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from .errors import CallError, CorrFractalError, IntegrityError
@@ -45,7 +46,7 @@ ANOTHER = "name another store with --tracking-uri or MLFLOW_TRACKING_URI"
 
 
 def named_uri(given: str | None = None) -> str | None:
-    """The store that the user names with an argument or ``MLFLOW_TRACKING_URI``; None if none is named.
+    """The store named by an argument or ``MLFLOW_TRACKING_URI``; None if none is named.
 
     Raises:
         CallError: it cannot be a store.
@@ -55,7 +56,7 @@ def named_uri(given: str | None = None) -> str | None:
 
 
 def tracking_uri(given: str | None = None, folder: Path | None = None) -> str:
-    """The store that the user names, else ``mlflow.db`` in ``folder`` (default: the working folder).
+    """The store that is named, else ``mlflow.db`` in ``folder`` (default: the working folder).
 
     Raises:
         CallError: it cannot be a store.
@@ -193,38 +194,47 @@ def connect(file: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def store_lock(file: Path) -> Iterator[None]:
-    """Hold the lock of a local store: one process at a time creates it, moves it or registers models.
+    """Hold the lock of a local store: one process at a time creates it or rewrites its locations.
 
-    The lock is of the kernel (``flock``), so it ends with its process. Its file is removed afterwards;
-    whoever locked a file that has just been removed tries again with the new one.
+    The kernel releases the lock (``flock``) when its process ends. The lock file is removed
+    afterwards; a process that locked a file that was just removed tries again.
 
     Raises:
         CorrFractalError: another process held it for ``CREATE_SECONDS``, or it cannot be created.
     """
     path = file.with_name(f".{file.name}.lock")
     deadline = time.monotonic() + CREATE_SECONDS
-    while True:
-        try:
-            lock = path.open("a")
-        except OSError as exc:
-            raise unwritable(file, exc.strerror or str(exc)) from exc
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                break
-        except BlockingIOError:
-            pass
-        except OSError:  # a file system without locks
-            break
-        lock.close()
+    lock = _take_lock(path, file)
+    while lock is None:
         if time.monotonic() > deadline:
             raise locked(file)
         time.sleep(0.1)
+        lock = _take_lock(path, file)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         lock.close()
+
+
+def _take_lock(path: Path, file: Path) -> IO[str] | None:
+    """The open lock file, or None while another process has it."""
+    try:
+        lock = path.open("a")
+    except OSError as exc:
+        raise unwritable(file, exc.strerror or str(exc)) from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError:  # a file system without locks
+        return lock
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            return lock
+    lock.close()  # its last holder has removed the file meanwhile
+    return None
 
 
 def locked(file: Path) -> CorrFractalError:
@@ -238,8 +248,8 @@ def locked(file: Path) -> CorrFractalError:
 def unwritable(file: Path, reason: str) -> CorrFractalError:
     """The error of a store that cannot be written to."""
     return CorrFractalError(
-        f"the MLflow store {file} cannot be written ({reason}): change the owner or mode of the file "
-        f"and its folder, or {ANOTHER}"
+        f"the MLflow store {file} cannot be written ({reason}): change the owner or mode of "
+        f"the file and its folder, or {ANOTHER}"
     )
 
 
@@ -257,7 +267,7 @@ def sqlite_error(exc: BaseException, file: Path) -> CorrFractalError:
     if "malformed" in said or "not a database" in said or "disk I/O" in said:
         what = "no SQLite data base" if "not a database" in said else "damaged or cut short"
         return IntegrityError(
-            f"the MLflow store {file} is {what}: restore it from a copy, or move it away to start anew"
+            f"the MLflow store {file} is {what}: restore it from a copy, or move it away to start a new one"
         )
     return CorrFractalError(f"the MLflow store {file} failed: {without_password(said)[:200]}")
 
@@ -281,7 +291,7 @@ def _split(uri: str) -> urllib.parse.SplitResult:
 
 
 def _check_server(uri: str) -> None:
-    """Ask for an experiment: any answer shows that a server is there, and 401 that it refuses the login."""
+    """Ask for an experiment: any answer shows that a server is there; 401 is a refused login."""
     parts = _split(uri)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])  # urllib takes no login from a URI
     if not bare.hostname:
@@ -303,7 +313,7 @@ def _check_server(uri: str) -> None:
 
 
 def _login(in_uri: str) -> dict[str, str]:
-    """The header of a login, taken from where MLflow takes it: the URI, user and password, or a token."""
+    """The header of a login, from where MLflow takes it: the URI, user and password, or a token."""
     names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
     login = in_uri or ":".join(os.environ.get(name, "") for name in names)
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
@@ -330,8 +340,8 @@ def _connect(uri: str, host: str, port: int) -> None:
 def no_answer(uri: str, reason: str) -> CorrFractalError:
     """The error of a server that is away."""
     return CorrFractalError(
-        f"the MLflow store {without_password(uri)} did not answer ({without_password(reason)[:200]}): "
-        f"start the server, or {ANOTHER}"
+        f"the MLflow store {without_password(uri)} did not answer "
+        f"({without_password(reason)[:200]}): start the server, or {ANOTHER}"
     )
 
 
@@ -362,7 +372,7 @@ def _check_sqlite(file: Path, write: bool) -> bool:
         raise sqlite_error(exc, file) from exc
     if found is None and "alembic_version" in tables:
         raise IntegrityError(
-            f"the MLflow store {file} was never completed: move it away, and the next command creates it"
+            f"the MLflow store {file} was never completed: move it away, and the next training creates a new one"
         )
     if found is None and tables:
         raise CallError(f"{file} is a data base of another program, not an MLflow store: {ANOTHER}")
@@ -375,7 +385,7 @@ def _check_folder(file: Path) -> None:
     """SQLite creates its journal beside the file."""
     folder = next(parent for parent in file.parents if parent.exists())
     if not folder.is_dir():
-        raise CallError(f"the MLflow store {file} would be in {folder}, which is no folder: {ANOTHER}")
+        raise CallError(f"the MLflow store {file} cannot be in {folder}, which is a file: {ANOTHER}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise unwritable(file, f"no access to {folder}")
 
@@ -390,15 +400,17 @@ def _check_revision(file: Path, revision: str) -> None:
             f"install that version, or {ANOTHER}"
         )
     raise CallError(
-        f"the MLflow store {file} was written by an older MLflow (schema {revision}): copy the file, "
-        f"then run `mlflow db upgrade '{sqlite_uri(file)}'`"
+        f"the MLflow store {file} was written by an older MLflow (schema {revision}): "
+        f"copy the file, then run `mlflow db upgrade '{sqlite_uri(file)}'`"
     )
 
 
 @cache
 def mlflow_revisions() -> tuple[frozenset[str], str | None]:
-    """The schemas that the installed MLflow knows, and the one it writes; read from its files, since
-    importing it takes seconds. None where they are not found as expected."""
+    """The schemas that the installed MLflow knows, and the one it writes (None if not found).
+
+    They are read from its files, since importing MLflow takes seconds.
+    """
     spec = find_spec("mlflow")
     folders = spec.submodule_search_locations if spec else None
     known = set()

@@ -1,10 +1,10 @@
-"""A local store that was moved or copied: MLflow keeps absolute locations of artefacts, this mends them.
+"""Rewrite the absolute locations of artefacts in a local store that was moved or copied.
 
-The experiment has a tag with the path of the data base when its locations were written. If the data
-base is found at another path, locations below the old ``mlartifacts`` are rewritten to the new one,
-in one transaction, when the store is opened. A location is kept if the old place holds it and the new
-one does not: then only the data base was copied, and its artefacts can still be read. New runs always
-write beside the data base that they are recorded in.
+The experiment has a tag with the path that the data base had when its locations were written. If
+the data base is now at another path, locations below the old ``mlartifacts`` are rewritten to the
+new one, in one transaction, when the store is opened. A location is kept if the old place holds it
+and the new one does not: then only the data base was copied, and its artefacts can still be read.
+New runs always write beside the data base that they are recorded in.
 """
 
 from __future__ import annotations

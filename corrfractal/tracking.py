@@ -84,7 +84,10 @@ def _mend(file: Path, write: bool) -> None:
         if write or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
             raise
         # An archive, or a project of somebody else: its lists can be read all the same.
-        say(f"warning: this store was moved or copied, and its artefact locations are the old ones: {exc}")
+        say(
+            "warning: this store was moved or copied, and its artefact locations are still those "
+            f"of the former place: {exc}"
+        )
         return
     if former is not None:
         say(f"the MLflow store {former} is now {file}: its artefact locations were updated")
@@ -107,7 +110,7 @@ def existing_store(given: str | None = None, *, write: bool = False) -> str:
 
 
 def open_experiment(uri: str) -> str:
-    """Open a store to write to it; return the experiment's id. Store and experiment are created if new.
+    """Open a store to write to it, creating store and experiment if new; return the experiment's id.
 
     Raises:
         CorrFractalError: the store cannot be used.
@@ -139,8 +142,8 @@ def open_experiment(uri: str) -> str:
 def create_store(file: Path) -> None:
     """Create a local store with the experiment in it, unless another process does so first.
 
-    MLflow's migrations must not run twice at once, and a killed one cannot be resumed: they run on a
-    temporary file, under a lock, which is renamed when it is complete.
+    MLflow's migrations must not run twice at once, and a killed one cannot be resumed: they run,
+    under a lock, on a temporary file that is renamed when it is complete.
 
     Raises:
         CorrFractalError: it cannot be written, or another process takes too long.
@@ -175,8 +178,10 @@ def create_store(file: Path) -> None:
 
 
 def settle_mlflow() -> None:
-    """One attempt more and 12 seconds a request: MLflow's own are 7 and 120, minutes of silence. And no
-    log lines over what becomes a sentence of ours."""
+    """Retry a request once, after 12 seconds (MLflow: 7 times, 120 seconds); hide its log lines.
+
+    What MLflow logs about a failing store, with a traceback, becomes one sentence of ours.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "12")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -204,7 +209,7 @@ def mlflow_errors(uri: str | None = None, *, model: str | None = None) -> Iterat
 
     Args:
         uri: of the store; None is the one that MLflow points at.
-        model: what is looked for: if the store holds no such thing, the error is ``NoSuchVersionError``.
+        model: what is looked for: if the store does not hold it, raise ``NoSuchVersionError``.
 
     Raises:
         CorrFractalError: instead of the error.
@@ -241,7 +246,7 @@ def shown_store() -> str:
 
 
 def store_error(exc: BaseException, uri: str) -> CorrFractalError:
-    """What was raised over a store, as an error whose one sentence names the store and shows no password."""
+    """An exception over a store, as one sentence that names the store and shows no password."""
     shown = without_password(uri)
     if getattr(exc, "error_code", None) in REFUSED:
         return login_refused(uri)
@@ -257,9 +262,7 @@ def store_error(exc: BaseException, uri: str) -> CorrFractalError:
         if isinstance(cause, OSError):
             where = f" ({cause.filename})" if cause.filename else ""
             return CorrFractalError(f"the MLflow store {shown}: {cause.strerror or said}{where}")
-    if file is not None or "://" not in uri or "exception" in said:
-        return CorrFractalError(f"the MLflow store {shown} failed: {said}")
-    return CorrFractalError(f"the MLflow store {shown} did not answer as expected: {said}")
+    return CorrFractalError(f"the MLflow store {shown} failed: {said}")
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:

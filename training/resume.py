@@ -1,4 +1,4 @@
-"""A run remembers its MLflow store: a call that resumes it from another folder uses the store that it began with."""
+"""Resume a run in the MLflow store that it began with, from whatever folder the command is given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def store_of_run(held: Job, out: Path, named: str | None) -> str:
 
     Args:
         held: the job as the run's folder tells it; without passwords.
-        out: the run's folder as it is named now; it may have been moved or copied, together with the store.
+        out: the run's folder as it is named now; it may have been moved or copied with the store.
         named: the store that the user names, if any.
 
     Raises:
@@ -29,7 +29,8 @@ def store_of_run(held: Job, out: Path, named: str | None) -> str:
         if not _is(named, held.tracking_uri) and not _holds(named, held.run_id):
             raise CallError(
                 f"the run in {out} is recorded in the MLflow store {held.tracking_uri}, not in "
-                f"{without_password(named)}: name that store (--tracking-uri, MLFLOW_TRACKING_URI) or another --out"
+                f"{without_password(named)}: name that store (--tracking-uri, MLFLOW_TRACKING_URI) "
+                "or another --out"
             )
         return _checked(named)
     file = local_file(held.tracking_uri)
