@@ -35,6 +35,7 @@ class Container:
     Attributes:
         path: absolute: FFmpeg takes a colon in a relative name for a protocol.
         track: index of the stream that is shown.
+        header_frames: what the header promises; None where it does not say.
         packets: packets of the track, shown or not.
         frames: packets that are shown; a codec may make more or fewer frames of them.
         seconds: from the first frame shown to the end of the last; 0 where the packets carry no
@@ -53,6 +54,7 @@ class Container:
 
     path: Path
     track: int
+    header_frames: int | None
     packets: int
     frames: int
     seconds: float
@@ -119,6 +121,7 @@ def read_container(path: Path) -> Container:
             return Container(
                 path=path.absolute(),
                 track=stream.index,
+                header_frames=stream.frames or None,
                 packets=packets.count,
                 frames=packets.shown,
                 seconds=packets.span * float(stream.time_base),
