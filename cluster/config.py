@@ -109,10 +109,10 @@ def read_workflow(path: Path) -> WorkflowConfig:
     evaluation = config.evaluation
     return replace(
         config,
-        sources=tuple(s if "://" in s else str(folder / s) for s in config.sources),
-        out=str(folder / config.out),
+        sources=tuple(s if "://" in s else str(folder / Path(s).expanduser()) for s in config.sources),
+        out=str(folder / Path(config.out).expanduser()),
         tracking_uri=config.tracking_uri and canonical_uri(config.tracking_uri, folder),
-        evaluation=evaluation and replace(evaluation, data=str(folder / evaluation.data)),
+        evaluation=evaluation and replace(evaluation, data=str(folder / Path(evaluation.data).expanduser())),
     )
 
 
