@@ -30,6 +30,7 @@ from measure import print_table
 from cluster.config import LADDER, read_workflow
 from corrfractal import CorrFractal
 from corrfractal.runtime import ray_session
+from corrfractal.store import sqlite_uri
 from corrfractal.tracker import FAST
 from inference.load import open_model, resolve_model
 from pipeline.run import precompute
@@ -132,7 +133,7 @@ def made(out: Path, name: str, values: dict[str, Any], settings: tuple[str, ...]
     shards = out / f"shards {values['labels'] or config.precompute.quantization.n_patterns}"
     precompute(config.sources, shards, config.precompute, workers=1)
     training = with_settings(config.training, settings)
-    train(shards, Path(config.out), training, tracking_uri=f"sqlite:///{out / name}.db", workers=1)
+    train(shards, Path(config.out), training, tracking_uri=sqlite_uri(out / f"{name}.db"), workers=1)
     return Path(config.out)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from corrfractal import CorrFractal
-from corrfractal.tracking import tracking_uri
+from corrfractal.store import tracking_uri
 from corrfractal.video import open_video
 
 ALONE = """

@@ -65,6 +65,7 @@ def register(folder: Path, model: Path | None) -> str:
     import mlflow
     import torch
 
+    from corrfractal.store import sqlite_uri
     from corrfractal.tracking import open_experiment
     from training.registry import register as to_registry
 
@@ -74,7 +75,7 @@ def register(folder: Path, model: Path | None) -> str:
         CorrFractal(CorrFractalConfig(width=16, embedding_channels=32)).save(weights)
     else:
         weights.write_bytes(model.read_bytes())
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = sqlite_uri(folder / "mlflow.db")
     with mlflow.start_run(experiment_id=open_experiment(uri)) as run:
         pass
     to_registry(weights, run.info.run_id, uri, "0" * 64)

@@ -32,6 +32,7 @@ from measure import print_table
 from corrfractal import CorrFractal
 from corrfractal.config import config_to_dict
 from corrfractal.manifest import load_manifest
+from corrfractal.store import sqlite_uri
 from training.config import configuration, with_settings
 from training.job import Job
 from training.tracking import start_run
@@ -93,7 +94,7 @@ def launch_on_ray(
     """Start ``corrfractal train``, or go on with it; on the Ray cluster of an address, or on its own."""
     command = [sys.executable, "-m", "corrfractal", "train", str(shards), "--out", str(out), "--profile", "cpu"]
     command += ["--workers", workers, "--steps", str(steps), "--max-failures", "-1"]
-    command += ["--tracking-uri", f"sqlite:///{out.parent / 'mlflow.db'}"]
+    command += ["--tracking-uri", sqlite_uri(out.parent / "mlflow.db")]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
@@ -105,7 +106,7 @@ def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]
     out.mkdir(exist_ok=True)
     if not (out / "job.json").exists():
         config = with_settings(configuration("base", "cpu"), tuple(f"{k}={v}" for k, v in SETTINGS.items()), steps)
-        uri, digest = f"sqlite:///{out.parent / 'mlflow.db'}", load_manifest(shards).digest
+        uri, digest = sqlite_uri(out.parent / "mlflow.db"), load_manifest(shards).digest
         job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=steps, tracking_uri=uri,
                   run_id=start_run(uri, out.name, {}, shards, digest))  # fmt: skip
         (out / "job.json").write_text(json.dumps(config_to_dict(job)))

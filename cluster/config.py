@@ -26,6 +26,7 @@ from typing import Any
 from corrfractal.config import Config, config_from_dict, config_to_dict, read_toml
 from corrfractal.errors import ConfigError
 from corrfractal.storage import refuse_password
+from corrfractal.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
 
@@ -65,7 +66,8 @@ class WorkflowConfig(Config):
     tasks: int | None = None
     """Shards, and sequences, at a time; None: ``workers``. On a cluster: its CPUs, or those that it may grow to."""
     tracking_uri: str | None = None
-    """MLflow store; None: MLFLOW_TRACKING_URI, else ``mlflow.db`` in ``out``."""
+    """MLflow store, a relative path starting at the folder of this file; None: MLFLOW_TRACKING_URI, else
+    ``mlflow.db`` in ``out``."""
     precompute: PipelineConfig = field(default_factory=PipelineConfig)
     """How videos become shards."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -117,6 +119,7 @@ def read_workflow(path: Path) -> WorkflowConfig:
         config,
         sources=tuple(s if "://" in s else str(folder / Path(s).expanduser()) for s in config.sources),
         out=str(folder / Path(config.out).expanduser()),
+        tracking_uri=config.tracking_uri and canonical_uri(config.tracking_uri, folder),
         evaluation=evaluation and replace(evaluation, data=str(folder / Path(evaluation.data).expanduser())),
     )
 

@@ -11,25 +11,21 @@ import os
 import platform
 import resource
 import shutil
-import socket
-import sqlite3
 import subprocess
 import tempfile
-import urllib.request
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from corrfractal import store
 from corrfractal.console import say
-from corrfractal.runtime import cpu_count, sqlite_file
+from corrfractal.errors import CorrFractalError
+from corrfractal.runtime import cpu_count
+from corrfractal.store_moves import moved_from
 
 from . import verdicts
 from .verdicts import Finding
-
-DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
-ANSWER_SECONDS = 3.0
 
 
 def examine(out: Path) -> list[Finding]:
@@ -43,7 +39,7 @@ def examine(out: Path) -> list[Finding]:
         _guarded("decord", lambda: check_decoder("decord")),
         _guarded("pyav", lambda: check_decoder("pyav")),
         _guarded("ray runtime", check_ray),
-        _guarded("tracking", lambda: check_tracking(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI)),
+        _guarded("tracking", check_tracking),
         check_folder(out),
         check_disk(out),
         check_shared_memory(),
@@ -139,45 +135,22 @@ def check_ray() -> Finding:
     return Finding(name="ray runtime", level="ok", found=f"{ray.__version__} {found}")
 
 
-def check_tracking(uri: str) -> Finding:
-    """Whether the MLflow store behind a tracking URI can be reached, without importing MLflow, which takes seconds."""
-    scheme, store = urlsplit(uri).scheme.split("+")[0], sqlite_file(uri)
-    if store is not None:
-        return _check_sqlite(uri, store)
-    if scheme in ("http", "https"):
-        try:
-            parts = urlsplit(uri)  # health asks for no login, and urllib takes none from a URI
-            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-            with urllib.request.urlopen(f"{bare.rstrip('/')}/health", timeout=ANSWER_SECONDS):
-                return verdicts.judge_tracking(uri, fault=None)
-        except (OSError, ValueError) as exc:
-            return verdicts.judge_tracking(uri, fault=f"no answer: {exc}")
-    if scheme in ("postgresql", "mysql", "mssql"):
-        parts = urlsplit(uri)
-        ports = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-        try:
-            socket.create_connection((parts.hostname, parts.port or ports[scheme]), timeout=ANSWER_SECONDS).close()
-        except OSError as exc:
-            return verdicts.judge_tracking(uri, fault=f"no connection: {exc}")
-        return verdicts.judge_tracking(uri, fault=None)
-    return verdicts.judge_tracking(uri, fault="MLflow 3 keeps runs in a data base or on a server, not in plain files")
-
-
-def _check_sqlite(uri: str, path: Path) -> Finding:
-    if not path.exists():
-        folder = _existing(path.parent)
-        writable = os.access(folder, os.W_OK)
-        return verdicts.judge_tracking(
-            uri, fault=None if writable else f"the folder {folder} cannot be written", new=True
-        )
+def check_tracking(given: str | None = None) -> Finding:
+    """Whether the MLflow store can be used, as every command finds out; MLflow, which takes seconds to import, is not
+    needed for it, and nothing is created or changed."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or str(Path("mlflow.db").absolute())
     try:
-        with sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=ANSWER_SECONDS) as base:
-            sound = base.execute("PRAGMA quick_check(1)").fetchone()[0]
-            base.execute("SELECT version_num FROM alembic_version").fetchone()
-        base.close()
-    except sqlite3.Error as exc:
-        return verdicts.judge_tracking(uri, fault=f"not a sound MLflow data base: {exc}")
-    return verdicts.judge_tracking(uri, fault=None if sound == "ok" else f"damaged: {sound}")
+        uri = store.tracking_uri(given)
+        exists = store.check_store(uri, write=True)
+        file = store.local_file(uri)
+        if file is None:
+            return verdicts.judge_tracking(uri, fault=None)
+        if not exists:
+            return verdicts.judge_tracking(uri, fault=None, new=True)
+        store.check_contents(file)
+        return verdicts.judge_tracking(uri, fault=None, moved_from=moved_from(file))
+    except CorrFractalError as exc:
+        return verdicts.judge_tracking(uri, fault=str(exc))
 
 
 def check_folder(out: Path) -> Finding:

@@ -30,8 +30,8 @@ MOST = 20  # lines of a list that are printed
 def lineage(model: str | None, video: str | None, shards: str | None, tracking_uri: str | None) -> dict[str, Any]:
     """Where MODEL came from (a number, an alias, models:/NAME/VERSION, or a registered model file)."""
     from corrfractal.errors import CallError
+    from corrfractal.tracking import existing_store
     from training.lineage import Lineage
-    from training.tracking import existing_store
 
     if sum(given is not None for given in (model, video, shards)) != 1:
         raise CallError("lineage takes exactly one of MODEL, --video and --shards")

@@ -97,13 +97,17 @@ def judge_decoder(name: str, frames: int, expected: int, error: float) -> Findin
     return Finding(name=name, level="fault", found=found, advice=advice)
 
 
-def judge_tracking(uri: str, fault: str | None, new: bool = False) -> Finding:
+def judge_tracking(uri: str, fault: str | None, new: bool = False, moved_from: Path | None = None) -> Finding:
     """An MLflow tracking URI and what is wrong with its store; passwords are not shown."""
+    if moved_from is not None:
+        found = f"{uri} was moved or copied from {moved_from}"
+        advice = "the next command that opens it updates its artefact locations"
+        return Finding(name="tracking", level="warn", found=found, advice=advice)
     if fault is None:
         found = f"{without_password(uri)} {'will be made' if new else 'answers'}"
         return Finding(name="tracking", level="ok", found=found)
     advice = "set MLFLOW_TRACKING_URI, e.g. sqlite:///mlflow.db or the URL of a server that runs"
-    return Finding(name="tracking", level="fault", found=without_password(f"{uri}: {fault}"), advice=advice)
+    return Finding(name="tracking", level="fault", found=without_password(fault), advice=advice)
 
 
 def judge_unwritable(folder: Path, reason: str) -> Finding:

@@ -10,6 +10,7 @@ training goes on from its checkpoint, scored sequences are not scored again. The
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from corrfractal.console import say
 from corrfractal.runtime import cpu_count, ray_session, write_text
+from corrfractal.store import check_store, tracking_uri
 from corrfractal.tracker import FAST, TrackerConfig
 from inference.config import InferenceConfig
 from inference.evaluation import Evaluation
@@ -98,7 +100,8 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
 
     started, out = time.monotonic(), Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
+    uri = tracking_uri(config.tracking_uri, folder=out)
+    check_store(uri, write=True)  # before hours of work, not after
     os.environ["MLFLOW_TRACKING_URI"] = uri  # evaluation finds the registry by it
     tasks = config.tasks or config.workers
     with ray_session(ray, max(config.workers, cpu_count())):
@@ -144,7 +147,7 @@ def _told(result: WorkflowResult) -> dict[str, Any]:
         say("J&F: " + ", ".join(f"{name} {100 * e.JF:.1f} %" for name, e in result.scores.items()))
     say(f"report: {result.report}")
     say(f"model:  {training.model.uri} ({', '.join(training.model.aliases)}), {training.model_file}")
-    say(f"MLflow: mlflow ui --backend-store-uri {training.tracking_uri}")
+    say(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(training.tracking_uri)}")
     say(f"done in {result.seconds:.0f} s")
     return {
         "report": str(result.report),

@@ -129,6 +129,12 @@ def _fail(exc: BaseException) -> None:
         where = f": {exc.filename}" if exc.filename else ""
         print(f"error: {exc.strerror or exc}{where}", file=sys.stderr)
         sys.exit(1)
+    if "mlflow" in sys.modules:
+        from .tracking import is_store_error, shown_store, store_error
+
+        if is_store_error(exc):
+            print(f"error: {store_error(exc, shown_store())}", file=sys.stderr)
+            sys.exit(1)
     print(
         f"error: unexpected {type(exc).__name__}: {said} (run again with --debug for the traceback)",
         file=sys.stderr,

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote
 
 
 def _settle_environment() -> None:
@@ -116,13 +115,6 @@ def publish(temporary: Path, final: Path) -> None:
 def without_password(text: str) -> str:
     """A URI, or a text that names some, as it may be shown and stored: a password in a URI gives way to three stars."""
     return re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1:***@", text)
-
-
-def sqlite_file(tracking_uri: str) -> Path | None:
-    """The file of a local MLflow store, absolute; None for a store of another kind."""
-    if not tracking_uri.startswith("sqlite:///"):
-        return None
-    return Path(unquote(tracking_uri.removeprefix("sqlite:///"))).absolute()
 
 
 def file_sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
-"""Where runs are kept in MLflow, and how a data set is named there: what all stages that track have in common.
+"""MLflow as all stages use it: a store is opened, its errors become sentences, a data set is named.
 
-The only file of this package that imports MLflow, and only when it is called.
+The only file of this package that imports MLflow, and only when a function is called. What can be
+known of a store without MLflow is in ``store``.
 """
 
 from __future__ import annotations
@@ -9,64 +10,277 @@ import json
 import logging
 import os
 import platform
+import sqlite3
 import subprocess
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import storage
-from .errors import CallError, CorrFractalError
+from .console import say
+from .errors import CallError, CorrFractalError, IntegrityError, NotFoundError
 from .manifest import MANIFEST, load_manifest, load_sidecar
-from .runtime import sqlite_file, without_password
+from .runtime import without_password
+from .store import (
+    ANOTHER,
+    STORE_TAG,
+    artifacts_uri,
+    check_store,
+    local_file,
+    login_refused,
+    no_answer,
+    sqlite_error,
+    sqlite_uri,
+    store_lock,
+    tracking_uri,
+)
+from .store_moves import EXPERIMENT, mend_locations
 
-EXPERIMENT = "corrfractal"
 SHARD_MAP = "shards.json"
 DIGEST_TAG = "shards.digest"
 DECISIVE = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")  # packages whose versions are tags of a run
-REFUSED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED")  # both are HTTP's 401
+REFUSED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED")  # HTTP's 401 and 403
+MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def tracking_uri(given: str | None = None) -> str:
-    """Where runs and models are kept: the argument, ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working folder."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+class NoSuchVersionError(NotFoundError):
+    """The store answers, and holds no such model or run."""
 
 
-def open_experiment(uri: str) -> str:
-    """Point MLflow at a store; return the experiment's id, made if new. A local store keeps artefacts beside itself.
+def open_store(uri: str, *, write: bool = False) -> bool:
+    """Check a store, mend it if it was moved, and point MLflow at it.
+
+    Args:
+        uri: from ``store.tracking_uri``.
+        write: it is going to be written to.
+
+    Returns:
+        Whether it exists; False for a local one that is yet to be created, which is left so.
 
     Raises:
-        CallError: the server refuses the login.
-        CorrFractalError: it does not answer.
+        CorrFractalError: the store cannot be used; see ``store.check_store``.
     """
     import mlflow
 
-    for chatty in ("alembic", "mlflow.store", "mlflow.tracking.fluent"):  # a line per table on first use
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    settle_mlflow()
+    exists = check_store(uri, write=write)
+    file = local_file(uri)
+    if file is None:
+        _check_database(uri)
+    elif exists:
+        _mend(file, write)
     mlflow.set_tracking_uri(uri)
-    location = None
-    if (store := sqlite_file(uri)) is not None:
-        location = (store.parent / "mlartifacts").as_uri()
+    return exists
+
+
+def _mend(file: Path, write: bool) -> None:
     try:
+        former = mend_locations(file)
+    except CorrFractalError as exc:
+        if write or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+            raise
+        # An archive, or a project of somebody else: its lists can be read all the same.
+        say(
+            "warning: this store was moved or copied, and its artefact locations are still those "
+            f"of the former place: {exc}"
+        )
+        return
+    if former is not None:
+        say(f"the MLflow store {former} is now {file}: its artefact locations were updated")
+
+
+def existing_store(given: str | None = None, *, write: bool = False) -> str:
+    """Open the store that is named, or the one of the working folder; nothing is ever created.
+
+    Raises:
+        NotFoundError: a local store does not exist; names the file.
+        CorrFractalError: the store cannot be used.
+    """
+    uri = tracking_uri(given)
+    if not open_store(uri, write=write):
+        raise NotFoundError(
+            f"no model is registered: the MLflow store {local_file(uri)} does not exist; train a model "
+            "with `corrfractal train`, or set MLFLOW_TRACKING_URI"
+        )
+    return uri
+
+
+def open_experiment(uri: str) -> str:
+    """Open a store to write to it, creating store and experiment if new; return the experiment's id.
+
+    Raises:
+        CorrFractalError: the store cannot be used.
+    """
+    import mlflow
+
+    file = local_file(uri)
+    if not open_store(uri, write=True) and file is not None:
+        create_store(file)
+    location = None if file is None else artifacts_uri(file)
+    tags = None if file is None else {STORE_TAG: str(file)}
+    with mlflow_errors():
         found = mlflow.get_experiment_by_name(EXPERIMENT)
-        return str(found.experiment_id if found else mlflow.create_experiment(EXPERIMENT, artifact_location=location))
-    except mlflow.exceptions.MlflowException as exc:
-        raise store_error(exc, uri) from exc
+        if found is None:
+            try:
+                return str(mlflow.create_experiment(EXPERIMENT, location, tags))
+            except mlflow.exceptions.MlflowException as exc:
+                if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = mlflow.get_experiment_by_name(EXPERIMENT)  # another process was first
+    if found is None or found.lifecycle_stage != "active":
+        raise CallError(
+            f"the experiment '{EXPERIMENT}' was deleted from {without_password(uri)}: restore it with "
+            f"`mlflow experiments restore`, or {ANOTHER}"
+        )
+    return str(found.experiment_id)
 
 
-def store_error(exc: Exception, uri: str) -> CorrFractalError:
-    """What MLflow raised over a store, as an error whose one sentence names the store and shows no password."""
+def create_store(file: Path) -> None:
+    """Create a local store with the experiment in it, unless another process does so first.
+
+    MLflow's migrations must not run twice at once, and a killed one cannot be resumed: they run,
+    under a lock, on a temporary file that is renamed when it is complete.
+
+    Raises:
+        CorrFractalError: it cannot be written, or another process takes too long.
+    """
+    from mlflow.entities import ExperimentTag
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    settle_mlflow()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise CorrFractalError(
+            f"the folder of the MLflow store {file} cannot be created ({exc.strerror}): {ANOTHER}"
+        ) from exc
+    with store_lock(file):
+        if check_store(sqlite_uri(file), write=True):
+            return
+        temporary = file.with_name(f".{file.name}.new")
+        leftovers = (temporary, temporary.with_name(f"{temporary.name}-journal"))
+        location = artifacts_uri(file)
+        with mlflow_errors(sqlite_uri(file)):
+            for leftover in leftovers:  # of a process that was killed
+                leftover.unlink(missing_ok=True)
+            try:
+                store = SqlAlchemyStore(sqlite_uri(temporary), location)
+                store.create_experiment(EXPERIMENT, location, [ExperimentTag(STORE_TAG, str(file))])
+                store.engine.dispose()
+                temporary.replace(file)
+            finally:
+                for leftover in leftovers:
+                    leftover.unlink(missing_ok=True)
+
+
+def settle_mlflow() -> None:
+    """Retry a request once, after 12 seconds (MLflow: 7 times, 120 seconds); hide its log lines.
+
+    What MLflow logs about a failing store, with a traceback, becomes one sentence of ours.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "12")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for chatty in ("alembic", "mlflow.tracking.fluent"):  # a line per table on first use
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty in ("mlflow.store", "mlflow.store.db.utils"):  # the traceback of a locked data base
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+
+
+def _check_database(uri: str) -> None:
+    """Connect once to a database server: MLflow would try a wrong password for two minutes."""
+    if uri.partition(":")[0].partition("+")[0] not in ("postgresql", "mysql", "mssql"):
+        return
+    import sqlalchemy
+
+    with mlflow_errors(uri):
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+
+
+@contextmanager
+def mlflow_errors(uri: str | None = None, *, model: str | None = None) -> Iterator[None]:
+    """Turn whatever MLflow and what is beneath it raise into one sentence.
+
+    Args:
+        uri: of the store; None is the one that MLflow points at.
+        model: what is looked for: if the store does not hold it, raise ``NoSuchVersionError``.
+
+    Raises:
+        CorrFractalError: instead of the error.
+    """
+    try:
+        yield
+    except CorrFractalError:
+        raise
+    except Exception as exc:
+        if not (is_store_error(exc) or isinstance(exc, (OSError, ImportError))):
+            raise
+        import mlflow
+
+        if model is not None and getattr(exc, "error_code", None) in MISSING:
+            raise NoSuchVersionError(
+                f"no such model: {model} ({first_line(exc).rstrip('.')}); `corrfractal models list` shows what there is"
+            ) from exc
+        if model is not None and isinstance(exc, OSError) and not _by_requests(exc):
+            raise IntegrityError(f"the files of the model {model} cannot be read: {exc}") from exc
+        raise store_error(exc, uri or mlflow.get_tracking_uri()) from exc
+
+
+def is_store_error(exc: BaseException) -> bool:
+    """Whether an exception is one of MLflow, or of the packages that it keeps a store with."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(exc).__mro__}
+    return bool(packages & {"mlflow", "sqlalchemy", "alembic", "sqlite3"})
+
+
+def shown_store() -> str:
+    """The URI of the store that MLflow points at."""
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
+def store_error(exc: BaseException, uri: str) -> CorrFractalError:
+    """An exception over a store, as one sentence that names the store and shows no password."""
     shown = without_password(uri)
     if getattr(exc, "error_code", None) in REFUSED:
-        return CallError(
-            f"the MLflow server at {shown} refuses the login: "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows"
-        )
-    return CorrFractalError(f"the MLflow store {shown} did not answer: {first_line(exc).rstrip('.')}")
+        return login_refused(uri)
+    file = local_file(uri)
+    said = first_line(exc).rstrip(".")
+    for cause in _causes(exc):
+        if file is not None and isinstance(cause, sqlite3.Error):
+            return sqlite_error(cause, file)
+        if _by_requests(cause) or "API request to" in str(cause):
+            return no_answer(uri, said)
+        if isinstance(cause, ImportError):
+            return CallError(f"the MLflow store {shown} needs a package that is not installed: {said}")
+        if isinstance(cause, OSError):
+            where = f" ({cause.filename})" if cause.filename else ""
+            return CorrFractalError(f"the MLflow store {shown}: {cause.strerror or said}{where}")
+    return CorrFractalError(f"the MLflow store {shown} failed: {said}")
 
 
-def first_line(exc: Exception) -> str:
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """An error, what it wraps and what that wraps."""
+    found: BaseException | None = exc
+    while found is not None:
+        yield found
+        wrapped = getattr(found, "orig", None)  # SQLAlchemy's
+        if isinstance(wrapped, BaseException):
+            yield wrapped
+        found = found.__cause__ or found.__context__
+
+
+def _by_requests(exc: BaseException) -> bool:
+    return any(kind.__module__.startswith(("requests", "urllib3")) for kind in type(exc).__mro__)
+
+
+def first_line(exc: BaseException) -> str:
     """The first line of what an error says, for people; a password in a URI is not shown."""
     return without_password(next(iter(str(exc).splitlines()), type(exc).__name__))[:200]
 
@@ -78,9 +292,13 @@ def data_set(shards: str | Path, shards_digest: str) -> Any:
     with warnings.catch_warnings():
         # MLflow registers two equal readings of a local path and says so each time.
         warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
-        source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(shards))
+        try:
+            source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(shards))
+        except mlflow.exceptions.MlflowException:  # a kind of storage that MLflow does not know, such as az://
+            source = mlflow.data.code_dataset_source.CodeDatasetSource({"uri": str(shards)})
     # The store holds 36 characters of a digest; the whole one is a tag of the run and of the model version.
-    return mlflow.data.meta_dataset.MetaDataset(source, name=Path(str(shards)).name, digest=shards_digest[:36])
+    name = Path(str(shards)).name or "shards"
+    return mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=shards_digest[:36])
 
 
 def describe_run(shards: str | Path, shards_digest: str, stage: str) -> None:

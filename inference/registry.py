@@ -1,29 +1,26 @@
 """The MLflow side of inference: find the weights of a registered model or a run, and note scores beside the model.
 
-MLflow's store is only read for a model that exists: looking for one never creates an empty database.
+The store is that of ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working folder. Looking for
+a model never creates an empty data base.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from corrfractal.errors import CallError, IntegrityError, NotFoundError
-from corrfractal.runtime import sqlite_file
 from corrfractal.scores import Scores
-from corrfractal.tracking import first_line, store_error
+from corrfractal.store import local_file, tracking_uri
+from corrfractal.tracking import NoSuchVersionError, mlflow_errors, open_store
 
 REGISTERED_NAME = "corrfractal"
 DEFAULT_ALIASES = ("champion", "candidate")
-MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +38,6 @@ class StoredModel:
     weights: Path
     run_id: str | None
     registered: tuple[str, str] | None
-
-
-class NoSuchVersionError(NotFoundError):
-    """The store answers, and holds no such model."""
 
 
 def fetch_default(download_to: Path | None) -> StoredModel:
@@ -69,18 +62,28 @@ def fetch(uri: str, download_to: Path | None) -> StoredModel:
 
     Raises:
         NotFoundError: no such store, model, version or run.
-        CallError: the name cannot be read, or the model does not hold exactly one safetensors file.
-        CorrFractalError: the store does not answer.
+        CallError: the name cannot be read, or the model holds more than one safetensors file.
+        IntegrityError: its files are gone or cannot be read.
+        CorrFractalError: the store cannot be used.
     """
-    _check_store(uri)
+    store = tracking_uri()
+    if not open_store(store):
+        raise NotFoundError(
+            f"no model {uri}: the MLflow store {local_file(store)} does not exist; train a model with "
+            "`corrfractal train`, set MLFLOW_TRACKING_URI, or name a model file with --model"
+        )
     import mlflow
 
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with _mlflow_errors(uri):
+    with mlflow_errors(model=uri):
         registered, run_id = _facts(mlflow.MlflowClient(), uri)
         fixed = f"models:/{registered[0]}/{registered[1]}" if registered else uri
-        weights = only_weights(list(_list_weights(fixed)), uri)
+        found = list(_list_weights(fixed))
+        if not found:
+            raise IntegrityError(
+                f"the model {fixed} is in the MLflow store, its weights are not in {_location(fixed)}: "
+                "restore that folder, or name another model with --model"
+            )
+        weights = only_weights(found, uri)
         if download_to is not None:
             download_to.mkdir(parents=True, exist_ok=True)
         path = mlflow.artifacts.download_artifacts(
@@ -109,7 +112,7 @@ def log_scores(run_id: str, registered: tuple[str, str], scores: Scores, documen
     """
     import mlflow
 
-    with _mlflow_errors(f"models:/{registered[0]}/{registered[1]}"):
+    with mlflow_errors(model=f"models:/{registered[0]}/{registered[1]}"):
         mlflow.MlflowClient().set_model_version_tag(*registered, scores.tag, scores.to_text())
     measures = {"J": scores.J, "F": scores.F, "JF": scores.JF, "sequences": scores.sequences}
     log_measures(run_id, registered, scores.dataset, measures, document, scores.tag)
@@ -135,8 +138,9 @@ def log_measures(
     import mlflow
     from mlflow.entities import Metric
 
-    client, now = mlflow.MlflowClient(), int(time.time() * 1000)
-    with _mlflow_errors(f"models:/{registered[0]}/{registered[1]}"):
+    now = int(time.time() * 1000)
+    with mlflow_errors(model=f"models:/{registered[0]}/{registered[1]}"):
+        client = mlflow.MlflowClient()
         metrics = [Metric(f"{dataset}/{key}", value, now, 0) for key, value in measures.items()]
         client.log_batch(run_id, metrics=metrics)
         client.log_dict(run_id, dict(document), f"{name or f'scores.{dataset}.{registered[1]}'}.json")
@@ -150,8 +154,8 @@ def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]
     """
     import mlflow
 
-    client = mlflow.MlflowClient()
-    with _mlflow_errors(run_id):
+    with mlflow_errors(model=run_id):
+        client = mlflow.MlflowClient()
         run = client.get_run(run_id)
         facts = {"MLflow run": f"{run.info.run_name} ({run_id})"}
         facts["trained"] = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -174,6 +178,16 @@ def _facts(client: Any, uri: str) -> tuple[tuple[str, str] | None, str | None]:
     return (name, str(version.version)), version.run_id or None
 
 
+def _location(uri: str) -> str:
+    """Where MLflow keeps a model, as a person would look for it."""
+    import mlflow
+
+    if uri.startswith("models:/"):
+        name, number = uri.removeprefix("models:/").rsplit("/", 1)
+        return str(mlflow.MlflowClient().get_model_version_download_uri(name, number))
+    return uri
+
+
 def _list_weights(uri: str, folder: str = "") -> Iterator[str]:
     """Paths of the safetensors files below an MLflow URI, relative to it."""
     import mlflow
@@ -185,30 +199,3 @@ def _list_weights(uri: str, folder: str = "") -> Iterator[str]:
             yield from _list_weights(uri, relative)
         elif name.endswith(".safetensors"):
             yield relative
-
-
-def _check_store(uri: str) -> None:
-    import mlflow
-
-    path = sqlite_file(mlflow.get_tracking_uri())
-    if path is not None and not path.is_file():
-        raise NotFoundError(
-            f"no model {uri}: the MLflow store {path} does not exist; train a model with `corrfractal train`, "
-            "set MLFLOW_TRACKING_URI, or name a model file with --model"
-        )
-
-
-@contextmanager
-def _mlflow_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into one sentence."""
-    import mlflow
-
-    try:
-        yield
-    except mlflow.exceptions.MlflowException as exc:
-        if exc.error_code in MISSING:
-            hint = "`corrfractal models list` shows what there is"
-            raise NoSuchVersionError(f"no such model: {uri} ({first_line(exc).rstrip('.')}); {hint}") from exc
-        raise store_error(exc, mlflow.get_tracking_uri()) from exc
-    except OSError as exc:
-        raise IntegrityError(f"the files of the model {uri} cannot be read: {exc}") from exc

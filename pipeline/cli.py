@@ -101,6 +101,14 @@ def precompute(
 
     from . import prediction, run
 
+    store = None
+    if track or tracking_uri:
+        from corrfractal.store import check_store
+        from corrfractal.store import tracking_uri as resolve
+
+        store = resolve(tracking_uri)
+        check_store(store, write=True)  # before hours of work, not after
+
     given = {"max_bad": max_bad, "device": device}
     config = _configuration(config_file, {name: value for name, value in given.items() if value is not None})
     predicted = prediction.load(plan_file, config.recipe()) if plan_file else None
@@ -121,15 +129,18 @@ def precompute(
         errors[quantity.name] = quantity.error
         say(f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: {quantity.error:+.1%}")
     run_id = None
-    if track or tracking_uri:
+    if store is not None:
+        from corrfractal.errors import CorrFractalError
         from corrfractal.runtime import without_password
-        from corrfractal.tracking import tracking_uri as resolve
 
         from .tracking import log_build
 
         took = {"seconds": result.seconds, "frames_per_second": result.frames_per_second, "made": result.made}
-        run_id = log_build(resolve(tracking_uri), out, took)
-        say(f"logged as run {run_id} in {without_password(resolve(tracking_uri))}")
+        try:
+            run_id = log_build(store, out, took)
+            say(f"logged as run {run_id} in {without_password(store)}")
+        except CorrFractalError as exc:  # the shards themselves are complete
+            say(f"warning: the shards are in {out}, but not in MLflow: {exc}. The same command again adds them")
     told = {"frames_per_second": result.frames_per_second, "run_id": run_id, "plan_errors": errors}
     return {"out": out, **asdict(result), **told}
 

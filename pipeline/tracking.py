@@ -10,7 +10,7 @@ from pathlib import Path
 from corrfractal import storage
 from corrfractal.config import flatten
 from corrfractal.manifest import QUARANTINE, load_manifest, load_sidecar
-from corrfractal.tracking import describe_run, open_experiment
+from corrfractal.tracking import describe_run, mlflow_errors, open_experiment
 
 from .health import Health, clusters, data_set_health, shard_health
 
@@ -34,7 +34,10 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
     counts = {name: value for name, value in flatten(asdict(manifest.statistics)).items() if isinstance(value, int)}
     shards = [asdict(shard_health(load_sidecar(out, shard), clusters(manifest))) for shard in manifest.shards]
     experiment = open_experiment(uri)
-    with mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run:
+    with (
+        mlflow_errors(),
+        mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run,
+    ):
         mlflow.log_params({key: str(value)[:500] for key, value in flatten(manifest.config).items()})
         describe_run(out, manifest.digest, "precompute")
         mlflow.log_metrics({**counts, **_health_metrics(data_set_health(manifest)), **metrics})

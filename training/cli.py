@@ -60,7 +60,7 @@ def train(
     """Train on SHARDS with Ray Train DDP, log to MLflow, register the model as `candidate`. Run again to resume."""
     import torch
 
-    from corrfractal.tracking import tracking_uri as resolve
+    from corrfractal.store import named_uri
 
     from .config import configuration, with_settings
 
@@ -69,12 +69,12 @@ def train(
     if dry_run:
         from .dryrun import dry_run as rehearse
 
-        return rehearse(shards, out, config, workers, resolve(tracking_uri), use_gpu=use_gpu).told()
+        return rehearse(shards, out, config, workers, named_uri(tracking_uri), use_gpu=use_gpu).told()
 
     from .run import train as run
 
     result = run(
-        shards, out, config, tracking_uri=resolve(tracking_uri), workers=workers, use_gpu=use_gpu,
+        shards, out, config, tracking_uri=named_uri(tracking_uri), workers=workers, use_gpu=use_gpu,
         max_failures=max_failures,
     )  # fmt: skip
     m = result.metrics

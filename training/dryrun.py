@@ -70,7 +70,7 @@ def dry_run(
     out: Path,
     config: TrainingConfig,
     bounds: tuple[int, int],
-    tracking_uri: str,
+    tracking_uri: str | None,
     *,
     use_gpu: bool = False,
 ) -> DryRun:

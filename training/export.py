@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from corrfractal import artifact
-from corrfractal.errors import CallError, CorrFractalError, IntegrityError
+from corrfractal.errors import CallError, IntegrityError
 from corrfractal.runtime import file_sha256
 
 from .lineage import Lineage, ModelLineage
@@ -79,18 +79,13 @@ def export(name: str, out: Path, uri: str) -> ModelLineage:
 
 
 def _fill(folder: Path, found: ModelLineage) -> None:
-    import mlflow
-
     weights = folder / "model.safetensors"
     with tempfile.TemporaryDirectory() as fetched:
-        try:
-            shutil.copyfile(fetch_weights(found.model, Path(fetched)), weights)
-        except mlflow.exceptions.MlflowException as exc:
-            raise CorrFractalError(f"the weights of {found.model.uri} cannot be had: {exc}") from exc
+        shutil.copyfile(fetch_weights(found.model, Path(fetched)), weights)
     if file_sha256(weights) != found.weights:
         raise IntegrityError(f"the weights of {found.model.uri} are not those that were registered, {found.weights}")
     metadata = artifact.read_metadata(weights)
-    config = {"network": json.loads(metadata["config"]), "training": json.loads(metadata["training"])}
+    config = {"network": json.loads(metadata["config"]), "training": json.loads(metadata.get("training", "{}"))}
     documents = {
         "config.json": config,
         "lineage.json": {**asdict(found), "model": {**asdict(found.model), "uri": found.model.uri}},
@@ -125,8 +120,8 @@ def _card(found: ModelLineage, weights: Path, config: dict[str, dict[str, object
         channels=network["embedding_channels"],
         weights=f"{sum(p.numel() for p in CorrFractal.load(weights).parameters()):,}",
         steps=found.checkpoint.step or "unknown",
-        references=training["references"],
-        batch_size=training["batch_size"],
+        references=training.get("references", "unknown"),
+        batch_size=training.get("batch_size", "unknown"),
         run=found.run.id,
         commit=found.run.commit + (" with uncommitted changes" if found.run.dirty == "true" else ""),
         digest=model.shards_digest,

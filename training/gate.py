@@ -15,7 +15,7 @@ from corrfractal.errors import CorrFractalError
 from corrfractal.manifest import MANIFEST, load_manifest
 from corrfractal.runtime import file_sha256
 from corrfractal.scores import Scores
-from corrfractal.tracking import first_line
+from corrfractal.tracking import first_line, mlflow_errors
 
 from .registry import WEIGHTS_TAG, ModelVersion, fetch_weights, signature
 
@@ -52,8 +52,10 @@ def _data_set(version: ModelVersion) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             uri = f"runs:/{version.run_id}/{MANIFEST}"
-            manifest = load_manifest(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
-        except (mlflow.exceptions.MlflowException, OSError, CorrFractalError) as exc:
+            with mlflow_errors(model=uri):
+                path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+            manifest = load_manifest(path)
+        except CorrFractalError as exc:
             return [f"the manifest of its data set cannot be had from its run: {first_line(exc)}"]
     if manifest.digest != version.shards_digest:
         return [f"the manifest of its run is of another data set, {manifest.digest[:12]}"]
@@ -62,8 +64,6 @@ def _data_set(version: ModelVersion) -> list[str]:
 
 def _weights(version: ModelVersion) -> list[str]:
     """The file is the one that was registered, and holds a network."""
-    import mlflow
-
     from corrfractal import CorrFractal
 
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def _weights(version: ModelVersion) -> list[str]:
             if found != registered:
                 return [f"its weights are not those that were registered: {found[:12]}, not {registered[:12]}"]
             CorrFractal.load(path)
-        except (mlflow.exceptions.MlflowException, OSError, CorrFractalError) as exc:
+        except (OSError, CorrFractalError) as exc:
             return [f"its weights do not load: {first_line(exc)}"]
     return []
 
@@ -82,8 +82,9 @@ def _signature(version: ModelVersion) -> list[str]:
     import mlflow
 
     try:
-        found = mlflow.models.get_model_info(version.uri).signature
-    except (mlflow.exceptions.MlflowException, OSError) as exc:
+        with mlflow_errors(model=version.uri):
+            found = mlflow.models.get_model_info(version.uri).signature
+    except CorrFractalError as exc:
         return [f"its description cannot be read: {first_line(exc)}"]
     return [] if found == signature() else [f"its signature is not the expected one: {found}"]
 

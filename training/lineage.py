@@ -17,7 +17,8 @@ from corrfractal import artifact
 from corrfractal.errors import CorrFractalError, NotFoundError
 from corrfractal.manifest import MANIFEST, ShardEntry, SourceEntry, load_manifest
 from corrfractal.runtime import file_sha256
-from corrfractal.tracking import DIGEST_TAG, EXPERIMENT, SHARD_MAP
+from corrfractal.store_moves import CHECKPOINT_TAG, EXPERIMENT
+from corrfractal.tracking import DIGEST_TAG, SHARD_MAP, mlflow_errors
 
 from .registry import WEIGHTS_TAG, ModelVersion, list_models, show
 
@@ -136,9 +137,12 @@ class Lineage:
     def _runs(self) -> list[Run]:
         import mlflow
 
-        found = mlflow.search_runs(
-            experiment_names=[EXPERIMENT], filter_string=f"tags.`{DIGEST_TAG}` LIKE '%'", output_format="list"
-        )
+        with mlflow_errors():
+            found = mlflow.search_runs(
+                experiment_names=[EXPERIMENT],
+                filter_string=f"tags.`{DIGEST_TAG}` LIKE '%'",
+                output_format="list",
+            )
         return [_run(run) for run in found]
 
     def _data_set(self, digest: str) -> DataSet | None:
@@ -179,12 +183,13 @@ def _kept(run: Run) -> DataSet | None:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            paths = [
-                mlflow.artifacts.download_artifacts(artifact_uri=f"runs:/{run.id}/{name}", dst_path=folder)
-                for name in (MANIFEST, SHARD_MAP)
-            ]
+            with mlflow_errors():
+                paths = [
+                    mlflow.artifacts.download_artifacts(artifact_uri=f"runs:/{run.id}/{name}", dst_path=folder)
+                    for name in (MANIFEST, SHARD_MAP)
+                ]
             manifest, holds = load_manifest(paths[0]), json.loads(Path(paths[1]).read_text())
-        except (mlflow.exceptions.MlflowException, OSError, CorrFractalError, ValueError):
+        except (OSError, CorrFractalError, ValueError):
             return None
     if not manifest.digest == holds["digest"] == run.shards_digest:
         return None
@@ -197,7 +202,7 @@ def _kept(run: Run) -> DataSet | None:
 
 
 def _checkpoint(tags: Any) -> Checkpoint:
-    path, sha256 = tags.get("checkpoint.path", ""), tags.get("checkpoint.sha256", "")
+    path, sha256 = tags.get(CHECKPOINT_TAG, ""), tags.get("checkpoint.sha256", "")
     state = "unknown"
     if path:
         file = Path(path)

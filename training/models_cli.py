@@ -27,8 +27,9 @@ def models() -> None:
 @command
 def list_(tracking_uri: str | None) -> dict[str, Any]:
     """All registered versions, newest first."""
+    from corrfractal.tracking import existing_store
+
     from .registry import list_models
-    from .tracking import existing_store
 
     versions = list_models(existing_store(tracking_uri))
     if not versions:
@@ -46,9 +47,10 @@ def list_(tracking_uri: str | None) -> dict[str, Any]:
 @command
 def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
     """One version: run, data set, scores, metrics of its run."""
+    from corrfractal.tracking import existing_store
+
     from .registry import WEIGHTS_TAG
     from .registry import show as find
-    from .tracking import existing_store
 
     found = find(model, existing_store(tracking_uri))
     say(f"{found.uri} ({', '.join(found.aliases) or 'no alias'}), registered {found.created}")
@@ -81,10 +83,17 @@ def promote(model: str, dataset: str, tolerance: float, why: str, tracking_uri: 
     Its data set must be known, its weights load, its signature fit, and its J&F, as `corrfractal evaluate` noted it on
     the version, be not worse than the champion's on the same files with the same settings.
     """
-    from .promotion import promote as run
-    from .tracking import existing_store
+    from corrfractal.tracking import existing_store
 
-    version, move = run(model, existing_store(tracking_uri), dataset=dataset, tolerance=tolerance / 100, why=why)
+    from .promotion import promote as run
+
+    version, move = run(
+        model,
+        existing_store(tracking_uri, write=True),
+        dataset=dataset,
+        tolerance=tolerance / 100,
+        why=why,
+    )
     return _moved(version, move)
 
 
@@ -94,10 +103,11 @@ def promote(model: str, dataset: str, tolerance: float, why: str, tracking_uri: 
 @command
 def rollback(why: str, tracking_uri: str | None) -> dict[str, Any]:
     """Make the previous champion champion again."""
-    from .promotion import rollback as run
-    from .tracking import existing_store
+    from corrfractal.tracking import existing_store
 
-    return _moved(*run(existing_store(tracking_uri), why=why))
+    from .promotion import rollback as run
+
+    return _moved(*run(existing_store(tracking_uri, write=True), why=why))
 
 
 @models.command("history")
@@ -105,8 +115,9 @@ def rollback(why: str, tracking_uri: str | None) -> dict[str, Any]:
 @command
 def history(tracking_uri: str | None) -> dict[str, Any]:
     """Every move of `champion`, oldest first."""
+    from corrfractal.tracking import existing_store
+
     from .promotion import history as find
-    from .tracking import existing_store
 
     past = find(existing_store(tracking_uri))
     for move in past.moves:
@@ -128,8 +139,9 @@ def history(tracking_uri: str | None) -> dict[str, Any]:
 @command
 def export(model: str, out: Path, tracking_uri: str | None) -> dict[str, Any]:
     """Write MODEL as a self-contained folder: weights, configuration, lineage, model card, SHA-256 of each file."""
+    from corrfractal.tracking import existing_store
+
     from .export import export as run
-    from .tracking import existing_store
 
     found = run(model, out, existing_store(tracking_uri))
     files = sorted(path.name for path in out.iterdir())

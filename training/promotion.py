@@ -17,9 +17,11 @@ from typing import Any
 
 from corrfractal.config import Config, config_from_dict
 from corrfractal.errors import CallError, GateError, NotFoundError
+from corrfractal.runtime import without_password
+from corrfractal.tracking import mlflow_errors
 
 from .gate import judge
-from .registry import CHAMPION, NAME, ModelVersion, list_models, show
+from .registry import CHAMPION, NAME, ModelVersion, list_models, name_filter, show
 
 PREFIX = "move."
 
@@ -110,9 +112,12 @@ def history(uri: str, name: str = NAME) -> History:
     import mlflow
 
     champion = _champion(uri, name)
-    found = mlflow.MlflowClient().search_registered_models(f"name='{name}'")
+    with mlflow_errors():
+        found = mlflow.MlflowClient().search_registered_models(name_filter(name))
     if not found:
-        raise NotFoundError(f"no model '{name}' is registered in {uri}: `corrfractal train` registers one")
+        raise NotFoundError(
+            f"no model '{name}' is registered in {without_password(uri)}: `corrfractal train` registers one"
+        )
     tags = sorted((tag, text) for tag, text in found[0].tags.items() if tag.startswith(PREFIX))
     return History(
         moves=tuple(config_from_dict(Move, json.loads(text), where=f"tag {tag} of {name}") for tag, text in tags),
@@ -145,8 +150,9 @@ def _move(
     at = now.isoformat(timespec="seconds")
     move = Move(at=at, who=_who(), action=action, before=before, after=after, why=why, scores=scores)
     client = mlflow.MlflowClient()
-    client.set_registered_model_alias(name, CHAMPION, str(after))
-    client.set_registered_model_tag(name, f"{PREFIX}{now:%Y%m%dT%H%M%S.%f}", json.dumps(asdict(move)))
+    with mlflow_errors():
+        client.set_registered_model_alias(name, CHAMPION, str(after))
+        client.set_registered_model_tag(name, f"{PREFIX}{now:%Y%m%dT%H%M%S.%f}", json.dumps(asdict(move)))
     return show(f"{name}/{after}", uri), move
 
 

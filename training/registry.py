@@ -16,9 +16,10 @@ from typing import Any
 
 import corrfractal
 from corrfractal.errors import NotFoundError
-from corrfractal.runtime import file_sha256
+from corrfractal.runtime import file_sha256, without_password
 from corrfractal.scores import PREFIX, Scores, scores_from_text
-from corrfractal.tracking import DIGEST_TAG, open_experiment
+from corrfractal.store_moves import CHECKPOINT_TAG
+from corrfractal.tracking import DIGEST_TAG, mlflow_errors, open_experiment, open_store
 
 NAME = "corrfractal"
 CANDIDATE = "candidate"
@@ -71,10 +72,19 @@ def register(model_file: Path, run_id: str, uri: str, shards_digest: str, name: 
         uri: MLflow store.
         shards_digest: identity of its data set.
         name: registered model.
+
+    Raises:
+        CorrFractalError: the store cannot be used, or fails on the way.
     """
+    open_experiment(uri)
+    with mlflow_errors():
+        number = _register(model_file, run_id, shards_digest, name)
+    return show(f"{name}/{number}", uri)
+
+
+def _register(model_file: Path, run_id: str, shards_digest: str, name: str) -> str:
     import mlflow
 
-    open_experiment(uri)
     client = mlflow.MlflowClient()
     found = [v for v in _search(client, name) if v.run_id == run_id]
     if not found:
@@ -84,7 +94,7 @@ def register(model_file: Path, run_id: str, uri: str, shards_digest: str, name: 
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("serving.py")),
-                artifacts={"weights": str(model_file)},
+                artifacts={"weights": model_file.absolute().as_uri()},
                 code_paths=[str(Path(corrfractal.__file__).parent)],
                 signature=signature(),
                 pip_requirements=[f"{package}=={_public_version(package)}" for package in NEEDS],
@@ -96,18 +106,24 @@ def register(model_file: Path, run_id: str, uri: str, shards_digest: str, name: 
     for key, value in tags.items():
         client.set_model_version_tag(name, found[0].version, key, value)
     client.set_registered_model_alias(name, CANDIDATE, found[0].version)
-    return show(f"{name}/{found[0].version}", uri)
+    return str(found[0].version)
 
 
 def list_models(uri: str, name: str = NAME) -> list[ModelVersion]:
-    """All versions, newest first."""
+    """All versions, newest first; none where a local store does not exist, which is not created.
+
+    Raises:
+        CorrFractalError: the store cannot be used.
+    """
     import mlflow
 
-    open_experiment(uri)
-    client = mlflow.MlflowClient()
-    aliases = _aliases(client, name)
-    versions = sorted(_search(client, name), key=lambda v: -int(v.version))
-    return [_describe(client, v, aliases) for v in versions]
+    if not open_store(uri):
+        return []
+    with mlflow_errors():
+        client = mlflow.MlflowClient()
+        aliases = _aliases(client, name)
+        versions = sorted(_search(client, name), key=lambda v: -int(v.version))
+        return [_describe(client, v, aliases) for v in versions]
 
 
 def show(model: str, uri: str) -> ModelVersion:
@@ -123,28 +139,43 @@ def show(model: str, uri: str) -> ModelVersion:
         if which == str(candidate.version) or which in candidate.aliases:
             return candidate
     known = ", ".join(f"{v.version} ({'/'.join(v.aliases) or 'no alias'})" for v in versions) or "none"
-    raise NotFoundError(f"no model '{model}' in {uri}; versions there: {known}. `corrfractal models list` shows them")
+    raise NotFoundError(
+        f"no model '{model}' in {without_password(uri)}; versions there: {known}. `corrfractal models list` shows them"
+    )
 
 
 def fetch_weights(version: ModelVersion, folder: Path) -> Path:
     """Copy the weights of a version of the store at hand into a folder.
 
     Raises:
-        mlflow.exceptions.MlflowException, OSError: they cannot be had.
+        CorrFractalError: they cannot be had.
     """
     import mlflow
 
     uri = f"{version.uri}/artifacts/model.safetensors"
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    with mlflow_errors(model=version.uri):
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+
+def name_filter(name: str) -> str:
+    """What MLflow's searches take to find one name.
+
+    Raises:
+        NotFoundError: the name cannot be written in one: it has quotes of both kinds, or a backslash.
+    """
+    quote = '"' if "'" in name else "'"
+    if quote in name or "\\" in name:
+        raise NotFoundError(f"no model '{name}': a registered model has no such name")
+    return f"name={quote}{name}{quote}"
 
 
 def _search(client: Any, name: str) -> list[Any]:
-    return list(client.search_model_versions(f"name='{name}'"))
+    return list(client.search_model_versions(name_filter(name)))
 
 
 def _aliases(client: Any, name: str) -> dict[str, list[str]]:
     """Version -> aliases. Searching versions leaves them out; the registered model knows them."""
-    registered = client.search_registered_models(f"name='{name}'")
+    registered = client.search_registered_models(name_filter(name))
     by_version: dict[str, list[str]] = {}
     for alias, number in registered[0].aliases.items() if registered else ():
         by_version.setdefault(str(number), []).append(alias)
@@ -162,7 +193,7 @@ def _describe(client: Any, found: Any, aliases: Mapping[str, list[str]]) -> Mode
         run_id=found.run_id,
         created=created,
         shards_digest=found.tags.get(DIGEST_TAG, "unknown"),
-        metrics=dict(client.get_run(found.run_id).data.metrics),
+        metrics=_metrics(client, found.run_id),
         tags=dict(found.tags),
         scores=tuple(
             scores_from_text(text, where=f"tag {tag} of {found.name}/{found.version}")
@@ -172,6 +203,20 @@ def _describe(client: Any, found: Any, aliases: Mapping[str, list[str]]) -> Mode
     )
 
 
+def _metrics(client: Any, run_id: str | None) -> dict[str, float]:
+    """Metrics of a run; none where a version was registered by hand without a run, or the run is gone."""
+    from mlflow.exceptions import MlflowException
+
+    if not run_id:
+        return {}
+    try:
+        return dict(client.get_run(run_id).data.metrics)
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
 def _checkpoint_tags(out: Path) -> dict[str, str]:
     """Where the newest checkpoint of a run's folder is, and its hash as its companion file tells it."""
     found = sorted((out / "checkpoints").glob("step-*.json"))
@@ -179,7 +224,7 @@ def _checkpoint_tags(out: Path) -> dict[str, str]:
         return {}
     facts = json.loads(found[-1].read_text())
     path = found[-1].with_suffix(".pt")
-    return {"checkpoint.path": str(path), "checkpoint.step": str(facts["step"]), "checkpoint.sha256": facts["sha256"]}
+    return {CHECKPOINT_TAG: str(path), "checkpoint.step": str(facts["step"]), "checkpoint.sha256": facts["sha256"]}
 
 
 def _public_version(package: str) -> str:

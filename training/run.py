@@ -24,6 +24,9 @@ from corrfractal.console import say
 from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
 from corrfractal.runtime import cpu_count, ray_session, without_password, write_text
+from corrfractal.store import canonical_uri, check_store, local_file
+from corrfractal.store import tracking_uri as default_uri
+from corrfractal.tracking import open_store
 
 from .batches import usable_samples
 from .config import PRACTICAL, TrainingConfig
@@ -36,6 +39,7 @@ from .meter import StepTime
 from .order import check_share
 from .recorder import deliver
 from .registry import ModelVersion, register
+from .resume import store_of_run
 from .stop import listen, stop_file
 from .tracking import start_run
 
@@ -66,7 +70,7 @@ def train(
     out: Path,
     config: TrainingConfig,
     *,
-    tracking_uri: str,
+    tracking_uri: str | None,
     workers: int | tuple[int, int] = 2,
     use_gpu: bool = False,
     max_failures: int = MAX_FAILURES,
@@ -77,7 +81,8 @@ def train(
         shards: folder with ``manifest.json``, local or a URI.
         out: folder of the run; the same again resumes.
         config: how to train.
-        tracking_uri: MLflow store.
+        tracking_uri: MLflow store; None is that of the run in ``out`` or, for a new run, ``mlflow.db`` in the working
+            folder.
         workers: DDP processes, among which ``config.batch_size`` is divided; (least, most) for as many as the cluster
             has at the time.
         use_gpu: a GPU and nccl for each worker, instead of a CPU and gloo.
@@ -105,25 +110,35 @@ def train(
     # 3. Register; a run that is registered already keeps its version.
     result = json.loads(result_file.read_text())
     model_file = Path(job.out) / "model.safetensors"
+    try:
+        version = register(model_file, job.run_id, job.tracking_uri, job.shards_digest)
+    except CorrFractalError as exc:
+        raise CorrFractalError(
+            f"training is complete and the model is {model_file}, but it is not registered: {exc}. "
+            "The same command again registers it"
+        ) from exc
     return TrainingResult(
         steps=result.pop("step"),
         metrics=result,
         model_file=model_file,
-        model=register(model_file, job.run_id, tracking_uri, job.shards_digest),
-        tracking_uri=without_password(tracking_uri),
+        model=version,
+        tracking_uri=without_password(job.tracking_uri),
         seconds=time.monotonic() - started,
     )
 
 
 def checked_job(
-    shards: str | Path, out: Path, config: TrainingConfig, tracking_uri: str, bounds: tuple[int, int]
+    shards: str | Path, out: Path, config: TrainingConfig, tracking_uri: str | None, bounds: tuple[int, int]
 ) -> Job:
     """The job that is asked for, without an MLflow run yet; nothing is written.
 
     Raises:
-        CallError: no such shards, shards too short, settings that do not fit together or to what the folder holds.
+        CallError: no such shards, shards too short, settings that do not fit together or to what the folder holds, a
+            store that does not hold the run.
+        CorrFractalError: the store cannot be used.
     """
     shards, out = storage.resolve(shards), out.absolute()
+    named = canonical_uri(tracking_uri) if tracking_uri else None
     manifest = load_manifest(shards)
     samples = usable_samples(shards, config)
     if not samples:
@@ -145,15 +160,17 @@ def checked_job(
         out=str(out),
         config=config,
         total=config.steps or max(1, config.epochs * len(samples) // config.batch_size),
-        tracking_uri=tracking_uri,
+        tracking_uri=named or default_uri(),
         run_id="",
     )
     held = _held_job(out)
-    if held is not None:
-        practical = {name: getattr(config, name) for name in PRACTICAL}
-        moved = replace(held, run_id="", out=job.out, shards=job.shards, tracking_uri=job.tracking_uri)
-        _refuse_another(replace(moved, config=replace(held.config, **practical)), job)
-    return job
+    if held is None:
+        check_store(job.tracking_uri, write=True)
+        return job
+    practical = {name: getattr(config, name) for name in PRACTICAL}
+    moved = replace(held, run_id="", out=job.out, shards=job.shards, tracking_uri=job.tracking_uri)
+    _refuse_another(replace(moved, config=replace(held.config, **practical)), job)
+    return replace(job, tracking_uri=store_of_run(held, out, named))
 
 
 def _opened(job: Job, bounds: tuple[int, int]) -> Job:
@@ -161,6 +178,9 @@ def _opened(job: Job, bounds: tuple[int, int]) -> Job:
     out = Path(job.out)
     held = _held_job(out)
     if held is not None:
+        # A server may be away while a run resumes; a local store may have been moved.
+        if local_file(job.tracking_uri) is not None:
+            open_store(job.tracking_uri, write=True)
         return replace(job, run_id=held.run_id)
     out.mkdir(parents=True, exist_ok=True)
     samples = len(usable_samples(job.shards, job.config))

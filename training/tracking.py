@@ -6,7 +6,6 @@ Metrics are sent in the background: a call to an SQL store takes 25 ms and one o
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections import deque
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.console import say
-from corrfractal.errors import NotFoundError
-from corrfractal.runtime import sqlite_file, without_password
-from corrfractal.tracking import describe_run, first_line, open_experiment, tracking_uri
+from corrfractal.runtime import without_password
+from corrfractal.tracking import describe_run, first_line, mlflow_errors, open_experiment, settle_mlflow
 
 PATIENCE = 60.0  # seconds to wait at the end of a run for a server that is away
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two attempts
@@ -30,10 +28,12 @@ def start_run(uri: str, name: str, params: Mapping[str, Any], shards: str | Path
     import mlflow
 
     experiment = open_experiment(uri)
-    with mlflow.start_run(experiment_id=experiment, run_name=name) as run:
-        mlflow.log_params({key: str(value)[:500] for key, value in params.items()})
-        describe_run(shards, shards_digest, "train")
-    mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")  # leaving the block has ended it
+    with mlflow_errors():
+        with mlflow.start_run(experiment_id=experiment, run_name=name) as run:
+            mlflow.log_params({key: str(value)[:500] for key, value in params.items()})
+            describe_run(shards, shards_digest, "train")
+        # Leaving the block has ended the run.
+        mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
     return str(run.info.run_id)
 
 
@@ -63,9 +63,7 @@ class RunLog:
     ) -> None:
         import mlflow
 
-        # A request gives up soon: it is this class that is patient.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        settle_mlflow()  # a request gives up soon: it is this class that repeats it
         # MLflow prints the address of a run that ends, with its password, and Ray keeps what a worker prints.
         mlflow.set_tracking_uri(uri)
         self._client, self._run_id, self._tell = mlflow.MlflowClient(uri), run_id, tell
@@ -162,18 +160,3 @@ class RunLog:
             f"warning: {self._uri} did not take everything in time{why}; the same command again delivers the rest"
         )
         return False
-
-
-def existing_store(given: str | None = None) -> str:
-    """As ``tracking_uri``, for reading: a local store that does not exist is an error, not a new empty data base.
-
-    Raises:
-        NotFoundError: names the file that was expected.
-    """
-    uri = tracking_uri(given)
-    store = sqlite_file(uri)
-    if store is not None and not store.exists():
-        raise NotFoundError(
-            f"no model is registered: {store} does not exist. Run `corrfractal train`, or set MLFLOW_TRACKING_URI"
-        )
-    return uri

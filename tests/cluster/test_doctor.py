@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from cluster import doctor
 from cluster.cli import doctor as doctor_command
+from corrfractal.tracking import create_store
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
@@ -37,9 +38,9 @@ def test_a_file_that_is_no_mlflow_data_base_is_a_fault(tmp_path: Path) -> None:
     assert doctor.check_tracking(f"sqlite:///{tmp_path / 'other.db'}").level == "fault"
 
 
-def test_a_migrated_data_base_answers(tmp_path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as base, base:
-        base.execute("CREATE TABLE alembic_version (version_num)")
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_a_store_that_mlflow_made_answers(tmp_path: Path) -> None:
+    create_store(tmp_path / "mlflow.db")
     assert doctor.check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}").level == "ok"
 
 
@@ -58,6 +59,32 @@ def test_a_server_answers_with_a_login_in_its_uri_too(tmp_path: Path) -> None:
         finding = doctor.check_tracking(f"http://me:hunter2@127.0.0.1:{server.server_port}")
         server.shutdown()
     assert (finding.level, "hunter2" in finding.found) == ("ok", False)
+
+
+@pytest.mark.parametrize("login", [None, "me:wrong"])
+def test_a_server_that_refuses_the_login_is_a_fault(
+    login: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str | None] = []
+
+    class Guarded(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization"))
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # no file with a login in it
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        finding = doctor.check_tracking(f"http://{login}@{host}" if login else f"http://{host}")
+        server.shutdown()
+    assert finding.level == "fault"
+    assert "refuses the login" in finding.found
+    assert "wrong" not in finding.found
+    assert asked == [None if login is None else "Basic bWU6d3Jvbmc="]
 
 
 def test_the_out_folder_need_not_exist_yet(tmp_path: Path) -> None:

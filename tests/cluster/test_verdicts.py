@@ -60,7 +60,7 @@ def test_a_decoder_that_loses_frames_or_garbles_them_is_a_fault() -> None:
 
 
 def test_passwords_of_a_tracking_uri_are_not_shown() -> None:
-    finding = verdicts.judge_tracking("postgresql://me:secret@host/db", fault="no connection")
+    finding = verdicts.judge_tracking("", fault="no connection to postgresql://me:secret@host/db")
     assert finding.level == "fault"
     assert "secret" not in finding.found
     assert "me:***@host" in finding.found

@@ -85,10 +85,13 @@ def test_scores_go_through_a_tag_unchanged_and_their_name_tells_what_can_be_comp
     assert scores_from_text(scores.to_text().replace('"weights": "c"', '"weights": "d"'), "tag").tag == scores.tag
 
 
-def test_a_refused_login_is_one_sentence_with_the_server_the_variables_and_no_password(refusing: str) -> None:
+def test_a_refused_login_is_one_sentence_with_the_server_the_variables_and_no_password(
+    refusing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = rf"server at {re.escape(refusing.replace('s3cret', '***'))} refuses .*_USERNAME and MLFLOW_TRACKING_PASSWORD"
     with pytest.raises(CallError, match=said):
         tracking.open_experiment(refusing)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing)
     with pytest.raises(CallError, match=said):
         fetch("models:/corrfractal@champion", None)
 

@@ -73,10 +73,8 @@ def test_the_untrained_baseline_is_always_the_same_network() -> None:
 
 @pytest.mark.parametrize("name", ["models:/corrfractal@champion", "runs:/" + "0" * 32 + "/model", "0" * 32])
 def test_looking_for_a_model_creates_no_store(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
     store = tmp_path / "mlflow.db"
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{store}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     with pytest.raises(NotFoundError, match=r"mlflow\.db does not exist; train a model"):
         resolve_model(name)
     assert not store.exists()
@@ -85,9 +83,7 @@ def test_looking_for_a_model_creates_no_store(name: str, tmp_path: Path, monkeyp
 def test_where_nothing_is_registered_the_starter_steps_in_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import mlflow
-
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert resolve_model(None) == resolve_model("starter")
     assert "mlflow.db does not exist" in (said := capsys.readouterr().out)
     assert "starter model" in said

@@ -4,32 +4,61 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from corrfractal.config import config_to_dict
-from corrfractal.errors import ConfigError
+from corrfractal.errors import ConfigError, CorrFractalError
+from corrfractal.store import sqlite_uri
 from training.config import TrainingConfig
-from training.run import _asked_to_stop, _beside, checked_job
+from training.registry import show
+from training.run import _asked_to_stop, _beside, checked_job, train
 from training.stop import stop_file
 
 
 def test_fields_that_do_not_touch_the_weights_may_change_on_resume_and_others_not(
     tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path
 ) -> None:
-    def asked(config: TrainingConfig):
-        return checked_job(tiny_shards, tmp_path, config, "sqlite:///none.db", (1, 2))
+    server = "http://127.0.0.1:9"  # away, which does not keep a run from being resumed
 
-    (tmp_path / "job.json").write_text(json.dumps(config_to_dict(replace(asked(tiny_config), run_id="r"))))
+    def asked(config: TrainingConfig, store: str = server):
+        return checked_job(tiny_shards, tmp_path, config, store, (1, 2))
+
+    first = replace(asked(tiny_config, "sqlite:///none.db"), run_id="r", tracking_uri=server)
+    (tmp_path / "job.json").write_text(json.dumps(config_to_dict(first)))
     asked(tiny_config)
     assert asked(replace(tiny_config, loader_workers=3, recompute=True, checkpoint_every=7)).config.loader_workers == 3
     with pytest.raises(ConfigError, match=r"holds another run: 'config\.accumulate' was 1 and is now 2"):
         asked(replace(tiny_config, accumulate=2))
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call_registers_it(
+    tiny_shards: Path, tiny_config: TrainingConfig, registered: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(registered[0].parent, folder)
+    uri, out = sqlite_uri(folder / "mlflow.db"), folder / "run0"
+    version = show("1", uri)
+    mlflow.MlflowClient().delete_registered_model(version.name)
+    config = replace(tiny_config, steps=4, seed=0, picture_every=4)
+    job = checked_job(tiny_shards, tmp_path / "new", config, uri, (1, 1))
+    (out / "job.json").write_text(json.dumps(config_to_dict(replace(job, run_id=version.run_id, out=str(out)))))
+    shutil.rmtree(folder / "mlartifacts" / "models")
+    (folder / "mlartifacts" / "models").write_text("no folder")
+
+    said = rf"complete and the model is {out}/model\.safetensors, but it is not registered: .* The same command again"
+    with pytest.raises(CorrFractalError, match=said):
+        train(tiny_shards, out, config, tracking_uri=uri, workers=1)
+    (folder / "mlartifacts" / "models").unlink()
+    assert train(tiny_shards, out, config, tracking_uri=None, workers=1).model.run_id == version.run_id
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
