@@ -20,6 +20,9 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds this package and the other layers: site-packages, or a checkout."""
+
 
 def _settle_environment() -> None:
     """Ray: no usage reports; and a private Ray listens on loopback only, where by default it listens on every interface
@@ -55,7 +58,7 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
         yield
         return
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(**_ray_options(cpus))
+    ray.init(**_ray_options(ray, cpus))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which exits without a word
     try:
@@ -64,8 +67,28 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _ray_options(cpus: int | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+def _installed_code_only(ray: ModuleType) -> Any:
+    """A job whose workers do not import from the folder where the command was given, but from ours.
+
+    Ray puts the driver's working folder and script folder first on its workers' search path, unless the job has a
+    ``working_dir``: a ``statistics.py`` there would be imported, and run, in place of Python's.
+    """
+
+    base: Any = ray.job_config.JobConfig
+
+    class InstalledCodeOnly(base):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return InstalledCodeOnly(_py_driver_sys_path=[str(ROOT)])
+
+
+def _ray_options(ray: ModuleType, cpus: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "job_config": _installed_code_only(ray),
+    }
     if os.environ.get("RAY_ADDRESS"):
         return options
     # Frames never travel through the object store.
