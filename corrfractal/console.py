@@ -27,8 +27,10 @@ from .errors import CallError, CorrFractalError
 from .foreign_errors import describe_error
 from .runtime import without_password
 from .streams import lost, safe_writer
+from .surroundings import refuse_faults
 
 LOG_EVERY_SECONDS = 10.0
+REPORTER = "doctor"  # the command that reports settings that cannot work; the others refuse them
 
 
 def say(text: str = "") -> None:
@@ -109,6 +111,8 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         stdout = _stdout_to_stderr() if as_json else None
         try:
             _check_working_folder()
+            if function.__name__ != REPORTER:
+                refuse_faults("any")
             kwargs = {name: _checked(value) for name, value in kwargs.items()}
             result = function(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as exc:

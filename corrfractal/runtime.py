@@ -20,6 +20,10 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
+from .errors import CorrFractalError
+from .foreign_errors import describe_error
+from .surroundings import cluster_address, ray_groups, refuse_faults
+
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds this package and the other layers: site-packages, or a checkout."""
 
@@ -34,12 +38,15 @@ def _settle_environment() -> None:
     MLflow: it prints no address at the end of a run, since there may be a password in it; and files come through its
     server, where by default those of an S3 store are fetched from the store, which often only the server can reach.
     """
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        if os.environ.get(name) == "":
+            del os.environ[name]  # Ray takes an empty one for the working folder
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not os.environ.get("RAY_ADDRESS"):
+    if cluster_address() is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
@@ -53,12 +60,22 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
     Args:
         ray: the module, which this layer does not import.
         cpus: CPUs of a private session; None: all.
+
+    Raises:
+        CallError: a setting of the environment cannot work; nothing was started.
+        CorrFractalError: Ray does not start, or its cluster refuses us.
     """
     if ray.is_initialized():
         yield
         return
+    refuse_faults(*ray_groups())
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(**_ray_options(ray, cpus))
+    try:
+        ray.init(**_ray_options(ray, cpus))
+    except Exception as exc:
+        ray.shutdown()  # of what it had started
+        where = cluster_address() or "on this machine"
+        raise CorrFractalError(f"no Ray session {where}: {describe_error(exc)}") from exc
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which exits without a word
     try:
@@ -89,7 +106,7 @@ def _ray_options(ray: ModuleType, cpus: int | None) -> dict[str, Any]:
         "logging_level": "ERROR",
         "job_config": _installed_code_only(ray),
     }
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address() is not None:
         return options
     # Frames never travel through the object store.
     private = {"address": "local", "include_dashboard": False}  # never a cluster that happens to run on this machine
@@ -156,7 +173,7 @@ def file_sha256(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file in one atomic step."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # names of files may hold other bytes
 
 
 def write_bytes(path: Path, contents: bytes) -> None:

@@ -19,6 +19,7 @@ from ray.util.metrics import Counter
 from corrfractal import storage
 from corrfractal.console import progress
 from corrfractal.errors import BoundExceededError, CallError, CorrFractalError
+from corrfractal.foreign_errors import describe_error
 from corrfractal.manifest import QUARANTINE, Statistics
 from corrfractal.runtime import ray_session
 
@@ -210,10 +211,8 @@ def _count_death(
 
 
 def _failure(spec: ShardSpec, exc: RayTaskError) -> CorrFractalError:
-    cause = exc.cause if isinstance(exc.cause, Exception) else exc
     return CorrFractalError(
-        f"cannot make {spec.name}: {type(cause).__name__}: {cause}; once that is mended, "
-        "the same command goes on from here"
+        f"cannot make {spec.name}: {describe_error(exc)}. Once that is mended, the same command resumes"
     )
 
 
