@@ -134,7 +134,7 @@ def check_decoder(name: str) -> Finding:
 
 def check_environment() -> list[Finding]:
     """Variables that commands would refuse, a finding for each; the cluster of ``RAY_ADDRESS`` must answer."""
-    return verdicts.judge_environment(find_faults("any", *ray_groups()))
+    return verdicts.judge_environment(find_faults("any", "training", *ray_groups()))
 
 
 def check_ray() -> Finding:

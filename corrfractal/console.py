@@ -108,6 +108,7 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
     @functools.wraps(function)
     def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
         _handle_signals()
+        os.environ.pop("MLFLOW_RUN_ID", None)  # of a run around us: ours would end in it
         stdout = _stdout_to_stderr() if as_json else None
         try:
             _check_working_folder()

@@ -42,6 +42,8 @@ _TABLE = (
     _Entry("builtins.RecursionError", "", "an input is nested too deeply", "simplify that file"),
     _Entry("builtins.UnicodeError", "", "a text has bytes that cannot be read", "save it as UTF-8"),
     _Entry("builtins.ValueError", "embedded null", "a path contains a NUL character", "mend that path"),
+    _Entry("builtins.ValueError", "mlflow_", "MLflow cannot read a variable", "unset it"),
+    _Entry("builtins.RuntimeError", "version mismatch", "Ray", "install what the cluster runs"),
     _Entry("json.decoder.JSONDecodeError", "", "a file is no valid JSON", "restore or remove that file"),
     _Entry("tomllib.TOMLDecodeError", "", "a file is no valid TOML", "mend that line"),
     _Entry("yaml", "", "a file is no valid YAML", "mend or remove it (.numba_config.yaml?)"),

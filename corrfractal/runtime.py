@@ -8,6 +8,7 @@ first.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -35,14 +36,17 @@ def _settle_environment() -> None:
     glibc gives each of a worker's threads a heap of its own, up to eight a core, and every decoder starts threads: the
     workers of a build of 30 small videos came to 627 MB each, with two heaps to 367.
 
-    MLflow: it prints no address at the end of a run, since there may be a password in it; and files come through its
-    server, where by default those of an S3 store are fetched from the store, which often only the server can reach.
+    MLflow: it prints no address at the end of a run, since there may be a password in it; files come through its
+    server, where by default those of an S3 store are fetched from the store, which often only the server can reach;
+    and a server that is away is given up after seconds, where by default MLflow tries for minutes.
     """
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if os.environ.get(name) == "":
             del os.environ[name]  # Ray takes an empty one for the working folder
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -178,6 +182,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, contents: bytes) -> None:
     """Write a small file in one atomic step."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(contents)

@@ -6,6 +6,7 @@ its exit code stay. ``prepare_streams`` is called once, at the start of a proces
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -34,13 +35,24 @@ def safe_writer(descriptor: int, encoding: str = "utf-8") -> TextIO:
     """Text to a file descriptor: never raises over a character, nor when the other end fails; see ``lost``."""
     raw = _Forgiving(descriptor, "w", closefd=False)
     # A line at a time, as on a terminal: what a killed process printed is not lost in a buffer.
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="bytes-or-escape", line_buffering=True)
 
 
 def lost(stream: TextIO) -> OSError | None:
     """Why a stream of ``safe_writer`` took no more; None while it takes everything."""
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw.lost if isinstance(raw, _Forgiving) else None
+
+
+def _bytes_or_escape(exc: UnicodeError) -> tuple[str | bytes, int]:
+    """The name of a file that is not text is written as its bytes, other characters as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(exc)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(exc)
+
+
+codecs.register_error("bytes-or-escape", _bytes_or_escape)
 
 
 def _safe(stream: TextIO | None, original: TextIO | None, descriptor: int) -> Any:

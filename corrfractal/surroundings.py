@@ -25,8 +25,9 @@ _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0,
 _SETTINGS_FRAME = 4
 _SOCKET_PATH_BYTES = 107  # what an address of a Unix socket holds
 
-Group = Literal["any", "ray", "private ray", "joined ray"]
-"""Who is concerned: every command; those that use Ray; only with a Ray of our own; only with a cluster."""
+Group = Literal["any", "ray", "private ray", "joined ray", "training"]
+"""Who is concerned: every command; those that use Ray, or only with a Ray of our own, or only with
+a cluster; and `train`, with what MLflow reads."""
 
 
 class Fault(NamedTuple):
@@ -136,6 +137,26 @@ def _importable(value: str) -> str | None:
     return None if find_spec(package) else f"names a module of {package}, which is not installed"
 
 
+def _redis(value: str) -> str | None:
+    host, _, port = value.split(",")[0].rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as exc:
+        return f"does not answer ({exc})"
+    return None
+
+
+def _interfaces(value: str) -> str | None:
+    """Names of network interfaces; NCCL also takes prefixes, and ``^`` for all others."""
+    if value.startswith("^"):
+        return None
+    present = [name for _, name in socket.if_nameindex()]
+    asked = value.lstrip("=").split(",")
+    if any(name.startswith(part) for part in asked for name in present):
+        return None
+    return f"is no network interface of this machine, which has {', '.join(present)}"
+
+
 def _auth_token(value: str) -> str | None:
     return None if value.isascii() and value.isprintable() and " " not in value else "is no token"
 
@@ -166,6 +187,19 @@ def _whole(least: int) -> Callable[[str], str | None]:
             return "is no whole number"
 
     return test
+
+
+def _boolean(value: str) -> str | None:
+    return None if value.lower() in ("true", "false", "0", "1") else "is neither true nor false"
+
+
+def _without_docstrings(value: str) -> str | None:
+    return "removes docstrings, which Ray extends when it starts" if value == "2" else None
+
+
+def _warnings_as_errors(value: str) -> str | None:
+    actions = {part.partition(":")[0] for part in value.split(",")}
+    return "makes every warning of a library stop the processes of Ray" if "error" in actions else None
 
 
 def _json_object(value: str) -> str | None:
@@ -226,6 +260,14 @@ _CHECKS = (
     _Check("RAY_AUTH_MODE", "ray", _auth_mode, "set `token`, or unset it"),
     _Check("RAY_AUTH_TOKEN", "ray", _auth_token, "set the token alone, without spaces or line ends"),
     _Check("RAY_AUTH_TOKEN_PATH", "ray", _auth_token_file, "name the file that holds the token"),
+    _Check("PYTHONOPTIMIZE", "ray", _without_docstrings, "unset it, or set 1"),
+    _Check("PYTHONWARNINGS", "ray", _warnings_as_errors, "unset it"),
+    _Check("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "training", _boolean, "unset it"),
+    _Check("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "training", _whole(0), "unset it"),
+    _Check("MLFLOW_HTTP_REQUEST_TIMEOUT", "training", _whole(1), "unset it"),
+    _Check("RAY_REDIS_ADDRESS", "private ray", _redis, "unset it: a private Ray needs no Redis"),
+    _Check("GLOO_SOCKET_IFNAME", "training", _interfaces, "unset it, or name one of these"),
+    _Check("NCCL_SOCKET_IFNAME", "training", _interfaces, "unset it, or name one of these"),
     _Check("RAY_USE_TLS", "ray", _tls, "set them, or unset RAY_USE_TLS"),
     _Check("RAY_RUNTIME_ENV_HOOK", "ray", _importable, "install it, or unset the variable"),
     _Check("RAY_JOB_CONFIG_JSON_ENV_VAR", "ray", _json_object, "unset it: Ray sets it for its jobs"),

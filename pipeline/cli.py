@@ -118,14 +118,18 @@ def precompute(
         say(f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: {quantity.error:+.1%}")
     run_id = None
     if track or tracking_uri:
+        from corrfractal.foreign_errors import describe_error
         from corrfractal.runtime import without_password
         from corrfractal.tracking import tracking_uri as resolve
 
         from .tracking import log_build
 
         took = {"seconds": result.seconds, "frames_per_second": result.frames_per_second, "made": result.made}
-        run_id = log_build(resolve(tracking_uri), out, took)
-        say(f"logged as run {run_id} in {without_password(resolve(tracking_uri))}")
+        try:
+            run_id = log_build(resolve(tracking_uri), out, took)
+            say(f"logged as run {run_id} in {without_password(resolve(tracking_uri))}")
+        except Exception as exc:  # the shards are complete, whatever the store says
+            say(f"warning: not logged: {without_password(describe_error(exc))}; the same command logs it")
     told = {"frames_per_second": result.frames_per_second, "run_id": run_id, "plan_errors": errors}
     return {"out": out, **asdict(result), **told}
 

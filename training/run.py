@@ -24,6 +24,7 @@ from corrfractal.console import say
 from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
 from corrfractal.manifest import load_manifest
 from corrfractal.runtime import cpu_count, ray_session, without_password, write_text
+from corrfractal.surroundings import refuse_faults
 
 from .batches import usable_samples
 from .config import PRACTICAL, TrainingConfig
@@ -123,6 +124,7 @@ def checked_job(
     Raises:
         CallError: no such shards, shards too short, settings that do not fit together or to what the folder holds.
     """
+    refuse_faults("training")
     shards, out = storage.resolve(shards), out.absolute()
     manifest = load_manifest(shards)
     samples = usable_samples(shards, config)
@@ -339,5 +341,10 @@ def _cause(exc: BaseException) -> str:
         exc = exc.__cause__
     failures = getattr(exc, "worker_failures", None)
     if failures:
-        return "; ".join(f"worker {rank}: {str(error).strip().splitlines()[-1]}" for rank, error in failures.items())
-    return str(exc).strip().splitlines()[-1]
+        return "; ".join(f"worker {rank}: {_last_line(error)}" for rank, error in failures.items())
+    return _last_line(exc)
+
+
+def _last_line(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return lines[-1] if lines else type(exc).__name__  # MemoryError() says nothing

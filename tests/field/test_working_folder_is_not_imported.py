@@ -16,30 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 # Of Python, of the libraries, of our own layers; and what Python and pytest import without being asked. Not importlib,
 # nor corrfractal: `python -m corrfractal` takes these from the working folder before a line of ours can run.
-MODULES = [
-    "statistics",
-    "random",
-    "json",
-    "typing",
-    "re",
-    "socket",
-    "selectors",
-    "numpy",
-    "cv2",
-    "torch",
-    "click",
-    "ray",
-    "mlflow",
-    "numba",
-    "PIL",
-    "av",
-    "pipeline",
-    "inference",
-    "cluster",
-    "sitecustomize",
-    "usercustomize",
-    "conftest",
-]
+MODULES = ("statistics", "random", "json", "typing", "re", "socket", "selectors")
+MODULES += ("numpy", "cv2", "torch", "click", "ray", "mlflow", "numba", "PIL", "av")
+MODULES += ("pipeline", "inference", "cluster", "sitecustomize", "usercustomize", "conftest")
 PACKAGES = ("training", "multiprocessing")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
