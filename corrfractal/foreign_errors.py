@@ -77,6 +77,15 @@ _TABLE = (
     _Entry("builtins.ImportError", "", "a part is missing or broken", _REINSTALL),
 )
 
+_OS_ADVICE = {
+    errno.ENOSPC: "make room, then run the same command again",
+    errno.EDQUOT: "make room, then run the same command again",
+    errno.EFBIG: "raise `ulimit -f`, then run the same command again",
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "change its permissions, or name another path",
+}
+
 
 def describe_error(exc: BaseException) -> str:
     """One sentence for any error; the message of the original error is cut to its first line."""
@@ -113,4 +122,6 @@ def _describe_os_error(exc: OSError) -> str:
     if exc.errno == errno.ENAMETOOLONG:
         return f"the path {str(exc.filename)[:60]}... is too long; take shorter names"
     where = f": {exc.filename}" if exc.filename else ""
-    return f"{exc.strerror or _first_line(exc) or type(exc).__name__}{where}"
+    advice = _OS_ADVICE.get(exc.errno or 0)
+    said = f"{exc.strerror or _first_line(exc) or type(exc).__name__}{where}"
+    return f"{said}; {advice}" if advice else said

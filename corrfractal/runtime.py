@@ -188,6 +188,8 @@ def write_bytes(path: Path, contents: bytes) -> None:
     try:
         temporary.write_bytes(contents)
         publish(temporary, path)
-    except BaseException:
+    except BaseException as exc:
         temporary.unlink(missing_ok=True)  # a full disk is not made fuller
+        if isinstance(exc, OSError) and exc.filename is None:
+            exc.filename = str(path)  # write(2) names no file
         raise
