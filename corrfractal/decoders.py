@@ -10,7 +10,10 @@ hides, and what is done about it here:
   made to forget that at the next key frame, where no frame has to be decoded twice.
 - decord ignores damage that the codec conceals, and so would PyAV. What FFmpeg reports of it on the way is listened to
   in both; PyAV flags such frames besides. Everything from the first one on is bad.
-- neither says that a file was cut short where the container survives it: ``pipeline.truncation`` does.
+- both disagree with players about edit lists, tracks, mirrored video and streams that do not begin with a key frame:
+  ``container.py`` decides what is shown, and which decoder gives exactly that.
+- neither says that a file was cut short where the container survives it: ``container.py`` does, and reading its last
+  frame raises.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .container import (
+    Container,
+    complaints,
+    decoder_reason,
+    open_container,
+    shown_packets,
+)
 from .errors import VideoError
 from .runtime import resident_mb
 
@@ -40,6 +49,8 @@ FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS 
 # decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32 or 64 pixels, as the
 # processor likes it: 96 pixels have 3 channels or 4. Above 144 pixels no padding makes a whole channel.
 DECORD_MIN_SIDE = 160
+
+RESTART_GAPS = 4  # usual gaps by which a clock falls back that was started again
 
 READ_AHEAD_MB = 256.0  # of a process, since the reading began
 
@@ -64,8 +75,7 @@ class Frame:
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """What is known of a video before its frames are decoded. ``frames`` is what the container's index promises;
-    ``height`` and ``width`` are upright, or those that were asked for; ``declared`` is the length in seconds by the
-    header, where it says one."""
+    ``height`` and ``width`` are upright, or those that were asked for."""
 
     path: str
     frames: int
@@ -73,37 +83,48 @@ class VideoInfo:
     height: int
     width: int
     decoder: str
-    declared: float | None = None
 
 
 class DecordVideo:
-    """A file read by decord. Raises ``VideoError`` (stage ``"open"``) if decord cannot, or would guess.
+    """A file read by decord, where ``container.py`` finds that decord shows what a player shows.
 
-    With ``size`` frames come with this height and width, scaled by FFmpeg while they are converted to RGB: cheaper than
-    afterwards, and what decord has read ahead is small.
+    With ``size`` frames come with this height and width, scaled by FFmpeg while they are converted
+    to RGB: cheaper than afterwards, and what decord has read ahead is small.
+
+    Raises:
+        VideoError: (stage ``"open"``) decord cannot read it, or would show other frames.
     """
 
-    def __init__(self, path: Path, size: Size | None = None, declared: float | None = None) -> None:
+    def __init__(self, path: Path, container: Container, size: Size | None = None) -> None:
         import decord
 
+        if container.beyond_decord is not None:
+            raise VideoError(str(path), "open", f"decord misreads it: {container.beyond_decord}")
         decord.logging.set_level(decord.logging.FATAL)
-        scale = {} if size is None or min(size) < DECORD_MIN_SIDE else {"height": size[0], "width": size[1]}
+        scale = {}
+        if size is not None and min(size) >= DECORD_MIN_SIDE:
+            scale = {"height": size[0], "width": size[1]}
         try:
             self._complaints = _decord_complaints()
             self._heard = self._complaints.count
-            self._reader = decord.VideoReader(str(path), num_threads=1, **scale)
+            self._reader = decord.VideoReader(str(container.path), num_threads=1, **scale)
             # decord learns the displayed size, rotation included, from the first frame only.
             self._first: U8 | None = self._reader[0].asnumpy()
             height, width = self._first.shape[:2]
             stamps = self._reader.get_frame_timestamp(np.arange(len(self._reader)))
         except Exception as exc:
-            raise VideoError(str(path), "open", _reason(exc)) from exc
+            raise VideoError(str(path), "open", decoder_reason(exc)) from exc
+        if len(self._reader) != container.packets:
+            counts = f"{len(self._reader)} frames of {container.packets} packets"
+            raise VideoError(str(path), "open", f"decord finds {counts}")
         if min(height, width) < DECORD_MIN_SIDE:
-            raise VideoError(str(path), "open", f"decord misreads sides under {DECORD_MIN_SIDE} pixels")
+            reason = f"decord misreads sides under {DECORD_MIN_SIDE} pixels"
+            raise VideoError(str(path), "open", reason)
         self._times = np.asarray(stamps, dtype=np.float64)[:, 0]
         self._times -= self._times[0]
         if not np.all(np.diff(self._times) > 1e-4):
             raise VideoError(str(path), "open", "its presentation times do not ascend")
+        self._cut_short = container.cut_short
         self.info = VideoInfo(
             path=str(path),
             frames=len(self._reader),
@@ -111,20 +132,24 @@ class DecordVideo:
             height=height,
             width=width,
             decoder="decord",
-            declared=declared,
         )
 
     def times(self) -> F64:
         return self._times
 
+    def names(self) -> list[str]:
+        return numbered_names(self.info.frames)
+
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
         wanted = range(self.info.frames) if indices is None else indices
         position = index = wanted[0] if wanted else 0
-        heard, keys, began = self._complaints.count, self._reader.get_key_indices(), resident_mb()
+        heard = self._complaints.count
+        keys = self._reader.get_key_indices()
+        began = resident_mb()
         first, self._first = self._first, None
         try:
-            if position == 0 and first is not None:  # the reader stands behind it since the file was opened
-                heard = self._heard
+            if position == 0 and first is not None:
+                heard = self._heard  # the reader stands behind this frame since the file was opened
             else:
                 first = None
                 self._reader.seek_accurate(position) if position else self._reader.seek(0)
@@ -136,14 +161,18 @@ class DecordVideo:
                 if index > position:
                     self._reader.skip_frames(index - position)
                 image = self._reader.next().asnumpy() if first is None else first
-                position, first = index + 1, None
+                first = None
+                position = index + 1
                 if self._complaints.count > heard:
-                    raise VideoError(self.info.path, "decode", "the decoder reports damaged data", index)
+                    reason = "the decoder reports damaged data"
+                    raise VideoError(self.info.path, "decode", reason, index)
                 yield Frame(index=index, seconds=float(self._times[index]), image=image)
         except VideoError:
             raise
         except Exception as exc:
-            raise VideoError(self.info.path, "decode", _reason(exc), index) from exc
+            raise VideoError(self.info.path, "decode", decoder_reason(exc), index) from exc
+        if self._cut_short is not None and index == self.info.frames - 1:
+            raise VideoError(self.info.path, "decode", self._cut_short, self.info.frames)
 
 
 class _Complaints:
@@ -173,54 +202,40 @@ def _decord_complaints() -> _Complaints:
     return _Complaints(found[0])
 
 
-def declared_seconds(path: Path) -> float | None:
-    """Length of the video stream by the header; the container's own counts only without sound, which may be longer.
-
-    Also the first look at a file: PyAV says in an exception that it is no video at all; decord prints lines of its own
-    to standard error as well, past every log level.
-
-    Raises:
-        VideoError: (stage ``"open"``) it is none.
-    """
-    import av
-
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if container.streams.video:
-                stream = container.streams.video[0]
-                if stream.duration and stream.time_base:
-                    return float(stream.duration * stream.time_base)
-                return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
-    except Exception as exc:
-        raise VideoError(str(path), "open", _reason(exc)) from exc
-    raise VideoError(str(path), "open", "it has no video stream")
-
-
 class PyavVideo:
-    """A file read by PyAV. Opening decodes it once: what reaches PyAV often carries no usable index.
+    """A file read by PyAV. Opening decodes it once: what reaches PyAV often has no usable index.
 
-    Frames from the first damaged one on do not count as frames; reading past the good ones raises ``VideoError``.
+    Frames from the first damaged one on do not count as frames; reading past the good ones raises
+    ``VideoError``. All frames have the size of the first, as players and ``ffmpeg`` show them where
+    the coded size changes.
     """
 
-    def __init__(self, path: Path, declared: float | None = None) -> None:
-        self._path = path
-        times: list[float] = []
-        height = width = 0
+    def __init__(self, path: Path, container: Container) -> None:
+        self._container = container
+        self._size: Size | None = None
+        times: list[float | None] = []
         self._damage: str | None = None
         try:
-            for frame, self._damage in _decode(path):
-                if self._damage is not None:
+            for frame, self._damage in _decode(container):
+                if frame is None or self._damage is not None:
                     break
-                if not times:
-                    height, width = _upright(frame).shape[:2]
-                times.append(len(times) / FOLDER_FPS if frame.time is None else float(frame.time))
+                if self._size is None:
+                    self._size = (frame.height, frame.width)
+                times.append(frame.time)
         except Exception as exc:
             if not times:
-                raise VideoError(str(path), "open", _reason(exc)) from exc
-            self._damage = _reason(exc)
-        if not times:
-            raise VideoError(str(path), "open", self._damage or "no frame can be decoded")
-        self._times = _ascending(np.asarray(times) - times[0])
+                raise VideoError(str(path), "open", decoder_reason(exc)) from exc
+            self._damage = decoder_reason(exc)
+        if self._size is None:
+            reason = self._damage or "no frame can be decoded"
+            raise VideoError(str(path), "open", reason)
+        self._damage = self._damage or container.cut_short
+        if container.clock is not None and len(container.clock) == len(times):
+            times = list(container.clock)
+        self._times = _ascending(times, 1 / (container.fps or FOLDER_FPS))
+        height, width = self._size
+        if container.orientation.transposed:
+            height, width = width, height
         self.info = VideoInfo(
             path=str(path),
             frames=len(times),
@@ -228,49 +243,63 @@ class PyavVideo:
             height=height,
             width=width,
             decoder="pyav",
-            declared=declared,
         )
 
     def times(self) -> F64:
         return self._times
 
+    def names(self) -> list[str]:
+        return numbered_names(self.info.frames)
+
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
         wanted = set(range(self.info.frames) if indices is None else indices)
+        asked = max(wanted, default=-1) + 1
+        count = min(asked, self.info.frames)
+        index = -1
         try:
-            for index, (frame, _) in zip(range(max(wanted, default=-1) + 1), _decode(self._path), strict=False):
+            for index, (frame, _) in zip(range(count), _decode(self._container), strict=False):
                 if index in wanted:
-                    yield Frame(index=index, seconds=float(self._times[index]), image=_upright(frame))
+                    image = self._picture(frame)
+                    yield Frame(index=index, seconds=float(self._times[index]), image=image)
         except Exception as exc:
-            raise VideoError(self.info.path, "decode", _reason(exc), index + 1) from exc
-        if self._damage is not None and self.info.frames - 1 in wanted:
+            raise VideoError(self.info.path, "decode", decoder_reason(exc), index + 1) from exc
+        if self._damage is not None and asked >= self.info.frames:
             raise VideoError(self.info.path, "decode", self._damage, self.info.frames)
 
+    def _picture(self, frame: Any) -> U8:
+        """RGB array of a PyAV frame, upright. With bicubic scaling of the colour planes it is what
+        decord and ``ffmpeg`` give, bit for bit."""
+        assert self._size is not None
+        rgb = frame.reformat(width=self._size[1], height=self._size[0], format="rgb24", interpolation="BICUBIC")
+        return self._container.orientation.apply(rgb.to_ndarray())
 
-def _decode(path: Path) -> Iterator[tuple[Any, str | None]]:
-    """Frames by PyAV, each with what is wrong with it, or with what was read since the one before."""
-    import av
-    import av.logging
 
-    with av.open(str(path), metadata_errors="replace") as container:
-        if not container.streams.video:
-            raise VideoError(str(path), "open", "it has no video stream")
-        stream = container.streams.video[0]
+def _decode(facts: Container) -> Iterator[tuple[Any, str | None]]:
+    """Frames by PyAV, each with what is wrong with it, or with what was read since the last one.
+
+    Damage that shows only behind the last frame comes with None for a frame.
+    """
+    with open_container(facts.path) as container:
+        stream = container.streams[facts.track]
         stream.codec_context.thread_count = 1
-        frames = container.decode(stream)
+        packets = shown_packets(container.demux(stream), facts)
+        frames = (frame for packet in packets for frame in packet.decode())
         while True:
-            av.logging.set_level(av.logging.ERROR)
-            av.logging.set_skip_repeated(False)  # else a file that is read twice is sound the second time
-            try:
-                with av.logging.Capture(local=True) as complaints:
-                    frame = next(frames, None)
-            finally:
-                av.logging.set_level(None)
+            with complaints() as errors:
+                frame = next(frames, None)
+            damage = f"damaged data: {errors[0][2].strip()[:100]}" if errors else None
             if frame is None:
+                if damage is not None:
+                    yield None, damage
                 return
-            if complaints:
-                yield frame, f"damaged data: {complaints[0][2].strip()[:100]}"
-            else:
-                yield frame, "damaged data, concealed by the decoder" if frame.is_corrupt else None
+            if damage is None and frame.is_corrupt:
+                damage = "damaged data, concealed by the decoder"
+            yield frame, damage
+
+
+def numbered_names(count: int) -> list[str]:
+    """Names of the frames of a video file: ``00000``, ``00001``, ..."""
+    return [f"{index:05d}" for index in range(count)]
 
 
 def _mean_fps(times: F64) -> float:
@@ -278,31 +307,38 @@ def _mean_fps(times: F64) -> float:
     return round((len(times) - 1) / float(times[-1]), 3) if len(times) > 1 else FOLDER_FPS
 
 
-def _ascending(times: F64) -> F64:
-    """Presentation times where each one that does not exceed its predecessor is replaced by one a usual gap later."""
-    gaps = np.diff(times)
-    usual = float(np.median(gaps[gaps > 0])) if np.any(gaps > 0) else 1 / FOLDER_FPS
-    mended = times.copy()
-    for i in range(1, len(mended)):
-        if not mended[i] > mended[i - 1]:
-            mended[i] = mended[i - 1] + usual
-    return mended
+def _ascending(decoded: Sequence[float | None], gap: float) -> F64:
+    """Presentation times in seconds from 0 on, strictly ascending, float64 (frames,).
 
+    Args:
+        decoded: as decoded; None where a frame has no time.
+        gap: seconds between frames by the header, for a file without any times.
 
-def _upright(frame: Any) -> U8:
-    """RGB array of a PyAV frame with the stream's rotation applied, which PyAV leaves to the caller."""
-    image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, k=round(getattr(frame, "rotation", 0) / 90) % 4))
-
-
-def _reason(exc: BaseException) -> str:
-    """The telling part of a decoder's message, without clock, paths and numbers of its build: the same every time."""
-    if isinstance(exc, VideoError):
-        return exc.reason
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    text = lines[0] if lines else type(exc).__name__
-    text = text.split("Check failed: ")[-1].partition("; last error log:")[0]  # that is of any video read before
-    text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: *", "", text)  # "[08:01:27] /project/src/video_reader.cc:285: "
-    text = re.sub(r"^\[[^\]]*[/.][^\]]*\] *", "", text)  # "[the file's path] "
-    text = re.sub(r"^\[Errno -?\d+\] *", "", text)
-    return re.sub(r":? *'[^']*'$|(?<=Error reading) .*", "", text)[:200]
+    A clock that falls back by several frames has been started again: what follows is moved behind
+    what came before. Other times that do not ascend, or are missing, are spread evenly up to the
+    next one that does, in steps of at most the usual gap.
+    """
+    times = np.array([np.nan if time is None else time for time in decoded], dtype=np.float64)
+    gaps = np.diff(times[~np.isnan(times)])
+    usual = float(np.median(gaps[gaps > 0])) if np.any(gaps > 0) else gap
+    if np.isnan(times[0]):
+        times[0] = 0.0
+    times -= times[0]
+    position = 1
+    while position < len(times):
+        before = times[position - 1]
+        if times[position] > before:
+            position += 1
+            continue
+        end = position
+        if before - times[position] > RESTART_GAPS * usual:
+            times[position:] += before + usual - times[position]
+            continue
+        while end < len(times) and not times[end] > before:
+            end += 1
+        step = usual
+        if end < len(times):
+            step = min(usual, float(times[end] - before) / (end - position + 1))
+        times[position:end] = before + step * np.arange(1, end - position + 1)
+        position = end
+    return times

@@ -6,6 +6,7 @@
     │   ├── NotFoundError            a named file, folder, model or run does not exist
     │   └── MaskError                a mask does not fit its frame or is not a mask
     ├── VideoError                   a video cannot be opened or decoded (path, stage, first bad frame)
+    ├── images.ImageError            an image file is damaged, too large, or none
     ├── IntegrityError               a shard, manifest, checkpoint or model file is damaged
     ├── BoundExceededError           more was lost than the caller allowed, or a data set is worse than allowed
     ├── GateError                    a model may not become champion, with every reason

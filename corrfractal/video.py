@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .decoders import DecordVideo, Frame, PyavVideo, VideoInfo, declared_seconds
+from .container import Container, read_container
+from .decoders import DecordVideo, Frame, PyavVideo, VideoInfo
 from .errors import NotFoundError, VideoError
 from .frame_folder import FolderVideo
 
@@ -28,17 +29,22 @@ __all__ = ["Frame", "Video", "VideoInfo", "open_video", "resize_area", "write_vi
 
 U8 = npt.NDArray[np.uint8]
 
-# MPEG streams carry no index: decord was seen to repeat frames, to lose their times and to give up at the end.
-WITHOUT_INDEX = (".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob")
-
 
 class Video(Protocol):
     """An open video."""
 
-    info: VideoInfo
+    @property
+    def info(self) -> VideoInfo:
+        """What is known of it; after damage was met, ``frames`` counts the good ones."""
+        ...
 
     def times(self) -> npt.NDArray[np.float64]:
         """Presentation time of every frame in seconds, float64 (frames,), ascending."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """A unique name of every frame: the file's without suffix in a folder of frames, otherwise
+        its index as five digits."""
         ...
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
@@ -55,9 +61,10 @@ def open_video(path: str | Path, decoder: str = "auto", size: tuple[int, int] | 
 
     Args:
         path: file or folder.
-        decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord, and PyAV where decord cannot open the file or is
-            known to guess (MPEG streams, sides under 160 pixels).
-        size: height and width for who resizes frames anyway: frames may come so, or smaller than they are.
+        decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord where it shows exactly what a player shows
+            (``container.py``), otherwise PyAV; PyAV also reads on where decord meets damage.
+        size: height and width for callers that resize frames anyway: frames may come so, or smaller than they are.
+            Damage then raises, and the caller reads again with ``"pyav"``, so that all frames are scaled alike.
 
     Raises:
         NotFoundError: no such file or folder, or a folder without images.
@@ -68,17 +75,63 @@ def open_video(path: str | Path, decoder: str = "auto", size: tuple[int, int] | 
         raise NotFoundError(f"no such video: {path}")
     if path.is_dir():
         return FolderVideo(path, size)
+    if not path.is_file():
+        raise VideoError(str(path), "open", "it is not a regular file")
     if path.stat().st_size == 0:
         raise VideoError(str(path), "open", "the file is empty")
-    declared = declared_seconds(path)
-    if decoder == "pyav" or (decoder == "auto" and path.suffix.lower() in WITHOUT_INDEX):
-        return PyavVideo(path, declared)
+    container = read_container(path)
+    if decoder == "pyav":
+        return PyavVideo(path, container)
     try:
-        return DecordVideo(path, size, declared)
+        video = DecordVideo(path, container, size)
     except VideoError:
         if decoder == "decord":
             raise
-        return PyavVideo(path, declared)
+        return PyavVideo(path, container)
+    return video if decoder == "decord" or size is not None else _Salvaged(path, container, video)
+
+
+class _Salvaged:
+    """A file read by decord, and from the first frame that decord reports as damaged on by PyAV.
+
+    decord decodes ahead, and reports damage late in a file with one of the first frames. Unscaled
+    frames of both decoders are equal, so nothing shows where one follows the other.
+    """
+
+    def __init__(self, path: Path, container: Container, video: DecordVideo) -> None:
+        self._path = path
+        self._container = container
+        self._video: DecordVideo | PyavVideo = video
+
+    @property
+    def info(self) -> VideoInfo:
+        return self._video.info
+
+    def times(self) -> npt.NDArray[np.float64]:
+        return self._video.times()
+
+    def names(self) -> list[str]:
+        return self._video.names()
+
+    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
+        wanted = range(self.info.frames) if indices is None else indices
+        try:
+            yield from self._video.frames(wanted)
+        except VideoError as exc:
+            second = self._second(exc)
+            yield from second.frames([index for index in wanted if index >= (exc.frame or 0)])
+
+    def _second(self, damage: VideoError) -> PyavVideo:
+        """The same file by PyAV; raises ``damage`` again where that shows no more, or others."""
+        if isinstance(self._video, PyavVideo):
+            raise damage
+        second = PyavVideo(self._path, self._container)
+        both = min(len(second.times()), len(self.times()))
+        agree = np.allclose(second.times()[:both], self.times()[:both], atol=1e-3)
+        if not agree or both < (damage.frame or 0) or damage.frame == len(self.times()):
+            raise damage
+        self._video = second
+        return second
 
 
 def resize_area(image: U8, height: int, width: int) -> U8:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from corrfractal.decoders import Frame
-from corrfractal.errors import VideoError
 from corrfractal.video import Video, resize_area
 
 from .clips import ClipCutter, sampled_frames
 from .config import PipelineConfig
 from .cuts import CutDetector
-from .truncation import truncation
 
 MOTION_SIDE = 64  # pixels, of the grey pictures on which motion is measured
 
@@ -90,10 +87,6 @@ def decode_clips(
             frames=np.stack([sample.image for sample in clip]),
         )
         number += 1
-    if stop >= float(times[-1]) and not Path(video.info.path).is_dir():
-        reason = truncation(video.info, float(times[-1]))
-        if reason is not None:
-            raise VideoError(video.info.path, "decode", reason, len(times))
 
 
 def motion(clip: list[Frame]) -> float:

@@ -115,8 +115,17 @@ def library_versions() -> dict[str, str]:
     import faiss
     import numpy
     import PIL
+    import simplejpeg
 
-    modules = {"av": av, "decord": decord, "faiss": faiss, "numpy": numpy, "opencv": cv2, "pillow": PIL}
+    modules = {
+        "av": av,
+        "decord": decord,
+        "faiss": faiss,
+        "numpy": numpy,
+        "opencv": cv2,
+        "pillow": PIL,
+        "simplejpeg": simplejpeg,
+    }
     return {name: str(module.__version__) for name, module in modules.items()}
 
 

@@ -24,9 +24,11 @@ import numpy as np
 
 from corrfractal import storage
 from corrfractal.console import progress
+from corrfractal.container import read_container
 from corrfractal.decoders import FOLDER_FPS
 from corrfractal.errors import CorrFractalError, NotFoundError, VideoError
 from corrfractal.frame_folder import frame_files
+from corrfractal.images import image_size
 from corrfractal.runtime import cpu_count, file_sha256, peak_rss_mb
 from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import open_video
@@ -44,7 +46,7 @@ PROBED = 400  # videos whose headers are read, at most
 PIECE_SECONDS = 10.0
 LARGEST_SECONDS = 2.0  # of the video with the largest frames, which is run for the memory that it takes
 RAY_WORKER_MB = 90.0  # of a Ray worker beside this process, both with the decoders loaded
-USUAL_FPS = 30.0  # where a header has none, or an impossible one: matroska and flv may say 1000
+USUAL_FPS = 30.0  # where a file has no clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ def plan(
     rng = random.Random(seed)
     probed = [listed[i] for i in sorted(rng.sample(range(len(listed)), min(PROBED, len(listed))))]
     with ThreadPoolExecutor(2 * cpu_count()) as pool:
-        facts = _completed(list(pool.map(lambda found: _probe(found[1]), probed)))
+        facts = _completed(list(pool.map(lambda found: probe(found[1]), probed)))
     _warm_up(config)
     chosen = _stratified(facts, pilots, rng)
     done = []
@@ -262,34 +264,27 @@ def _completed(facts: list[Facts]) -> list[Facts]:
     return [one if one.seconds or not one.pixels else replace(one, seconds=rate * one.bytes) for one in facts]
 
 
-def _probe(location: str) -> Facts:
-    """Read the header of a video, or count the frames of a folder."""
-    import av
-
+def probe(location: str) -> Facts:
+    """Read the tables of a video, or count the frames of a folder."""
     try:
         with storage.local_copy(location) as path:
             if path.is_dir():
                 return _probe_folder(location, path)
-            size = path.stat().st_size
-            with av.open(str(path), metadata_errors="replace") as container:
-                stream = container.streams.video[0]
-                fps = float(stream.average_rate or 0)
-                return Facts(
-                    location=location,
-                    bytes=size,
-                    seconds=max(0.0, (container.duration or 0) / av.time_base),
-                    fps=fps if 1 <= fps <= 240 else USUAL_FPS,
-                    pixels=stream.codec_context.width * stream.codec_context.height,
-                )
-    except Exception:  # third-party C fed with files from anywhere: such a video gives nothing, which is a prediction
+            container = read_container(path)
+            fps = container.frames / container.seconds if container.seconds else 0.0
+            return Facts(
+                location=location,
+                bytes=path.stat().st_size,
+                seconds=container.seconds,
+                fps=fps if 0 < fps <= 1000 else container.fps or USUAL_FPS,
+                pixels=container.width * container.height,
+            )
+    except (CorrFractalError, OSError):  # such a video gives nothing, which is a prediction
         return Facts(location=location)
 
 
 def _probe_folder(location: str, path: Path) -> Facts:
-    from PIL import Image
-
     files = frame_files(path)
-    with Image.open(files[0]) as image:
-        pixels = image.width * image.height
+    height, width = image_size(files[0])
     size = sum(file.stat().st_size for file in files)
-    return Facts(location=location, bytes=size, seconds=len(files) / FOLDER_FPS, fps=FOLDER_FPS, pixels=pixels)
+    return Facts(location=location, bytes=size, seconds=len(files) / FOLDER_FPS, fps=FOLDER_FPS, pixels=height * width)

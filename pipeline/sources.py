@@ -28,7 +28,8 @@ from corrfractal import storage
 from corrfractal.console import progress
 from corrfractal.decoders import FOLDER_FPS
 from corrfractal.errors import CallError, NotFoundError
-from corrfractal.frame_folder import IMAGE_SUFFIXES, frame_files
+from corrfractal.frame_folder import frame_files
+from corrfractal.images import IMAGE_SUFFIXES
 from corrfractal.runtime import cpu_count, file_sha256
 
 LISTS = (".txt", ".csv")
@@ -36,7 +37,7 @@ LISTS = (".txt", ".csv")
 # in the shards or in the quarantine, never nowhere. A file named by the user, not by a glob, is always a source.
 SIDE_FILES = (
     *IMAGE_SUFFIXES, *LISTS, ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".html", ".pdf", ".log", ".sh",
-    ".py", ".srt", ".vtt", ".ass", ".mat", ".npy", ".npz", ".tar", ".gz", ".zip", ".part", ".tmp", ".bmp", ".webp",
+    ".py", ".srt", ".vtt", ".ass", ".mat", ".npy", ".npz", ".tar", ".gz", ".zip", ".part", ".tmp",
 )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ NEEDS = (
     "opencv-python-headless",
     "numba",
     "pillow",
+    "simplejpeg",
 )
 
 

@@ -3,12 +3,14 @@
 In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the objects of its
 first frame: palette or grey, 0 = background). Out: a row per frame of every video, with ``video`` (the row it came in),
 ``frame`` (its number) and ``mask`` (bytes of a grey PNG with its object ids). In JSON, bytes are base64. With the
-parameter ``fast``, three densities instead of six. What cannot be read is answered with status 400 and the reason.
+parameter ``fast``, three densities instead of six. What cannot be read is answered with status 400 and the reason. A
+video that is damaged or cut short later has the masks of its sound frames, then one row with an empty ``mask``.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +24,12 @@ from mlflow.models import set_model
 from PIL import Image
 
 from corrfractal import CorrFractal
-from corrfractal.errors import CorrFractalError, MaskError
+from corrfractal.errors import CorrFractalError, MaskError, VideoError
+from corrfractal.images import ImageError, open_image
 from corrfractal.tracker import FAST, TrackerConfig
 from corrfractal.video import open_video
+
+DAMAGED = b""  # in place of the mask of the first frame that cannot be decoded
 
 
 class MaskPropagation(mlflow.pyfunc.PythonModel):
@@ -46,25 +51,31 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
 
     def _propagate(self, video: bytes, mask: bytes, config: TrackerConfig) -> Iterator[bytes]:
         """PNG files of the masks, frame by frame."""
-        first_mask = _read_mask(mask)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video"
             path.write_bytes(video)
+            given = Path(folder) / "mask"
+            given.write_bytes(mask)
+            first_mask = _read_mask(given)
             frames = iter(open_video(path).frames())
             tracker = self.model.tracker(next(frames).image, first_mask, config)
             yield _png(first_mask)
-            for frame in frames:
-                yield _png(tracker.step(frame.image))
+            try:
+                for frame in frames:
+                    yield _png(tracker.step(frame.image))
+            except VideoError as exc:
+                logging.getLogger(__name__).warning("%s", exc)
+                yield DAMAGED
 
 
-def _read_mask(data: bytes) -> Any:
+def _read_mask(path: Path) -> Any:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise MaskError(f"the mask should be a palette or grey PNG, its mode is {image.mode}")
-            return np.array(image).astype(np.uint8)
-    except (OSError, SyntaxError) as exc:
-        raise MaskError("the mask is not a readable image") from exc
+        image = open_image(path)
+    except ImageError as exc:
+        raise MaskError(f"the mask is not a readable image: {exc.reason}") from exc
+    if image.mode not in ("P", "L", "1"):
+        raise MaskError(f"the mask should be a palette or grey PNG, its mode is {image.mode}")
+    return np.array(image).astype(np.uint8)
 
 
 def _png(mask: Any) -> bytes:

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from corrfractal.errors import NotFoundError, VideoError
+from corrfractal.images import ImageError, read_image
 
 U8 = npt.NDArray[np.uint8]
 
@@ -71,10 +71,10 @@ def read_picture(path: Path, t: int) -> U8:
     Raises:
         VideoError: the file is not a readable image.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) if path.is_file() else None
-    if image is None:
-        raise VideoError(str(path), "decode", "not a readable image", t)
-    return np.asarray(image, dtype=np.uint8)
+    try:
+        return read_image(path)
+    except ImageError as exc:
+        raise VideoError(str(path), "decode", exc.reason, t) from exc
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -1,0 +1,209 @@
+"""Which frames each command sees of each file:  python benchmarks/frames.py DATA [--page PAGE]
+
+All videos below the folders of DATA go through plan, precompute, propagate and the served model;
+folders of frames also through the reader of evaluate. ffprobe, of the package ffmpeg, counts what a
+player shows. Exits with 1 where two counts differ and no damage is named.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from measure import table
+from PIL import Image
+
+from corrfractal.container import read_container
+from corrfractal.errors import CorrFractalError
+from corrfractal.frame_folder import frame_files
+from corrfractal.manifest import SourceEntry, load_manifest
+from corrfractal.video import open_video
+from inference.datasets.files import read_picture
+from inference.load import open_model, resolve_model
+from inference.prompts import read_prompts
+from inference.propagate import propagate_video
+from pipeline.config import PipelineConfig
+from pipeline.planning import probe
+from pipeline.run import precompute
+from training.serving import DAMAGED, MaskPropagation
+
+FOLDERS = ("videos", "odd_videos", "train_videos", "field")
+SUFFIXES = (".mp4", ".mkv", ".webm")  # of the videos among the files of field
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "frames.md"
+BOX = "1,4,4,14,14"
+
+HEAD = """# Which frames each command sees
+
+Written by `{command}` over {files} files. *header*: what the container promises; *ffprobe*: what
+`ffprobe -count_frames` decodes of the track that is shown; *plan*: packets that are shown;
+*precompute* is also what `inspect` and `lineage` read from the manifest; *serving*: rows with a
+mask of the registered model as a service; *evaluate* reads folders of frames.
+
+The last column names the damage, or the reason why nothing is shown. A file without one has the
+same count in every column from *ffprobe* on. Everything from the first damaged frame on is left
+out, where ffprobe counts what the codec conceals. {same} files agree, {damaged} are damaged or no
+videos, {differ} differ for another reason, which is named.
+"""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the commands count of one file; None where one does not apply."""
+
+    file: str
+    header: int | None
+    ffprobe: int | None
+    plan: int | None
+    precompute: int
+    propagate: int
+    serving: int | None
+    evaluate: int | None
+    damage: str
+
+    @property
+    def agree(self) -> bool:
+        counts = (self.ffprobe, self.plan, self.precompute, self.propagate, self.serving)
+        return len({count for count in (*counts, self.evaluate) if count is not None}) == 1
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
+def main(data: Path, page: Path) -> None:
+    """Count."""
+    if shutil.which("ffprobe") is None:
+        raise SystemExit("ffprobe is missing: install the package ffmpeg")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "in"
+        paths = list(copied(data, root))
+        out = Path(folder) / "shards"
+        precompute([str(root)], out, PipelineConfig(), workers=2)
+        entries = {entry.uri: entry for entry in load_manifest(out).sources}
+        # Images beside a video are no frames: precompute decides what a folder is.
+        paths = [path for path in paths if path.is_file() or uri_of(path, root) in entries]
+        rows = [count(path, root, entries, Path(folder) / "masks") for path in paths]
+    same = sum(row.agree for row in rows)
+    unexplained = [row for row in rows if not row.agree and not row.damage]
+    damaged = sum(bool(row.damage) for row in rows)
+    head = HEAD.format(
+        command="python benchmarks/frames.py ../shared/data",
+        files=len(rows),
+        same=same,
+        damaged=damaged,
+        differ=len(unexplained),
+    )
+    page.write_text(head + "\n" + table([shown(row) for row in rows]), encoding="utf-8")
+    print(f"{len(rows)} files: {same} agree, {damaged} damaged -> {page}")
+    if unexplained:
+        raise SystemExit("\n".join(f"{row}" for row in unexplained))
+
+
+def copied(data: Path, root: Path) -> Iterator[Path]:
+    """The videos and folders of frames of DATA, copied: a build writes beside nothing of it."""
+    for name in FOLDERS:
+        for source in sorted((data / name).rglob("*")):
+            target = root / source.relative_to(data)
+            if source.is_dir() and frame_files(source):
+                shutil.copytree(source, target)
+                yield target
+            elif source.is_file() and (name != "field" or source.suffix in SUFFIXES):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+                yield target
+
+
+def uri_of(path: Path, root: Path) -> str:
+    """As the manifest names it."""
+    return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
+
+
+def count(path: Path, root: Path, entries: dict[str, SourceEntry], masks: Path) -> Counts:
+    """All counts of one video or folder of frames."""
+    uri = uri_of(path, root)
+    entry = entries[uri]
+    facts = probe(str(path))
+    propagated, damage = propagate(path, masks / uri.replace("/", "_"))
+    counts: dict[str, int | None] = {"header": None, "ffprobe": None, "serving": None, "evaluate": None}
+    if path.is_dir():
+        counts["header"] = len(frame_files(path))
+        counts["evaluate"] = evaluated(path)
+    else:
+        counts["header"], counts["ffprobe"] = header_and_ffprobe(path)
+        counts["serving"] = served(path)
+    return Counts(
+        file=uri,
+        **counts,
+        plan=round(facts.seconds * facts.fps),
+        precompute=entry.frames,
+        propagate=propagated,
+        damage=damage or (entry.reason or "" if entry.outcome == "quarantined" else ""),
+    )
+
+
+def header_and_ffprobe(path: Path) -> tuple[int | None, int]:
+    """Frames that the container promises (None: it does not say), and those that ffprobe decodes."""
+    try:
+        facts = read_container(path)
+    except CorrFractalError:
+        return None, 0
+    command = ["ffprobe", "-v", "error", "-count_frames", "-select_streams", str(facts.track)]
+    fields = ["-show_entries", "stream=nb_read_frames", "-of", "csv=p=0", str(path)]
+    answer = subprocess.run([*command, *fields], capture_output=True, text=True, check=False).stdout
+    number = answer.strip().split("\n")[0].strip(",")
+    return facts.header_frames, int(number) if number.isdecimal() else 0
+
+
+def propagate(path: Path, out: Path) -> tuple[int, str]:
+    """Masks written by ``corrfractal propagate``, and the error that it ends with."""
+    try:
+        given = read_prompts(boxes=(BOX,))
+        return propagate_video(path, given, out, "baseline:copy").frames, ""
+    except CorrFractalError as exc:
+        return len(list(out.glob("*.png"))), str(getattr(exc, "reason", exc))
+
+
+def served(path: Path) -> int:
+    """Masks that the registered model answers with, by the same code, with the copying model."""
+    try:
+        info = open_video(path).info
+    except CorrFractalError:
+        return 0
+    mask = np.zeros((info.height, info.width), np.uint8)
+    mask[4:14, 4:14] = 1
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="PNG")
+    service: Any = MaskPropagation()
+    service.model = open_model(resolve_model("baseline:copy"))
+    request = pd.DataFrame({"video": [path.read_bytes()], "mask": [buffer.getvalue()]})
+    return sum(answer != DAMAGED for answer in service.predict(None, request)["mask"])
+
+
+def evaluated(path: Path) -> int:
+    """Frames of a folder up to the first that cannot be read, as a data set's reader sees them."""
+    files = frame_files(path)
+    for index, file in enumerate(files):
+        try:
+            read_picture(file, index)
+        except CorrFractalError:
+            return index
+    return len(files)
+
+
+def shown(row: Counts) -> dict[str, Any]:
+    """A line of the table."""
+    values = {name: getattr(row, name) for name in Counts.__dataclass_fields__}
+    return {name: "" if value is None else value for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    main()
