@@ -107,9 +107,9 @@ def read_workflow(path: Path) -> WorkflowConfig:
     evaluation = config.evaluation
     return replace(
         config,
-        sources=tuple(s if "://" in s else str(folder / s) for s in config.sources),
-        out=str(folder / config.out),
-        evaluation=evaluation and replace(evaluation, data=str(folder / evaluation.data)),
+        sources=tuple(s if "://" in s else str(folder / Path(s).expanduser()) for s in config.sources),
+        out=str(folder / Path(config.out).expanduser()),
+        evaluation=evaluation and replace(evaluation, data=str(folder / Path(evaluation.data).expanduser())),
     )
 
 

@@ -65,9 +65,11 @@ def _video(store: Any, name: str) -> dict[str, Any]:
     from corrfractal.errors import CallError
     from pipeline.sources import find_sources
 
-    sources = find_sources([name], skip="")
-    if len(sources) != 1 or not sources[0].sha256:
-        raise CallError(f"{name} is not one readable video: name a file, or a folder of frames")
+    sources = find_sources([name])
+    if len(sources) != 1:
+        raise CallError(f"{name} is not one video but {len(sources)}: name a file, or a folder of frames")
+    if sources[0].fault:
+        raise CallError(f"cannot read the video {name}: {sources[0].fault}")
     sha256 = sources[0].sha256
     found = store.of_video(sha256)
     say(f"{name}  sha256 {sha256}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from .errors import ConfigError, NotFoundError
+from .text import decode_text
 
 C = TypeVar("C", bound="Config")
 
@@ -69,9 +70,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         ConfigError: not TOML; names the line.
     """
     try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(decode_text(Path(path).read_bytes(), errors="strict"))
     except FileNotFoundError as exc:
         raise NotFoundError(f"no such configuration file: {path}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:  # TOMLDecodeError, or it is not text
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc

@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import os
 import posixpath
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,33 +58,109 @@ def resolve(location: Location) -> str:
     return str(location).rstrip("/") if is_uri(location) else str(Path(location).resolve())
 
 
+def identity(folder: Location) -> str:
+    """The same for all names of an existing folder, whatever links lead to it, and of no other."""
+    if is_uri(folder):
+        return resolve(folder)
+    facts = Path(folder).stat()
+    return f"{facts.st_dev}:{facts.st_ino}"
+
+
 def kind(location: Location) -> str | None:
-    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what does not exist."""
-    if not is_uri(location):
-        local = Path(location)
-        return "folder" if local.is_dir() else "file" if local.is_file() else "other" if local.exists() else None
-    with _remote(location) as (fs, path):
-        return "file" if fs.isfile(path) else "folder" if fs.isdir(path) else None
+    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what cannot be reached; see ``fault``."""
+    if is_uri(location):
+        with _remote(location) as (fs, path):
+            return "file" if fs.isfile(path) else "folder" if fs.isdir(path) else None
+    try:
+        mode = Path(location).stat().st_mode
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def fault(location: Location) -> str:
+    """Why a location is neither a file nor a folder; ``kind`` is None or ``"other"``."""
+    if is_uri(location):
+        return "no such file or bucket"
+    try:
+        mode = Path(location).stat().st_mode
+    except ValueError:
+        return "no such file or folder"
+    except OSError as exc:
+        missing = exc.errno in (errno.ENOENT, errno.ENOTDIR)
+        if missing and Path(location).is_symlink():
+            return f"a link to {Path(location).readlink()}, which does not exist"
+        return "no such file or folder" if missing else f"it cannot be reached: {exc.strerror}"
+    if stat.S_ISFIFO(mode):
+        return "a named pipe, not a file"
+    return "a socket, not a file" if stat.S_ISSOCK(mode) else "a device, not a file"
+
+
+def entries(folder: Location) -> list[tuple[str, str | None]]:
+    """Name and ``kind`` of everything in a folder, sorted by name. A store may have a file and a folder of one name."""
+    if not is_uri(folder):
+        with os.scandir(folder) as found:
+            return sorted((entry.name, _entry_kind(entry)) for entry in found)
+    with _remote(folder) as (fs, path):
+        listed = [(entry["name"], entry["type"]) for entry in fs.ls(path, detail=True)]
+    own = path.rstrip("/")
+    kinds = {"file": "file", "directory": "folder"}
+    children = [(name.rstrip("/"), what) for name, what in listed if name.rstrip("/") != own]  # the folder's own marker
+    return sorted(((posixpath.basename(name), kinds.get(what)) for name, what in children), key=lambda entry: entry[0])
+
+
+def _entry_kind(entry: os.DirEntry[str]) -> str | None:
+    """``kind`` without another call of the system for ordinary files and folders."""
+    if entry.is_symlink():
+        return kind(entry.path)
+    if entry.is_dir():
+        return "folder"
+    return "file" if entry.is_file() else "other"
 
 
 def listing(folder: Location) -> tuple[list[str], list[str]]:
     """Names of the files and names of the folders in a folder, each sorted."""
-    if not is_uri(folder):
-        entries = sorted(Path(folder).iterdir())
-        return [p.name for p in entries if p.is_file()], [p.name for p in entries if p.is_dir()]
-    with _remote(folder) as (fs, path):
-        found = [(posixpath.basename(e["name"].rstrip("/")), e["type"]) for e in fs.ls(path, detail=True)]
-    own = posixpath.basename(path.rstrip("/"))  # some stores list the folder's own marker
-    files = sorted(name for name, what in found if what == "file" and name and name != own)
-    return files, sorted(name for name, what in found if what == "directory")
+    found = entries(folder)
+    return [name for name, what in found if what == "file"], [name for name, what in found if what == "folder"]
 
 
 def matches(pattern: str) -> list[str]:
-    """Locations that a glob pattern fits, sorted; ``**`` reaches into sub-folders."""
+    """Locations that a glob pattern fits, sorted; ``**`` reaches into sub-folders, each entered once."""
     if not is_uri(pattern):
-        return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
+        return sorted(set(_local_matches(pattern)))
     with _remote(pattern) as (fs, path):
         return sorted(fs.unstrip_protocol(found) for found in fs.glob(path))
+
+
+def _local_matches(pattern: str) -> Iterator[str]:
+    """As ``glob.glob``, which follows links that lead back up until the system refuses: with two of them, for ever."""
+    head, found, tail = pattern.partition("**/")
+    if not found or (head and not head.endswith("/")):
+        yield from glob.glob(pattern, recursive=True)  # noqa: PTH207 (a pattern may be absolute)
+        return
+    for start in glob.glob(head) if head else [""]:  # noqa: PTH207
+        for folder in _folders_below(start):
+            yield from _local_matches(glob.escape(folder) + tail)
+
+
+def _folders_below(start: str) -> Iterator[str]:
+    """A folder and all below it, each real one once, with a slash at the end; ``""`` is the working folder."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            real = identity(folder)
+            if real in seen:
+                continue
+            seen.add(real)
+            yield folder
+            below = [name for name, what in entries(folder or ".") if what == "folder" and not name.startswith(".")]
+        except OSError:
+            continue  # as a shell's glob
+        waiting.extend(f"{folder}{name}/" for name in reversed(below))
 
 
 def make_folder(folder: Location) -> None:
@@ -175,7 +253,7 @@ def local_copy(location: Location) -> Iterator[Path]:
     target = folder / posixpath.basename(str(location).rstrip("/"))
     try:
         with _remote(location) as (fs, path):
-            if fs.isdir(path):
+            if not fs.isfile(path):
                 target.mkdir()
                 names = listing(location)[0]
                 fs.get([posixpath.join(path, name) for name in names], [str(target / name) for name in names])
@@ -194,7 +272,7 @@ def _remote(location: Location) -> Iterator[tuple[Any, str]]:
     refuse_password(location)
     scheme = str(location).partition("://")[0]
     try:
-        fs, path = fsspec.core.url_to_fs(str(location), use_listings_cache=False)
+        fs, path = _file_system(fsspec, str(location))
         yield fs, path
     except FileNotFoundError as exc:
         raise FileNotFoundError(errno.ENOENT, "no such file or bucket", str(location)) from exc
@@ -204,3 +282,13 @@ def _remote(location: Location) -> Iterator[tuple[Any, str]]:
     except Exception as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise OSError(f"cannot reach {location}: {reason}") from exc
+
+
+def _file_system(fsspec: Any, location: str) -> tuple[Any, str]:
+    """fsspec takes ``::`` for the mark of a URI within a URI, but a key may hold it."""
+    scheme, _, rest = location.partition("://")
+    if "::" in location and "://" not in rest and "::" not in scheme:
+        kind_of_store = fsspec.get_filesystem_class(scheme)
+        return kind_of_store(use_listings_cache=False), kind_of_store._strip_protocol(location)
+    fs, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
+    return fs, str(path)

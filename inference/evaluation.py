@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.errors import MaskError, NotFoundError
+from corrfractal.errors import MaskError
 from corrfractal.runtime import peak_rss_mb
 from corrfractal.tracker import FAST
 
@@ -25,7 +26,18 @@ from .load import Model, ModelSource
 from .masks import read_mask, write_mask
 from .metrics.jf import ObjectScore, score_sequence
 from .propagate import track
-from .results import Advance, Result, Summary, cost, load, result_digest, store, write_scores
+from .results import (
+    Advance,
+    Result,
+    Summary,
+    cost,
+    load,
+    report_unknown,
+    result_digest,
+    score_each,
+    store,
+    write_scores,
+)
 
 U8 = npt.NDArray[np.uint8]
 
@@ -176,30 +188,21 @@ class Davis:
             NotFoundError: the data set, or a mask file, is missing; names it.
             MaskError: a mask is unreadable, of another size, or holds an id that the sequence does not have.
         """
-        check_masks(masks)
-        objects: list[ObjectScore] = []
-        names = self.names()
-        for name in names:
+
+        def score_one(name: str) -> Many[ObjectScore]:
             sequence = self.open(name)
+            report_unknown(masks / name, (path.name for path in sequence.annotations))
             ids = sequence.objects()
-            objects += score_sequence(name, ids, _pairs(sequence, ids, masks / name))
-            advance(1)
-        return Evaluation(dataset=self.dataset, objects=tuple(objects), sequences=len(names))
+            return score_sequence(name, ids, _pairs(sequence, ids, masks / name))
+
+        names = self.names()
+        scored = score_each(names, masks, score_one, advance)
+        return Evaluation(dataset=self.dataset, objects=tuple(chain(*scored)), sequences=len(names))
 
 
 def score_masks(data: Path, masks: Path, advance: Advance = lambda n: None) -> Evaluation:
     """``Davis(data).score(masks)``: DAVIS-2017, or 2016 where that is what lies in ``data``."""
     return Davis(data).score(masks, advance)
-
-
-def check_masks(masks: Path) -> None:
-    """Check that a folder of predictions exists.
-
-    Raises:
-        NotFoundError: it does not.
-    """
-    if not masks.is_dir():
-        raise NotFoundError(f"the folder of masks {masks} does not exist")
 
 
 def object_lines(objects: Iterable[ObjectScore], last: str) -> list[str]:

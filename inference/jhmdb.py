@@ -25,13 +25,12 @@ from corrfractal.runtime import peak_rss_mb, write_text
 from .benchmark_report import later, some
 from .config import InferenceConfig
 from .datasets.jhmdb import JOINTS, Video, open_video, video_names
-from .evaluation import check_masks
 from .load import Model, ModelSource
 from .metrics.pck import Distances, distances, pck
 from .outputs import dotted
 from .pictures import picture_grid
 from .report import Picture
-from .results import Advance, Result, Summary, cost, load, result_digest, store, write_scores
+from .results import Advance, Result, Summary, cost, load, result_digest, score_each, store, write_scores
 
 U8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
@@ -187,12 +186,10 @@ class Jhmdb:
             NotFoundError: the data set, or a file of joints, is missing; names it.
             IntegrityError: a file of joints is damaged or does not fit its video; names it.
         """
-        check_masks(points)
-        scored = []
         names = self.names()
-        for name in names:
-            scored.append(self._distances(name, _read_points(points / f"{name}.json")))
-            advance(1)
+        scored = score_each(
+            names, points, lambda name: self._distances(name, _read_points(points / f"{name}.json")), advance
+        )
         return PckSummary(dataset=self.dataset, distances=tuple(scored), sequences=len(names))
 
     def _distances(self, name: str, points: Points) -> Distances:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.console import say
-from corrfractal.errors import CallError, NotFoundError
+from corrfractal.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.runtime import file_sha256
 from corrfractal.tracker import TrackerConfig
 
@@ -121,7 +121,7 @@ def open_model(source: ModelSource) -> Model:
 
     Raises:
         NotFoundError: the weights are gone.
-        IntegrityError: the file is damaged or not a CorrFractal network.
+        IntegrityError: the file is damaged, not a CorrFractal network, or no longer the one that was found.
     """
     if source.digest == "baseline:copy":
         return _CopyModel()
@@ -135,6 +135,8 @@ def open_model(source: ModelSource) -> Model:
         network = colour_matching()
     else:
         network = _untrained() if source.path is None else CorrFractal.load(source.path)
+    if source.path is not None and file_sha256(source.path) != source.digest:
+        raise IntegrityError(f"the model {source.path} was changed after it was found: run the same command again")
     return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

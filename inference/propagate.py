@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ import numpy.typing as npt
 
 from corrfractal.config import config_to_dict, digest
 from corrfractal.console import progress, say
-from corrfractal.errors import CallError
-from corrfractal.frame_folder import frame_files
-from corrfractal.runtime import file_sha256, peak_rss_mb, write_text
+from corrfractal.content import CHANGED, content_sha256, state
+from corrfractal.errors import CallError, VideoError
+from corrfractal.runtime import peak_rss_mb, write_text
 from corrfractal.tracker import working_size
 from corrfractal.video import Video, open_video
 
@@ -112,6 +113,11 @@ class Job:
     out: Path
     outputs: Outputs
 
+    @cached_property
+    def first_state(self) -> str:
+        """State of the video's files when it was first asked for."""
+        return _state(self.video)
+
     def check(self) -> Video:
         """Open the video, and see whether what is given fits it; nothing is written.
 
@@ -119,6 +125,7 @@ class Job:
             CallError, NotFoundError, MaskError, VideoError: says what is wrong.
         """
         self.outputs.check()
+        _ = self.first_state  # before anything is read
         opened = open_video(self.video)
         info = opened.info
         frames = (self.given.frame,) if isinstance(self.given, Points) else self.given.frames
@@ -179,6 +186,9 @@ class Job:
         )
         facts = {**asdict(result), "digest": identity, "model_digest": source.digest, "config": config_to_dict(config)}
         write_text(_note(self.out), json.dumps(facts, indent=2) + "\n")
+        if _state(self.video) != self.first_state:
+            _begin(self.out, "")  # no mask belongs to the bytes that were hashed
+            raise VideoError(str(self.video), "read", CHANGED)
         if totals.error is not None:
             raise totals.error
         return result
@@ -217,10 +227,16 @@ def make_folder(folder: Path) -> None:
 
 
 def fingerprint(video: Path) -> str:
-    """SHA-256 of a file, or of names and sizes of a folder's frames."""
-    if video.is_dir():
-        return digest([[path.name, path.stat().st_size] for path in frame_files(video)])
-    return file_sha256(video)
+    """SHA-256 of a file, or of names and contents of a folder's frames."""
+    return content_sha256(video)
+
+
+def _state(video: Path) -> str:
+    """State of a video's files, see ``corrfractal.content``; ``""`` where there are none."""
+    try:
+        return state(video)
+    except OSError:
+        return ""
 
 
 def _begin(out: Path, identity: str) -> None:

@@ -9,21 +9,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from corrfractal.config import digest
+from corrfractal.console import say
+from corrfractal.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.runtime import write_text
 
 from .config import InferenceConfig
 from .load import Model, ModelSource
 from .report import Picture
 
+MOST_REASONS = 10  # that one message names
+
 R = TypeVar("R", bound="Result")
+S = TypeVar("S")
 Advance = Callable[[int], None]
 
 
@@ -158,6 +164,47 @@ def cost(results: Sequence[Result]) -> dict[str, float]:
 def write_scores(out: Path, summary: Summary) -> None:
     """Write ``scores.json``."""
     write_text(out / "scores.json", json.dumps(summary.to_dict(), indent=2) + "\n")
+
+
+def score_each(
+    names: Sequence[str], predictions: Path, score_one: Callable[[str], S], advance: Advance = lambda n: None
+) -> list[S]:
+    """Score predictions made elsewhere, sequence by sequence. One that cannot be scored does not stop the others.
+
+    Raises:
+        NotFoundError: the folder of predictions does not exist.
+        CorrFractalError: sequences cannot be scored; names each with its reason. Of one alone, its own error.
+    """
+    if not predictions.is_dir():
+        raise NotFoundError(f"the folder of masks {predictions} does not exist")
+    report_unknown(predictions, {PurePosixPath(name).parts[0] for name in names})
+    scored = []
+    failures: dict[str, CorrFractalError] = {}
+    for name in names:
+        try:
+            scored.append(score_one(name))
+        except CorrFractalError as exc:
+            failures[name] = exc
+        advance(1)
+    if len(failures) == 1:
+        raise next(iter(failures.values()))
+    if failures:
+        reasons = "; ".join(f"{name}: {exc}" for name, exc in islice(failures.items(), MOST_REASONS))
+        more = f"; and {len(failures) - MOST_REASONS} more" if len(failures) > MOST_REASONS else ""
+        kind = CallError if all(isinstance(exc, CallError) for exc in failures.values()) else CorrFractalError
+        raise kind(
+            f"{len(failures)} of {len(names)} sequences cannot be scored, so there is no score ({reasons}{more})"
+        )
+    return scored
+
+
+def report_unknown(folder: Path, known: Iterable[str]) -> None:
+    """Print what a folder of predictions holds that the data set does not know; names are compared without suffix."""
+    stems = {PurePosixPath(name).stem for name in known}
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    unknown = [name for name in found if not name.startswith(".") and PurePosixPath(name).stem not in stems]
+    if unknown:
+        say(f"{folder}: the data set does not know {len(unknown)} of its entries, such as {unknown[0]}: not scored")
 
 
 def _file(out: Path, name: str) -> Path:

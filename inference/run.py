@@ -32,7 +32,7 @@ from .outputs import Outputs
 from .propagate import Job, Propagation, make_folder, propagate_video
 from .registry import log_measures, log_scores
 from .results import Benchmark, PicturedBenchmark, Result, Summary
-from .videos import list_videos, names_of, outputs_of, prompts_of
+from .videos import list_videos, names_of, outputs_of, prompts_of, unused_masks
 
 __all__ = ["evaluate", "evaluate_davis", "propagate_video", "propagate_videos"]
 
@@ -51,8 +51,9 @@ class _Job:
 
 @dataclass(frozen=True, kw_only=True)
 class _Video:
-    """What the task of one video needs besides its name."""
+    """What the task of one video needs."""
 
+    name: str
     path: Path
     masks: Path
     out: Path
@@ -80,7 +81,7 @@ def propagate_videos(
     """Carry masks through many videos, each into a folder of its name in ``out``.
 
     Args:
-        videos: folder of videos, or a text file that lists them.
+        videos: folder of videos, searched with its sub-folders, or a list of them (``corrfractal.discovery``).
         masks: folder with ``NAME.png``, or a folder ``NAME`` of numbered masks, for each video.
         model: see ``inference.load.resolve_model``.
         outputs: what else to write; its paths are folders.
@@ -92,24 +93,32 @@ def propagate_videos(
     """
     config, outputs = config or InferenceConfig(), outputs or Outputs()
     out, masks = out.resolve(), masks.resolve()
-    paths = [path.resolve() for path in list_videos(videos)]
     if not masks.is_dir():
         raise NotFoundError(f"the folder of masks {masks} does not exist")
+    folders = (outputs.overlay, outputs.contours, outputs.cutout)
+    entries = list_videos(videos, skip=[out, masks, *(folder for folder in folders if folder is not None)])
+    named = dict(zip(names_of(entries), entries, strict=True))
     source = resolve_model(model, out / "model")
     make_folder(out)
     jobs: dict[str, Any] = {
         name: _Video(
-            path=path,
+            name=name,
+            path=Path(entry.location),
             masks=masks,
             out=out / name,
             outputs=outputs_of(name, _resolved(outputs)),
             source=source,
             config=config,
         )
-        for name, path in zip(names_of(paths), paths, strict=True)
+        for name, entry in named.items()
+        if not entry.fault
     }
     done: dict[str, Propagation] = {}
-    failures = []
+    failures = [_Failure(name=name, reason=entry.fault) for name, entry in named.items() if entry.fault]
+    for failure in failures:
+        say(f"  {failure.name}: failed, {failure.reason}")
+    for path in unused_masks(named, masks):
+        say(f"  {path}: no video of this name, so this mask is not used")
     with progress("propagate", len(jobs)) as advance, ray_session(ray):
         for name, outcome in _run_tasks(_propagate_task, jobs, config.workers if workers is None else workers):
             if isinstance(outcome, _Failure):
@@ -120,7 +129,7 @@ def propagate_videos(
                 say(f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an earlier run")
             advance(1)
     if failures:
-        raise CorrFractalError(f"{len(failures)} of {len(jobs)} videos failed ({_named(failures)}); {AGAIN}")
+        raise CorrFractalError(f"{len(failures)} of {len(named)} videos failed ({_named(failures)}); {AGAIN}")
     return [done[name] for name in jobs]
 
 
@@ -281,11 +290,11 @@ def _propagate_task(job: _Video) -> Propagation | _Failure:
     """Runs in a worker process, on one core."""
     _one_core()
     try:
-        prompts = prompts_of(job.out.name, job.masks)
+        prompts = prompts_of(job.name, job.masks)
         work = Job(video=job.path, given=prompts, out=job.out, outputs=job.outputs)
         return work.run(work.check(), job.source, _model(job.source), job.config)
     except (CorrFractalError, OSError) as exc:
-        return _Failure(name=job.out.name, reason=str(exc))
+        return _Failure(name=job.name, reason=str(exc))
 
 
 def _one_core() -> None:

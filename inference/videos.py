@@ -1,53 +1,83 @@
-"""Many videos at once: which there are, where their masks lie, and where their results go."""
+"""Many videos at once: which there are, where their masks are, and where their results go."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from corrfractal import storage
+from corrfractal.console import say
+from corrfractal.discovery import Entry, discover, ignored_summary, is_frame_folder, is_list
 from corrfractal.errors import CallError, NotFoundError
-from corrfractal.frame_folder import frame_files
 
 from .outputs import ALPHA_SUFFIX, Outputs
 from .prompts import Prompts, numbered_masks
 
-LISTS = (".txt", ".lst", ".list")
-SIDECARS = (*LISTS, ".png", ".jpg", ".jpeg", ".json", ".jsonl", ".csv", ".md", ".xml", ".yaml", ".srt", ".vtt")
+REMOTE = "masks are propagated through local files only: copy the video first"
 
 
 def is_many(path: Path) -> bool:
-    """Whether a path names many videos: a list, or a folder that is not itself a video of single frames."""
-    return path.suffix.lower() in LISTS if path.is_file() else path.is_dir() and not frame_files(path)
-
-
-def list_videos(path: Path) -> list[Path]:
-    """The videos of a folder, files and folders of frames, or of a text file with a path on each line, sorted.
+    """Whether a path names many videos: a list, or a folder that is not itself a video of single frames.
 
     Raises:
-        NotFoundError: there are none, or a listed one does not exist.
+        CallError: it is a folder that cannot be read.
     """
-    if path.is_file():
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        videos = [path.parent / line for line in lines if line and not line.startswith("#")]
-        missing = [video for video in videos if not video.exists()]
-        if missing:
-            raise NotFoundError(f"{path} lists {len(missing)} videos that do not exist, the first is {missing[0]}")
-    else:
-        videos = [p for p in path.iterdir() if not p.name.startswith(".") and p.suffix.lower() not in SIDECARS]
-        videos = [p for p in videos if p.is_file() or frame_files(p)]
-    if not videos:
-        raise NotFoundError(f"{path} holds no videos")
-    return sorted(videos)
+    if not path.is_dir():
+        return is_list(path)
+    try:
+        return not is_frame_folder(path)
+    except OSError as exc:
+        raise CallError(f"cannot read the folder {path}: {exc.strerror or exc}") from exc
 
 
-def names_of(videos: list[Path]) -> list[str]:
-    """A name for each video, used for its masks and results: the file's without suffix, with it where two agree."""
-    stems = [video.stem for video in videos]
-    names = [video.name if stems.count(video.stem) > 1 else video.stem for video in videos]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CallError(f"two of the videos are called {twice[0]}: their masks could not be told apart")
+def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
+    """The videos of a folder or of a list, sorted by URI; those that cannot be read have a ``fault``.
+
+    Args:
+        path: folder or list, see ``corrfractal.discovery``.
+        skip: folders of masks and results; nothing in them is a video.
+
+    Raises:
+        NotFoundError: there are none.
+        CallError: the folder or the list cannot be read.
+    """
+    found = discover([str(path)], skip=skip)
+    if found.ignored:
+        say(ignored_summary(found.ignored))
+    return [replace(entry, fault=REMOTE) if storage.is_uri(entry.location) else entry for entry in found.entries]
+
+
+def names_of(entries: Sequence[Entry]) -> list[str]:
+    """A name for each video, used for its masks and results.
+
+    The file's without suffix; where two agree in that, with it; where they still agree, the path below the folder or
+    list that names them.
+
+    Raises:
+        CallError: two videos still have the same name, or one has a name that leads out of the folder of results.
+    """
+    paths = [PurePosixPath(entry.uri) for entry in entries]
+    names = [path.stem for path in paths]
+    for longer in (lambda path: path.name, str):
+        uses = Counter(names)
+        names = [longer(path) if uses[name] > 1 else name for name, path in zip(names, paths, strict=True)]
+    uses = Counter(names)
+    for name, entry in zip(names, entries, strict=True):
+        if uses[name] > 1 or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CallError(f"two of the videos are called {Path(entry.uri).name}: their masks could not be told apart")
     return names
+
+
+def unused_masks(names: Iterable[str], masks: Path) -> list[Path]:
+    """Masks, and folders of masks, that belong to none of the videos, sorted."""
+    used = {PurePosixPath(name).parts[0] for name in names} | {f"{name}.png" for name in names}
+    return sorted(
+        path
+        for path in masks.iterdir()
+        if path.name not in used and not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() == ".png")
+    )
 
 
 def prompts_of(name: str, masks: Path) -> Prompts:

@@ -22,13 +22,23 @@ from corrfractal.runtime import peak_rss_mb
 from .benchmark_report import later, mask_strip, some
 from .config import InferenceConfig
 from .datasets.vip import PARTS, Video, open_video, video_names
-from .evaluation import check_masks
 from .load import Model, ModelSource
 from .masks import read_mask, write_mask
 from .metrics.iou import I64, confusion, iou, mean_iou
 from .propagate import track
 from .report import Picture
-from .results import Advance, Result, Summary, cost, load, result_digest, store, write_scores
+from .results import (
+    Advance,
+    Result,
+    Summary,
+    cost,
+    load,
+    report_unknown,
+    result_digest,
+    score_each,
+    store,
+    write_scores,
+)
 
 U8 = npt.NDArray[np.uint8]
 Rows = tuple[tuple[int, ...], ...]
@@ -180,13 +190,14 @@ class Vip:
             NotFoundError: the data set, or a mask file, is missing; names it.
             MaskError: a mask is unreadable, or holds an id that is no part.
         """
-        check_masks(masks)
-        totals = np.zeros((2, len(PARTS), len(PARTS)), dtype=np.int64)
-        names = self.names()
-        for name in names:
+
+        def score_one(name: str) -> I64:
             video = open_video(self.data, name)
-            totals += np.stack(_confusions(video, (_read(masks / name / path.name) for path in video.annotations)))
-            advance(1)
+            report_unknown(masks / name, (path.name for path in video.annotations))
+            return np.stack(_confusions(video, (_read(masks / name / path.name) for path in video.annotations)))
+
+        names = self.names()
+        totals = np.sum(score_each(names, masks, score_one, advance), axis=0)
         return PartsSummary(dataset=self.dataset, first=totals[0], others=totals[1], sequences=len(names))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from corrfractal.runtime import peak_rss_mb
 from .benchmark_report import later, mask_strip, some
 from .config import InferenceConfig
 from .datasets.youtubevos import Video, open_video, video_names
-from .evaluation import SequenceResult, check_masks, object_lines
+from .evaluation import SequenceResult, object_lines
 from .load import Model, ModelSource
 from .masks import read_mask, write_mask
 from .metrics.jf import ObjectScore, frame_scores
 from .report import Picture
-from .results import Advance, Summary, cost, load, result_digest, store, write_scores
+from .results import Advance, Summary, cost, load, report_unknown, result_digest, score_each, store, write_scores
 
 U8 = npt.NDArray[np.uint8]
 
@@ -171,13 +172,14 @@ class YoutubeVos:
             NotFoundError: the data set, its truth, or a mask file, is missing; names it.
             MaskError: a mask is unreadable, of another size, or holds an id that the video does not have.
         """
-        check_masks(masks)
-        objects: list[ObjectScore] = []
-        names = self.names()
-        for name in names:
+
+        def score_one(name: str) -> Sequence[ObjectScore]:
             video = open_video(self.data, name, self.split)
-            objects += _score(video, _Stored(video, masks / name))
-            advance(1)
+            report_unknown(masks / name, (path.name for path in video.frames))
+            return _score(video, _Stored(video, masks / name))
+
+        names = self.names()
+        objects = list(chain(*score_each(names, masks, score_one, advance)))
         if not objects:
             raise NotFoundError(
                 f"{self.data / self.split / 'Annotations'} holds the first annotation of every object only: "

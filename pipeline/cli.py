@@ -97,6 +97,8 @@ def precompute(
     """
     from dataclasses import asdict
 
+    from corrfractal.discovery import ignored_summary
+
     from . import prediction, run
 
     given = {"max_bad": max_bad, "device": device}
@@ -107,6 +109,8 @@ def precompute(
         f"{result.sources} sources = {result.sampled} sampled + {result.quarantined} quarantined + "
         f"{result.rejected} rejected"
     )
+    if result.ignored:
+        say(ignored_summary(result.ignored))
     say(
         f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; made {result.made} of the "
         f"shards in {result.seconds:.1f} s, {result.frames_per_second:g} frames/s"

@@ -83,7 +83,7 @@ def make_plan(sources: Sequence[Source], config: PipelineConfig) -> Plan:
     kept, refused = [], []
     for source in sources:
         twin = first.setdefault(source.sha256, source)
-        if twin is source or not source.sha256:
+        if twin is source or not source.bytes:  # empty files have nothing in common, nor have those that cannot be read
             kept.append(source)
         else:
             refused.append(

@@ -10,7 +10,6 @@ import hashlib
 import io
 import itertools
 import math
-import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,13 +22,14 @@ import cv2
 import numpy as np
 
 from corrfractal import storage
-from corrfractal.console import progress
+from corrfractal.console import progress, say
 from corrfractal.container import read_container
+from corrfractal.content import content_files, content_sha256
 from corrfractal.decoders import FOLDER_FPS
+from corrfractal.discovery import Entry, discover, ignored_summary
 from corrfractal.errors import CorrFractalError, NotFoundError, VideoError
-from corrfractal.frame_folder import frame_files
 from corrfractal.images import image_size
-from corrfractal.runtime import cpu_count, file_sha256, peak_rss_mb
+from corrfractal.runtime import cpu_count, peak_rss_mb
 from corrfractal.sample import Clip, encode_clip
 from corrfractal.video import open_video
 
@@ -39,7 +39,7 @@ from .decode import RawClip, decode_clips
 from .labels import label_statistics, label_views
 from .prediction import STAGES, Prediction
 from .segments import cut_source, group_segments
-from .sources import Source, list_sources
+from .sources import Source
 from .tar import TarWriter
 
 PROBED = 400  # videos whose headers are read, at most
@@ -117,11 +117,14 @@ def plan(
         NotFoundError: a source does not exist.
         CorrFractalError: none of the pieces gave a clip.
     """
-    listed = list_sources(sources, skip=os.devnull)
+    found = discover(sources)
+    listed = found.entries
+    if found.ignored:
+        say(ignored_summary(found.ignored))
     rng = random.Random(seed)
     probed = [listed[i] for i in sorted(rng.sample(range(len(listed)), min(PROBED, len(listed))))]
     with ThreadPoolExecutor(2 * cpu_count()) as pool:
-        facts = _completed(list(pool.map(lambda found: probe(found[1]), probed)))
+        facts = _completed(list(pool.map(_probe_entry, probed)))
     _warm_up(config)
     chosen = _stratified(facts, pilots, rng)
     done = []
@@ -199,8 +202,7 @@ def _run(facts: Facts, config: PipelineConfig, rng: random.Random, seconds: floa
     try:
         with storage.local_copy(facts.location) as path:
             with pilot.timed("read"):
-                for file in frame_files(path) if path.is_dir() else [path]:
-                    file_sha256(file)
+                content_sha256(path)
             for decoder in ("auto", "pyav"):  # the second has the last word on what the first cannot read to its end
                 pilot.clips = pilot.bytes = 0
                 pilot.lost = False
@@ -264,6 +266,10 @@ def _completed(facts: list[Facts]) -> list[Facts]:
     return [one if one.seconds or not one.pixels else replace(one, seconds=rate * one.bytes) for one in facts]
 
 
+def _probe_entry(entry: Entry) -> Facts:
+    return Facts(location=entry.location) if entry.fault else probe(entry.location)
+
+
 def probe(location: str) -> Facts:
     """Read the tables of a video, or count the frames of a folder."""
     try:
@@ -284,7 +290,7 @@ def probe(location: str) -> Facts:
 
 
 def _probe_folder(location: str, path: Path) -> Facts:
-    files = frame_files(path)
+    files = content_files(path)
     height, width = image_size(files[0])
     size = sum(file.stat().st_size for file in files)
     return Facts(location=location, bytes=size, seconds=len(files) / FOLDER_FPS, fps=FOLDER_FPS, pixels=height * width)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
@@ -18,6 +18,7 @@ from ray.util.metrics import Counter
 
 from corrfractal import storage
 from corrfractal.console import progress
+from corrfractal.discovery import discover
 from corrfractal.errors import BoundExceededError, CallError, CorrFractalError
 from corrfractal.foreign_errors import describe_error
 from corrfractal.manifest import QUARANTINE, Statistics
@@ -26,7 +27,7 @@ from corrfractal.runtime import ray_session
 from .config import PipelineConfig
 from .manifest import commit, make_plan, prepare
 from .shards import Made, ShardSpec, make_shard, read_note
-from .sources import find_sources
+from .sources import read_sources
 
 OUTCOMES = ("sampled", "quarantined", "rejected")
 MAX_DEATHS = 4  # of workers at the same segment, which is then quarantined
@@ -45,6 +46,7 @@ class PrecomputeResult:
         seconds: wall time of the run.
         core_hours: processor time of this run, but for Ray's own.
         worker_mb: peak memory of the largest worker.
+        ignored: entries of folders and globs that are no videos, by the rule that says so.
     """
 
     digest: str
@@ -60,6 +62,7 @@ class PrecomputeResult:
     seconds: float
     core_hours: float = 0.0
     worker_mb: float = 0.0
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @property
     def frames_per_second(self) -> float:
@@ -78,7 +81,7 @@ def precompute(
     """Make shards of clips and pseudo-labels from videos. Stopped at any point, the same call goes on from there.
 
     Args:
-        sources: files, folders, globs, lists, URIs; see ``sources.py``.
+        sources: files, folders, globs, lists, URIs; see ``corrfractal/discovery.py``.
         out: folder of the shards, local or a URI; only files of this pipeline's own names are touched in it.
         config: how.
         workers: tasks at a time; None: one per CPU of the Ray cluster.
@@ -94,7 +97,8 @@ def precompute(
 
     # 1. Plan: what is there, and what is still to be made.
     cpu = time.process_time()
-    plan = make_plan(find_sources(sources, skip=out), config)
+    found = discover(sources, skip=[out])
+    plan = make_plan(read_sources(found.entries), config)
     cpu = time.process_time() - cpu
     pending = prepare(out, plan, retry_quarantined)
 
@@ -119,6 +123,7 @@ def precompute(
         seconds=round(time.monotonic() - started, 2),
         core_hours=(cpu + made.core_seconds) / 3600,
         worker_mb=round(made.peak_mb, 1),
+        ignored=found.ignored,
     )
 
 

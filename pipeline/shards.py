@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 
 from corrfractal import storage
+from corrfractal.content import ATTEMPTS, CHANGED, content_sha256, state
 from corrfractal.errors import IntegrityError, NotFoundError, VideoError
 from corrfractal.manifest import (
     LabelStatistics,
@@ -38,6 +39,9 @@ from .labels import label_statistics, label_views
 from .limits import limited
 from .segments import Segment
 from .tar import TarWriter
+
+REPLACED = "the file has changed since it was listed, or did not arrive complete"
+MOVED = "the file was moved or removed after it was listed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,21 +171,53 @@ def read_note(spec: ShardSpec, out: str) -> tuple[str, str]:
 def _sample(segment: Segment, config: PipelineConfig, tar: TarWriter) -> _Sampled:
     source = segment.source
     if not source.sha256:
-        return _bad(segment, "read", "the file cannot be read")
-    mark = tar.position
+        return _bad(segment, "read", source.fault)
     try:
         with storage.local_copy(source.path) as path:
-            if storage.is_uri(source.path) and path.is_file() and file_sha256(path) != source.sha256:
-                return _bad(segment, "read", "the file has changed since it was listed, or did not arrive whole")
-            video = open_video(path, size=(config.size, config.size))
-            sampled = _read(segment, video, config, tar)
-            if sampled.entry.outcome == "quarantined" and video.info.decoder == "decord":
-                tar.rewind(mark)
-                sampled = _read(segment, open_video(path, "pyav"), config, tar)
+            return _sample_unchanged(segment, path, config, tar)
+    except FileNotFoundError:
+        return _bad(segment, "read", MOVED)
+
+
+def _sample_unchanged(segment: Segment, path: Path, config: PipelineConfig, tar: TarWriter) -> _Sampled:
+    """Store the clips of a source, if all its bytes were those that its SHA-256 was made of, from the first read to the
+    last. What is done meanwhile to the file may have any effect on a decoder, so its errors do not count either."""
+    mark = tar.position
+    known = segment.source.state
+    for _ in range(ATTEMPTS):
+        try:
+            before = state(path)
+            if before != known and content_sha256(path) != segment.source.sha256:
+                return _bad(segment, "read", REPLACED)
+        except OSError as exc:
+            return _bad(segment, "read", MOVED if isinstance(exc, FileNotFoundError) else str(exc.strerror or exc))
+        sampled = _sample_file(segment, path, config, tar)
+        if _unchanged(path, before):
+            return sampled
+        tar.rewind(mark)
+        known = ""
+    return _bad(segment, "read", CHANGED)
+
+
+def _unchanged(path: Path, before: str) -> bool:
+    try:
+        return state(path) == before
+    except OSError:
+        return False
+
+
+def _sample_file(segment: Segment, path: Path, config: PipelineConfig, tar: TarWriter) -> _Sampled:
+    mark = tar.position
+    try:
+        video = open_video(path, size=(config.size, config.size))
+        sampled = _read(segment, video, config, tar)
+        if sampled.entry.outcome == "quarantined" and video.info.decoder == "decord":
+            tar.rewind(mark)
+            sampled = _read(segment, open_video(path, "pyav"), config, tar)
     except VideoError as exc:
         return _bad(segment, exc.stage, exc.reason)
-    except (NotFoundError, FileNotFoundError) as exc:
-        return _bad(segment, "open", str(exc).replace(source.path, source.uri))
+    except NotFoundError as exc:
+        return _bad(segment, "open", str(exc).replace(str(path), segment.source.uri))
     return sampled
 
 

@@ -1,9 +1,10 @@
 """Shards as local files whose bytes have been checked: the only way in which training reads them.
 
-A local shard is hashed once per process, at its first read. A shard at a URI is fetched into a folder of this host, by
-one process for all of them, hashed on its way, and published under its SHA-256. The folder holds ``limit`` bytes at
-most, files being fetched included; the shards that were used longest ago go first. Any process may be killed at any
-time: whole files have final names, and half ones are removed by whoever needs the room.
+A local shard is hashed at its first read in each process, and again when its file was changed. A shard at a URI is
+fetched into a folder of this host, by one process for all of them, hashed on its way, and published under its SHA-256.
+The folder holds ``limit`` bytes at most, files being fetched included; the shards that were used longest ago go first.
+Any process may be killed at any time: whole files have final names, and half ones are removed by whoever needs the
+room.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from corrfractal import storage
+from corrfractal.content import state
 from corrfractal.errors import CorrFractalError, IntegrityError
 from corrfractal.manifest import ShardEntry
 from corrfractal.runtime import file_sha256
@@ -43,7 +45,7 @@ class ShardFiles:
     ) -> None:
         self._shards, self._entries = shards, entries
         self._folder, self._limit = folder or default_folder(), limit
-        self._checked: set[str] = set()
+        self._checked: dict[str, str] = {}  # state of the file when it was hashed
         self._guards = {name: threading.Lock() for name in entries}
         self.fetched_bytes = 0
         """Bytes that this process has fetched."""
@@ -92,12 +94,13 @@ class ShardFiles:
 
     def _local(self, entry: ShardEntry) -> Path:
         path = Path(self._shards) / entry.name
-        if entry.name not in self._checked:
-            try:
+        try:
+            now = state(path)
+            if self._checked.get(entry.name) != now:
                 self._compare(file_sha256(path), entry)
-            except FileNotFoundError as exc:
-                raise IntegrityError(f"{path} is missing: run `corrfractal precompute` again") from exc
-            self._checked.add(entry.name)
+                self._checked[entry.name] = now
+        except FileNotFoundError as exc:
+            raise IntegrityError(f"{path} is missing: run `corrfractal precompute` again") from exc
         return path
 
     def _fetch(self, entry: ShardEntry, path: Path) -> None:

@@ -80,7 +80,7 @@ class Sequence:
         return tuple(range(1, highest + 1))
 
     def fingerprint(self) -> str:
-        """SHA-256 over year, names and sizes of all files: changes when the data set is replaced or completed."""
+        """SHA-256 over year, names and contents of all files: changes when the data set is replaced or corrected."""
         return self.year + fingerprint((*self.frames, *self.annotations))
 
 

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from corrfractal.errors import NotFoundError, VideoError
 from corrfractal.images import ImageError, read_image
+from corrfractal.runtime import file_sha256
+from corrfractal.text import decode_text, split_lines
 
 U8 = npt.NDArray[np.uint8]
 
@@ -43,8 +45,8 @@ def read_lines(what: str, path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise NotFoundError(f"the {what} list {path} does not exist: the data set is incomplete")
     try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except UnicodeDecodeError as exc:
+        lines = tuple(line.strip() for line in split_lines(decode_text(path.read_bytes())) if line.strip())
+    except ValueError as exc:
         raise NotFoundError(f"the {what} list {path} is damaged: it is not text") from exc
     if not lines:
         raise NotFoundError(f"the {what} list {path} is empty")
@@ -59,7 +61,9 @@ def files_in(folder: Path, *suffixes: str) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise NotFoundError(f"the folder {folder} does not exist: the data set is incomplete")
-    files = tuple(sorted((path for path in folder.iterdir() if path.suffix.lower() in suffixes), key=_natural))
+    # Hidden files are no frames: macOS puts a ._NAME.jpg beside each NAME.jpg on foreign disks.
+    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    files = tuple(sorted(found, key=_natural))
     if not files:
         raise NotFoundError(f"the folder {folder} holds no {' or '.join(suffixes)} files: the data set is incomplete")
     return files
@@ -78,9 +82,9 @@ def read_picture(path: Path, t: int) -> U8:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and sizes of files: changes when a data set is replaced or completed."""
-    facts = [f"{path.name} {path.stat().st_size}" for path in paths]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    """SHA-256 over names and contents of files: changes when a data set is replaced, corrected or completed."""
+    facts = [f"{path.name} {file_sha256(path)}" for path in paths]
+    return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

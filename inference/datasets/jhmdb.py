@@ -51,7 +51,7 @@ class Video:
         return read_picture(self.frames[t], t)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and sizes of all files."""
+        """SHA-256 over names and contents of all files."""
         return fingerprint((*self.frames, self.mat))
 
 
@@ -78,7 +78,7 @@ def video_names(root: Path, split: str = "1") -> tuple[str, ...]:
             names.append(f"{kind}/{video}")
     if not names:
         raise NotFoundError(f"the lists of split {split} in {root / 'splits'} hold no test video")
-    return tuple(sorted(names))
+    return tuple(sorted(set(names)))
 
 
 def open_video(root: Path, name: str) -> Video:

@@ -68,7 +68,7 @@ class Video:
         return mask
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and sizes of all files."""
+        """SHA-256 over names and contents of all files."""
         return fingerprint((*self.frames, *self.annotations))
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
 from corrfractal.errors import IntegrityError, MaskError, NotFoundError
+from corrfractal.text import decode_text
 from inference.masks import read_mask
 from inference.metrics.jf import VOID
 
@@ -107,7 +108,7 @@ class Video:
         return tuple(stem for stem in self.objects[object_id].frames[1:] if stem in self.annotations)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and sizes of all files and what is known of the objects."""
+        """SHA-256 over names and contents of all files and what is known of the objects."""
         about = {i: o.model_dump() for i, o in self.objects.items()}
         return fingerprint((*self.frames, *self.annotations.values())) + json.dumps(about, sort_keys=True)
 
@@ -157,7 +158,9 @@ def _meta(path: Path) -> _Meta:
 def _read_meta(path: Path, changed: int) -> _Meta:
     """Read once, and again when the file has changed."""
     try:
-        return _Meta.model_validate_json(path.read_bytes())
+        return _Meta.model_validate_json(decode_text(path.read_bytes(), errors="strict"))
+    except UnicodeDecodeError as exc:
+        raise IntegrityError(f"{path} is not a meta.json of YouTube-VOS: it is not text") from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"

@@ -70,13 +70,14 @@ def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
     assert len(list(open_video(overlay).frames())) == 4
 
 
-def test_damage_at_the_first_frame_is_named_and_no_overlay_is_begun(data_dir: Path, tmp_path: Path) -> None:
+def test_damage_is_named_and_all_frames_before_it_have_masks_and_an_overlay(data_dir: Path, tmp_path: Path) -> None:
     given, overlay = read_prompts(boxes=["1,5,5,60,60"]), tmp_path / "overlay.mp4"
-    with pytest.raises(VideoError, match=r"decord_corrupted\.mp4 at frame 0"):
+    with pytest.raises(VideoError, match=r"decord_corrupted\.mp4 at frame 28"):
         propagate_video(
             data_dir / "odd_videos" / "decord_corrupted.mp4", given, tmp_path / "out", "baseline:copy", overlay=overlay
         )
-    assert not overlay.exists()
+    assert len(list((tmp_path / "out").glob("*.png"))) == 28
+    assert open_video(overlay).info.frames == 28
 
 
 def test_a_picture_that_changes_its_size_is_named(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:

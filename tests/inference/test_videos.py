@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from corrfractal.discovery import Entry
 from corrfractal.errors import CallError, CorrFractalError, NotFoundError
 from inference.outputs import Outputs
 from inference.run import propagate_videos
-from inference.videos import is_many, list_videos, names_of, prompts_of
+from inference.videos import is_many, list_videos, names_of, prompts_of, unused_masks
 
 
 @pytest.fixture
@@ -51,18 +52,31 @@ def test_folders_and_lists_of_videos_are_told_from_videos(videos: Path, tiny_vid
     assert is_many(videos / "notes.txt")
     assert not is_many(tiny_video)
     assert not is_many(first_mask.parent)  # a folder of frames
-    assert [path.name for path in list_videos(videos)] == ["broken.mp4", "one.mp4", "two.mp4"]
-    assert names_of([Path("a/x.mp4"), Path("a/x.webm"), Path("y.mp4")]) == ["x.mp4", "x.webm", "y"]
+    assert [entry.uri for entry in list_videos(videos)] == ["broken.mp4", "one.mp4", "two.mp4"]
+
+
+def test_names_are_as_short_as_they_can_be_told_apart() -> None:
+    assert names_of(entries("a/x.mp4", "a/x.webm", "y.mp4")) == ["x.mp4", "x.webm", "y"]
+    assert names_of(entries("a/x.mp4", "b/x.mp4", "y.mp4")) == ["a/x.mp4", "b/x.mp4", "y"]
     with pytest.raises(CallError, match=r"two of the videos are called x\.mp4"):
-        names_of([Path("a/x.mp4"), Path("b/x.mp4")])
+        names_of(entries("/one/x.mp4", "/two/x.mp4"))
 
 
 def test_missing_videos_and_masks_are_named(videos: Path, masks: Path, tmp_path: Path) -> None:
     (videos / "notes.txt").write_text("three.mp4\n")
-    with pytest.raises(NotFoundError, match=r"lists 1 videos that do not exist, the first is .*three\.mp4"):
-        list_videos(videos / "notes.txt")
+    (missing,) = list_videos(videos / "notes.txt")
+    assert (missing.uri, missing.fault) == ("three.mp4", "notes.txt, line 1: no such file or folder")
     with pytest.raises(NotFoundError, match=r"no mask for the video three: neither .*three\.png nor"):
         prompts_of("three", masks)
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFoundError, match="holds no videos"):
         list_videos(tmp_path / "empty")
+
+
+def test_masks_without_a_video_are_found(masks: Path) -> None:
+    assert [path.name for path in unused_masks(["one", "two"], masks)] == ["broken.png"]
+    assert [path.name for path in unused_masks(["one", "broken"], masks)] == ["two"]
+
+
+def entries(*uris: str) -> list[Entry]:
+    return [Entry(uri=uri, location=uri) for uri in uris]

@@ -101,7 +101,7 @@ def test_a_file_that_vanished_after_planning_is_quarantined(videos, tmp_path, co
     (videos / "good.mp4").unlink()
     make_shard(spec, tmp_path, config)
     (entry,) = read_sealed(tmp_path / sidecar_name(spec.name), Sidecar).sources
-    assert (entry.outcome, entry.stage) == ("quarantined", "open")
+    assert (entry.outcome, entry.stage) == ("quarantined", "read")
     assert str(videos) not in entry.reason
 
 

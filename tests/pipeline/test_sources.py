@@ -44,10 +44,11 @@ def test_lists_name_videos_relative_to_themselves(videos, tmp_path):
     assert uris(tmp_path, videos / "list.csv") == ["good.mp4"]
 
 
-def test_a_missing_entry_of_a_list_is_named_with_its_line(videos, tmp_path):
+def test_a_missing_entry_of_a_list_is_a_source_with_a_fault_that_names_the_line(videos, tmp_path):
     (videos / "list.txt").write_text("good.mp4\ngone.mp4\n")
-    with pytest.raises(NotFoundError, match=r"list\.txt, line 2: .*gone\.mp4"):
-        uris(tmp_path, videos / "list.txt")
+    gone, good = find_sources([str(videos / "list.txt")], skip=tmp_path / "out")
+    assert (good.uri, good.fault) == ("good.mp4", "")
+    assert (gone.uri, gone.sha256, gone.fault) == ("gone.mp4", "", "list.txt, line 2: no such file or folder")
 
 
 def test_a_list_with_a_password_in_a_uri_is_refused_before_anything_is_read(tmp_path):

@@ -1,0 +1,264 @@
+"""The SHA-256 under which something is stored is that of the bytes that were decoded, loaded or read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from corrfractal import CorrFractal, CorrFractalConfig
+from corrfractal.content import content_sha256, read_content, state
+from corrfractal.errors import IntegrityError, VideoError
+from corrfractal.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, sidecar_name
+from corrfractal.quantization import QuantizationConfig
+from corrfractal.runtime import file_sha256
+from corrfractal.video import open_video, write_video
+from inference import propagate
+from inference.config import InferenceConfig
+from inference.load import open_model, resolve_model
+from inference.masks import write_mask
+from inference.outputs import Outputs
+from inference.prompts import Prompts
+from inference.propagate import Job
+from pipeline import shards
+from pipeline.config import PipelineConfig
+from pipeline.manifest import make_plan
+from pipeline.shards import MOVED, REPLACED, make_shard
+from pipeline.sources import Source, find_sources
+from training.cache import ShardFiles
+
+CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
+
+
+@pytest.fixture
+def video(tiny_video: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(tiny_video, tmp_path / "clip.mp4"))
+
+
+@pytest.fixture
+def other(moving_frames: np.ndarray, tmp_path: Path) -> Path:
+    path = tmp_path / "other" / "clip.mp4"
+    path.parent.mkdir()
+    write_video(path, moving_frames[::-1], fps=24)
+    return path
+
+
+@pytest.fixture
+def frames(moving_frames: np.ndarray, tmp_path: Path) -> Path:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for t in range(24):
+        cv2.imwrite(str(folder / f"{t:05d}.png"), moving_frames[t])
+    return folder
+
+
+def build(sources: list[Source], out: Path) -> SourceEntry:
+    """Make the only shard of one source; return what became of it."""
+    (spec,) = make_plan(sources, CONFIG).shards
+    out.mkdir()
+    make_shard(spec, str(out), CONFIG)
+    sidecar = read_sealed(out / sidecar_name(spec.name), Sidecar)
+    (entry,) = sidecar.sources
+    assert bool(sidecar.samples) == (entry.outcome == "sampled")  # of a changed file nothing is stored
+    return entry
+
+
+def test_a_file_replaced_between_hashing_and_decoding_is_quarantined(video, other, tmp_path):
+    sources = find_sources([str(video)])
+    other.replace(video)
+    entry = build(sources, tmp_path / "out")
+    assert (entry.outcome, entry.stage, entry.reason) == ("quarantined", "read", REPLACED)
+
+
+def test_a_file_overwritten_in_place_with_its_times_restored_is_quarantined(video, tmp_path):
+    settle(video)
+    sources = find_sources([str(video)])
+    assert sources[0].state == state(video)
+    facts = video.stat()
+    contents = bytearray(video.read_bytes())
+    contents[-1] ^= 1
+    video.write_bytes(contents)
+    os.utime(video, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert (video.stat().st_size, video.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+    assert build(sources, tmp_path / "out").reason == REPLACED
+
+
+def test_a_file_that_was_removed_is_quarantined(video, tmp_path):
+    sources = find_sources([str(video)])
+    video.unlink()
+    assert build(sources, tmp_path / "out").reason == MOVED
+
+
+@pytest.mark.parametrize("how", ["rename", "append", "overwrite", "remove"])
+def test_a_file_that_changes_while_it_is_decoded_is_quarantined(video, other, tmp_path, monkeypatch, how):
+    sources = find_sources([str(video)])
+
+    def change() -> None:
+        if how == "rename":
+            other.replace(video)
+        elif how == "append":
+            with video.open("ab") as file:
+                file.write(b"more")
+        elif how == "overwrite":
+            video.write_bytes(other.read_bytes())
+        else:
+            video.unlink()
+
+    monkeypatch.setattr(shards, "open_video", interleaved(change))
+    entry = build(sources, tmp_path / "out")
+    assert (entry.outcome, entry.stage) == ("quarantined", "read")
+    assert entry.reason == {"remove": MOVED}.get(how, REPLACED)
+    assert entry.clips == 0
+
+
+def test_a_file_that_never_stays_the_same_is_quarantined(video, tmp_path, monkeypatch):
+    sources = find_sources([str(video)])
+    monkeypatch.setattr(shards, "open_video", interleaved(lambda: os.utime(video), always=True))
+    assert "it changed while it was read" in build(sources, tmp_path / "out").reason
+
+
+def test_a_hard_link_that_a_backup_adds_costs_another_read_and_no_clip(video, tmp_path, monkeypatch):
+    sources = find_sources([str(video)])
+    expected = build(sources, tmp_path / "first")
+    monkeypatch.setattr(shards, "open_video", interleaved(lambda: os.link(video, tmp_path / "backup.mp4")))
+    assert build(sources, tmp_path / "second") == expected
+    name = "shard-000000.tar"
+    assert file_sha256(tmp_path / "first" / name) == file_sha256(tmp_path / "second" / name)
+
+
+def test_a_frame_replaced_between_hashing_and_decoding_is_quarantined(frames, tmp_path):
+    sources = find_sources([str(frames)])
+    shutil.copy(frames / "00000.png", frames / "00011.png")
+    assert build(sources, tmp_path / "out").reason == REPLACED
+
+
+def test_a_frame_added_while_the_folder_is_decoded_is_quarantined(frames, tmp_path, monkeypatch):
+    sources = find_sources([str(frames)])
+    add = interleaved(lambda: shutil.copy(frames / "00000.png", frames / "00024.png"))
+    monkeypatch.setattr(shards, "open_video", add)
+    assert build(sources, tmp_path / "out").reason == REPLACED
+
+
+def test_an_object_replaced_in_a_store_is_quarantined(video, other, tmp_path, s3):
+    from corrfractal import storage
+
+    location = f"{s3}/{tmp_path.name}/clip.mp4"
+    storage.write(location, video.read_bytes())
+    sources = find_sources([location])
+    storage.write(location, other.read_bytes())
+    assert build(sources, tmp_path / "out").reason == REPLACED
+
+
+def test_a_file_that_grows_while_it_is_hashed_is_not_given_a_hash(tmp_path):
+    path = tmp_path / "growing.mp4"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    stop = threading.Event()
+
+    def grow() -> None:
+        with path.open("ab", buffering=0) as file:
+            while not stop.wait(0.0005):
+                file.write(b"more")
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        with pytest.raises(VideoError, match="changed while it was read"):
+            read_content(path)
+        (source,) = find_sources([str(path)])
+        assert not source.sha256
+        assert "changed while it was read" in source.fault
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_file_that_stays_the_same_is_hashed_once_and_decides_the_digest_alone(video, tmp_path):
+    settle(video)
+    (source,) = find_sources([str(video)])
+    # A hash that does not fit would be noticed, if the file were hashed again.
+    assert build([replace(source, sha256="0" * 64)], tmp_path / "trusted").outcome == "sampled"
+    assert build([replace(source, sha256="0" * 64, state="")], tmp_path / "doubted").reason == REPLACED
+    plans = [make_plan([replace(source, state=known)], CONFIG) for known in (source.state, "")]
+    assert plans[0].shards[0].digest == plans[1].shards[0].digest
+
+
+def test_hashes_of_files_and_folders_are_those_that_data_sets_are_known_by(video, frames):
+    assert content_sha256(video) == file_sha256(video)
+    lines = "".join(f"{path.name} {file_sha256(path)}\n" for path in sorted(frames.iterdir()))
+    (frames / "list.sha256").write_text(lines)
+    assert content_sha256(frames) == file_sha256(frames / "list.sha256")
+
+
+@pytest.mark.parametrize("when", ["before the first frame", "after the first frame"])
+def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(video, other, tmp_path, monkeypatch, when):
+    mask = np.zeros((160, 192), dtype=np.uint8)
+    mask[20:60, 20:60] = 1
+    write_mask(tmp_path / "mask.png", mask)
+    source = resolve_model("baseline:copy")
+    job = Job(video=video, given=Prompts(masks={0: tmp_path / "mask.png"}), out=tmp_path / "out", outputs=Outputs())
+    if when == "after the first frame":
+        monkeypatch.setattr(propagate, "open_video", interleaved(lambda: other.replace(video)))
+    opened = job.check()
+    if when == "before the first frame":
+        other.replace(video)
+    with pytest.raises(VideoError, match="changed while it was read"):
+        job.run(opened, source, open_model(source), InferenceConfig())
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_a_model_replaced_after_it_was_found_is_not_used(tmp_path):
+    small = CorrFractalConfig(width=8, embedding_channels=16)
+    path = tmp_path / "model.safetensors"
+    CorrFractal(small).save(path)
+    found = resolve_model(str(path))
+    open_model(found)
+    CorrFractal(small).save(path)
+    with pytest.raises(IntegrityError, match="changed after it was found"):
+        open_model(found)
+
+
+def test_a_shard_replaced_while_training_reads_it_is_noticed(tmp_path):
+    path = tmp_path / "shard-000000.tar"
+    path.write_bytes(b"first" * 100)
+    entry = ShardEntry(name=path.name, sha256=file_sha256(path), bytes=500, samples=1, sidecar="")
+    files = ShardFiles(tmp_path, {path.name: entry})
+    assert files.read(path.name, 0, 5) == b"first"
+    path.write_bytes(b"other" * 100)
+    with pytest.raises(IntegrityError, match="its SHA-256 is not the manifest's"):
+        files.read(path.name, 0, 5)
+
+
+def settle(path: Path) -> None:
+    """Wait until the last change of a file is so long ago that its times prove something."""
+    while time.time() - path.stat().st_ctime < 2.1:
+        time.sleep(0.1)
+
+
+def interleaved(change, always=False):
+    """``open_video`` for a file to which something happens after the first frame that is read from it."""
+    done = False
+
+    def opened(path, *args, **kwargs):
+        video = open_video(path, *args, **kwargs)
+        frames_of = video.frames
+
+        def frames(indices=None):
+            nonlocal done
+            for frame in frames_of(indices):
+                yield frame
+                if not done or always:
+                    done = True
+                    change()
+
+        video.frames = frames
+        return video
+
+    return opened
