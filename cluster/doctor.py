@@ -23,6 +23,7 @@ from corrfractal.console import say
 from corrfractal.errors import CorrFractalError
 from corrfractal.runtime import cpu_count
 from corrfractal.store_moves import moved_from
+from corrfractal.surroundings import cluster_address, find_faults, ray_groups, ray_import_fault
 
 from . import verdicts
 from .verdicts import Finding
@@ -33,6 +34,7 @@ def examine(out: Path) -> list[Finding]:
     gpus = nvidia_gpus()
     return [
         *check_versions(),
+        *check_environment(),
         check_cpu(),
         check_gpus(gpus),
         check_faiss(gpus),
@@ -126,11 +128,18 @@ def check_decoder(name: str) -> Finding:
     return verdicts.judge_decoder(name, frames=len(got), expected=len(sent), error=error)
 
 
+def check_environment() -> list[Finding]:
+    """Variables that commands would refuse, a finding for each; the cluster of ``RAY_ADDRESS`` must answer."""
+    return verdicts.judge_environment(find_faults("any", "training", *ray_groups()))
+
+
 def check_ray() -> Finding:
     """Whether Ray can be imported; it is not started."""
+    if (fault := ray_import_fault()) is not None:
+        return Finding(name="ray runtime", level="fault", found=f"{fault.name}: {fault.found}", advice=fault.advice)
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
+    address = cluster_address()
     found = f"imports; would join the cluster at {address}" if address else "imports; would start on this machine"
     return Finding(name="ray runtime", level="ok", found=f"{ray.__version__} {found}")
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from corrfractal.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.runtime import write_text
+from corrfractal.surroundings import refuse_faults, session_folder_fault
 
 from . import processes
 from .server import JobServer
@@ -78,6 +79,7 @@ def start(state: Path, port: int = 8265, cpus: int | None = None, gpus: int | No
     if running and processes.members(running.pid, running.born):
         raise CallError(f"a cluster is running already at {running.dashboard}; `corrfractal cluster down` stops it")
     _check_port(port)
+    refuse_faults("ray")
     server = JobServer(url=f"http://{LOOPBACK}:{port}", token=_token(state / "token"))
     head, cluster = _launch(state, server, cpus, gpus)
     try:
@@ -152,14 +154,18 @@ def _launch(
     state: Path, server: JobServer, cpus: int | None, gpus: int | None
 ) -> tuple[subprocess.Popen[bytes], LocalCluster]:
     """Start the head's process and record it at once, so that it can be stopped whatever happens next."""
-    # Not in the state folder: Ray's sockets lie in here, and the path of a socket holds at most 107 characters.
-    folder = tempfile.mkdtemp(prefix="corrfractal-ray-")
+    # Not in the state folder: Ray's sockets are made in it, and the path of a socket holds 107 bytes at most.
+    folder = tempfile.mkdtemp(prefix="corrfractal-ray-", dir=os.environ.get("RAY_TMPDIR"))
+    if (fault := session_folder_fault(folder)) is not None:
+        Path(folder).rmdir()
+        raise CallError(f"{folder} {fault}; set RAY_TMPDIR to a folder with a short absolute path")
     ray_port, agent_port, client_port = _free_ports(3)
     port = server.url.rsplit(":", 1)[1]
     with (state / "head.log").open("wb") as log:
         head = subprocess.Popen(
             [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+                *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                "--disable-usage-stats",
                 *(f"--node-ip-address={LOOPBACK}", f"--port={ray_port}", f"--temp-dir={folder}"),
                 *("--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={port}"),
                 *(f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={client_port}"),
@@ -186,7 +192,9 @@ def _launch(
 
 def _environment(token_file: Path) -> dict[str, str]:
     """The environment of the head; its workers and the drivers of its jobs inherit it."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    # PYTHONSAFEPATH is for our own children: a job of another program may import what is beside its script.
+    dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "PYTHONSAFEPATH")
+    inherited = {name: value for name, value in os.environ.items() if name not in dropped}
     return inherited | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file.resolve()),

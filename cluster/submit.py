@@ -57,7 +57,8 @@ def entrypoint(config: Path) -> str:
     if not config.is_file():
         raise NotFoundError(f"no such configuration file: {config}")
     config = config.resolve()
-    command = shlex.join([sys.executable, "-m", "corrfractal", "run", config.name])
+    # -P: nothing of the folder that is entered is imported
+    command = shlex.join([sys.executable, "-P", "-m", "corrfractal", "run", config.name])
     return f"cd {shlex.quote(str(config.parent))} && exec {command}"
 
 

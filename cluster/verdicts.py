@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from corrfractal.runtime import without_password
+from corrfractal.surroundings import Fault
 
 GIB = 1 << 30
 
@@ -42,6 +43,21 @@ def judge_version(name: str, installed: str | None) -> Finding:
     if Version(installed) < Version(floor):
         return Finding(name=name, level="fault", found=installed, advice=f"install {name} >= {floor}")
     return Finding(name=name, level="ok", found=installed)
+
+
+def judge_environment(faults: Sequence[Fault]) -> list[Finding]:
+    """Settings of the environment that cannot work."""
+    if not faults:
+        return [Finding(name="environment", level="ok", found="no variable that cannot work")]
+    return [
+        Finding(
+            name="environment",
+            level="fault",
+            found=without_password(f"{fault.name}: {fault.found}"),
+            advice=fault.advice,
+        )
+        for fault in faults
+    ]
 
 
 def judge_cpu(cores: float, memory: int) -> Finding:

@@ -6,6 +6,11 @@ The public names are imported when they are first used, so that the command line
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # `python -m corrfractal`: Python searches the working folder first, from here on too
+    from . import search_path as _search_path  # noqa: F401
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

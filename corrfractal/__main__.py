@@ -5,15 +5,14 @@ The layers below stay clean: this table names modules of higher layers as text, 
 
 from __future__ import annotations
 
+from . import search_path  # noqa: F401  # isort: skip  (before anything that the working folder could provide)
+
 import importlib
-import sys
-from pathlib import Path
+from typing import Any
 
 import click
 
-# A folder called `training` or `pipeline` in the user's working folder must not take the place of ours, here or in
-# Ray's workers, which get this process's path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from .streams import prepare_streams
 
 # name: (module, attribute, one line for --help)
 COMMANDS = {
@@ -40,6 +39,16 @@ COMMANDS = {
 
 class LazyGroup(click.Group):
     """A click group that imports a sub-command's module only when it is called."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare_streams()
+        return super().main(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click takes an empty path for the working folder, which `--out "$UNSET"` does not mean
+        if any(not arg or (arg.startswith("--") and arg.endswith("=")) for arg in args):
+            raise click.UsageError("an argument is empty: is a variable of the shell not set?")
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -7,23 +7,30 @@ Everything but that one JSON object goes to standard error when ``--json`` is gi
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TextIO
 
 import click
 
-from .errors import CorrFractalError
+from .errors import CallError, CorrFractalError
+from .foreign_errors import describe_error
 from .runtime import without_password
+from .streams import lost, safe_writer
+from .surroundings import refuse_faults
 
 LOG_EVERY_SECONDS = 10.0
+REPORTER = "doctor"  # the command that reports settings that cannot work; the others refuse them
 
 
 def say(text: str = "") -> None:
@@ -100,9 +107,14 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
     def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, _raise_interrupt)
+        _handle_signals()
+        os.environ.pop("MLFLOW_RUN_ID", None)  # of a run around us: ours would end in it
         stdout = _stdout_to_stderr() if as_json else None
         try:
+            _check_working_folder()
+            if function.__name__ != REPORTER:
+                refuse_faults("any")
+            kwargs = {name: _checked(value) for name, value in kwargs.items()}
             result = function(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as exc:
             if debug or isinstance(exc, click.ClickException):
@@ -111,44 +123,62 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         if stdout is not None:
             stdout.write(json.dumps(result or {}, indent=2) + "\n")
             stdout.flush()
+        failure = lost(stdout or sys.stdout)
+        if failure is not None and failure.errno != errno.EPIPE:  # `| head -1` has read what it wanted
+            print(f"warning: standard output is incomplete: {failure.strerror}", file=sys.stderr)
         if result is not None and result.get("ok") is False:
             sys.exit(1)
 
     return wrapper
 
 
-def _fail(exc: BaseException) -> None:
-    said = without_password(str(exc))
-    if isinstance(exc, CorrFractalError):
-        print(f"error: {said}", file=sys.stderr)
-        sys.exit(exc.exit_code)
+def _fail(exc: BaseException) -> NoReturn:
     if isinstance(exc, KeyboardInterrupt):
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
-    if isinstance(exc, OSError):  # a full disk, a store out of reach: not a mistake of ours
-        where = f": {exc.filename}" if exc.filename else ""
-        print(f"error: {exc.strerror or exc}{where}", file=sys.stderr)
-        sys.exit(1)
-    if "mlflow" in sys.modules:
-        from .tracking import is_store_error, shown_store, store_error
+    print(f"error: {without_password(describe_error(exc))}", file=sys.stderr)
+    sys.exit(exc.exit_code if isinstance(exc, CorrFractalError) else 1)
 
-        if is_store_error(exc):
-            print(f"error: {store_error(exc, shown_store())}", file=sys.stderr)
-            sys.exit(1)
-    print(
-        f"error: unexpected {type(exc).__name__}: {said} (run again with --debug for the traceback)",
-        file=sys.stderr,
-    )
-    sys.exit(1)
+
+def _checked(value: Any) -> Any:
+    """A value of the command line, ``~`` expanded; raise a ``CallError`` for what would never end when it is read."""
+    if isinstance(value, tuple):
+        return tuple(_checked(item) for item in value)
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if text.startswith("~") and not os.path.lexists(text):  # the shell leaves it in `--out=~/shards`
+        value = type(value)(os.path.expanduser(text))  # noqa: PTH111
+    try:
+        mode = os.stat(value).st_mode  # noqa: PTH116 (a str stays one: it may be a URI)
+    except (OSError, ValueError):
+        return value
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise CallError(f"{value} is a pipe or a device: name a file or a folder")
+    return value
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as exc:
+        raise CallError("the working folder was deleted or cannot be read: cd to another one") from exc
+
+
+def _handle_signals() -> None:
+    """SIGTERM and the end of a terminal stop a command as Ctrl-C does; `nohup` keeps the latter from it."""
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _raise_interrupt)
 
 
 def _raise_interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _stdout_to_stderr() -> Any:
+def _stdout_to_stderr() -> TextIO:
     """Point file descriptor 1 at standard error, for child processes too; return the true standard output."""
     sys.stdout.flush()
-    true_stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    true_stdout = safe_writer(os.dup(1))
     os.dup2(2, 1)
     return true_stdout

@@ -8,6 +8,7 @@ first.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -19,6 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .errors import CorrFractalError
+from .foreign_errors import describe_error
+from .surroundings import cluster_address, ray_groups, refuse_faults
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds this package and the other layers: site-packages, or a checkout."""
+
 
 def _settle_environment() -> None:
     """Ray: no usage reports; and a private Ray listens on loopback only, where by default it listens on every interface
@@ -27,15 +35,21 @@ def _settle_environment() -> None:
     glibc gives each of a worker's threads a heap of its own, up to eight a core, and every decoder starts threads: the
     workers of a build of 30 small videos came to 627 MB each, with two heaps to 367.
 
-    MLflow: it prints no address at the end of a run, since there may be a password in it; and files come through its
-    server, where by default those of an S3 store are fetched from the store, which often only the server can reach.
+    MLflow: it prints no address at the end of a run, since there may be a password in it; files come through its
+    server, where by default those of an S3 store are fetched from the store, which often only the server can reach;
+    and a server that is away is given up after seconds, where by default MLflow tries for minutes.
     """
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        if os.environ.get(name) == "":
+            del os.environ[name]  # Ray takes an empty one for the working folder
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not os.environ.get("RAY_ADDRESS"):
+    if cluster_address() is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
@@ -49,12 +63,22 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
     Args:
         ray: the module, which this layer does not import.
         cpus: CPUs of a private session; None: all.
+
+    Raises:
+        CallError: a setting of the environment cannot work; nothing was started.
+        CorrFractalError: Ray does not start, or its cluster refuses us.
     """
     if ray.is_initialized():
         yield
         return
+    refuse_faults(*ray_groups())
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(**_ray_options(cpus))
+    try:
+        ray.init(**_ray_options(ray, cpus))
+    except Exception as exc:
+        ray.shutdown()  # of what it had started
+        where = cluster_address() or "on this machine"
+        raise CorrFractalError(f"no Ray session {where}: {describe_error(exc)}") from exc
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which exits without a word
     try:
@@ -63,9 +87,29 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _ray_options(cpus: int | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if os.environ.get("RAY_ADDRESS"):
+def _installed_code_only(ray: ModuleType) -> Any:
+    """A job whose workers do not import from the folder where the command was given, but from ours.
+
+    Ray puts the driver's working folder and script folder first on its workers' search path, unless the job has a
+    ``working_dir``: a ``statistics.py`` there would be imported, and run, in place of Python's.
+    """
+
+    base: Any = ray.job_config.JobConfig
+
+    class InstalledCodeOnly(base):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return InstalledCodeOnly(_py_driver_sys_path=[str(ROOT)])
+
+
+def _ray_options(ray: ModuleType, cpus: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "job_config": _installed_code_only(ray),
+    }
+    if cluster_address() is not None:
         return options
     # Frames never travel through the object store.
     private = {"address": "local", "include_dashboard": False}  # never a cluster that happens to run on this machine
@@ -125,15 +169,19 @@ def file_sha256(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file in one atomic step."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # names of files may hold other bytes
 
 
 def write_bytes(path: Path, contents: bytes) -> None:
     """Write a small file in one atomic step."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(contents)
         publish(temporary, path)
-    except BaseException:
+    except BaseException as exc:
         temporary.unlink(missing_ok=True)  # a full disk is not made fuller
+        if isinstance(exc, OSError) and exc.filename is None:
+            exc.filename = str(path)  # write(2) names no file
         raise

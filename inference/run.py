@@ -18,6 +18,7 @@ import ray
 
 from corrfractal.console import progress, say
 from corrfractal.errors import CorrFractalError, NotFoundError
+from corrfractal.foreign_errors import describe_error
 from corrfractal.runtime import ray_session
 from corrfractal.scores import Scores
 
@@ -272,6 +273,8 @@ def _run_tasks(work: Callable[[Any], Any], jobs: dict[str, Any], workers: int) -
 def _get(ready: Any, name: str) -> Any:
     try:
         return ray.get(ready)
+    except ray.exceptions.RayTaskError as exc:
+        return _Failure(name=name, reason=describe_error(exc))
     except ray.exceptions.RayError as exc:
         return _Failure(name=name, reason=f"its worker process died ({str(exc).splitlines()[0]})")
 

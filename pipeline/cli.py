@@ -130,7 +130,7 @@ def precompute(
         say(f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: {quantity.error:+.1%}")
     run_id = None
     if store is not None:
-        from corrfractal.errors import CorrFractalError
+        from corrfractal.foreign_errors import describe_error
         from corrfractal.runtime import without_password
 
         from .tracking import log_build
@@ -139,8 +139,9 @@ def precompute(
         try:
             run_id = log_build(store, out, took)
             say(f"logged as run {run_id} in {without_password(store)}")
-        except CorrFractalError as exc:  # the shards themselves are complete
-            say(f"warning: the shards are in {out}, but not in MLflow: {exc}. The same command again adds them")
+        except Exception as exc:  # the shards themselves are complete, whatever the store says
+            reason = without_password(describe_error(exc))
+            say(f"warning: the shards are in {out}, but not in MLflow: {reason}. The same command again adds them")
     told = {"frames_per_second": result.frames_per_second, "run_id": run_id, "plan_errors": errors}
     return {"out": out, **asdict(result), **told}
 

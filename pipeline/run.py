@@ -20,6 +20,7 @@ from corrfractal import storage
 from corrfractal.console import progress
 from corrfractal.discovery import discover
 from corrfractal.errors import BoundExceededError, CallError, CorrFractalError
+from corrfractal.foreign_errors import describe_error
 from corrfractal.manifest import QUARANTINE, Statistics
 from corrfractal.runtime import ray_session
 
@@ -215,10 +216,8 @@ def _count_death(
 
 
 def _failure(spec: ShardSpec, exc: RayTaskError) -> CorrFractalError:
-    cause = exc.cause if isinstance(exc.cause, Exception) else exc
     return CorrFractalError(
-        f"cannot make {spec.name}: {type(cause).__name__}: {cause}; once that is mended, "
-        "the same command goes on from here"
+        f"cannot make {spec.name}: {describe_error(exc)}. Once that is mended, the same command resumes"
     )
 
 

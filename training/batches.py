@@ -10,6 +10,7 @@ process or in ``loader_workers`` processes of their own, and come in order in ei
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -137,6 +138,7 @@ class Batches:
                 yield batch
 
     def _from_processes(self, first: int, last: int) -> Iterator[Batch]:
+        os.environ["PYTHONSAFEPATH"] = "1"  # loader processes import nothing of the working folder
         loader = torch.utils.data.DataLoader(
             _Steps(self),
             batch_size=None,

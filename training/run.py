@@ -26,6 +26,7 @@ from corrfractal.manifest import load_manifest
 from corrfractal.runtime import cpu_count, ray_session, without_password, write_text
 from corrfractal.store import canonical_uri, check_store, local_file
 from corrfractal.store import tracking_uri as default_uri
+from corrfractal.surroundings import refuse_faults
 from corrfractal.tracking import open_store
 
 from .batches import usable_samples
@@ -137,6 +138,7 @@ def checked_job(
             store that does not hold the run.
         CorrFractalError: the store cannot be used.
     """
+    refuse_faults("training")
     shards, out = storage.resolve(shards), out.absolute()
     named = canonical_uri(tracking_uri) if tracking_uri else None
     manifest = load_manifest(shards)
@@ -359,5 +361,10 @@ def _cause(exc: BaseException) -> str:
         exc = exc.__cause__
     failures = getattr(exc, "worker_failures", None)
     if failures:
-        return "; ".join(f"worker {rank}: {str(error).strip().splitlines()[-1]}" for rank, error in failures.items())
-    return str(exc).strip().splitlines()[-1]
+        return "; ".join(f"worker {rank}: {_last_line(error)}" for rank, error in failures.items())
+    return _last_line(exc)
+
+
+def _last_line(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return lines[-1] if lines else type(exc).__name__  # MemoryError() says nothing

@@ -72,7 +72,7 @@ def test_the_entry_point_runs_this_interpreter_where_the_configuration_lies(tmp_
     folder.mkdir()
     (folder / "it's.toml").write_text("")
     words = shlex.split(submit.entrypoint(folder / "it's.toml"))
-    assert words == ["cd", str(folder), "&&", "exec", sys.executable, "-m", "corrfractal", "run", "it's.toml"]
+    assert words == ["cd", str(folder), "&&", "exec", sys.executable, "-P", "-m", "corrfractal", "run", "it's.toml"]
     with pytest.raises(NotFoundError, match=r"gone\.toml"):
         submit.entrypoint(tmp_path / "gone.toml")
 
