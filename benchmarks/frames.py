@@ -49,10 +49,10 @@ Written by `{command}` over {files} files. *header*: what the container promises
 *precompute* is also what `inspect` and `lineage` read from the manifest; *serving*: rows with a
 mask of the registered model as a service; *evaluate* reads folders of frames.
 
-The last column names the damage, or the reason why nothing is shown. A file without one has the
+The last column names the damage, or the reason why counts differ. A file without one has the
 same count in every column from *ffprobe* on. Everything from the first damaged frame on is left
-out, where ffprobe counts what the codec conceals. {same} files agree, {damaged} are damaged or no
-videos, {differ} differ for another reason, which is named.
+out, where ffprobe counts what the codec conceals. {same} files agree; {damaged} are damaged, no
+videos, or differ for the reason that is named.
 """
 
 
@@ -100,7 +100,6 @@ def main(data: Path, page: Path) -> None:
         files=len(rows),
         same=same,
         damaged=damaged,
-        differ=len(unexplained),
     )
     page.write_text(head + "\n" + table([shown(row) for row in rows]), encoding="utf-8")
     print(f"{len(rows)} files: {same} agree, {damaged} damaged -> {page}")
@@ -140,14 +139,23 @@ def count(path: Path, root: Path, entries: dict[str, SourceEntry], masks: Path) 
     else:
         counts["header"], counts["ffprobe"] = header_and_ffprobe(path)
         counts["serving"] = served(path)
+    quarantined = str(entry.reason) if entry.outcome == "quarantined" else ""
     return Counts(
         file=uri,
         **counts,
         plan=round(facts.seconds * facts.fps),
         precompute=entry.frames,
         propagate=propagated,
-        damage=damage or (entry.reason or "" if entry.outcome == "quarantined" else ""),
+        damage=damage or quarantined or hidden_frames(path, entry),
     )
+
+
+def hidden_frames(path: Path, entry: SourceEntry) -> str:
+    """VP9 may store frames that are never shown in packets of their own."""
+    if path.is_dir():
+        return ""
+    more = read_container(path).frames - entry.frames
+    return f"{more} packets hold frames that are not shown; a plan counts them" if more > 0 else ""
 
 
 def header_and_ffprobe(path: Path) -> tuple[int | None, int]:

@@ -38,8 +38,7 @@ class Container:
         header_frames: what the header promises; None where it does not say.
         packets: packets of the track, shown or not.
         frames: packets that are shown; a codec may make more or fewer frames of them.
-        seconds: from the first frame shown to the end of the last; 0 where the packets carry no
-            times.
+        seconds: from the first frame shown to the end of the last.
         height, width: of the stored picture.
         fps: frames per second by the header; None where it says nothing.
         clock: seconds of the frames in order, where packets say when to decode but not when to
@@ -124,7 +123,7 @@ def read_container(path: Path) -> Container:
                 header_frames=stream.frames or None,
                 packets=packets.count,
                 frames=packets.shown,
-                seconds=packets.span * float(stream.time_base),
+                seconds=_seconds(stream, packets),
                 height=stream.codec_context.height,
                 width=stream.codec_context.width,
                 fps=_header_fps(stream),
@@ -245,6 +244,14 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
             found.last = pts
             found.end = pts + (packet.duration or 0)
     return found
+
+
+def _seconds(stream: Any, packets: _Packets) -> float:
+    """Length of what is shown; by the rate in the header where the packets carry no times."""
+    fps = _header_fps(stream)
+    if packets.span == 0 and fps is not None:
+        return packets.shown / fps
+    return packets.span * float(stream.time_base)
 
 
 def _clock(container: Any, stream: Any, packets: _Packets) -> tuple[float, ...] | None:
