@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corrfractal.errors import CallError, CorrFractalError, NotFoundError
+from corrfractal.output_guard import refuse_existing
 from corrfractal.runtime import write_text
 from corrfractal.surroundings import refuse_faults, session_folder_fault
 
@@ -30,6 +32,8 @@ from . import processes
 from .server import JobServer
 
 LOOPBACK = "127.0.0.1"
+RAY_FOLDER = "corrfractal-ray-"
+TOKEN = re.compile("[0-9a-f]{64}")
 START_SECONDS = 180.0  # usually 10 to 20; a machine that is busy with other work takes long
 DRIVER_SECONDS = 10.0  # a driver that gets SIGTERM closes its stage, so that the job can be resumed
 HEAD_SECONDS = 15.0
@@ -74,6 +78,7 @@ def start(state: Path, port: int = 8265, cpus: int | None = None, gpus: int | No
     """
     if not sys.platform.startswith("linux"):
         raise CallError("a local cluster needs Linux; elsewhere `corrfractal run` starts Ray by itself")
+    _refuse_foreign(state)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     running = read(state)
     if running and processes.members(running.pid, running.born):
@@ -127,9 +132,20 @@ def stop(state: Path) -> int:
     left = processes.alive(left)
     if left:
         raise CorrFractalError(f"processes {sorted(left)} of the cluster do not end; end them by hand")
-    shutil.rmtree(cluster.folder, ignore_errors=True)
+    if Path(cluster.folder).name.startswith(RAY_FOLDER):  # whatever the record may say
+        shutil.rmtree(cluster.folder, ignore_errors=True)
     (state / "cluster.json").unlink()
     return len(ours)
+
+
+def _refuse_foreign(state: Path) -> None:
+    """Check that a state folder holds no file of our names without a token of ours."""
+    token = state / "token"
+    if token.is_file() and TOKEN.fullmatch(token.read_text(encoding="utf-8", errors="replace").strip()):
+        return
+    refuse_existing(
+        (state / name for name in ("token", "cluster.json", "head.log")), "name another folder with --state"
+    )
 
 
 def _check_port(port: int) -> None:
@@ -155,7 +171,7 @@ def _launch(
 ) -> tuple[subprocess.Popen[bytes], LocalCluster]:
     """Start the head's process and record it at once, so that it can be stopped whatever happens next."""
     # Not in the state folder: Ray's sockets are made in it, and the path of a socket holds 107 bytes at most.
-    folder = tempfile.mkdtemp(prefix="corrfractal-ray-", dir=os.environ.get("RAY_TMPDIR"))
+    folder = tempfile.mkdtemp(prefix=RAY_FOLDER, dir=os.environ.get("RAY_TMPDIR"))
     if (fault := session_folder_fault(folder)) is not None:
         Path(folder).rmdir()
         raise CallError(f"{folder} {fault}; set RAY_TMPDIR to a folder with a short absolute path")

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.console import say
+from corrfractal.errors import CallError
+from corrfractal.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.runtime import cpu_count, ray_session, write_text
 from corrfractal.store import check_store, tracking_uri
 from corrfractal.tracker import FAST, TrackerConfig
@@ -27,8 +29,10 @@ from training.run import TrainingResult
 
 from .config import EvaluationConfig, WorkflowConfig, read_workflow
 
+REPORT = "report.html"
 RIVALS = {"starter": "starter", "untrained": "baseline:untrained", "copy": "baseline:copy"}
 
+DEMO_MARK = "# What `corrfractal demo` runs."
 DEMO = """\
 # What `corrfractal demo` runs. `corrfractal run` with this file does the same; copy it for your own videos.
 sources = ["videos"]
@@ -70,7 +74,9 @@ class WorkflowResult:
 
 def run(config: Path) -> dict[str, Any]:
     """The workflow of a TOML file (``corrfractal run``)."""
-    return _told(run_workflow(read_workflow(config)))
+    workflow = read_workflow(config)
+    refuse_overlap(_places(workflow), (config,))
+    return _told(run_workflow(workflow))
 
 
 def demo(out: Path) -> dict[str, Any]:
@@ -79,18 +85,32 @@ def demo(out: Path) -> dict[str, Any]:
 
     out = out.absolute()
     config = out / "workflow.toml"
-    if not config.exists():
+    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(DEMO_MARK):
+        if out.is_dir() and any(out.iterdir()):
+            raise CallError(f"{out} is not empty, and this command has not written it: name a new folder with --out")
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(config, DEMO)  # first: it marks the folder as the demo's
+    if not (out / "davis" / "ImageSets" / "2017" / "val.txt").exists():  # written last
         say("rendering sample videos from scikit-learn's two photographs")
         render_training_videos(out / "videos", count=8, frames=32)
         render_evaluation_set(out / "davis", sequences=3, frames=16)
-        write_text(config, DEMO)
     result = run(config)
     say(f"the same again, or on your own videos: corrfractal run {config}")
     return result
 
 
+def _places(config: WorkflowConfig) -> dict[str, Path]:
+    """What a workflow writes, by a name for messages."""
+    out = Path(config.out)
+    return {f"the output {name}": out / name for name in ("shards", "training", "evaluation", REPORT)}
+
+
 def run_workflow(config: WorkflowConfig) -> WorkflowResult:
-    """Run all stages, each where it stopped."""
+    """Run all stages, each where it stopped.
+
+    Raises:
+        CallError: an output touches a source or the evaluation set, or the report would replace a file of others.
+    """
     import ray
 
     from pipeline.run import precompute
@@ -99,6 +119,9 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     from .report import write_workflow_report
 
     started, out = time.monotonic(), Path(config.out)
+    evaluation = config.evaluation
+    refuse_overlap(_places(config), (*config.sources, *(() if evaluation is None else (Path(evaluation.data),))))
+    refuse_foreign_page(out / REPORT)
     out.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(config.tracking_uri, folder=out)
     check_store(uri, write=True)  # before hours of work, not after
@@ -122,7 +145,7 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
             say("3 evaluate: propagate the first masks, score J and F")
             scores = _evaluate(config.evaluation, out / "evaluation", training.model.uri, tasks)
     say("4 report")
-    report = out / "report.html"
+    report = out / REPORT
     write_workflow_report(report, out, shards, training, scores, config.evaluation)
     return WorkflowResult(
         shards=shards, training=training, scores=scores, report=report, seconds=time.monotonic() - started

@@ -46,12 +46,17 @@ def _tracker_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--mask", "--parts", "masks", multiple=True, metavar="PNG|FRAME:PNG|FOLDER",
     help="Objects or parts of the first frame, or of FRAME, or of the frames that a folder's PNG files are named by: "
-    "palette or grey, 0 = background. Later masks correct and add objects.",
+    "palette or grey, 0 = background. Later masks correct and add objects. FRAME is a number from 0 on or, in a folder "
+    "of frames, a file's name without suffix.",
 )  # fmt: skip
 @click.option("--box", "boxes", multiple=True, metavar="[FRAME:]ID,X0,Y0,X1,Y1", help="An object as a box, in pixels.")
 @click.option("--point", "points", multiple=True, metavar="[FRAME:]ID,X,Y[,RADIUS]", help="An object as a disk.")
 @click.option("--points", "keypoints", type=FILE, help="Follow key points instead: CSV id,x,y or JSON {name: [x, y]}.")
-@click.option("--out", type=FILE, required=True, help="Folder for the masks, 00000.png on; for key points, points.csv.")
+@click.option(
+    "--out", type=FILE, required=True,
+    help="Folder for the masks, named as the frames (00000.png on for a video file); for key points, points.csv.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace files of others where results go. Never an input.")
 @click.option("--model", help=MODEL_HELP)
 @click.option("--video", "overlay", type=FILE, help="Also write this h264 video (.mp4) with the objects tinted.")
 @click.option("--contours", type=FILE, help="Also write this h264 video with their outlines.")
@@ -75,6 +80,7 @@ def propagate(
     cutout: Path | None,
     probabilities: bool,
     workers: int | None,
+    overwrite: bool,
     **tracker: Any,
 ) -> dict[str, Any]:
     """Carry masks or key points through VIDEO: a mask for every frame. Run again to go on where it stopped.
@@ -88,7 +94,7 @@ def propagate(
     from .keypoints import read_points
     from .outputs import Outputs
     from .prompts import read_prompts
-    from .propagate import propagate_video
+    from .propagate import frame_names, propagate_video
     from .videos import is_many
 
     outputs = Outputs(overlay=overlay, contours=contours, cutout=cutout, probabilities=probabilities)
@@ -97,13 +103,16 @@ def propagate(
 
         if len(masks) != 1 or boxes or points or keypoints:
             raise click.UsageError("many videos take one --mask FOLDER, with NAME.png for each of them")
-        done = propagate_videos(video, Path(masks[0]), out, model, _config(tracker), outputs=outputs, workers=workers)
+        done = propagate_videos(
+            video, Path(masks[0]), out, model, _config(tracker), outputs=outputs, workers=workers, overwrite=overwrite
+        )
         say(f"{sum(p.frames for p in done)} masks of {len(done)} videos in {out}")
         return {"videos": [asdict(result) for result in done]}
     if keypoints is not None and (masks or boxes or points):
         raise click.UsageError("--points follows key points alone: give masks in a call of their own")
-    given = read_prompts(masks, boxes, points) if keypoints is None else read_points(keypoints)
-    result = propagate_video(video, given, out, model, _config(tracker), outputs=outputs)
+    frames = frame_names(video)
+    given = read_prompts(masks, boxes, points, frames) if keypoints is None else read_points(keypoints, frames)
+    result = propagate_video(video, given, out, model, _config(tracker), outputs=outputs, overwrite=overwrite)
     ids = ", ".join(map(str, result.objects))
     what = "masks of object" if keypoints is None else "frames with point"
     kept = f", {result.kept} of them kept from an earlier run" if result.kept else ""
@@ -132,6 +141,7 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Folder for predictions and scores.json.",
         ),
+        click.option("--overwrite", is_flag=True, help="Replace files of others where results go. Never an input."),
         click.option("--model", help=MODEL_HELP),
     ):
         function = option(function)
@@ -170,12 +180,15 @@ def evaluate_davis(
     out: Path,
     workers: int | None,
     compare: Path | None,
+    overwrite: bool,
     **tracker: Any,
 ) -> dict[str, Any]:
     """DAVIS val, semi-supervised: J and F per object, masks and a report. Run again to go on where it stopped."""
     from .run import evaluate_davis as run
 
-    evaluation = run(data, out, model, _config(tracker), workers=workers, year=year, compare=compare)
+    evaluation = run(
+        data, out, model, _config(tracker), workers=workers, year=year, compare=compare, overwrite=overwrite
+    )
     return _told(evaluation)
 
 
@@ -185,12 +198,12 @@ def evaluate_davis(
 @evaluation_options
 @command
 def evaluate_youtubevos(
-    data: Path, split: str, model: str | None, out: Path, workers: int | None, **tracker: Any
+    data: Path, split: str, model: str | None, out: Path, workers: int | None, overwrite: bool, **tracker: Any
 ) -> dict[str, Any]:
     """YouTube-VOS: masks of all frames, to submit; J and F of seen and unseen categories where the truth is there."""
     from .youtubevos import YoutubeVos
 
-    return _evaluate(YoutubeVos(data.resolve(), split), out, model, workers, tracker)
+    return _evaluate(YoutubeVos(data.resolve(), split), out, model, workers, overwrite, tracker)
 
 
 @evaluate.command("jhmdb")
@@ -199,23 +212,25 @@ def evaluate_youtubevos(
 @evaluation_options
 @command
 def evaluate_jhmdb(
-    data: Path, split: str, model: str | None, out: Path, workers: int | None, **tracker: Any
+    data: Path, split: str, model: str | None, out: Path, workers: int | None, overwrite: bool, **tracker: Any
 ) -> dict[str, Any]:
     """JHMDB: key points carried from the first frame, PCK at 0.1 and 0.2."""
     from .jhmdb import Jhmdb
 
-    return _evaluate(Jhmdb(data.resolve(), split), out, model, workers, tracker)
+    return _evaluate(Jhmdb(data.resolve(), split), out, model, workers, overwrite, tracker)
 
 
 @evaluate.command("vip")
 @VIP_DATA
 @evaluation_options
 @command
-def evaluate_vip(data: Path, model: str | None, out: Path, workers: int | None, **tracker: Any) -> dict[str, Any]:
+def evaluate_vip(
+    data: Path, model: str | None, out: Path, workers: int | None, overwrite: bool, **tracker: Any
+) -> dict[str, Any]:
     """VIP val: parts carried from the first frame, mean IoU."""
     from .vip import Vip
 
-    return _evaluate(Vip(data.resolve()), out, model, workers, tracker)
+    return _evaluate(Vip(data.resolve()), out, model, workers, overwrite, tracker)
 
 
 @click.group()
@@ -282,11 +297,16 @@ def _config(options: dict[str, Any]) -> InferenceConfig:
 
 
 def _evaluate(
-    benchmark: PicturedBenchmark, out: Path, model: str | None, workers: int | None, tracker: dict[str, Any]
+    benchmark: PicturedBenchmark,
+    out: Path,
+    model: str | None,
+    workers: int | None,
+    overwrite: bool,
+    tracker: dict[str, Any],
 ) -> dict[str, Any]:
     from .run import evaluate as run
 
-    return _told(run(benchmark, out, model, _config(tracker), workers=workers))
+    return _told(run(benchmark, out, model, _config(tracker), workers=workers, overwrite=overwrite))
 
 
 def _score(benchmark: Benchmark, predictions: Path) -> dict[str, Any]:

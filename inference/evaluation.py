@@ -23,7 +23,7 @@ from corrfractal.tracker import FAST
 from .config import InferenceConfig
 from .datasets.davis import Sequence, find_year, open_sequence, sequence_names, set_digest
 from .load import Model, ModelSource
-from .masks import read_mask, write_mask
+from .masks import encode_mask, read_mask
 from .metrics.jf import ObjectScore, score_sequence
 from .propagate import track
 from .results import (
@@ -35,6 +35,7 @@ from .results import (
     report_unknown,
     result_digest,
     score_each,
+    sequence_note,
     store,
     write_scores,
 )
@@ -125,6 +126,10 @@ class Davis:
         """The files of a sequence."""
         return open_sequence(self.data, name, self._year)
 
+    def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
+        """The masks that ``evaluate`` writes for a sequence."""
+        return tuple(out / "masks" / name / f"{frame.stem}.png" for frame in self.open(name).frames)
+
     def evaluate(
         self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
     ) -> SequenceResult:
@@ -137,13 +142,12 @@ class Davis:
         size, objects = sequence.frame(0).shape[:2], sequence.objects()
         first = sequence.annotation(0, size)
         images = (sequence.frame(t) for t in range(len(sequence.frames)))
-        folder = out / "masks" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        paths, written = self.predictions(name, out), sequence_note(out, name)
         seconds: list[float] = []
 
         def scored() -> Iterator[tuple[U8, U8]]:
             for t, step in enumerate(track(images, first, model, config)):
-                write_mask(folder / f"{sequence.frames[t].stem}.png", step.mask)
+                written.write(paths[t], encode_mask(step.mask))
                 seconds.append(step.seconds)
                 if 0 < t < len(sequence.frames) - 1:
                     yield sequence.annotation(t, size), step.mask
@@ -161,16 +165,13 @@ class Davis:
         return result
 
     def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> SequenceResult | None:
-        """The result of an earlier run, if model, settings and files are still the same and all masks are there.
+        """The result of an earlier run, if model, settings, files and all masks are still the same.
 
         Raises:
             NotFoundError: a file of the sequence is missing; names it.
         """
-        sequence = self.open(name)
-        masks = out / "masks" / name
-        complete = all((masks / f"{frame.stem}.png").is_file() for frame in sequence.frames)
-        digest = result_digest(sequence.fingerprint(), source, config)
-        return load(SequenceResult, out, name, digest) if complete else None
+        digest = result_digest(self.open(name).fingerprint(), source, config)
+        return load(SequenceResult, out, name, digest, self.predictions(name, out))
 
     def summarize(self, results: Many[SequenceResult], source: ModelSource, out: Path) -> Evaluation:
         """Scores over all sequences, with ``scores.json`` written."""

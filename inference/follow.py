@@ -9,22 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from corrfractal.decoders import Frame
 from corrfractal.errors import CallError, VideoError
+from corrfractal.output_guard import Written
 from corrfractal.tracker import TrackerConfig
 from corrfractal.video import Video
 
 from .keypoints import Points, heat_maps, locate
 from .load import Model, Tracker
-from .masks import read_mask, write_mask
-from .outputs import Track, mask_file
+from .masks import encode_mask, read_mask
+from .outputs import Track, encode_png, mask_file
 from .prompts import Prompts
 
 U8 = npt.NDArray[np.uint8]
@@ -69,10 +70,11 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Follower:
-    """What all passes over a video share; ``out`` is the folder for masks."""
+    """What all passes over a video share: ``out`` is the folder for masks, ``written`` notes those that are ours."""
 
     video: Video
     out: Path
+    written: Written
     model: Model
     config: TrackerConfig
     advance: Callable[[int], None]
@@ -133,7 +135,7 @@ class Follower:
                 if position == 0 and order.step < 0:
                     continue  # the forward pass has written the first mask
             elif position < kept and isinstance(tracker, SoftTracker):
-                mask = read_mask(mask_file(self.out, frame.index), self.size)
+                mask = read_mask(self._mask_file(frame.index), self.size)
                 tracker.restore(frame.image, mask, resume_at=kept, annotated=given is not None)
             else:
                 started = time.perf_counter()
@@ -154,10 +156,9 @@ class Follower:
                 raise CallError("this model has no probabilities: it is a baseline that gives masks alone")
             for i in ids:
                 p = (mask == i).astype(np.float32) if given is not None else tracker.probability(i)
-                path = mask_file(self.out / "probabilities" / str(i), index)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), (p * 255).round().astype(np.uint8))
-        write_mask(mask_file(self.out, index), mask)
+                path = mask_file(self.out / "probabilities" / str(i), self.names[index])
+                self.written.write(path, encode_png((p * 255).round().astype(np.uint8)))
+        self.written.write(self._mask_file(index), encode_mask(mask))
 
     def _point_pass(self, order: range, points: Points, tracks: dict[int, Track], totals: Totals) -> None:
         if not isinstance(self.model, LabelModel):
@@ -176,6 +177,14 @@ class Follower:
             totals.frames += frame.index != points.frame or order.step > 0
             self.advance(1)
 
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """Of the frames."""
+        return self.video.names()
+
+    def _mask_file(self, index: int) -> Path:
+        return mask_file(self.out, self.names[index])
+
     def _forward(self, first: int) -> range:
         return range(first, self.video.info.frames)
 
@@ -185,7 +194,7 @@ class Follower:
     def _kept(self, order: range) -> int:
         """How many frames of a pass have a mask, without a gap."""
         for position, index in enumerate(order):
-            if not mask_file(self.out, index).is_file():
+            if not self.written.owns(self._mask_file(index)):
                 return position
         return len(order)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
 from corrfractal.errors import IntegrityError, NotFoundError
-from corrfractal.runtime import peak_rss_mb, write_text
+from corrfractal.runtime import peak_rss_mb
 
 from .benchmark_report import later, some
 from .config import InferenceConfig
@@ -30,7 +30,7 @@ from .metrics.pck import Distances, distances, pck
 from .outputs import dotted
 from .pictures import picture_grid
 from .report import Picture
-from .results import Advance, Result, Summary, cost, load, result_digest, score_each, store, write_scores
+from .results import Advance, Result, Summary, cost, load, result_digest, score_each, sequence_note, store, write_scores
 
 U8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
@@ -128,6 +128,10 @@ class Jhmdb:
         """``<class>/<video>`` of the videos."""
         return video_names(self.data, self.split)
 
+    def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
+        """The file of joints that ``evaluate`` writes for a video."""
+        return (out / "points" / f"{name}.json",)
+
     def evaluate(
         self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
     ) -> PointsResult:
@@ -150,15 +154,16 @@ class Jhmdb:
             points=points,
             pck=tuple(pck([errors.strict], a)[0] for a in THRESHOLDS),
         )
-        path = out / "points" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"joints": JOINTS, "points": points}) + "\n")
+        contents = json.dumps({"joints": JOINTS, "points": points}) + "\n"
+        (path,) = self.predictions(name, out)
+        sequence_note(out, name).write(path, contents.encode())
         store(out, result)
         return result
 
     def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> PointsResult | None:
-        """The result of an earlier run, if model, settings and files are still the same."""
-        return load(PointsResult, out, name, result_digest(open_video(self.data, name).fingerprint(), source, config))
+        """The result of an earlier run, if model, settings, files and joints are still the same."""
+        digest = result_digest(open_video(self.data, name).fingerprint(), source, config)
+        return load(PointsResult, out, name, digest, self.predictions(name, out))
 
     def summarize(self, results: Sequence[PointsResult], source: ModelSource, out: Path) -> PckSummary:
         """Scores over all videos, with ``scores.json`` written."""

@@ -1,12 +1,13 @@
 """Key points as labels: points -> soft heat maps that propagate like masks, and back (method, section 8).
 
 A point file is CSV with the columns ``id,x,y`` and, optionally, ``frame``; or JSON: a list of such objects, or of
-``[x, y]``, or ``{"name": [x, y]}``. All points lie on one frame, in pixels.
+``[x, y]``, or ``{"name": [x, y]}``. All points lie on one frame, in pixels; without ``frame``, on the first.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import numpy.typing as npt
 
 from corrfractal.config import digest
 from corrfractal.errors import CallError, NotFoundError
-from corrfractal.runtime import write_text
+
+from .prompts import frame_index
 
 F32 = npt.NDArray[np.float32]
 
@@ -34,32 +36,39 @@ class Points:
     frame: int
     names: tuple[str, ...]
     xy: tuple[tuple[float, float], ...]
+    files: tuple[Path, ...] = ()
+    """Where they were read from."""
 
     def digest(self) -> str:
         """SHA-256 of what is given."""
         return digest([self.frame, list(self.names), [list(point) for point in self.xy]])
 
 
-def read_points(path: Path) -> Points:
+def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
     """Read a point file.
+
+    Args:
+        path: the file.
+        frames: names of the frames of a folder, as for ``read_prompts``.
 
     Raises:
         NotFoundError: no such file.
-        CallError: it cannot be read, or its points are on several frames or too many.
+        CallError: it cannot be read, its points are on several frames or too many, or no frame has this name.
     """
     if not path.is_file():
         raise NotFoundError(f"no such file of points: {path}")
     try:
         rows = list(_rows(path))
-        frames = {int(row.get("frame") or 0) for row in rows}
+        on = {str("" if row.get("frame") is None else row["frame"]).strip() for row in rows}
         names = tuple(str(row["id"]) for row in rows)
         xy = tuple((float(row["x"]), float(row["y"])) for row in rows)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         form = "CSV with the columns id,x,y and optionally frame, or JSON {name: [x, y]}"
         raise CallError(f"cannot read the points of {path} ({exc}): write {form}") from exc
-    if len(frames) != 1 or len(set(names)) != len(names) or len(names) > MAX_POINTS:
+    if len(on) != 1 or len(set(names)) != len(names) or len(names) > MAX_POINTS:
         raise CallError(f"{path} should hold 1..{MAX_POINTS} points of one frame, each with an id of its own")
-    return Points(frame=frames.pop(), names=names, xy=xy)
+    frame = on.pop()
+    return Points(frame=frame_index(frame, frames) if frame else 0, names=names, xy=xy, files=(path,))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -93,11 +102,22 @@ def locate(heat: F32) -> tuple[float, float, float]:
     )
 
 
-def write_points(path: Path, names: Sequence[str], tracks: dict[int, list[tuple[float, float, float]]]) -> None:
-    """Write ``frame,id,x,y,confidence`` for every point of every frame, in one atomic step."""
-    lines = ["frame,id,x,y,confidence"]
+def points_table(
+    names: Sequence[str], tracks: dict[int, list[tuple[float, float, float]]], frames: Sequence[str]
+) -> bytes:
+    """``frame,id,x,y,confidence`` for every point of every frame, as CSV.
+
+    Args:
+        names: of the points.
+        tracks: x, y and confidence of the points, by frame.
+        frames: names of the frames. Where they are the numbers from 0 on, the table has plain numbers.
+    """
+    if all(name.isdecimal() and int(name) == index for index, name in enumerate(frames)):
+        frames = [str(index) for index in range(len(frames))]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["frame", "id", "x", "y", "confidence"])
     for frame in sorted(tracks):
-        lines += [
-            f"{frame},{name},{x:.2f},{y:.2f},{p:.4f}" for name, (x, y, p) in zip(names, tracks[frame], strict=True)
-        ]
-    write_text(path, "\n".join(lines) + "\n")
+        for name, (x, y, p) in zip(names, tracks[frame], strict=True):
+            writer.writerow([frames[frame], name, f"{x:.2f}", f"{y:.2f}", f"{p:.4f}"])
+    return table.getvalue().encode("utf-8", "surrogateescape")

@@ -1,95 +1,53 @@
-"""Object masks as files: palette PNG with the colours of PASCAL VOC and DAVIS, read with checks, written atomically.
+"""Object masks as palette PNG with the colours of PASCAL VOC and DAVIS, and drawn over their frames.
+
+``corrfractal.masks`` reads them.
 
 A mask is uint8 (H, W): 0 is background, every other value is an object id. Colours are for people only.
 """
 
 from __future__ import annotations
 
-import os
+import io
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from corrfractal.errors import MaskError, NotFoundError
+from corrfractal.masks import MAX_OBJECTS, palette, read_first_mask, read_mask
+from corrfractal.runtime import write_bytes
 from corrfractal.sample import LABEL_COLORS
+
+__all__ = [
+    "MAX_OBJECTS",
+    "blend",
+    "bright_palette",
+    "contours",
+    "cut_out",
+    "encode_mask",
+    "palette",
+    "read_first_mask",
+    "read_mask",
+    "write_mask",
+]
 
 U8 = npt.NDArray[np.uint8]
 
-MAX_OBJECTS = 255
 
-MANY_OBJECTS = 64
-"""More ids than this in a first mask are looked at twice: a picture may have been given, or an anti-aliased drawing."""
-
-
-def read_mask(path: str | Path, size: tuple[int, ...] | None = None) -> U8:
-    """Read object ids, uint8 (H, W), from a palette, grey or black-and-white image.
-
-    Args:
-        path: image file. RGB is accepted where it is grey, that is, where its three channels agree.
-        size: (H, W) that the mask must have.
-
-    Raises:
-        NotFoundError: no such file.
-        MaskError: not an image, coloured without a palette, or of another size.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"no such mask: {path}")
-    try:
-        with Image.open(path) as image:
-            mask = _ids(image, path)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise MaskError(f"the mask {path} is not a readable image: {exc}") from exc
-    if size is not None and mask.shape != size:
-        raise MaskError(
-            f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} but its frame is {size[1]}x{size[0]} "
-            "(width x height): give a mask of the frame's size, resized with nearest neighbour"
-        )
-    return mask
-
-
-def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
-    """Read the mask that starts a propagation, uint8 (H, W): at least one object, and a believable number of them.
-
-    A mask of 0 and 255 only, as drawing programs save it, is one object.
-
-    Raises:
-        NotFoundError, MaskError: as ``read_mask``, and for a mask without any object.
-    """
-    mask = read_mask(path, size)
-    ids = np.unique(mask[mask > 0])
-    if ids.size == 0:
-        raise MaskError(f"the mask {path} is all background (0): mark each object with an id from 1 on")
-    if ids.size > MANY_OBJECTS and not _flat(mask):
-        raise MaskError(
-            f"the mask {path} holds {ids.size} different ids, few of them as flat areas: "
-            "it looks like a photograph or an anti-aliased drawing; save one flat value per object"
-        )
-    return np.where(mask == 255, np.uint8(1), mask) if ids.tolist() == [255] else mask
+def encode_mask(mask: U8) -> bytes:
+    """Object ids, uint8 (H, W), as the bytes of a palette PNG."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette().tobytes())
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG")
+    return encoded.getvalue()
 
 
 def write_mask(path: Path, mask: U8) -> None:
-    """Write object ids, uint8 (H, W), as a palette PNG; the file gets its name when it is whole."""
-    image = Image.fromarray(mask)
-    image.putpalette(palette().tobytes())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
-
-
-@cache
-def palette() -> U8:
-    """The 256 colours of PASCAL VOC and DAVIS, uint8 (256, 3) RGB: the id's bits dealt to R, G and B in turn."""
-    ids = np.arange(256)
-    colors = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colors[:, channel] |= ((ids >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return colors
+    """Write object ids, uint8 (H, W), as a palette PNG in one atomic step."""
+    write_bytes(path, encode_mask(mask))
 
 
 @cache
@@ -121,34 +79,3 @@ def blend(image: U8, mask: U8, opacity: float = 0.5) -> U8:
     rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), dtype=np.uint8)) > 0
     tinted[rim] = colors[rim]
     return np.where((mask > 0)[..., None], tinted, image)
-
-
-def _flat(mask: U8) -> bool:
-    """Whether most pixels, and most ids somewhere, have only pixels of their own id around them."""
-    same = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), dtype=np.uint8)) == 0
-    return bool(same.mean() > 0.5 and np.unique(mask[same]).size > 0.75 * np.unique(mask).size)
-
-
-def _ids(image: Image.Image, path: Path) -> U8:
-    if image.mode in ("P", "L"):
-        return np.array(image, dtype=np.uint8)
-    if image.mode == "1":
-        return np.array(image).astype(np.uint8)
-    if image.mode in ("LA", "PA"):
-        return np.array(image, dtype=np.uint8)[..., 0]
-    if image.mode.startswith("I") or image.mode == "F":
-        return _narrow(np.array(image), path)
-    rgb = np.array(image.convert("RGB"))
-    if not ((rgb[..., 0] == rgb[..., 1]) & (rgb[..., 0] == rgb[..., 2])).all():
-        raise MaskError(
-            f"the mask {path} is coloured ({image.mode}): its colours are not object ids; save it as a palette PNG "
-            "(DAVIS style) or as a grey image whose values are 0 for background and 1, 2, ... for the objects"
-        )
-    return np.ascontiguousarray(rgb[..., 0])
-
-
-def _narrow(values: npt.NDArray[np.generic], path: Path) -> U8:
-    mask = values.astype(np.uint8)
-    if not (mask == values).all():
-        raise MaskError(f"the mask {path} holds values outside 0..255: save it with 8 bits, one id per object")
-    return mask

@@ -6,6 +6,7 @@ tracking; nothing but one frame is held.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from corrfractal.errors import CallError, CorrFractalError
+from corrfractal.output_guard import Written
 from corrfractal.video import Video, write_video
 
 from .masks import blend, bright_palette, contours, cut_out, read_mask
@@ -37,13 +39,29 @@ class Outputs:
         contours: h264 video with their outlines.
         cutout: the objects alone with an alpha channel: a ``.webm`` video (VP9, plays in browsers), else a folder of
             RGBA PNG files.
-        probabilities: also write the soft labels, ``probabilities/<id>/00000.png`` of 8 bits, 255 = certain.
+        probabilities: also write the soft labels, ``probabilities/<id>/<frame>.png`` of 8 bits, 255 = certain.
     """
 
     overlay: Path | None = None
     contours: Path | None = None
     cutout: Path | None = None
     probabilities: bool = False
+
+    @property
+    def places(self) -> dict[str, Path | None]:
+        """Files and folders by the option that names them."""
+        return {"--video": self.overlay, "--contours": self.contours, "--cutout": self.cutout}
+
+    @property
+    def cutout_folder(self) -> Path | None:
+        """The folder of the cut-out's PNG files, where it is none video."""
+        is_video = self.cutout is None or self.cutout.suffix.lower() == ALPHA_SUFFIX
+        return None if is_video else self.cutout
+
+    @property
+    def videos(self) -> tuple[Path, ...]:
+        """The files among the outputs."""
+        return tuple(path for path in self.places.values() if path is not None and path != self.cutout_folder)
 
     def check(self) -> None:
         """Raises CallError: a name does not say what can be written."""
@@ -57,8 +75,16 @@ class Outputs:
             )
 
 
-def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float) -> None:
-    """Write overlay, contours and cut-out of the frames that have a mask."""
+def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float, written: Written) -> None:
+    """Write overlay, contours and cut-out of the frames that have a mask.
+
+    Args:
+        video: the frames.
+        masks: folder of their masks, named by frame.
+        outputs: where to write.
+        opacity: of the colours over the objects.
+        written: the note of what is ours: only masks that it names are read, and it names what is written.
+    """
     pictures: list[tuple[Path | None, Callable[[U8, U8], U8]]] = [
         (outputs.overlay, lambda image, mask: blend(image, mask, opacity)),
         (outputs.contours, contours),
@@ -67,42 +93,45 @@ def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float) -
     for path, draw in pictures:
         if path is None:
             continue
-        images = (draw(image, mask) for image, mask in _pairs(video, masks))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path == outputs.cutout and path.suffix.lower() != ALPHA_SUFFIX:
-            _write_folder(path, images)
-        elif path == outputs.cutout:
-            write_video(path, images, video.info.fps, codec="libvpx-vp9")
+        images = ((name, draw(image, mask)) for name, image, mask in _pairs(video, masks, written))
+        if path == outputs.cutout_folder:
+            for name, image in images:
+                written.write(mask_file(path, name), encode_png(image))
         else:
-            write_video(path, images, video.info.fps)
+            codec = "libvpx-vp9" if path == outputs.cutout else "libx264"
+            with written.replacing(path) as temporary:
+                write_video(temporary, (image for _, image in images), video.info.fps, codec=codec)
 
 
-def write_point_video(path: Path, video: Video, tracks: dict[int, Track], trail: int = 8) -> None:
+def write_point_video(path: Path, video: Video, tracks: dict[int, Track], written: Written, trail: int = 8) -> None:
     """Write an h264 video with points and the way they came in the last frames."""
     images = (_trailed(frame.image, frame.index, tracks, trail) for frame in video.frames() if frame.index in tracks)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, images, video.info.fps)
+    with written.replacing(path) as temporary:
+        write_video(temporary, images, video.info.fps)
 
 
-def mask_file(folder: Path, frame: int) -> Path:
-    """Where the mask of a frame is."""
-    return folder / f"{frame:05d}.png"
+def mask_file(folder: Path, frame: str) -> Path:
+    """Where the mask of a frame is, by the frame's name."""
+    return folder / f"{frame}.png"
 
 
-def _pairs(video: Video, masks: Path) -> Iterator[tuple[U8, U8]]:
-    """Frames with their masks, up to the first frame that cannot be decoded: its error was told before."""
+def encode_png(image: U8) -> bytes:
+    """Grey, RGB or RGBA as the bytes of a PNG."""
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def _pairs(video: Video, masks: Path, written: Written) -> Iterator[tuple[str, U8, U8]]:
+    """Name, picture and mask of each frame, up to the first that cannot be decoded: its error was reported before."""
+    names = video.names()
     try:
         for frame in video.frames():
-            if mask_file(masks, frame.index).is_file():
-                yield frame.image, read_mask(mask_file(masks, frame.index), frame.image.shape[:2])
+            path = mask_file(masks, names[frame.index])
+            if path.is_file() and written.names(path):
+                yield names[frame.index], frame.image, read_mask(path, frame.image.shape[:2])
     except CorrFractalError:
         return
-
-
-def _write_folder(folder: Path, images: Iterable[U8]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(images):
-        Image.fromarray(image).save(mask_file(folder, index))
 
 
 def dotted(image: U8, places: Iterable[Sequence[float] | None]) -> U8:

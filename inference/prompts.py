@@ -1,11 +1,13 @@
 """What a user gives to start a propagation: masks of some frames, boxes, points -> object ids by frame.
 
 A box or a point, each with an object id, is drawn onto the mask of its frame, the later ones over the earlier.
+
+Frames are named as the results name them: ``00040`` or ``40`` in a video file; in a folder of frames by their files'
+names without suffix, where a number fits the name that is this number (docs/decisions/0040).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,13 @@ class Prompts:
 
     masks: dict[int, Path]
     shapes: tuple[Shape, ...] = ()
+    folders: tuple[Path, ...] = ()
+    """Folders that the user named for masks: nothing may be written there."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is read."""
+        return (*self.masks.values(), *self.folders)
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -87,64 +96,110 @@ class Prompts:
         return digest([[[frame, file_sha256(path)] for frame, path in sorted(self.masks.items())], shapes])
 
 
-def read_prompts(masks: Sequence[str] = (), boxes: Sequence[str] = (), points: Sequence[str] = ()) -> Prompts:
+def read_prompts(
+    masks: Sequence[str] = (),
+    boxes: Sequence[str] = (),
+    points: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+) -> Prompts:
     """Read what the command line gives.
 
     Args:
-        masks: ``PNG`` (of frame 0), ``FRAME:PNG``, or a folder of PNG files whose names are frame numbers.
+        masks: ``PNG`` (of the first frame), ``FRAME:PNG``, or a folder of PNG files named by their frames.
         boxes: ``[FRAME:]ID,X0,Y0,X1,Y1`` in pixels.
         points: ``[FRAME:]ID,X,Y[,RADIUS]`` in pixels.
+        names: of the frames of a folder; None: frames are numbered from 0, as in a video file.
 
     Raises:
-        CallError: nothing is given, or a text cannot be read.
+        CallError: nothing is given, a text cannot be read, or no frame has this name.
         NotFoundError: no such mask.
     """
     files: dict[int, Path] = {}
+    folders = [Path(text) for text in masks if Path(text).is_dir()]
     for text in masks:
-        for frame, path in _mask_files(text):
+        found = masks_by_frame(Path(text), names) if Path(text).is_dir() else [_mask_file(text, names)]
+        for frame, path in found:
             if frame in files:
-                raise CallError(f"two masks are given for frame {frame}: {files[frame]} and {path}")
+                shown = frame if names is None else names[frame]
+                raise CallError(f"two masks are given for frame {shown}: {files[frame]} and {path}")
             files[frame] = path
-    shapes = [_shape(text, BOX_FORM, (5,)) for text in boxes] + [_shape(text, POINT_FORM, (3, 4)) for text in points]
+    shapes = [_shape(text, BOX_FORM, (5,), names) for text in boxes]
+    shapes += [_shape(text, POINT_FORM, (3, 4), names) for text in points]
     if not files and not shapes:
         raise CallError("say where the objects are: --mask PNG, --box ID,X0,Y0,X1,Y1 or --point ID,X,Y")
-    return Prompts(masks=files, shapes=tuple(shapes))
+    return Prompts(masks=files, shapes=tuple(shapes), folders=tuple(folders))
 
 
-def _mask_files(text: str) -> list[tuple[int, Path]]:
-    path = Path(text)
-    if path.is_dir():
-        return numbered_masks(path)
-    match = re.fullmatch(r"(\d+):(.+)", text)
-    frame, path = (int(match[1]), Path(match[2])) if match and not path.exists() else (0, path)
-    if not path.is_file():
-        raise NotFoundError(f"no such mask: {path}")
-    return [(frame, path)]
+def frame_index(text: str, names: Sequence[str] | None) -> int:
+    """Position of the frame that a text names; see ``read_prompts`` for ``names``.
+
+    A name that fits exactly comes first; a number also fits the one name that is the same number, such as 7 and 00007.
+
+    Raises:
+        CallError: no frame has this name.
+    """
+    if names is None:
+        if not text.isdecimal():
+            raise CallError(f"no frame is called '{text}': the frames of a video file are numbered from 0")
+        return int(text)
+    if text in names:
+        return list(names).index(text)
+    if text.isdecimal():
+        same = [index for index, name in enumerate(names) if name.isdecimal() and int(name) == int(text)]
+        if len(same) == 1:
+            return same[0]
+    raise CallError(f"no frame is called '{text}': the frames are called {names[0]} to {names[-1]}, as their files")
 
 
-def numbered_masks(folder: Path) -> list[tuple[int, Path]]:
-    """(frame, file) of a folder of masks whose names are frame numbers.
+def masks_by_frame(folder: Path, names: Sequence[str] | None) -> list[tuple[int, Path]]:
+    """(frame, file) of a folder of PNG masks named by their frames.
 
     Raises:
         NotFoundError: there is none.
+        CallError: the name of a mask fits no frame, or two fit one.
     """
-    found = [(int(path.stem), path) for path in sorted(folder.glob("*.png")) if path.stem.isdecimal()]
-    if not found:
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith("."))
+    if not paths:
         raise NotFoundError(f"the folder {folder} holds no masks named by their frame, such as 00000.png")
-    return found
+    found: dict[int, Path] = {}
+    for path in paths:
+        try:
+            frame = frame_index(path.stem, names)
+        except CallError as exc:
+            raise CallError(f"the mask {path} belongs to no frame: {exc}") from exc
+        if frame in found:
+            raise CallError(f"two masks are given for one frame: {found[frame]} and {path}")
+        found[frame] = path
+    return sorted(found.items())
 
 
-def _shape(text: str, form: str, lengths: tuple[int, ...]) -> Shape:
-    frame, _, rest = text.rpartition(":")
+def _mask_file(text: str, names: Sequence[str] | None) -> tuple[int, Path]:
+    path = Path(text)
+    frame, colon, _ = text.partition(":")
+    if not path.exists() and colon and (frame.isdecimal() or names is not None):
+        # A name may hold a colon itself: the longest one that is a frame's counts.
+        known = [name for name in names or () if text.startswith(f"{name}:")]
+        frame = max(known, key=len, default=frame)
+        path = Path(text.removeprefix(f"{frame}:"))
+        index = frame_index(frame, names)
+    else:
+        index = 0
+    if not path.is_file():
+        raise NotFoundError(f"no such mask: {path}")
+    return index, path
+
+
+def _shape(text: str, form: str, lengths: tuple[int, ...], names: Sequence[str] | None) -> Shape:
+    frame, colon, rest = text.rpartition(":")
     try:
         values = [float(value) for value in rest.split(",")]
-        at = int(frame or "0")
     except ValueError:
-        values, at = [], 0
-    if len(values) not in lengths:
+        values = []
+    if len(values) not in lengths or (names is None and colon and not frame.isdecimal()):
         raise CallError(f"cannot read '{text}': write {form}, in pixels of the frame")
+    at = frame_index(frame, names) if colon else 0
     object_id = int(values[0])
-    if not (0 < values[0] == object_id <= MAX_OBJECTS) or at < 0:
+    if not 0 < values[0] == object_id <= MAX_OBJECTS:
         raise CallError(f"cannot read '{text}': an object id is a whole number 1..{MAX_OBJECTS}")
     if lengths == (5,):
         if not (values[1] < values[3] and values[2] < values[4]):

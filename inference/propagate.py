@@ -8,12 +8,13 @@ known; a run that was stopped goes on from the masks that are there, and ends at
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +23,24 @@ from corrfractal.config import config_to_dict, digest
 from corrfractal.console import progress, say
 from corrfractal.content import CHANGED, content_sha256, state
 from corrfractal.errors import CallError, VideoError
-from corrfractal.runtime import peak_rss_mb, write_text
+from corrfractal.output_guard import Written, refuse_overlap
+from corrfractal.runtime import peak_rss_mb
 from corrfractal.tracker import working_size
 from corrfractal.video import Video, open_video
 
 from .config import InferenceConfig
 from .follow import Follower
-from .keypoints import Points, write_points
+from .keypoints import Points, points_table
 from .load import Model, ModelSource, open_model, resolve_model
-from .outputs import Outputs, mask_file, write_outputs, write_point_video
+from .outputs import Outputs, write_outputs, write_point_video
 from .prompts import Prompts
 
 U8 = npt.NDArray[np.uint8]
+
+NOTE = "propagation.json"
+WRITTEN = "propagation.written.jsonl"
+POINTS = "points.csv"
+SOFT = "probabilities"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,7 @@ class Propagation:
 
     Attributes:
         video, model: as named by the user, and as resolved.
-        frames: number of masks, ``00000.png`` on; of frames with points.
+        frames: number of masks, named as their frames; of frames with points.
         kept: how many of them an earlier run had written.
         objects: ids in the given masks; names of the points.
         masks: their folder.
@@ -82,22 +89,28 @@ def propagate_video(
     *,
     outputs: Outputs | None = None,
     overlay: Path | None = None,
+    overwrite: bool = False,
 ) -> Propagation:
     """Carry masks, or points, through a video.
 
     Args:
         video: file, or folder of frames.
         given: masks and shapes of some frames; or the file of the first frame's mask; or points.
-        out: folder for ``00000.png`` on, palette PNG; made if missing. For points, ``points.csv``.
+        out: folder for a palette PNG a frame, named as the frame (``00000.png`` on for a video file); made if
+            missing. For points, ``points.csv``.
         model: see ``inference.load.resolve_model``.
         outputs: what else to write; ``overlay`` is short for its most usual part.
+        overwrite: replace files of others where results go.
 
     Raises:
         CallError, NotFoundError, MaskError: the call cannot be carried out; nothing was written.
         VideoError: a frame cannot be decoded; the masks of the frames before it are kept.
     """
     given = Prompts(masks={0: given}) if isinstance(given, Path) else given
-    job = Job(video=video, given=given, out=out, outputs=outputs or Outputs(overlay=overlay))
+    job = Job(
+        video=video, given=given, out=out, outputs=outputs or Outputs(overlay=overlay), overwrite=overwrite
+    )  # fmt: skip
+    refuse_overlap(job.places, (video, *given.files, None if model is None else Path(model)))
     opened = job.check()
     source = resolve_model(model)
     with progress("propagate", opened.info.frames) as advance:
@@ -112,6 +125,13 @@ class Job:
     given: Prompts | Points
     out: Path
     outputs: Outputs
+    overwrite: bool = False
+
+    @property
+    def places(self) -> dict[str, Path | None]:
+        """Where the results go, by the option that names the place."""
+        soft = self.out / SOFT if self.outputs.probabilities else None
+        return {"--out": self.out, **self.outputs.places, "--probabilities": soft}
 
     @cached_property
     def first_state(self) -> str:
@@ -134,7 +154,22 @@ class Job:
                 raise CallError(f"frame {frame} is given, but {self.video} has the frames 0..{info.frames - 1}")
             if isinstance(self.given, Prompts):
                 self.given.mask(frame, (info.height, info.width))
+        self.refuse_foreign()
         return opened
+
+    def refuse_foreign(self) -> None:
+        """Check that nothing of others is where results go.
+
+        Raises:
+            CallError: names the first such file.
+        """
+        existing = [*_results(self.out), *self.outputs.videos, self.out / NOTE]
+        if self.outputs.cutout_folder is not None:
+            existing += _png_files(self.outputs.cutout_folder)
+        self._written().refuse_foreign(existing, overwrite=self.overwrite)
+
+    def _written(self) -> Written:
+        return Written(self.out / WRITTEN)
 
     def run(
         self,
@@ -156,21 +191,20 @@ class Job:
         identity = digest(
             [fingerprint(self.video), self.given.digest(), source.digest, config.digest, self.outputs.probabilities]
         )
-        _begin(self.out, identity)
-        write_text(_note(self.out), json.dumps({"digest": identity, "frames": video.info.frames}) + "\n")
+        written = self._begin(identity)
         follower = Follower(
-            video=video, out=self.out, model=model, config=config.tracker, advance=advance,
+            video=video, out=self.out, written=written, model=model, config=config.tracker, advance=advance,
             probabilities=self.outputs.probabilities,
         )  # fmt: skip
         if isinstance(self.given, Points):
             totals, tracks = follower.follow_points(self.given)
-            write_points(self.out / "points.csv", self.given.names, tracks)
+            written.write(self.out / POINTS, points_table(self.given.names, tracks, video.names()))
             if self.outputs.overlay is not None and tracks:
-                write_point_video(self.outputs.overlay, video, tracks)
+                write_point_video(self.outputs.overlay, video, tracks, written)
         else:
             totals = follower.follow_masks(self.given)
             if totals.frames:
-                write_outputs(video, self.out, self.outputs, config.opacity)
+                write_outputs(video, self.out, self.outputs, config.opacity, written)
         result = Propagation(
             video=str(self.video),
             model=source.name,
@@ -185,13 +219,34 @@ class Job:
             peak_rss_mb=peak_rss_mb(),
         )
         facts = {**asdict(result), "digest": identity, "model_digest": source.digest, "config": config_to_dict(config)}
-        write_text(_note(self.out), json.dumps(facts, indent=2) + "\n")
+        self._note(written, facts)
+        others = [path for path in _results(self.out) if not written.names(path)]
+        if others:
+            say(f"{len(others)} files in {self.out} are not of this run and were left there, such as {others[0].name}")
         if _state(self.video) != self.first_state:
-            _begin(self.out, "")  # no mask belongs to the bytes that were hashed
+            self._begin("")  # no mask belongs to the bytes that were hashed
             raise VideoError(str(self.video), "read", CHANGED)
         if totals.error is not None:
             raise totals.error
         return result
+
+    def _begin(self, identity: str) -> Written:
+        """Keep the results of an earlier run of the same work; delete those of other work that nobody changed."""
+        written = self._written()
+        try:
+            before = json.loads((self.out / NOTE).read_bytes())["digest"]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            before = None
+        if before != identity:
+            stale = {path.resolve() for path in _results(self.out)}
+            if self.outputs.cutout_folder is not None:
+                stale |= {path.resolve() for path in _png_files(self.outputs.cutout_folder)}
+            written.clear(lambda path: path.resolve() in stale)
+            self._note(written, {"digest": identity})
+        return written
+
+    def _note(self, written: Written, facts: dict[str, Any]) -> None:
+        written.write(self.out / NOTE, (json.dumps(facts, indent=2) + "\n").encode())
 
 
 def track(
@@ -226,6 +281,11 @@ def make_folder(folder: Path) -> None:
         raise CallError(f"cannot write to the folder {folder}: {exc.strerror or exc}") from exc
 
 
+def frame_names(video: Path) -> Sequence[str] | None:
+    """How prompts name the frames: by the files of a folder of frames; None for a video file, which has numbers."""
+    return open_video(video).names() if video.is_dir() else None
+
+
 def fingerprint(video: Path) -> str:
     """SHA-256 of a file, or of names and contents of a folder's frames."""
     return content_sha256(video)
@@ -239,21 +299,16 @@ def _state(video: Path) -> str:
         return ""
 
 
-def _begin(out: Path, identity: str) -> None:
-    """Keep the masks of an earlier run of the same work; remove what another work has left."""
-    try:
-        before = json.loads(_note(out).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return
-    if before.get("digest") != identity:
-        for index in range(int(before.get("frames", 0))):
-            mask_file(out, index).unlink(missing_ok=True)
-        shutil.rmtree(out / "probabilities", ignore_errors=True)
-        (out / "points.csv").unlink(missing_ok=True)
+def _results(out: Path) -> list[Path]:
+    """What is where results go in an output folder: masks, probabilities, points."""
+    points = [out / POINTS] if os.path.lexists(out / POINTS) else []
+    soft = [path for path in sorted((out / SOFT).rglob("*")) if not path.is_dir()]
+    return [*_png_files(out), *soft, *points]
 
 
-def _note(out: Path) -> Path:
-    return out / "propagation.json"
+def _png_files(folder: Path) -> list[Path]:
+    found = folder.iterdir() if folder.is_dir() else []
+    return sorted(path for path in found if path.suffix.lower() == ".png" and not path.name.startswith("."))
 
 
 def _objects(given: Prompts | Points, size: tuple[int, int]) -> tuple[int, ...] | tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corrfractal.runtime import write_text
+from corrfractal.output_guard import write_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class Section:
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], *, lead: str = "") -> None:
-    """Render sections below a title and an opening sentence, in one atomic step."""
+    """Render sections below a title and an opening sentence, in one atomic step; see ``write_page``."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -150,7 +150,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], *, lead: s
     for kind in (Share, Delta, Link):
         environment.tests[kind.__name__.lower()] = lambda cell, kind=kind: isinstance(cell, kind)
     template = environment.get_template("report.html.j2")
-    write_text(path, template.render(title=title, lead=lead, sections=sections))
+    write_page(path, template.render(title=title, lead=lead, sections=sections))
 
 
 def _cell(cell: Cell) -> str:

@@ -1,7 +1,8 @@
 """What every evaluation shares, whatever it measures: a stored result per sequence, and what ``run.py`` asks of it.
 
-A data set is a ``Benchmark``: it names its sequences, turns one of them into a result, and sums results up. Results lie
-in ``sequences/<name>.json``; one whose digest still holds is taken as it is.
+A data set is a ``Benchmark``: it names its sequences, turns one of them into a result, and sums results up. Results are
+stored in ``sequences/<name>.json``; one is taken as it is while its digest fits and the note in
+``written/<name>.jsonl`` shows that nobody changed it or a prediction.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from pydantic import TypeAdapter, ValidationError
 from corrfractal.config import digest
 from corrfractal.console import say
 from corrfractal.errors import CallError, CorrFractalError, NotFoundError
-from corrfractal.runtime import write_text
+from corrfractal.output_guard import Written
 
 from .config import InferenceConfig
 from .load import Model, ModelSource
 from .report import Picture
 
+SCORES = "scores.json"
 MOST_REASONS = 10  # that one message names
 
 R = TypeVar("R", bound="Result")
@@ -98,12 +100,21 @@ class Benchmark(Protocol):
     """A data set with its protocol. Small and picklable: it travels to the workers."""
 
     @property
+    def data(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
     def dataset(self) -> str:
         """Name in ``scores.json`` and MLflow."""
         ...
 
     def names(self) -> tuple[str, ...]:
         """Names of the sequences; raises NotFoundError naming what is missing."""
+        ...
+
+    def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
+        """The files of predictions that ``evaluate`` writes for a sequence."""
         ...
 
     def evaluate(self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig) -> Result:
@@ -136,18 +147,30 @@ def result_digest(fingerprint: str, source: ModelSource, config: InferenceConfig
     return digest([source.digest, config.digest, fingerprint])
 
 
+def sequence_note(out: Path, name: str) -> Written:
+    """The note of what was written for a sequence."""
+    return Written(out / "written" / f"{_flat(name)}.jsonl", root=out)
+
+
+def summary_note(out: Path) -> Written:
+    """The note of what was written for the whole data set."""
+    return Written(out / "written.jsonl")
+
+
 def store(out: Path, result: Result) -> None:
     """Write ``sequences/<name>.json``."""
-    path = _file(out, result.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(dataclasses.asdict(result)) + "\n")
+    contents = json.dumps(dataclasses.asdict(result)) + "\n"
+    sequence_note(out, result.name).write(result_file(out, result.name), contents.encode())
 
 
-def load(kind: type[R], out: Path, name: str, digest: str) -> R | None:
-    """A stored result, if it is whole and its digest is this one."""
+def load(kind: type[R], out: Path, name: str, digest: str, predictions: Sequence[Path]) -> R | None:
+    """A stored result, if its digest is this one, and it and its predictions are as they were written."""
+    path, written = result_file(out, name), sequence_note(out, name)
+    if not all(written.owns(file) for file in (path, *predictions)):
+        return None
     try:
-        result = TypeAdapter(kind).validate_json(_file(out, name).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        result = TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError:
         return None
     return result if result.digest == digest else None
 
@@ -163,7 +186,13 @@ def cost(results: Sequence[Result]) -> dict[str, float]:
 
 def write_scores(out: Path, summary: Summary) -> None:
     """Write ``scores.json``."""
-    write_text(out / "scores.json", json.dumps(summary.to_dict(), indent=2) + "\n")
+    contents = json.dumps(summary.to_dict(), indent=2) + "\n"
+    summary_note(out).write(out / SCORES, contents.encode())
+
+
+def result_file(out: Path, name: str) -> Path:
+    """Where the result of a sequence is stored."""
+    return out / "sequences" / f"{_flat(name)}.json"
 
 
 def score_each(
@@ -207,5 +236,5 @@ def report_unknown(folder: Path, known: Iterable[str]) -> None:
         say(f"{folder}: the data set does not know {len(unknown)} of its entries, such as {unknown[0]}: not scored")
 
 
-def _file(out: Path, name: str) -> Path:
-    return out / "sequences" / f"{name.replace('/', '_')}.json"
+def _flat(name: str) -> str:
+    return name.replace("/", "_")

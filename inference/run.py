@@ -8,6 +8,8 @@ What fails is named and does not stop the rest; running the same call again does
 from __future__ import annotations
 
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ import ray
 from corrfractal.console import progress, say
 from corrfractal.errors import CorrFractalError, NotFoundError
 from corrfractal.foreign_errors import describe_error
+from corrfractal.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.runtime import ray_session
 from corrfractal.scores import Scores
 
@@ -29,13 +32,24 @@ from .evaluation_report import Settings, evaluation_report, read_evaluation
 from .lineage import describe_model
 from .load import Model, ModelSource, open_model, resolve_model
 from .outputs import Outputs
-from .propagate import Job, Propagation, make_folder, propagate_video
+from .prompts import Prompts
+from .propagate import Job, Propagation, frame_names, make_folder, propagate_video
 from .registry import log_measures, log_scores
-from .results import Benchmark, PicturedBenchmark, Result, Summary
+from .results import (
+    SCORES,
+    Benchmark,
+    PicturedBenchmark,
+    Result,
+    Summary,
+    result_file,
+    sequence_note,
+    summary_note,
+)
 from .videos import list_videos, names_of, outputs_of, prompts_of, unused_masks
 
 __all__ = ["evaluate", "evaluate_davis", "propagate_video", "propagate_videos"]
 
+REPORT = "report.html"
 AGAIN = "the others are kept: mend these and run the same command again"
 
 
@@ -60,6 +74,7 @@ class _Video:
     outputs: Outputs
     source: ModelSource
     config: InferenceConfig
+    overwrite: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +92,7 @@ def propagate_videos(
     *,
     outputs: Outputs | None = None,
     workers: int | None = None,
+    overwrite: bool = False,
 ) -> list[Propagation]:
     """Carry masks through many videos, each into a folder of its name in ``out``.
 
@@ -86,19 +102,29 @@ def propagate_videos(
         model: see ``inference.load.resolve_model``.
         outputs: what else to write; its paths are folders.
         workers: videos at once; None takes ``config.workers``.
+        overwrite: replace files of others where results go.
 
     Raises:
+        CallError: an output touches an input, or would replace files of others. Nothing was written.
         NotFoundError: no such videos, masks or model.
         CorrFractalError: videos failed; names each with its reason. The others' results are kept.
     """
     config, outputs = config or InferenceConfig(), outputs or Outputs()
+    # Before anything is resolved, so that messages name what the user named.
+    refuse_overlap({"--out": out, **outputs.places}, (videos, masks, model and Path(model)))
     out, masks = out.resolve(), masks.resolve()
     if not masks.is_dir():
         raise NotFoundError(f"the folder of masks {masks} does not exist")
-    folders = (outputs.overlay, outputs.contours, outputs.cutout)
-    entries = list_videos(videos, skip=[out, masks, *(folder for folder in folders if folder is not None)])
+    entries = list_videos(videos, skip=[out, masks, *(path for path in outputs.places.values() if path is not None)])
+    refuse_overlap({"--out": out, **outputs.places}, [entry.location for entry in entries])
     named = dict(zip(names_of(entries), entries, strict=True))
-    source = resolve_model(model, out / "model")
+    each = {name: outputs_of(name, _resolved(outputs)) for name in named}
+    links = {f"--out {name}": out / name for name in each if (out / name).is_symlink()}
+    refuse_overlap(links, (videos, masks, *(entry.location for entry in entries)))
+    for name, of_video in each.items():
+        nothing = Prompts(masks={})
+        Job(video=videos, given=nothing, out=out / name, outputs=of_video, overwrite=overwrite).refuse_foreign()
+    source = _resolve_shared(model, out, overwrite)
     make_folder(out)
     jobs: dict[str, Any] = {
         name: _Video(
@@ -106,9 +132,10 @@ def propagate_videos(
             path=Path(entry.location),
             masks=masks,
             out=out / name,
-            outputs=outputs_of(name, _resolved(outputs)),
+            outputs=each[name],
             source=source,
             config=config,
+            overwrite=overwrite,
         )
         for name, entry in named.items()
         if not entry.fault
@@ -142,6 +169,7 @@ def evaluate_davis(
     workers: int | None = None,
     year: str | None = None,
     compare: Path | None = None,
+    overwrite: bool = False,
 ) -> Evaluation:
     """Propagate and score DAVIS val; write masks, ``scores.json`` and ``report.html`` to ``out``; see ``evaluate``.
 
@@ -149,14 +177,16 @@ def evaluate_davis(
         data: folder with JPEGImages, Annotations and ImageSets.
         year: 2017 or 2016; None looks which one is there.
         compare: folder of another evaluation of the same data set, set beside this one in the report.
+        overwrite: replace files of others where results go.
     """
     config, benchmark = config or InferenceConfig(), Davis(data.resolve(), year)
+    _refuse_outputs(benchmark, out, (data, model and Path(model), compare), overwrite)
     rival = None if compare is None else read_evaluation(compare)
-    source = resolve_model(model, out.resolve() / "model")
+    source = _resolve_shared(model, out.resolve(), overwrite)
     evaluation, _ = _evaluate(benchmark, out.resolve(), source, config, workers)
     assert isinstance(evaluation, Evaluation)
     settings = Settings(config=config, model=describe_model(source), digest=benchmark.digest())
-    evaluation_report(out / "report.html", evaluation, benchmark, settings, rival)
+    evaluation_report(out / REPORT, evaluation, benchmark, settings, rival)
     return evaluation
 
 
@@ -167,6 +197,7 @@ def evaluate(
     config: InferenceConfig | None = None,
     *,
     workers: int | None = None,
+    overwrite: bool = False,
 ) -> Summary:
     """Propagate and score a data set; write predictions, ``scores.json`` and ``report.html`` to ``out``.
 
@@ -174,17 +205,58 @@ def evaluate(
         benchmark: the data set with its protocol.
         model: see ``inference.load.resolve_model``.
         workers: sequences at once; None takes ``config.workers``.
+        overwrite: replace files of others where results go.
 
     Raises:
+        CallError: ``out`` touches the data set or the model, or holds files of others where results go.
         NotFoundError: no such data set or model.
         CorrFractalError: sequences failed; names each with its reason. The others' results are kept.
     """
-    source = resolve_model(model, out.resolve() / "model")
+    _refuse_outputs(benchmark, out, (benchmark.data, model and Path(model)), overwrite)
+    source = _resolve_shared(model, out.resolve(), overwrite)
     config = config or InferenceConfig()
     summary, results = _evaluate(benchmark, out.resolve(), source, config, workers)
     settings = Settings(config=config, model=describe_model(source))
-    benchmark_report(out / "report.html", summary, results, benchmark, settings)
+    benchmark_report(out / REPORT, summary, results, benchmark, settings)
     return summary
+
+
+def _refuse_outputs(benchmark: Benchmark, out: Path, inputs: Sequence[Path | str | None], overwrite: bool) -> None:
+    """Check that ``out`` touches no input, and that nothing of others is where results go; nothing is written.
+
+    Raises:
+        CallError: names the first that does.
+    """
+    names = benchmark.names()  # first, since a folder that is no data set is the greater mistake
+    links = {f"--out {part.name}": part for part in (out.iterdir() if out.is_dir() else ()) if part.is_symlink()}
+    refuse_overlap({"--out": out, **links}, inputs)
+    refuse_foreign_page(out / REPORT, overwrite=overwrite)
+    summary_note(out).refuse_foreign([out / SCORES], overwrite=overwrite)
+    for name in names:
+        try:
+            predictions = benchmark.predictions(name, out)
+        except CorrFractalError:
+            continue  # reported with the reason when its turn comes
+        written = sequence_note(out, name)
+        written.refuse_foreign([result_file(out, name), *predictions], overwrite=overwrite)
+
+
+def _resolve_shared(model: str | None, out: Path, overwrite: bool) -> ModelSource:
+    """Find a model; weights of the MLflow store are copied to ``out/model``, where all workers can read them.
+
+    Raises:
+        NotFoundError, CallError: as ``resolve_model``; or a file of others is where the weights go.
+    """
+    with tempfile.TemporaryDirectory(prefix="corrfractal-") as folder:
+        source = resolve_model(model, Path(folder))
+        if source.path is None or not source.path.is_relative_to(Path(folder).resolve()):
+            return source
+        weights = out / "model" / source.path.name
+        written = summary_note(out)
+        written.refuse_foreign([weights], overwrite=overwrite)
+        with written.replacing(weights) as temporary:
+            shutil.copyfile(source.path, temporary)
+    return replace(source, path=weights)
 
 
 def _evaluate(
@@ -293,8 +365,8 @@ def _propagate_task(job: _Video) -> Propagation | _Failure:
     """Runs in a worker process, on one core."""
     _one_core()
     try:
-        prompts = prompts_of(job.name, job.masks)
-        work = Job(video=job.path, given=prompts, out=job.out, outputs=job.outputs)
+        prompts = prompts_of(job.name, job.masks, frame_names(job.path))
+        work = Job(video=job.path, given=prompts, out=job.out, outputs=job.outputs, overwrite=job.overwrite)
         return work.run(work.check(), job.source, _model(job.source), job.config)
     except (CorrFractalError, OSError) as exc:
         return _Failure(name=job.name, reason=str(exc))
@@ -321,7 +393,7 @@ def _line(outcome: Result | _Failure) -> str:
 
 def _refuse_failures(failures: list[_Failure], total: int, out: Path) -> None:
     if failures:
-        (out / "scores.json").unlink(missing_ok=True)
+        summary_note(out).clear(lambda path: path.name == SCORES)
         raise CorrFractalError(
             f"{len(failures)} of {total} sequences failed, so there is no score ({_named(failures)}); {AGAIN}"
         )

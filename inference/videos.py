@@ -13,7 +13,7 @@ from corrfractal.discovery import Entry, discover, ignored_summary, is_frame_fol
 from corrfractal.errors import CallError, NotFoundError
 
 from .outputs import ALPHA_SUFFIX, Outputs
-from .prompts import Prompts, numbered_masks
+from .prompts import Prompts, masks_by_frame
 
 REMOTE = "masks are propagated through local files only: copy the video first"
 
@@ -80,8 +80,13 @@ def unused_masks(names: Iterable[str], masks: Path) -> list[Path]:
     )
 
 
-def prompts_of(name: str, masks: Path) -> Prompts:
-    """The masks given for a video: ``masks/NAME.png``, or the numbered files of ``masks/NAME/``.
+def prompts_of(name: str, masks: Path, frames: Sequence[str] | None = None) -> Prompts:
+    """The masks given for a video: ``masks/NAME.png``, or the files of ``masks/NAME/``, named by their frames.
+
+    Args:
+        name: of the video.
+        masks: the folder for all videos.
+        frames: names of its frames, where it is a folder of them; see ``read_prompts``.
 
     Raises:
         NotFoundError: neither is there.
@@ -90,7 +95,7 @@ def prompts_of(name: str, masks: Path) -> Prompts:
     if file.is_file():
         return Prompts(masks={0: file})
     if folder.is_dir():
-        return Prompts(masks=dict(numbered_masks(folder)))
+        return Prompts(masks=dict(masks_by_frame(folder, frames)))
     raise NotFoundError(f"no mask for the video {name}: neither {file} nor the folder {folder} exists")
 
 

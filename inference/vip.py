@@ -23,7 +23,7 @@ from .benchmark_report import later, mask_strip, some
 from .config import InferenceConfig
 from .datasets.vip import PARTS, Video, open_video, video_names
 from .load import Model, ModelSource
-from .masks import read_mask, write_mask
+from .masks import encode_mask, read_mask
 from .metrics.iou import I64, confusion, iou, mean_iou
 from .propagate import track
 from .report import Picture
@@ -36,6 +36,7 @@ from .results import (
     report_unknown,
     result_digest,
     score_each,
+    sequence_note,
     store,
     write_scores,
 )
@@ -115,6 +116,10 @@ class Vip:
         """Names of the videos."""
         return video_names(self.data, self.split)
 
+    def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
+        """The masks that ``evaluate`` writes for a video."""
+        return tuple(out / "masks" / name / f"{frame.stem}.png" for frame in open_video(self.data, name).frames)
+
     def evaluate(self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig) -> PartsResult:
         """Propagate the parts of one video, store its masks, of the truth's size, and scores, and return them.
 
@@ -124,15 +129,14 @@ class Vip:
         video = open_video(self.data, name)
         first = _resize(video.first(), (SIZE, SIZE))
         frames = (_square(video.frame(t)) for t in range(len(video.frames)))
-        folder = out / "masks" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        paths, written = self.predictions(name, out), sequence_note(out, name)
         seconds: list[float] = []
 
         def masks() -> Iterator[U8]:
             for t, step in enumerate(track(frames, first, model, config)):
                 seconds.append(step.seconds)
                 mask = video.first() if t == 0 else _resize(step.mask, video.annotation(t).shape)
-                write_mask(folder / f"{video.frames[t].stem}.png", mask)
+                written.write(paths[t], encode_mask(mask))
                 yield mask
 
         given, others = _confusions(video, masks())
@@ -149,11 +153,9 @@ class Vip:
         return result
 
     def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> PartsResult | None:
-        """The result of an earlier run, if model, settings and files are still the same and all masks are there."""
-        video = open_video(self.data, name)
-        complete = all((out / "masks" / name / f"{frame.stem}.png").is_file() for frame in video.frames)
-        digest = result_digest(video.fingerprint(), source, config)
-        return load(PartsResult, out, name, digest) if complete else None
+        """The result of an earlier run, if model, settings, files and all masks are still the same."""
+        digest = result_digest(open_video(self.data, name).fingerprint(), source, config)
+        return load(PartsResult, out, name, digest, self.predictions(name, out))
 
     def summarize(self, results: Sequence[PartsResult], source: ModelSource, out: Path) -> PartsSummary:
         """Scores over all videos, with ``scores.json`` written."""

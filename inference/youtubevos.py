@@ -24,10 +24,21 @@ from .config import InferenceConfig
 from .datasets.youtubevos import Video, open_video, video_names
 from .evaluation import SequenceResult, object_lines
 from .load import Model, ModelSource
-from .masks import read_mask, write_mask
+from .masks import encode_mask, read_mask
 from .metrics.jf import ObjectScore, frame_scores
 from .report import Picture
-from .results import Advance, Summary, cost, load, report_unknown, result_digest, score_each, store, write_scores
+from .results import (
+    Advance,
+    Summary,
+    cost,
+    load,
+    report_unknown,
+    result_digest,
+    score_each,
+    sequence_note,
+    store,
+    write_scores,
+)
 
 U8 = npt.NDArray[np.uint8]
 
@@ -110,6 +121,11 @@ class YoutubeVos:
         """Names of the videos."""
         return video_names(self.data, self.split)
 
+    def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
+        """The masks that ``evaluate`` writes for a video."""
+        frames = open_video(self.data, name, self.split).frames
+        return tuple(out / SUBMISSION / name / f"{frame.stem}.png" for frame in frames)
+
     def evaluate(
         self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
     ) -> SequenceResult:
@@ -119,12 +135,12 @@ class YoutubeVos:
             NotFoundError, MaskError, VideoError: a file of the video is missing or damaged; names it.
         """
         video = open_video(self.data, name, self.split)
-        folder = out / SUBMISSION / name
-        folder.mkdir(parents=True, exist_ok=True)
+        written = sequence_note(out, name)
         seconds: list[float] = []
         masks: dict[str, U8] = {}
-        for frame, mask in zip(video.frames, _masks(video, model, config, seconds), strict=True):
-            write_mask(folder / f"{frame.stem}.png", mask)
+        predicted = _masks(video, model, config, seconds)
+        for frame, path, mask in zip(video.frames, self.predictions(name, out), predicted, strict=True):
+            written.write(path, encode_mask(mask))
             if frame.stem in video.annotations:
                 masks[frame.stem] = mask
         result = SequenceResult(
@@ -139,11 +155,9 @@ class YoutubeVos:
         return result
 
     def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> SequenceResult | None:
-        """The result of an earlier run, if model, settings and files are still the same and all masks are there."""
-        video = open_video(self.data, name, self.split)
-        complete = all((out / SUBMISSION / name / f"{frame.stem}.png").is_file() for frame in video.frames)
-        digest = result_digest(video.fingerprint(), source, config)
-        return load(SequenceResult, out, name, digest) if complete else None
+        """The result of an earlier run, if model, settings, files and all masks are still the same."""
+        digest = result_digest(open_video(self.data, name, self.split).fingerprint(), source, config)
+        return load(SequenceResult, out, name, digest, self.predictions(name, out))
 
     def summarize(self, results: Sequence[SequenceResult], source: ModelSource, out: Path) -> YoutubeVosSummary:
         """Scores over all videos, with ``scores.json`` written."""

@@ -38,6 +38,7 @@ class Share(click.ParamType[float]):
 @click.option("--videos", type=click.IntRange(min=1), help="Take SOURCES for a sample of so many videos ...")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="... of so many seconds on average.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
+@click.option("--overwrite", is_flag=True, help="Replace a file at --out that is no plan. Never an input.")
 @command
 def plan(
     sources: tuple[str, ...],
@@ -48,6 +49,7 @@ def plan(
     videos: int | None,
     seconds: float | None,
     config_file: Path | None,
+    overwrite: bool,
 ) -> dict[str, Any]:
     """What `precompute SOURCES` will take. Pieces of a few videos are decoded and labelled here; nothing is stored."""
     from dataclasses import asdict
@@ -56,6 +58,8 @@ def plan(
 
     from . import planning, prediction
 
+    if out is not None:
+        prediction.refuse_foreign(out, (*sources, config_file), overwrite=overwrite)
     config = _configuration(config_file)
     found = planning.plan(sources, config, pilots=pilots, seed=seed, videos=videos, seconds=seconds)
     workers = workers or cpu_count()
@@ -112,7 +116,14 @@ def precompute(
     given = {"max_bad": max_bad, "device": device}
     config = _configuration(config_file, {name: value for name, value in given.items() if value is not None})
     predicted = prediction.load(plan_file, config.recipe()) if plan_file else None
-    result = run.precompute(sources, out, config, workers=workers, retry_quarantined=retry_quarantined)
+    result = run.precompute(
+        sources,
+        out,
+        config,
+        workers=workers,
+        retry_quarantined=retry_quarantined,
+        files=(config_file, plan_file),
+    )
     say(
         f"{result.sources} sources = {result.sampled} sampled + {result.quarantined} quarantined + "
         f"{result.rejected} rejected"
@@ -167,12 +178,18 @@ def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> 
 @click.option("--html", type=click.Path(path_type=Path), help="Write a contact sheet to this file.")
 @click.option("--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Clips on the sheet.")
 @click.option("--seed", default=0, show_default=True, help="Decides which clips are drawn.")
+@click.option("--overwrite", is_flag=True, help="Replace a file at --html that is no such sheet. Never an input.")
 @command
-def inspect(shards: str, html: Path | None, clips: int, seed: int) -> dict[str, Any]:
+def inspect(shards: str, html: Path | None, clips: int, seed: int, overwrite: bool) -> dict[str, Any]:
     """Label health of SHARDS, in all and one by one, and the inputs that were quarantined or rejected."""
+    from corrfractal.output_guard import refuse_foreign_page, refuse_overlap
+
     from .inspect import inspect as look
     from .inspect import lines, to_json, write_sheet
 
+    if html is not None:
+        refuse_overlap({"--html": html}, (shards,))
+        refuse_foreign_page(html, overwrite=overwrite)
     found = look(shards)
     if html is None:
         for line in lines(found):

@@ -16,7 +16,7 @@ import numpy as np
 from corrfractal import storage
 from corrfractal.errors import IntegrityError
 from corrfractal.manifest import Manifest, SampleRef, Sidecar, SourceEntry, load_manifest, load_sidecar
-from corrfractal.runtime import write_text
+from corrfractal.output_guard import write_page
 from corrfractal.sample import Clip, decode_clip, encode_clip, read_members
 
 from .health import Health, clusters, data_set_health, shard_health
@@ -146,8 +146,7 @@ def write_sheet(path: Path, found: Inspection, *, clips: int = 24, seed: int = 0
         seed=seed,
         lost=found.lost[:LOST_SHOWN],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
+    write_page(path, page)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from corrfractal import storage
 from corrfractal.config import digest
+from corrfractal.console import say
 from corrfractal.errors import CallError, CorrFractalError, IntegrityError
 from corrfractal.manifest import (
     MANIFEST,
@@ -138,15 +139,14 @@ def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
         retry_quarantined: also make anew those with quarantined sources.
 
     Raises:
-        CallError: ``out`` is no folder, or holds shards of another origin.
+        CallError: ``out`` is no folder, or holds shards, a plan or a manifest of another origin.
     """
     try:
         storage.make_folder(out)
     except OSError as exc:
         raise CallError(f"cannot make the folder {out}: {exc.strerror or exc}") from exc
     there = set(storage.listing(out)[0]) if storage.kind(out) else set()  # an object store has no empty folders
-    if PLAN not in there and any(re.fullmatch(SHARD, name) for name in there):
-        raise CallError(f"{out} holds shards that this command did not write; name another folder with --out")
+    _refuse_foreign(out, there)
     _remove(out, there, HALF_WRITTEN)
     storage.write(storage.join(out, PLAN), _plan_text(plan))
     with ThreadPoolExecutor(HASH_THREADS) as pool:
@@ -202,9 +202,43 @@ def commit(out: str, plan: Plan) -> Manifest:
     storage.write(storage.join(out, MANIFEST), to_text(manifest).encode())
     there = set(storage.listing(out)[0])
     current = {name for spec in plan.shards for name in (spec.name, sidecar_name(spec.name))}
-    _remove(out, there - current, SHARD)
+    _remove_stale(out, there - current)
     _remove(out, there, HALF_WRITTEN)
     return manifest
+
+
+def _refuse_foreign(out: str, there: set[str]) -> None:
+    """Check that files of our names are ours: the plan, which is written first and carries its digest, says so."""
+    if PLAN in there:
+        try:
+            values = json.loads(storage.read(storage.join(out, PLAN)))
+            ours = values.pop("digest") == digest(values)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            ours = False
+        if not ours:
+            raise CallError(f"{storage.join(out, PLAN)} is not what this command wrote; name another folder with --out")
+    elif foreign := sorted(n for n in there if re.fullmatch(SHARD, n) or n in (MANIFEST, QUARANTINE)):
+        raise CallError(f"{out} holds {foreign[0]}, which this command did not write; name another folder with --out")
+
+
+def _remove_stale(out: str, names: set[str]) -> None:
+    """Remove shards of an earlier plan, each with its sidecar, which names it with its SHA-256. Others stay."""
+    for name in sorted(names):
+        tar = re.fullmatch(r"(shard-\d{6,})\.tar", name)
+        if not tar:
+            continue
+        location, note = storage.join(out, name), storage.join(out, sidecar_name(name))
+        try:
+            sidecar = read_sealed(note, Sidecar)
+        except IntegrityError:
+            ours = False
+        else:
+            ours = sidecar.name == name and sidecar.sha256 == storage.sha256(location)
+        if ours:
+            storage.remove(location)
+            storage.remove(note)
+        else:
+            say(f"warning: {location} is not what this command wrote there, and was left; the manifest leaves it out")
 
 
 def join_segments(parts: Sequence[SourceEntry]) -> SourceEntry:

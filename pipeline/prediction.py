@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corrfractal.errors import CallError, NotFoundError
+from corrfractal.output_guard import refuse_overlap
+from corrfractal.runtime import write_text
 
 if TYPE_CHECKING:
     from .run import PrecomputeResult
@@ -97,8 +100,29 @@ def lines(prediction: Prediction, workers: int) -> Iterator[str]:
 
 
 def save(prediction: Prediction, path: Path) -> None:
-    """Write a prediction as JSON."""
-    path.write_text(json.dumps(asdict(prediction), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    """Write a prediction as JSON in one atomic step."""
+    write_text(path, json.dumps(asdict(prediction), indent=1, sort_keys=True) + "\n")
+
+
+def refuse_foreign(path: Path, inputs: Sequence[str | Path | None], *, overwrite: bool = False) -> None:
+    """Check that a prediction may be written to a file.
+
+    Raises:
+        CallError: it touches an input, or something else than a prediction is there.
+    """
+    refuse_overlap({"--out": path}, inputs)
+    if path.is_dir():
+        raise CallError(f"{path} is a folder: name a file for the plan, such as {path / 'prediction.json'}")
+    if not path.parent.is_dir():
+        raise CallError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if os.path.lexists(path) and not overwrite:
+        try:
+            _read(path)
+        except CallError as exc:
+            raise CallError(
+                f"{path} exists, and is no plan: move it away, name another file, or replace it with --overwrite. "
+                "Nothing was written"
+            ) from exc
 
 
 def load(path: Path, config: dict[str, Any]) -> Prediction:
@@ -108,17 +132,21 @@ def load(path: Path, config: dict[str, Any]) -> Prediction:
         NotFoundError: no such file.
         CallError: no prediction, or one for another configuration.
     """
+    prediction = _read(path)
+    if prediction.config != config:
+        raise CallError(f"{path} was made for another configuration: run `corrfractal plan` again")
+    return prediction
+
+
+def _read(path: Path) -> Prediction:
     from pydantic import TypeAdapter, ValidationError  # imported late: --help stays fast
 
     try:
-        prediction = TypeAdapter(Prediction).validate_json(path.read_bytes())
+        return TypeAdapter(Prediction).validate_json(path.read_bytes())
     except FileNotFoundError as exc:
         raise NotFoundError(f"no such plan: {path}") from exc
     except ValidationError as exc:
         raise CallError(f"{path} is no plan: `corrfractal plan SOURCES --out {path}` writes one") from exc
-    if prediction.config != config:
-        raise CallError(f"{path} was made for another configuration: run `corrfractal plan` again")
-    return prediction
 
 
 def _size(count: float) -> str:

@@ -22,6 +22,7 @@ from corrfractal.discovery import discover
 from corrfractal.errors import BoundExceededError, CallError, CorrFractalError
 from corrfractal.foreign_errors import describe_error
 from corrfractal.manifest import QUARANTINE, Statistics
+from corrfractal.output_guard import refuse_overlap
 from corrfractal.runtime import ray_session
 
 from .config import PipelineConfig
@@ -77,6 +78,7 @@ def precompute(
     *,
     workers: int | None = None,
     retry_quarantined: bool = False,
+    files: Sequence[Path | None] = (),
 ) -> PrecomputeResult:
     """Make shards of clips and pseudo-labels from videos. Stopped at any point, the same call goes on from there.
 
@@ -86,18 +88,21 @@ def precompute(
         config: how.
         workers: tasks at a time; None: one per CPU of the Ray cluster.
         retry_quarantined: read quarantined sources again.
+        files: what else the call reads, such as a configuration: ``out`` may not touch it either.
 
     Raises:
-        CallError: a source does not exist, or ``out`` cannot be used. Nothing was written.
+        CallError: a source does not exist, or ``out`` touches one or cannot be used. Nothing was written.
         BoundExceededError: more than ``config.max_bad`` of the sources are quarantined. The shards are complete.
         CorrFractalError: no source gave a clip, or a shard could not be written.
     """
     started = time.monotonic()
+    refuse_overlap({"--out": out}, (*sources, *files))
     out = storage.resolve(out)
 
     # 1. Plan: what is there, and what is still to be made.
     cpu = time.process_time()
     found = discover(sources, skip=[out])
+    refuse_overlap({"--out": out}, [entry.location for entry in found.entries])
     plan = make_plan(read_sources(found.entries), config)
     cpu = time.process_time() - cpu
     pending = prepare(out, plan, retry_quarantined)

@@ -125,8 +125,9 @@ def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mappi
         sources=tuple(part.entry for part in parts),
         label_statistics=sum((part.statistics for part in parts), LabelStatistics()),
     )
-    storage.put(temporary, storage.join(out, spec.name))
+    # The sidecar first: no shard is ever there without a note of its hash, which allows to delete it.
     storage.write(storage.join(out, sidecar_name(spec.name)), to_text(seal(sidecar)).encode())
+    storage.put(temporary, storage.join(out, spec.name))
     storage.remove(note)
     outcomes = [part.entry.outcome for part in parts]
     return Made(

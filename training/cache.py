@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from corrfractal.manifest import ShardEntry
 from corrfractal.runtime import file_sha256
 
 LANES = 8  # fetches at a time on one host
+FETCHED = re.compile(r"[0-9a-f]{64}\.tar")
+PART = re.compile(r"[0-9a-f]+\.\d+\.\d+\.part")
 
 
 def default_folder() -> Path:
@@ -133,17 +136,21 @@ class ShardFiles:
     def _reserve(self, part: Path, size: int) -> None:
         """Make room for a file and take it, so that processes that fetch side by side count each other."""
         with self._lock("lock"):
-            for stray in self._folder.glob("*.part"):
+            for stray in self._ours(PART):
                 if stray != part and self._abandoned(stray):
                     stray.unlink(missing_ok=True)
-            held = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._folder.glob("*.tar"))
-            total = sum(s for _, s, _ in held) + sum(int(p.suffixes[-2][1:]) for p in self._folder.glob("*.part"))
+            held = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._ours(FETCHED))
+            total = sum(s for _, s, _ in held) + sum(int(p.suffixes[-2][1:]) for p in self._ours(PART))
             for _, freed, old in held:
                 if total + size <= self._limit:
                     break
                 old.unlink(missing_ok=True)
                 total -= freed
             part.touch()
+
+    def _ours(self, pattern: re.Pattern[str]) -> list[Path]:
+        """The files of the cache, which are named by their SHA-256; whatever else is in the folder stays there."""
+        return [path for path in self._folder.iterdir() if pattern.fullmatch(path.name)]
 
     def _abandoned(self, part: Path) -> bool:
         """Whether the process that was fetching a file is gone: its lane is free."""

@@ -1,8 +1,8 @@
 """Checkpoints: whole or absent, checked before use, the newest few kept.
 
-``step-00000200.pt`` is written beside its name, reaches the disk, and is renamed; then ``step-00000200.json`` with
-its SHA-256 makes it valid. A file without such a companion, or one that does not match, is passed over for the one
-before. Reading uses ``weights_only``: a checkpoint cannot run code.
+``step-00000200.pt`` is written to a temporary file and reaches the disk; then ``step-00000200.json`` with its SHA-256
+is written, and the file renamed. A checkpoint without such a note, or one that does not match, is skipped in favour of
+the one before, and is never deleted. Reading uses ``weights_only``: a checkpoint cannot run code.
 
 The loop stops only for the copy of the state: ``CheckpointWriter`` writes it in a thread, one at a time.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ import torch
 from corrfractal.console import say
 from corrfractal.errors import IntegrityError
 from corrfractal.runtime import file_sha256, publish, write_text
+
+CHECKPOINT = re.compile(r"step-\d{8,}\.pt")
+HALF_WRITTEN = re.compile(r"\.step-\d{8,}\.(pt|json)\.\d+\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +61,42 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         OSError: it could not be written, for want of room for example. The older ones are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stray in folder.glob(".*.tmp"):  # of a process that was killed: only one writes at a time
-        stray.unlink()
+    for stray in folder.iterdir():  # of a process that was killed: only one writes at a time
+        if HALF_WRITTEN.fullmatch(stray.name):
+            stray.unlink()
     path = folder / checkpoint_name(checkpoint.step)
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
         torch.save(vars(checkpoint), temporary)
         sha256 = file_sha256(temporary)
-        publish(temporary, path)
+        # The note first: no checkpoint is ever there without its hash, which allows to delete it.
         write_text(path.with_suffix(".json"), json.dumps({"step": checkpoint.step, "sha256": sha256}))
+        publish(temporary, path)
     except RuntimeError as exc:  # what PyTorch's writer makes of a full disk
         temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {str(exc).splitlines()[0]}") from exc
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink()
+    for old in _checkpoints(folder)[:-keep]:
+        if _is_whole(old):
+            old.unlink()
+            old.with_suffix(".json").unlink()
     return path
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Files of our names, oldest first; a copy that the user made under another name is none."""
+    return sorted(path for path in folder.glob("step-*.pt") if CHECKPOINT.fullmatch(path.name))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint holds what the note beside it says."""
+    try:
+        note = json.loads(path.with_suffix(".json").read_text())
+        return bool(note["sha256"] == file_sha256(path))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def checkpoint_name(step: int) -> str:
@@ -125,7 +146,7 @@ class CheckpointWriter:
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None. Damaged ones are passed over, not removed."""
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+    for path in reversed(_checkpoints(folder)):
         try:
             return read_checkpoint(path)
         except IntegrityError:  # whatever is wrong with it, the one before may be whole

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from corrfractal import artifact
 from corrfractal.errors import CallError, IntegrityError
+from corrfractal.output_guard import refuse_overlap
 from corrfractal.runtime import file_sha256
+from corrfractal.store import local_file
 
 from .lineage import Lineage, ModelLineage
 from .registry import fetch_weights
@@ -60,10 +62,13 @@ def export(name: str, out: Path, uri: str) -> ModelLineage:
         uri: MLflow store.
 
     Raises:
-        CallError: ``out`` holds something.
+        CallError: ``out`` holds something, or touches the store.
         NotFoundError: no such version.
         IntegrityError: the weights are not those that were registered.
     """
+    store = local_file(uri)
+    if store is not None:
+        refuse_overlap({"--out": out}, (store, store.parent / "mlartifacts"))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CallError(f"{out} is not empty: name a new folder")
     found = Lineage(uri).of_model(name)

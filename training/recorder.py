@@ -13,7 +13,7 @@ from pathlib import Path
 
 from corrfractal import CorrFractal
 from corrfractal.config import config_to_dict
-from corrfractal.runtime import write_text
+from corrfractal.runtime import file_sha256, write_text
 
 from .batches import Batch
 from .checkpoint import Checkpoint, save_checkpoint
@@ -73,7 +73,8 @@ class Recorder:
             if file.exists():
                 self._log.artifact(file)
         self._log.close("FINISHED")
-        write_text(self._out / "result.json", json.dumps({**self._file.lines[-1].values, "step": self._job.total}))
+        facts = {"step": self._job.total, "model_sha256": file_sha256(self._out / "model.safetensors")}
+        write_text(self._out / "result.json", json.dumps({**self._file.lines[-1].values, **facts}))
 
     def _guarded(self, write: Callable[..., None], *arguments: object) -> bool:
         """Do what may fail for want of room; tell of it once."""

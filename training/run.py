@@ -21,9 +21,10 @@ from typing import Any
 from corrfractal import storage
 from corrfractal.config import config_from_dict, config_to_dict, flatten
 from corrfractal.console import say
-from corrfractal.errors import ConfigError, CorrFractalError, DivergedError
+from corrfractal.errors import ConfigError, CorrFractalError, DivergedError, IntegrityError
 from corrfractal.manifest import load_manifest
-from corrfractal.runtime import cpu_count, ray_session, without_password, write_text
+from corrfractal.output_guard import refuse_existing, refuse_overlap
+from corrfractal.runtime import cpu_count, file_sha256, ray_session, without_password, write_text
 from corrfractal.store import canonical_uri, check_store, local_file
 from corrfractal.store import tracking_uri as default_uri
 from corrfractal.surroundings import refuse_faults
@@ -35,7 +36,7 @@ from .follow import note_previous, shown_progress
 from .health import check_labels
 from .job import Job
 from .loop import Outcome, find_evaluator, fit
-from .machine import note_attempt, talk_over
+from .machine import ATTEMPTS, note_attempt, talk_over
 from .meter import StepTime
 from .order import check_share
 from .recorder import deliver
@@ -45,6 +46,11 @@ from .stop import listen, stop_file
 from .tracking import start_run
 
 MAX_FAILURES = 3
+
+RUN_FILES = (
+    "checkpoints", "metrics.jsonl", "messages.log", "pictures", "model.safetensors", "result.json", "diverged", ATTEMPTS
+)  # fmt: skip
+"""What a run writes into its folder: without ``job.json`` these belong to somebody else."""
 
 STEP_COUNTERS = {
     "steps": "Steps",
@@ -94,6 +100,7 @@ def train(
         BoundExceededError: the labels are collapsed, frozen or noise.
         DivergedError: the loss is no longer finite.
         CorrFractalError: workers failed more often than Ray was allowed to restart them.
+        IntegrityError: the model file of a finished run was changed.
         KeyboardInterrupt: the process was asked to stop; all steps done are in a checkpoint.
     """
     started = time.monotonic()
@@ -111,6 +118,11 @@ def train(
     # 3. Register; a run that is registered already keeps its version.
     result = json.loads(result_file.read_text())
     model_file = Path(job.out) / "model.safetensors"
+    if result.pop("model_sha256", file_sha256(model_file)) != file_sha256(model_file):
+        raise IntegrityError(
+            f"{model_file} is not the model that this run has written, so it is not registered: restore it, or train "
+            "with another --out"
+        )
     try:
         version = register(model_file, job.run_id, job.tracking_uri, job.shards_digest)
     except CorrFractalError as exc:
@@ -139,6 +151,8 @@ def checked_job(
         CorrFractalError: the store cannot be used.
     """
     refuse_faults("training")
+    evaluate_on = None if config.evaluate_on is None else Path(config.evaluate_on)
+    refuse_overlap({"--out": out}, (shards, evaluate_on))
     shards, out = storage.resolve(shards), out.absolute()
     named = canonical_uri(tracking_uri) if tracking_uri else None
     manifest = load_manifest(shards)
@@ -167,6 +181,7 @@ def checked_job(
     )
     held = _held_job(out)
     if held is None:
+        refuse_existing((out / name for name in RUN_FILES), "name another folder with --out")
         check_store(job.tracking_uri, write=True)
         return job
     practical = {name: getattr(config, name) for name in PRACTICAL}

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
@@ -25,7 +24,7 @@ from PIL import Image
 
 from corrfractal import CorrFractal
 from corrfractal.errors import CorrFractalError, MaskError, VideoError
-from corrfractal.images import ImageError, open_image
+from corrfractal.masks import read_first_mask
 from corrfractal.tracker import FAST, TrackerConfig
 from corrfractal.video import open_video
 
@@ -56,9 +55,13 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
             path.write_bytes(video)
             given = Path(folder) / "mask"
             given.write_bytes(mask)
-            first_mask = _read_mask(given)
             frames = iter(open_video(path).frames())
-            tracker = self.model.tracker(next(frames).image, first_mask, config)
+            first = next(frames).image
+            try:
+                first_mask = read_first_mask(given, first.shape[:2])
+            except MaskError as exc:
+                raise MaskError(str(exc).replace(f"the mask {given}", "the mask")) from exc
+            tracker = self.model.tracker(first, first_mask, config)
             yield _png(first_mask)
             try:
                 for frame in frames:
@@ -66,16 +69,6 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
             except VideoError as exc:
                 logging.getLogger(__name__).warning("%s", exc)
                 yield DAMAGED
-
-
-def _read_mask(path: Path) -> Any:
-    try:
-        image = open_image(path)
-    except ImageError as exc:
-        raise MaskError(f"the mask is not a readable image: {exc.reason}") from exc
-    if image.mode not in ("P", "L", "1"):
-        raise MaskError(f"the mask should be a palette or grey PNG, its mode is {image.mode}")
-    return np.array(image).astype(np.uint8)
 
 
 def _png(mask: Any) -> bytes:

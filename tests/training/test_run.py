@@ -15,7 +15,7 @@ import mlflow
 import pytest
 
 from corrfractal.config import config_to_dict
-from corrfractal.errors import ConfigError, CorrFractalError
+from corrfractal.errors import CallError, ConfigError, CorrFractalError
 from corrfractal.store import sqlite_uri
 from training.config import TrainingConfig
 from training.registry import show
@@ -86,3 +86,14 @@ def test_what_fails_beside_the_main_thread_is_raised_in_it() -> None:
 
     with pytest.raises(ConfigError, match="wrong"):
         _beside(fails)
+
+
+@pytest.mark.parametrize("name", ["result.json", "model.safetensors", "checkpoints"])
+def test_a_folder_with_files_of_others_is_no_run_to_resume(
+    tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(CallError, match=f"{name} exists, and was not written by this command"):
+        checked_job(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
+    with pytest.raises(CallError, match="lies in the input"):
+        checked_job(tiny_shards, tiny_shards / "run", tiny_config, "sqlite:///none.db", (1, 2))
