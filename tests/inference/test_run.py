@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrfractal.errors import CorrFractalError, MaskError, NotFoundError
+from corrfractal.errors import CallError, CorrFractalError, MaskError, NotFoundError
 from corrfractal.tracker import FAST
 from inference.config import InferenceConfig
 from inference.evaluation import Davis, score_masks
@@ -91,7 +91,7 @@ def test_scores_hold_the_promised_fields(davis: Path) -> None:
 
 
 def test_a_missing_mask_is_named(davis: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=str(tmp_path / "still" / "00001.png")):
+    with pytest.raises(CallError, match=str(tmp_path / "still" / "00001.png")):
         score_masks(davis, tmp_path)
     with pytest.raises(NotFoundError, match=r"none does not exist"):
         score_masks(davis, tmp_path / "none")
