@@ -139,14 +139,14 @@ def count(path: Path, root: Path, entries: dict[str, SourceEntry], masks: Path) 
     else:
         counts["header"], counts["ffprobe"] = header_and_ffprobe(path)
         counts["serving"] = served(path)
-    quarantined = str(entry.reason) if entry.outcome == "quarantined" else ""
+    unread = entry.outcome == "quarantined" or (entry.outcome, entry.stage) == ("rejected", "read")
     return Counts(
         file=uri,
         **counts,
         plan=round(facts.seconds * facts.fps),
         precompute=entry.frames,
         propagate=propagated,
-        damage=damage or quarantined or hidden_frames(path, entry),
+        damage=damage or (str(entry.reason) if unread else hidden_frames(path, entry)),
     )
 
 

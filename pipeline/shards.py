@@ -257,6 +257,8 @@ def _read(segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter
         entry = replace(
             entry,
             outcome="quarantined",
+            # A folder of frames promises all its files; a video file counts its sound frames.
+            frames=entry.frames if damage.frame is None else min(entry.frames, damage.frame),
             stage=damage.stage,
             reason=damage.reason,
             first_bad_frame=damage.frame,
