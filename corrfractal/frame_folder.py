@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ class FolderVideo:
         try:
             return read_image(file, self._reduce)
         except ImageError as exc:
-            raise VideoError(str(file), "decode", exc.reason, index) from exc
+            name = os.fsencode(file.name).decode("utf-8", "backslashreplace")
+            raise VideoError(str(file.parent), "decode", f"{name}: {exc.reason}", index) from exc
 
 
 def frame_files(folder: Path) -> list[Path]:

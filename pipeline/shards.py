@@ -216,7 +216,7 @@ def _sample_file(segment: Segment, path: Path, config: PipelineConfig, tar: TarW
             tar.rewind(mark)
             sampled = _read(segment, open_video(path, "pyav"), config, tar)
     except VideoError as exc:
-        return _bad(segment, exc.stage, exc.reason)
+        return _bad(segment, exc.stage, exc.reason, exc.frame)
     except NotFoundError as exc:
         return _bad(segment, "open", str(exc).replace(str(path), segment.source.uri))
     return sampled
@@ -302,5 +302,13 @@ def _entry(segment: Segment) -> SourceEntry:
     )
 
 
-def _bad(segment: Segment, stage: str, reason: str) -> _Sampled:
-    return _Sampled(entry=replace(_entry(segment), outcome="quarantined", stage=stage, reason=reason))
+def _bad(segment: Segment, stage: str, reason: str, frame: int | None = None) -> _Sampled:
+    return _Sampled(
+        entry=replace(
+            _entry(segment),
+            outcome="quarantined",
+            stage=stage,
+            reason=reason,
+            first_bad_frame=frame,
+        )
+    )

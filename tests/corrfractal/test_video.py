@@ -106,7 +106,7 @@ def test_a_damaged_image_is_named_with_its_index(tmp_path, moving_frames):
     for t in range(3):
         cv2.imwrite(str(tmp_path / f"{t}.jpg"), moving_frames[t])
     (tmp_path / "1.jpg").write_bytes(b"no image")
-    with pytest.raises(VideoError, match=r"1\.jpg at frame 1"):
+    with pytest.raises(VideoError, match=r"at frame 1: 1\.jpg: not an image"):
         list(open_video(tmp_path).frames())
 
 

@@ -182,7 +182,7 @@ def test_a_frame_cut_in_the_middle_of_a_folder_is_named(frames):
     victim = frames / "00005.jpg"
     victim.write_bytes(victim.read_bytes()[:2000])
     seen = []
-    with pytest.raises(VideoError, match=r"00005\.jpg at frame 4"):
+    with pytest.raises(VideoError, match=r"frames at frame 4: 00005\.jpg: the image"):
         seen.extend(frame.index for frame in open_video(frames).frames())
     assert seen == [0, 1, 2, 3]
     with pytest.raises(VideoError, match=r"00005\.jpg"):
