@@ -351,7 +351,8 @@ def _declared_seconds(container: Any, stream: Any) -> float | None:
 
 
 def decoder_reason(exc: BaseException) -> str:
-    """The telling part of a decoder's message, without clock, paths and numbers of its build: the same every time."""
+    """The telling part of a decoder's message, without clock, paths and numbers of its build: the
+    same every time."""
     if isinstance(exc, VideoError):
         return exc.reason
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]

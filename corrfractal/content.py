@@ -1,7 +1,9 @@
-"""The identity of a video: SHA-256 of the bytes that are decoded, and a way to see that they stay the same.
+"""The identity of a video: SHA-256 of the bytes that are decoded, and a way to see that they stay
+the same.
 
-Hashing and decoding are two readings of a file, often in two processes with minutes between them. ``state`` is cheap
-and tells whether anything was written or replaced in between; only where it differs is a file hashed again.
+Hashing and decoding are two readings of a file, often in two processes with minutes between them.
+``state`` is cheap and tells whether anything was written or replaced in between; only where it
+differs is a file hashed again.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ class Content:
     """What a video file, or a folder of frames, held when it was hashed.
 
     Attributes:
-        sha256: hex, of the bytes of a file, or of a line ``name SHA-256`` for each frame of a folder.
+        sha256: hex, of the bytes of a file, or of a line ``name SHA-256`` for each frame of a
+            folder.
         bytes: their number.
-        state: ``state`` of then; ``""`` where it was changed so recently that its state proves nothing.
+        state: ``state`` of then; ``""`` where it was changed so recently that its state proves
+            nothing.
     """
 
     sha256: str

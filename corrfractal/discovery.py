@@ -1,4 +1,5 @@
-"""Find the videos behind the names that a user gives: files, folders, globs and lists, local or URIs.
+"""Find the videos behind the names that a user gives: files, folders, globs and lists, local or
+URIs.
 
 One set of rules for all commands (docs/decisions/0041). Every entry is one of these:
 
@@ -7,9 +8,10 @@ One set of rules for all commands (docs/decisions/0041). Every entry is one of t
 - ignored by a rule of ``IGNORED``, and counted;
 - neither readable nor ignored, such as a link that leads nowhere: an ``Entry`` with its ``fault``.
 
-The URI of an entry is what shards and reports call it: its path relative to the folder, the fixed part of the glob or
-the list it was found through, or its bare name where it was named itself. So the digest of a data set does not depend
-on where its folder is mounted. Where two entries would get the same URI, both keep their complete location.
+The URI of an entry is what shards and reports call it: its path relative to the folder, the fixed
+part of the glob or the list it was found through, or its bare name where it was named itself. So
+the digest of a data set does not depend on where its folder is mounted. Where two entries would get
+the same URI, both keep their complete location.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ VIDEO_SUFFIXES = (
     ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm",
     ".wmv", ".y4m",
 )  # fmt: skip
-"""Images beside files with these are posters, not frames. A file with any other suffix may be a video too."""
+"""Images beside files with these are posters, not frames. A file with any other suffix may be a
+video too."""
 
 OTHER_IMAGES = (
     ".arw", ".avif", ".cr2", ".dng", ".dpx", ".exr", ".hdr", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".nef", ".pbm",
@@ -65,7 +68,8 @@ TEXT = "text file"
 MASKS = "folder of annotations beside JPEGImages"
 FRAME = "frame of a folder"
 IGNORED = (HIDDEN, SYSTEM, SIDE, PARTIAL, POSTER, OTHER_IMAGE, TEXT, MASKS)
-"""The rules by which an entry of a folder or a glob is left out. What the user names itself is never ignored."""
+"""The rules by which an entry of a folder or a glob is left out. What the user names itself is
+never ignored."""
 
 HEADERS = ("path", "file", "filename", "video", "uri", "source")
 PEEK = 4096  # bytes that tell text from video
@@ -105,16 +109,16 @@ def ignored_summary(ignored: Mapping[str, int]) -> str:
 def discover(names: Sequence[str], skip: Sequence[str | Path] = ()) -> Found:
     """Find the videos behind ``names``, each file once, without reading any of them.
 
-    A file reached through two links is one entry, under the first URI. Folders are searched with their sub-folders;
-    links to folders are followed, each real folder once.
+    A file reached through two links is one entry, under the first URI. Folders are searched with
+    their sub-folders; links to folders are followed, each real folder once.
 
     Args:
         names: files, folders, globs, lists with a name on each line (relative to the list), URIs.
         skip: folders of outputs; nothing in them is an entry.
 
     Raises:
-        NotFoundError: a name leads to nothing, or to nothing that is a video. An entry of a list that leads to nothing
-            is an entry with a fault.
+        NotFoundError: a name leads to nothing, or to nothing that is a video. An entry of a list
+            that leads to nothing is an entry with a fault.
         CallError: a list or a named folder cannot be read, or a store cannot be reached.
     """
     search = _Search([storage.identity(folder) for folder in skip if storage.is_uri(folder) or Path(folder).is_dir()])
@@ -135,7 +139,8 @@ def is_list(path: Path) -> bool:
 
 
 def is_frame_folder(folder: Path) -> bool:
-    """Whether a local folder is one video of single frames: images, and no file with the suffix of a video.
+    """Whether a local folder is one video of single frames: images, and no file with the suffix of
+    a video.
 
     Raises:
         OSError: it cannot be read.
@@ -372,7 +377,8 @@ def _is_text(location: str) -> bool:
 
 
 def _read_list(location: str) -> list[tuple[int, str]]:
-    """Line numbers and entries of a list: its lines, or the first column of CSV, or the one that its header names."""
+    """Line numbers and entries of a list: its lines, or the first column of CSV, or the one that
+    its header names."""
     text = decode_text(storage.read(location))
     if _suffix(location) != ".csv":
         return list(enumerate(split_lines(text), start=1))

@@ -1,8 +1,8 @@
 """What an error says to a user, whoever raised it: one sentence on what failed, and what to do.
 
-Ours carry their own sentence (``errors``). Those of libraries that can reach a user are in one table, by the name of
-their class, of a base of it, or of its package; nothing is imported for it. Those of the MLflow store are described in
-``tracking``. Others are reported as unexpected.
+Ours carry their own sentence (``errors``). Those of libraries that can reach a user are in one
+table, by the name of their class, of a base of it, or of its package; nothing is imported for it.
+Those of the MLflow store are described in ``tracking``. Others are reported as unexpected.
 """
 
 from __future__ import annotations

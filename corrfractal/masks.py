@@ -1,4 +1,5 @@
-"""Masks from files: object ids as people make them, of any usual mode, and those that cannot be ids refused.
+"""Masks from files: object ids as people make them, of any usual mode, and those that cannot be ids
+refused.
 
 A mask is uint8 (H, W): 0 is background, every other value is an object id.
 """
@@ -21,7 +22,8 @@ U8 = npt.NDArray[np.uint8]
 MAX_OBJECTS = 255
 
 MANY_OBJECTS = 64
-"""More ids than this in a first mask are looked at twice: a picture may have been given, or an anti-aliased drawing."""
+"""More ids than this in a first mask are looked at twice: a picture may have been given, or an
+anti-aliased drawing."""
 
 SQUARE = np.ones((3, 3), dtype=np.uint8)
 BRIGHT = 32  # a drawing has one bright value, 128 or 255; ids are small numbers
@@ -32,8 +34,8 @@ def read_mask(path: str | Path, size: tuple[int, ...] | None = None) -> U8:
     """Read object ids, uint8 (H, W), from a palette, grey or black-and-white image.
 
     Args:
-        path: image file. RGB is accepted where it is grey, that is, where its three channels agree. Where alpha is
-            the only thing that varies, it is the mask.
+        path: image file. RGB is accepted where it is grey, that is, where its three channels agree.
+            Where alpha is the only thing that varies, it is the mask.
         size: (H, W) that the mask must have.
 
     Raises:
@@ -44,13 +46,16 @@ def read_mask(path: str | Path, size: tuple[int, ...] | None = None) -> U8:
 
 
 def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
-    """Read the mask that starts a propagation, uint8 (H, W): at least one object, and ids that fill areas.
+    """Read the mask that starts a propagation, uint8 (H, W): at least one object, and ids that fill
+    areas.
 
-    A mask of 0 and 255 only, as drawing programs save it, is one object. So is one of a bright value with values
-    between only at the object's edge, as anti-aliasing and JPEG compression leave them: from half of it on.
+    A mask of 0 and 255 only, as drawing programs save it, is one object. So is one of a bright
+    value with values between only at the object's edge, as anti-aliasing and JPEG compression leave
+    them: from half of it on.
 
     Raises:
-        NotFoundError, MaskError: as ``read_mask``, and for a mask without any object, or with values that are no ids.
+        NotFoundError, MaskError: as ``read_mask``, and for a mask without any object, or with
+        values that are no ids.
     """
     path = Path(path)
     mask, lossy = _read(path, size)
@@ -70,7 +75,8 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
 
 @cache
 def palette() -> U8:
-    """The 256 colours of PASCAL VOC and DAVIS, uint8 (256, 3) RGB: the id's bits dealt to R, G and B in turn."""
+    """The 256 colours of PASCAL VOC and DAVIS, uint8 (256, 3) RGB: the id's bits dealt to R, G and
+    B in turn."""
     ids = np.arange(256)
     colors = np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):
@@ -100,9 +106,11 @@ def _read(path: Path, size: tuple[int, ...] | None) -> tuple[U8, bool]:
 
 
 def _has_blends(mask: U8, ids: U8) -> bool:
-    """Whether some values are no ids, but mixed of others: where they are drawn, smoothed or compressed.
+    """Whether some values are no ids, but mixed of others: where they are drawn, smoothed or
+    compressed.
 
-    An id that fills an area somewhere, 3x3 pixels of its own, is one. Of the others, thin objects are told from
+    An id that fills an area somewhere, 3x3 pixels of its own, is one. Of the others, thin objects
+    are told from
     edges by their neighbours: an edge lies between a lower and a higher value all along.
     """
     thin = np.setdiff1d(ids, mask[_flat(mask)])
@@ -119,9 +127,11 @@ def _has_blends(mask: U8, ids: U8) -> bool:
 
 
 def _one_object(mask: U8) -> U8 | None:
-    """The object of a drawing of one bright value, uint8 (H, W) of 0 and 1; None where it is no such drawing.
+    """The object of a drawing of one bright value, uint8 (H, W) of 0 and 1; None where it is no
+    such drawing.
 
-    Values between may only be at the edge, and fill no area: that would be an object of another grey.
+    Values between may only be at the edge, and fill no area: that would be an object of another
+    grey.
     """
     top = int(mask.max())
     dark = mask <= 0.15 * top
@@ -165,7 +175,8 @@ def _ids(image: Image.Image, path: Path) -> U8:
 
 
 def _background_is_last(image: Image.Image) -> bool:
-    """Whether a palette was sorted by a program that saves space: black, the background, has another index than 0."""
+    """Whether a palette was sorted by a program that saves space: black, the background, has
+    another index than 0."""
     colors = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
     black = np.flatnonzero((colors == 0).all(axis=1))
     return colors[0].any() and bool(np.isin(np.array(image), black).any())

@@ -1,12 +1,15 @@
-"""What a command may write and delete: never an input, and of existing files only those that it wrote itself.
+"""What a command may write and delete: never an input, and of existing files only those that it
+wrote itself.
 
 Every command that writes asks here before it writes:
 
-1. ``refuse_overlap``: an output that is, lies in, or contains an input is a wrong call, and so are two outputs of one
-   call at the same place.
-2. ``Written``: a note of the files that a command wrote, each with the SHA-256 of its contents. Only a file whose
-   contents are still those in the note is kept by a later run, replaced without ``--overwrite``, or deleted.
-3. ``write_page``: one HTML file that carries its own SHA-256, for outputs without a folder that could hold a note.
+1. ``refuse_overlap``: an output that is, lies in, or contains an input is a wrong call, and so are
+   two outputs of one call at the same place.
+2. ``Written``: a note of the files that a command wrote, each with the SHA-256 of its contents.
+   Only a file whose contents are still those in the note is kept by a later run, replaced without
+   ``--overwrite``, or deleted.
+3. ``write_page``: one HTML file that carries its own SHA-256, for outputs without a folder that
+   could hold a note.
 """
 
 from __future__ import annotations
@@ -32,10 +35,11 @@ SEAL = re.compile(rb"<!-- written by corrfractal, sha256 ([0-9a-f]{64}) -->\n\Z"
 
 
 def refuse_overlap(outputs: Mapping[str, Location | None], inputs: Iterable[Location | None]) -> None:
-    """Check that no output of a call touches one of its inputs, or another output. Nothing is written.
+    """Check that no output of a call touches one of its inputs, or another output. Nothing is
+    written.
 
-    Symbolic links, hard links, ``..``, file systems that ignore case, and other spellings of a URI are seen through:
-    existing files and folders are compared by device and inode.
+    Symbolic links, hard links, ``..``, file systems that ignore case, and other spellings of a URI
+    are seen through: existing files and folders are compared by device and inode.
 
     Args:
         outputs: location by the option that names it, such as ``--out``; None: not asked for.
@@ -82,12 +86,13 @@ def refuse_existing(paths: Iterable[Path], advice: str) -> None:
 class Written:
     """A note of the files that a command wrote: a JSON line ``{"path", "sha256"}`` for each.
 
-    A line is added before its file appears, so a run that is killed leaves no file of its own that the note does not
-    name.
+    A line is added before its file appears, so a run that is killed leaves no file of its own that
+    the note does not name.
 
     Args:
         note: the file.
-        root: folder of the files; their paths are relative to it, or absolute outside of it. None: the note's folder.
+        root: folder of the files; their paths are relative to it, or absolute outside of it. None:
+            the note's folder.
     """
 
     def __init__(self, note: Path, root: Path | None = None) -> None:
@@ -119,7 +124,8 @@ class Written:
         """Check that none of the files that a run would write belongs to somebody else.
 
         Raises:
-            CallError: one exists whose contents the note does not name; or a folder is in its place.
+            CallError: one exists whose contents the note does not name; or a folder is in its
+            place.
         """
         for path in paths:
             if not os.path.lexists(path):
@@ -134,7 +140,8 @@ class Written:
 
     @contextmanager
     def replacing(self, path: Path) -> Iterator[Path]:
-        """A temporary file beside ``path`` that takes its name at the end of the block, once the note names it."""
+        """A temporary file beside ``path`` that takes its name at the end of the block, once the
+        note names it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # the name may be as long as names can be
         temporary = path.with_name(f".{short}.{os.getpid()}.tmp{path.suffix}")
@@ -151,7 +158,8 @@ class Written:
             temporary.write_bytes(contents)
 
     def clear(self, stale: Callable[[Path], bool] = lambda path: True) -> list[Path]:
-        """Delete the stale files that still hold what was written; returns those left because they changed since."""
+        """Delete the stale files that still hold what was written; returns those left because they
+        changed since."""
         changed = []
         for path in filter(stale, self.paths):
             if self.owns(path):
@@ -199,7 +207,8 @@ def refuse_foreign_page(path: Path, *, overwrite: bool = False) -> None:
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write an HTML page in one atomic step; its last line is a comment with the SHA-256 of all before it.
+    """Write an HTML page in one atomic step; its last line is a comment with the SHA-256 of all
+    before it.
 
     Call ``refuse_foreign_page`` before any work: this function replaces what is there.
     """
@@ -243,7 +252,8 @@ def _local_lineage(path: Path, known: dict[Path, Lineage]) -> Lineage:
 
 
 def _identity(path: Path) -> Identity:
-    """Device and inode; of what does not exist, those of the nearest folder that does, and the rest of the name."""
+    """Device and inode; of what does not exist, those of the nearest folder that does, and the rest
+    of the name."""
     rest: list[str] = []
     while True:
         try:

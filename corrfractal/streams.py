@@ -1,7 +1,8 @@
-"""Standard streams that cannot stop a command: closed, full, without a reader, or unable to show a character.
+"""Standard streams that cannot stop a command: closed, full, without a reader, or unable to show a
+character.
 
-What a command prints is about its work and is not the work. A stream that fails takes nothing more, and the work and
-its exit code stay. ``prepare_streams`` is called once, at the start of a process.
+What a command prints is about its work and is not the work. A stream that fails takes nothing more,
+and the work and its exit code stay. ``prepare_streams`` is called once, at the start of a process.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any, TextIO
 def prepare_streams() -> None:
     """Open missing standard streams on the null device, and make writing to the others safe.
 
-    A missing descriptor would be given to the next file that is opened, a data base or a video, and whatever a library
-    prints to its standard output would end in that file.
+    A missing descriptor would be given to the next file that is opened, a data base or a video, and
+    whatever a library prints to its standard output would end in that file.
     """
     for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
@@ -32,7 +33,8 @@ def prepare_streams() -> None:
 
 
 def safe_writer(descriptor: int, encoding: str = "utf-8") -> TextIO:
-    """Text to a file descriptor: never raises over a character, nor when the other end fails; see ``lost``."""
+    """Text to a file descriptor: never raises over a character, nor when the other end fails; see
+    ``lost``."""
     raw = _Forgiving(descriptor, "w", closefd=False)
     # A line at a time, as on a terminal: what a killed process printed is not lost in a buffer.
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="bytes-or-escape", line_buffering=True)

@@ -1,7 +1,8 @@
-"""Settings of the environment that cannot work, found before anything starts: one table of variables and tests.
+"""Settings of the environment that cannot work, found before anything starts: one table of
+variables and tests.
 
-Commands refuse what concerns them (``refuse_faults``), and ``corrfractal doctor`` reports all of it. A test looks at a
-value and at the machine, changes nothing, and takes at most a few seconds.
+Commands refuse what concerns them (``refuse_faults``), and ``corrfractal doctor`` reports all of
+it. A test looks at a value and at the machine, changes nothing, and takes at most a few seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from .errors import CallError
 
 ANSWER_SECONDS = 5.0
 
-# The least that an HTTP/2 client may send, and so a gRPC client: the preface, and an empty frame of settings.
+# The least that an HTTP/2 client may send, and so a gRPC client: the preface, and an empty frame of
+# settings.
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
 _SOCKET_PATH_BYTES = 107  # what an address of a Unix socket holds
@@ -71,9 +73,11 @@ def find_faults(*groups: Group) -> list[Fault]:
 
 
 def ray_import_fault() -> Fault | None:
-    """Whether a setting of Ray's core, ``RAY_lower_case``, has a value that ends every process that imports Ray.
+    """Whether a setting of Ray's core, ``RAY_lower_case``, has a value that ends every process that
+    imports Ray.
 
-    Tried in a child, and only where there is such a setting: Ray knows hundreds and parses them in C++.
+    Tried in a child, and only where there is such a setting: Ray knows hundreds and parses them in
+    C++.
     """
     names = sorted(name for name in os.environ if re.match("RAY_[a-z]", name))
     if not names:

@@ -11,8 +11,9 @@ def decode_text(contents: bytes, errors: str = "surrogateescape") -> str:
 
     Args:
         contents: of the file.
-        errors: what to do with bytes that are not UTF-8: by default they are kept as ``os.fsdecode`` keeps them, since
-            names of files need not be UTF-8; ``"strict"`` refuses them.
+        errors: what to do with bytes that are not UTF-8: by default they are kept as
+            ``os.fsdecode`` keeps them, since names of files need not be UTF-8; ``"strict"`` refuses
+            them.
 
     Raises:
         ValueError: it is not text.

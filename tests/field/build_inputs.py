@@ -28,8 +28,8 @@ B_FRAMES = {"bf": "2", "g": "12", "preset": "veryfast"}
 
 
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> U8:
-    """Frame ``number``, uint8 (height, width, 3) RGB: a disc that moves over a ramp, and above it the
-    number in binary."""
+    """Frame ``number``, uint8 (height, width, 3) RGB: a disc that moves over a ramp, and above it
+    the number in binary."""
     y, x = np.mgrid[:height, :width]
     ramp = (x * 255 // width, y * 255 // height, np.full_like(x, 96))
     image = np.stack(ramp, axis=-1).astype(np.uint8)

@@ -1,4 +1,5 @@
-"""Every entry of what the user named is sampled, quarantined, rejected, or ignored by a stated rule.
+"""Every entry of what the user named is sampled, quarantined, rejected, or ignored by a stated
+rule.
 
 One that cannot be read does not stop the others.
 """
@@ -197,7 +198,8 @@ def test_pipes_sockets_and_pipes_among_frames_do_not_block_and_are_named(folder,
 
 @pytest.fixture
 def readable_only_by_root(tiny_video: Path) -> Iterator[Path]:
-    """A folder with a sound video, a file and a sub-folder that this process may not read while the test runs."""
+    """A folder with a sound video, a file and a sub-folder that this process may not read while the
+    test runs."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     (place / "locked").mkdir()

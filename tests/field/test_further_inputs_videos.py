@@ -1,8 +1,8 @@
-"""Videos of further kinds that people reported elsewhere: ``open_video`` yields what a player shows,
-or says why not.
+"""Videos of further kinds that people reported elsewhere: ``open_video`` yields what a player
+shows, or says why not.
 
-Every frame carries its number (``build_inputs.picture``). Expected is what ``ffprobe -count_frames``
-counts and ``ffmpeg`` writes.
+Every frame carries its number (``build_inputs.picture``). Expected is what ``ffprobe
+-count_frames`` counts and ``ffmpeg`` writes.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def test_a_transport_stream_with_the_name_of_an_mp4_shows_all_its_frames(tmp_pat
 def test_a_stream_that_begins_within_a_group_of_pictures_is_shown_from_its_first_key_frame_on(
     tmp_path, name, codec, options
 ):
-    """Cut by stream copy. decord counted packets as frames and repeated the last one (compare decord
-    issues 91 and 269)."""
+    """Cut by stream copy. decord counted packets as frames and repeated the last one (compare
+    decord issues 91 and 269)."""
     write(tmp_path / name, 48, codec, options=options, edit=lambda packets: packets[5:])
     for decoder in DECODERS:
         video = open_video(tmp_path / name, decoder)
@@ -109,7 +109,8 @@ def test_leading_pictures_whose_references_were_cut_off_are_not_shown(tmp_path, 
     ],
 )
 def test_a_key_frame_that_the_container_does_not_mark_moves_no_other_frame(tmp_path, name, codec, options, unmarked):
-    """decord knew the key frame and sought it; FFmpeg went to the one before (decord issue 91, pull request 77)."""
+    """decord knew the key frame and sought it; FFmpeg went to the one before (decord issue 91, pull
+    request 77)."""
 
     def unmark(packets):
         packets[unmarked].is_keyframe = False

@@ -1,4 +1,5 @@
-"""A mask becomes the objects that are drawn in it, or is refused with a sentence; never other objects."""
+"""A mask becomes the objects that are drawn in it, or is refused with a sentence; never other
+objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Only results that a note of ours names, with their contents, count as done; others are refused or replaced."""
+"""Only results that a note of ours names, with their contents, count as done; others are refused or
+replaced."""
 
 from __future__ import annotations
 

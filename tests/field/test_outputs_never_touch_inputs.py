@@ -1,4 +1,5 @@
-"""No call writes over, into or around what it reads; no file of somebody else is replaced or deleted."""
+"""No call writes over, into or around what it reads; no file of somebody else is replaced or
+deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def user(tiny_video: Path, moving_frames: np.ndarray, tmp_path: Path) -> Path:
-    """The user's folder: a video, a folder of frames, masks, key points, a folder of videos and a list of them."""
+    """The user's folder: a video, a folder of frames, masks, key points, a folder of videos and a
+    list of them."""
     root = tmp_path / "user"
     for name in ("fr", "mm", "videos"):
         (root / name).mkdir(parents=True)

@@ -66,7 +66,8 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``mlflow.db``, ``mlartifacts``, shards and the folder of a run that is registered."""
+    """A folder with ``mlflow.db``, ``mlartifacts``, shards and the folder of a run that is
+    registered."""
     folder = tmp_path_factory.mktemp("made") / "project"
     run = folder / "runs" / "first"
     (run / "checkpoints").mkdir(parents=True)
@@ -268,7 +269,8 @@ def test_a_copied_data_base_alone_reads_the_old_artefacts_and_writes_new_ones_be
 
 
 def test_artefacts_that_were_put_elsewhere_on_purpose_stay_there(copy: Path, tmp_path: Path) -> None:
-    """A store of an earlier version, without the tag, whose experiment was given a folder of its own."""
+    """A store of an earlier version, without the tag, whose experiment was given a folder of its
+    own."""
     elsewhere = (tmp_path / "nas" / "artefacts").as_uri()
     with contextlib.closing(sqlite3.connect("mlflow.db")) as base, base:
         base.execute("DELETE FROM experiment_tags")
@@ -407,7 +409,8 @@ def test_whoever_waits_for_the_lock_too_long_is_told(tmp_path: Path, monkeypatch
 
 
 class _Race(BaseHTTPRequestHandler):
-    """A server on which another process creates the experiment between our question and our request."""
+    """A server on which another process creates the experiment between our question and our
+    request."""
 
     def do_GET(self) -> None:
         exists = self.server.asked  # type: ignore[attr-defined]

@@ -1,4 +1,5 @@
-"""Variables, addresses, streams and paths that cannot work: a sentence within seconds, and finished work stays done."""
+"""Variables, addresses, streams and paths that cannot work: a sentence within seconds, and finished
+work stays done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The SHA-256 under which something is stored is that of the bytes that were decoded, loaded or read."""
+"""The SHA-256 under which something is stored is that of the bytes that were decoded, loaded or
+read."""
 
 from __future__ import annotations
 
@@ -243,7 +244,8 @@ def settle(path: Path) -> None:
 
 
 def interleaved(change, always=False):
-    """``open_video`` for a file to which something happens after the first frame that is read from it."""
+    """``open_video`` for a file to which something happens after the first frame that is read from
+    it."""
     done = False
 
     def opened(path, *args, **kwargs):

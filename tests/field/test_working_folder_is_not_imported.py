@@ -14,8 +14,10 @@ import pytest
 COMMAND = str(Path(sys.executable).parent / "corrfractal")
 ROOT = Path(__file__).parents[2]
 
-# Of Python, of the libraries, of our own layers; and what Python and pytest import without being asked. Not importlib,
-# nor corrfractal: `python -m corrfractal` takes these from the working folder before a line of ours can run.
+# Of Python, of the libraries, of our own layers; and what Python and pytest import without being
+# asked. Not importlib,
+# nor corrfractal: `python -m corrfractal` takes these from the working folder before a line of ours
+#     can run.
 MODULES = ("statistics", "random", "json", "typing", "re", "socket", "selectors")
 MODULES += ("numpy", "cv2", "torch", "click", "ray", "mlflow", "numba", "PIL", "av")
 MODULES += ("pipeline", "inference", "cluster", "sitecustomize", "usercustomize", "conftest")
