@@ -23,14 +23,23 @@ from corrfractal.console import say
 from corrfractal.errors import CorrFractalError
 from corrfractal.runtime import cpu_count
 from corrfractal.store_moves import moved_from
-from corrfractal.surroundings import cluster_address, find_faults, ray_groups, ray_import_fault
+from corrfractal.surroundings import cluster_address, find_faults, ray_groups
 
 from . import verdicts
 from .verdicts import Finding
 
+UNCHECKED = Finding(
+    name="other checks",
+    level="warn",
+    found="left out: they use the libraries that read these variables",
+    advice="mend the environment, then run the same command again",
+)
+
 
 def examine(out: Path) -> list[Finding]:
     """Run all checks; ``out`` is the folder that work would be written to. Takes a few seconds."""
+    if faults := find_faults("any"):  # a library would crash, or not come to an end, over these
+        return [*check_versions(), *verdicts.judge_environment(faults), UNCHECKED]
     gpus = nvidia_gpus()
     return [
         *check_versions(),
@@ -130,13 +139,11 @@ def check_decoder(name: str) -> Finding:
 
 def check_environment() -> list[Finding]:
     """Variables that commands would refuse, a finding for each; the cluster of ``RAY_ADDRESS`` must answer."""
-    return verdicts.judge_environment(find_faults("any", "training", *ray_groups()))
+    return verdicts.judge_environment(find_faults("training", *ray_groups()))
 
 
 def check_ray() -> Finding:
     """Whether Ray can be imported; it is not started."""
-    if (fault := ray_import_fault()) is not None:
-        return Finding(name="ray runtime", level="fault", found=f"{fault.name}: {fault.found}", advice=fault.advice)
     import ray
 
     address = cluster_address()

@@ -168,8 +168,8 @@ def make_folder(folder: Location) -> None:
     if is_uri(folder):
         with _remote(folder) as (fs, path):
             bucket = path.partition("/")[0]
-            if bucket and not fs.exists(bucket):  # told before the work, not after
-                raise FileNotFoundError(bucket)
+            if bucket:
+                fs.info(bucket)  # raises before the work, not after; exists() would hide why
     else:
         Path(folder).mkdir(parents=True, exist_ok=True)
 

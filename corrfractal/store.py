@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -39,6 +40,7 @@ ANSWER_SECONDS = 10.0  # for a server to answer
 LOCK_SECONDS = 10.0  # for another process to release the data base
 CREATE_SECONDS = 25.0  # for another process to finish creating the store
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SCHEMES = ("sqlite", "http", "https", "databricks", "databricks-uc", "uc", *DATABASE_PORTS)
 ARTIFACTS = "mlartifacts"
 STORE_TAG = "corrfractal.store"
 """Tag of the experiment: the file that the store was when its artefact locations were written."""
@@ -132,10 +134,12 @@ def check_store(uri: str, *, write: bool) -> bool:
         write: also check that it can be written to.
 
     Raises:
-        CallError: it is no store, is of another version of MLflow, or refuses the login.
+        CallError: it is no store, is of another version of MLflow, or refuses the login; or
+            MLFLOW_REGISTRY_URI names another one.
         IntegrityError: it is damaged.
         CorrFractalError: it is locked, cannot be read or written, or does not answer.
     """
+    _check_registry(uri)
     file = local_file(uri)
     if file is not None:
         return _check_sqlite(file, write)
@@ -278,6 +282,22 @@ def _check_scheme(uri: str) -> None:
         raise CallError(
             f"the MLflow store {uri} is a plain file or folder, which MLflow 3 does not use: "
             "write sqlite:///mlflow.db, or the URL of a server"
+        )
+    plugins = {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
+    if scheme.split("+")[0] not in (*SCHEMES, *plugins):
+        raise CallError(
+            f"the MLflow store {without_password(uri)} is of no kind that is known here: "
+            "write sqlite:///mlflow.db, or the URL of a server"
+        )
+
+
+def _check_registry(uri: str) -> None:
+    """Runs and models are kept in one store, so that every model leads to its run."""
+    other = os.environ.get("MLFLOW_REGISTRY_URI")
+    if other and other != uri and canonical_uri(other) != uri:
+        raise CallError(
+            f"MLFLOW_REGISTRY_URI names {without_password(other)}, but runs and models are kept in "
+            f"one store, here {without_password(uri)}: unset it, or set MLFLOW_TRACKING_URI to it"
         )
 
 

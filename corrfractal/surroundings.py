@@ -67,25 +67,25 @@ def find_faults(*groups: Group) -> list[Fault]:
         found = check.test(value) if value else None
         if found is not None:
             faults.append(Fault(check.name, f"{value[:80]!r} {found}", check.advice))
-    if "any" in groups and (fault := ray_import_fault()) is not None:
-        faults.append(fault)
-    return faults
+    return faults + crash_faults() if "any" in groups else faults
 
 
-def ray_import_fault() -> Fault | None:
-    """Whether a setting of Ray's core, ``RAY_lower_case``, has a value that ends every process that
-    imports Ray.
+def crash_faults() -> list[Fault]:
+    """Settings that crash a library whose code in C++ reads them when it is imported or first used.
 
-    Tried in a child, and only where there is such a setting: Ray knows hundreds and parses them in
-    C++.
+    Such a library knows hundreds of variables, so it is tried in a child process, and only where
+    one of them is set.
     """
-    names = sorted(name for name in os.environ if re.match("RAY_[a-z]", name))
-    if not names:
-        return None
-    child = subprocess.run([sys.executable, "-P", "-c", "import ray"], capture_output=True)
-    if child.returncode >= 0:
-        return None
-    return Fault(", ".join(names), "Ray cannot read the value and crashes", "unset it, or correct it")
+    faults = []
+    for library, pattern, trial in _TRIALS:
+        names = sorted(name for name in os.environ if re.match(pattern, name))
+        if not names:
+            continue
+        child = subprocess.run([sys.executable, "-P", "-c", trial], capture_output=True)
+        if child.returncode != 0:
+            found = f"{library} cannot read a value and crashes"
+            faults.append(Fault(", ".join(names), found, "unset it, or correct it"))
+    return faults
 
 
 def ray_groups() -> tuple[Group, ...]:
@@ -257,6 +257,9 @@ def _token_folder(home: str) -> str | None:
 _CHECKS = (
     _Check("NUMBA_DISABLE_JIT", "any", _compilation_off, "unset it"),
     _Check("NUMBA_NUM_THREADS", "any", _whole(1), "unset it, or set a number of threads"),
+    _Check("DECORD_EOF_RETRY_MAX", "any", _whole(1), "unset it"),
+    _Check("DECORD_REWIND_RETRY_MAX", "any", _whole(1), "unset it"),
+    _Check("AWS_MAX_ATTEMPTS", "any", _whole(1), "unset it, or set a number of attempts"),
     _Check(
         "RAY_ADDRESS", "joined ray", _ray_address,
         "set HOST:PORT of a running head, usually port 6379, or unset it to work on this machine",
@@ -277,3 +280,15 @@ _CHECKS = (
     _Check("RAY_JOB_CONFIG_JSON_ENV_VAR", "ray", _json_object, "unset it: Ray sets it for its jobs"),
     _Check("RAY_OVERRIDE_RESOURCES", "private ray", _json_object, "unset it"),
 )  # fmt: skip
+
+_USE_OPENCV = """
+import cv2
+import numpy
+
+cv2.setNumThreads(2)
+picture = cv2.resize(numpy.zeros((8, 8, 3), numpy.uint8), (4, 4))
+cv2.imdecode(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))[1], 1)
+"""
+
+_TRIALS = (("Ray", "RAY_[a-z]", "import ray"), ("OpenCV", "OPENCV_", _USE_OPENCV))
+"""Library, its variables, and what makes it read them."""

@@ -89,3 +89,16 @@ def test_a_missing_driver_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(OSError, match=r"gs://x/y needs gcsfs: pip install gcsfs"):
         storage.read("gs://x/y")
+
+
+def test_a_store_out_of_reach_is_not_taken_for_a_missing_bucket(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(OSError, match="cannot reach s3://bucket/out"):
+            storage.make_folder("s3://bucket/out")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()

@@ -59,7 +59,7 @@ ALL_ODD = "w?x p%41q#ü&;'\"="
 def own_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test stands in a folder and names no store; what it tells MLflow is forgotten."""
     before = mlflow.get_tracking_uri()
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
     mlflow.set_tracking_uri(before)
 
@@ -226,7 +226,7 @@ def test_a_moved_project_finds_its_models_and_writes_to_the_new_place(
     moved = tmp_path / "moved & renamed"
     copy.rename(moved)
     monkeypatch.chdir(moved)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow has set it
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow has set it
     assert "moved or copied" in doctor.check_tracking().found
     found = resolve_model(None)
     assert found.path is not None
@@ -644,3 +644,24 @@ def test_scores_that_cannot_be_noted_are_one_sentence(monkeypatch: pytest.Monkey
                     J=0.5, F=0.5, at="2026-01-01")  # fmt: skip
     with pytest.raises(CorrFractalError, match=r"127\.0\.0\.1:9 did not answer"):
         log_scores("0" * 32, ("corrfractal", "1"), scores, {})
+
+
+@pytest.mark.parametrize("uri", ["garbage://x", "s3://bucket/mlflow", "mlruns", "file:///runs"])
+def test_a_store_of_no_known_kind_is_refused_and_nothing_else_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(CallError, match="the MLflow store"):
+        resolve_model(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_registry_apart_from_the_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    with pytest.raises(CallError, match="MLFLOW_REGISTRY_URI names http://127"):
+        store.check_store(tracking_uri(), write=True)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///mlflow.db")
+    assert store.check_store(tracking_uri(), write=True) is False

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 from corrfractal.__main__ import main
 from corrfractal.foreign_errors import describe_error
-from corrfractal.surroundings import find_faults, ray_groups, ray_import_fault
+from corrfractal.surroundings import crash_faults, find_faults, ray_groups
 
 COMMAND = str(Path(sys.executable).parent / "corrfractal")
 ROOT = Path(__file__).parents[2]
@@ -189,11 +189,14 @@ def test_a_head_that_runs_is_recognised(monkeypatch: pytest.MonkeyPatch, ray_ses
     assert find_faults(*ray_groups()) == []
 
 
-def test_a_setting_that_crashes_the_core_of_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "abc")
-    fault = ray_import_fault()
-    assert fault is not None
-    assert "RAY_memory_monitor_refresh_ms" in fault.name
+@pytest.mark.parametrize(
+    "variable",
+    ["RAY_memory_monitor_refresh_ms", "OPENCV_IO_MAX_IMAGE_PIXELS", "OPENCV_FOR_THREADS_NUM"],
+)
+def test_a_setting_that_crashes_a_library_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "abc")
+    (fault,) = crash_faults()
+    assert variable in fault.name
 
 
 def test_precompute_with_a_dead_cluster_ends_with_one_sentence(tiny_video: Path, tmp_path: Path) -> None:
