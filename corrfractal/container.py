@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ WITHOUT_INDEX = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "gif", "a
 
 # A playlist names other files and addresses: whoever wrote it would choose what is read.
 PLAYLISTS = ("hls", "concat", "dash", "sdp", "image2", "imf", "webm_dash_manifest")
+
+_LOCK = threading.Lock()
+_LISTENERS: list[None] = []  # one for each block of ``complaints`` that is open
 
 TAIL_SECONDS = 0.25  # headers are rounded; a shorter missing end is not taken for truncation
 
@@ -180,16 +184,34 @@ def choose_track(container: Any, path: Path) -> Any:
 
 @contextmanager
 def complaints(level: int | None = None) -> Iterator[list[Any]]:
-    """Collect what PyAV's FFmpeg logs on this thread while the block runs: errors by default."""
+    """Collect what PyAV's FFmpeg logs on this thread while the block runs: errors by default.
+
+    Its level of logging is one for all threads, so it is raised while any of them is in such a
+    block; the list holds the messages of this thread and level once the block has ended.
+    """
     import av.logging
 
-    av.logging.set_level(av.logging.ERROR if level is None else level)
-    av.logging.set_skip_repeated(False)  # otherwise a damaged file read twice is sound the second time
+    wanted = av.logging.ERROR if level is None else level
+    with _listening(), av.logging.Capture(local=True) as messages:
+        yield messages
+    messages[:] = [message for message in messages if message[0] <= wanted]
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    import av.logging
+
+    with _LOCK:
+        _LISTENERS.append(None)
+        av.logging.set_level(av.logging.INFO)
+        av.logging.set_skip_repeated(False)  # a damaged file read twice would be sound the second time
     try:
-        with av.logging.Capture(local=True) as messages:
-            yield messages
+        yield
     finally:
-        av.logging.set_level(None)
+        with _LOCK:
+            _LISTENERS.pop()
+            if not _LISTENERS:
+                av.logging.set_level(None)
 
 
 def shown_packets(packets: Iterator[Any], facts: Container) -> Iterator[Any]:

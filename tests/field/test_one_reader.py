@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -204,3 +205,13 @@ def test_an_orientation_is_mirrored_where_no_quarter_turns_give_it(transposed, f
     turns = [np.rot90(image, k) for k in range(4)]
     shown = orientation.apply(image)
     assert orientation.mirrored == (not any(np.array_equal(shown, turn) for turn in turns))
+
+
+def test_threads_that_read_at_once_see_what_one_alone_sees(data_dir):
+    """FFmpeg's level of logging, by which matrices and damage are found, is one for all threads."""
+    mirrored = data_dir / "field" / "mirrored" / "hflip.mp4"
+    cut = data_dir / "field" / "cut-short" / "cut.webm"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read_container, [mirrored, cut] * 60))
+    assert all(container.orientation.flip_columns for container in found[::2])
+    assert {container.beyond_decord for container in found[1::2]} == {"its container is damaged"}
