@@ -218,8 +218,9 @@ def test_a_store_that_does_not_answer_is_reported_before_the_work(tiny_video: Pa
 
 
 def test_a_store_that_fails_after_the_work_costs_finished_shards_no_exit_code(
-    tiny_video: Path, tmp_path: Path, ray_session: None, web_server: str
+    tiny_video: Path, tmp_path: Path, ray_session: None, web_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "unused")  # MLflow sets it; restored after the test
     line = ["precompute", str(tiny_video), "--out", str(tmp_path / "s"), "--tracking-uri", f"http://{web_server}"]
     done = CliRunner().invoke(main, line)
     assert done.exit_code == 0, done.output

@@ -64,7 +64,7 @@ def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
     for frame in open_video(tiny_video).frames(range(6)):
         cv2.imwrite(str(frames / f"{frame.index:05d}.png"), frame.image[..., ::-1])
     (frames / "00004.png").write_bytes(b"damaged")
-    with pytest.raises(VideoError, match=r"00004\.png at frame 4"):
+    with pytest.raises(VideoError, match=r"at frame 4: 00004\.png: not an image"):
         propagate_video(frames, first_mask, out, "baseline:copy", overlay=overlay)
     assert len(list(out.glob("*.png"))) == 4
     assert len(list(open_video(overlay).frames())) == 4
