@@ -1,8 +1,9 @@
 """Restricted attention beside its rivals and its limit:  python benchmarks/attention.py
 
-Rivals: the usual research code, which unfolds keys and values, in its leaner form (einsum) and its faster one
-(product and sum); both are the oracle of the tests, ``tests/reference/reference_attention.py``. Limit: the
-floating-point operations of the exact windows at the rate of this machine's best matrix product.
+Rivals: the usual research code, which unfolds keys and values, in its leaner form (einsum) and its
+faster one (product and sum); both are the oracle of the tests,
+``tests/reference/reference_attention.py``. Limit: the floating-point operations of the exact
+windows at the rate of this machine's best matrix product.
 """
 
 from __future__ import annotations
@@ -38,7 +39,13 @@ CASES = (
     Case("training, chain: B4 64x64 11x11, fwd+bwd", (4, 1, 64, 80, 64, 64), 5, True),
     Case("training, appearance: B4 256x256 3x3, fwd+bwd", (4, 1, 64, 16, 256, 256), 1, True),
     Case("inference, 1/4: 5 references 120x214 11x11, fwd", (1, 5, 64, 75, 120, 214), 5, False),
-    Case("inference, 1/2: 5 references 240x427 11x11, fwd", (1, 5, 64, 75, 240, 427), 5, False, rivals=False),
+    Case(
+        "inference, 1/2: 5 references 240x427 11x11, fwd",
+        (1, 5, 64, 75, 240, 427),
+        5,
+        False,
+        rivals=False,
+    ),
 )
 
 
@@ -64,7 +71,9 @@ def measure(case: Case, rate: float) -> dict[str, Any]:
     }
     if not case.rivals:
         copies = (2 * case.radius + 1) ** 2
-        row["faster rival s"] = f"cannot run: {4 * B * N * (C + V) * H * W * copies / 1e9:.0f} GB of copies"
+        row["faster rival s"] = (
+            f"cannot run: {4 * B * N * (C + V) * H * W * copies / 1e9:.0f} GB of copies"
+        )
         return row
     times = {name: cpu_seconds(prepare(case, name)) for name in RIVALS}
     memories = {name: peak_mb(prepare, case, name) for name in RIVALS}
@@ -99,7 +108,8 @@ def make_inputs(case: Case) -> list[torch.Tensor]:
 
 
 def flops(case: Case) -> float:
-    """Two operations per multiply-add, two products forward; recomputation and four products more backward."""
+    """Two operations per multiply-add, two products forward; recomputation and four products more
+    backward."""
     B, N, C, V, H, W = case.shape
     pairs = B * N * H * W * (2 * case.radius + 1) ** 2
     forward = 2 * pairs * (C + V)

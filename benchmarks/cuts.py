@@ -1,8 +1,9 @@
 """How well shot cuts are told from motion:  python benchmarks/cuts.py DATA
 
-DATA holds the folders train_videos and videos. Joins: the samples of every video of train_videos are put behind those
-of every other; the join must be a cut. False alarms: cuts seen within these videos, each of which is a single shot.
-The cuts seen in the other folder are listed with their times, to be looked at.
+DATA holds the folders train_videos and videos. Joins: the samples of every video of train_videos
+are put behind those of every other; the join must be a cut. False alarms: cuts seen within these
+videos, each of which is a single shot. The cuts seen in the other folder are listed with their
+times, to be looked at.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def main(data: Path) -> None:
     pairs = list(itertools.permutations(single.values(), 2))
     rows = []
     for threshold in (0.6, 0.8, 1.0, 1.2, 1.5):
-        found = sum(bool(cuts([*a[-AROUND:], *b[:AROUND]], threshold, only=min(AROUND, len(a)))) for a, b in pairs)
+        found = sum(
+            bool(cuts([*a[-AROUND:], *b[:AROUND]], threshold, only=min(AROUND, len(a))))
+            for a, b in pairs
+        )
         false = [len(cuts(images, threshold)) for images in single.values()]
         rows.append(
             {
@@ -43,11 +47,17 @@ def main(data: Path) -> None:
                 "false alarms": sum(false),
             }
         )
-    print_table("shot cuts: joins of real videos, and videos of one shot", rows, Path(__file__).parent / "out")
+    print_table(
+        "shot cuts: joins of real videos, and videos of one shot",
+        rows,
+        Path(__file__).parent / "out",
+    )
     for path in sorted((data / "videos").iterdir()):
         images = samples(path)
         if seen := cuts(images, CONFIG.clip.cut_threshold):
-            print(f"{path.name}: {len(images)} samples, cuts at {[round(t / CONFIG.clip.fps, 1) for t in seen]} s")
+            print(
+                f"{path.name}: {len(images)} samples, cuts at {[round(t / CONFIG.clip.fps, 1) for t in seen]} s"
+            )
 
 
 def samples(path: Path) -> list[np.ndarray]:

@@ -1,10 +1,12 @@
-"""Flipped bits: how much of the damage that can be seen is caught, and how often a good video is accused.
+"""Flipped bits: how much of the damage that can be seen is caught, and how often a good video is
+accused.
 
     python benchmarks/damage.py GOOD_VIDEO_FOLDER... [--files 30] [--seed 0]
 
-False alarms are counted over all files of the folders. Then bits of some of them are flipped at random, between 10 and
-95 % of the file. A clip is *damaged* if a stored frame of it differs from that of the sound file by less than 30 dB,
-or stands at another time. *Caught* files end in quarantine; *leaked* clips are damaged and stored all the same.
+False alarms are counted over all files of the folders. Then bits of some of them are flipped at
+random, between 10 and 95 % of the file. A clip is *damaged* if a stored frame of it differs from
+that of the sound file by less than 30 dB, or stands at another time. *Caught* files end in
+quarantine; *leaked* clips are damaged and stored all the same.
 """
 
 from __future__ import annotations
@@ -69,18 +71,31 @@ def main(folders: tuple[Path, ...], files: int, seed: int) -> None:
             for path in chosen:
                 data = bytearray(path.read_bytes())
                 for _ in range(bits):
-                    data[rng.randrange(len(data) // 10, len(data) * 19 // 20)] ^= 1 << rng.randrange(8)
+                    data[rng.randrange(len(data) // 10, len(data) * 19 // 20)] ^= (
+                        1 << rng.randrange(8)
+                    )
                 flipped = Path(scratch) / f"flipped{path.suffix}"
                 flipped.write_bytes(data)
                 clips, bad = read(flipped)
-                frames = {s: f for clip in sound[path][0] for s, f in zip(clip.seconds, clip.frames, strict=True)}
+                frames = {
+                    s: f
+                    for clip in sound[path][0]
+                    for s, f in zip(clip.seconds, clip.frames, strict=True)
+                }
                 wrong = sum(is_damaged(clip, frames) for clip in clips)
                 harmed += bad or wrong > 0
                 caught += bad
                 leaked += wrong
                 stored += len(clips)
             rows.append(
-                {"bits": bits, "files": files, "harmed": harmed, "caught": caught, "clips": stored, "leaked": leaked}
+                {
+                    "bits": bits,
+                    "files": files,
+                    "harmed": harmed,
+                    "caught": caught,
+                    "clips": stored,
+                    "leaked": leaked,
+                }
             )
     false_alarms = f"{len(accused)} of {len(good)} good files accused"
     print_table(f"flipped bits: {false_alarms}", rows, Path(__file__).parent / "out")

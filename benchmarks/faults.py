@@ -1,11 +1,12 @@
-"""Builds of the same shards while workers, nodes and drivers are killed at random moments: is every byte the same?
+"""Builds of the same shards while workers, nodes and drivers are killed at random moments: is every
+byte the same?
 
     python benchmarks/faults.py VIDEOS [--kills 20] [--seed 0]
 
-A Ray cluster of a head and two nodes of one CPU each runs on this machine. One build is left in peace; then builds go
-on, each with a new folder, until all kills are spent: SIGKILL to a worker at its task, to a node (its raylet and all
-its workers; a new one joins), or to the driver (the same command is run again). Every build must end in the first
-one's files, byte for byte.
+A Ray cluster of a head and two nodes of one CPU each runs on this machine. One build is left in
+peace; then builds go on, each with a new folder, until all kills are spent: SIGKILL to a worker at
+its task, to a node (its raylet and all its workers; a new one joins), or to the driver (the same
+command is run again). Every build must end in the first one's files, byte for byte.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ KINDS = ("worker", "node", "driver")
 @click.argument("videos", type=click.Path(exists=True, path_type=Path))
 @click.option("--kills", default=20, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--longest", default=6.0, show_default=True, help="Seconds between two kills, at most.")
-@click.option("--config", type=click.Path(exists=True, path_type=Path), help="As of `corrfractal precompute`.")
+@click.option(
+    "--longest", default=6.0, show_default=True, help="Seconds between two kills, at most."
+)
+@click.option(
+    "--config", type=click.Path(exists=True, path_type=Path), help="As of `corrfractal precompute`."
+)
 def main(videos: Path, kills: int, seed: int, longest: float, config: Path | None) -> None:
     """Kill at random, and compare."""
     from ray.cluster_utils import Cluster
@@ -71,16 +76,23 @@ def main(videos: Path, kills: int, seed: int, longest: float, config: Path | Non
                     driver.wait()
                     driver = build(cluster, videos, out, config)
                 spent[kind] += 1
-                print(f"build {builds}: killed a {kind}, {len(list(out.glob('shard-*.json')))} shards made", flush=True)
+                print(
+                    f"build {builds}: killed a {kind}, {len(list(out.glob('shard-*.json')))} shards made",
+                    flush=True,
+                )
             code = driver.wait()
             if code != 0 or contents(out) != wanted:
-                sys.exit(f"build {builds} ended with {code} and other files than the undisturbed one, see {out}")
+                sys.exit(
+                    f"build {builds} ended with {code} and other files than the undisturbed one, see {out}"
+                )
             builds += 1
     finally:
         cluster.shutdown()
     shutil.rmtree(work)
     killed = ", ".join(f"{spent[kind]} {kind}s" for kind in KINDS)
-    print(f"{builds} builds of {len(wanted)} files, killed {killed}: every file the same, byte for byte")
+    print(
+        f"{builds} builds of {len(wanted)} files, killed {killed}: every file the same, byte for byte"
+    )
 
 
 def build(cluster: object, videos: Path, out: Path, config: Path | None) -> subprocess.Popen[bytes]:

@@ -132,7 +132,12 @@ def count(path: Path, root: Path, entries: dict[str, SourceEntry], masks: Path) 
     entry = entries[uri]
     facts = probe(str(path))
     propagated, damage = propagate(path, masks / uri.replace("/", "_"))
-    counts: dict[str, int | None] = {"header": None, "ffprobe": None, "serving": None, "evaluate": None}
+    counts: dict[str, int | None] = {
+        "header": None,
+        "ffprobe": None,
+        "serving": None,
+        "evaluate": None,
+    }
     if path.is_dir():
         counts["header"] = len(frame_files(path))
         counts["evaluate"] = evaluated(path)

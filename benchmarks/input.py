@@ -1,12 +1,13 @@
 """Reading samples for training, ours beside plain `webdataset` on the same shards:  python benchmarks/input.py SHARDS
 
-Both give the same: batches of two frames and one view of labels per clip, cropped and flipped, in one process and
-one thread. `webdataset` streams the tars with its shuffle buffer; it decodes either the same two frames of each clip
-or, as its `.decode()` would, all of them. Below that, both without any decoding. The rivals take turns; samples per
-second of CPU time, median of the turns.
+Both give the same: batches of two frames and one view of labels per clip, cropped and flipped, in
+one process and one thread. `webdataset` streams the tars with its shuffle buffer; it decodes either
+the same two frames of each clip or, as its `.decode()` would, all of them. Below that, both without
+any decoding. The rivals take turns; samples per second of CPU time, median of the turns.
 
-Below: what orders cost and give. Read amplification of the shards (bytes fetched / bytes of the samples used) with room
-for two windows, shards touched per batch, and how well clips are mixed, beside a full shuffle.
+Below: what orders cost and give. Read amplification of the shards (bytes fetched / bytes of the
+samples used) with room for two windows, shards touched per batch, and how well clips are mixed,
+beside a full shuffle.
 """
 
 from __future__ import annotations
@@ -61,11 +62,19 @@ def main(shards: Path, samples: int, turns: int) -> None:
             rates[name].append(samples / (time.process_time() - started))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     rows = [
-        {"reader": name, "samples/s": rate, "ours / this": medians[OURS_RAW if "bytes" in name else "ours"] / rate}
+        {
+            "reader": name,
+            "samples/s": rate,
+            "ours / this": medians[OURS_RAW if "bytes" in name else "ours"] / rate,
+        }
         for name, rate in medians.items()
     ]
     print_table("input: samples per second of one core", rows, OUT)
-    print_table("order: 400 shards of 130 clips, batches of 24", [order(w) for w in (1, 4, 16, 64, 400)], OUT)
+    print_table(
+        "order: 400 shards of 130 clips, batches of 24",
+        [order(w) for w in (1, 4, 16, 64, 400)],
+        OUT,
+    )
 
 
 def ours(shards: Path, config: TrainingConfig) -> Iterator[Any]:
@@ -87,10 +96,14 @@ def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = Fals
 
     def decode(sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         key = sample["__key__"]
-        members = {f"{key}.{name}": data for name, data in sample.items() if not name.startswith("__")}
+        members = {
+            f"{key}.{name}": data for name, data in sample.items() if not name.startswith("__")
+        }
         count = sum(name.endswith(".jpg") for name in sample)
         target = int(draw.integers(config.clip_frames_needed - 1, count))
-        clip = decode_clip(members, frames=None if every else (target - 1, target), views=None if every else (0,))
+        clip = decode_clip(
+            members, frames=None if every else (target - 1, target), views=None if every else (0,)
+        )
         if every:
             clip = replace(clip, frames=clip.frames[target - 1 : target + 1],
                            labels=clip.labels[:1, target - 1 : target + 1])  # fmt: skip
@@ -98,7 +111,11 @@ def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = Fals
         return torch.from_numpy(frames).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
     data = webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0).repeat().shuffle(200)
-    return iter((data if raw else data.map(decode)).batched(config.batch_size, collation_fn=list if raw else collated))
+    return iter(
+        (data if raw else data.map(decode)).batched(
+            config.batch_size, collation_fn=list if raw else collated
+        )
+    )
 
 
 def collated(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, ...]:

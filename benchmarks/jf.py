@@ -1,10 +1,11 @@
 """J and F beside the usual loop:  python benchmarks/jf.py DAVIS MASKS
 
-DAVIS is a folder in the layout of DAVIS-2017, MASKS one of SEQUENCE/00000.png, such as a published method's.
+DAVIS is a folder in the layout of DAVIS-2017, MASKS one of SEQUENCE/00000.png, such as a published
+method's.
 
-The rival is the way the field computes them: frame by frame and object by object on the whole picture, the boundary as
-``seg2bmap`` finds it, a disk made anew, ``cv2.dilate``. Both read the same masks from memory and must agree; a longer
-sequence is cut to 80 scored frames.
+The rival is the way the field computes them: frame by frame and object by object on the whole
+picture, the boundary as ``seg2bmap`` finds it, a disk made anew, ``cv2.dilate``. Both read the same
+masks from memory and must agree; a longer sequence is cut to 80 scored frames.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def main() -> None:
     parser.add_argument("masks", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    rows = [measure(arguments.davis, name, arguments.masks / name) for name in sequence_names(arguments.davis)]
+    rows = [
+        measure(arguments.davis, name, arguments.masks / name)
+        for name in sequence_names(arguments.davis)
+    ]
     ours, rival = (sum(float(row[key]) for row in rows) for key in ("ours s", "usual loop s"))
     total = {"sequence": "all", "frames": sum(int(row["frames"]) for row in rows)}
     rows.append({**total, "ours s": ours, "usual loop s": rival, "ours / usual": ours / rival})
@@ -47,7 +51,10 @@ def main() -> None:
 def measure(davis: Path, name: str, masks: Path) -> dict[str, Any]:
     sequence = open_sequence(davis, name)
     frames = range(1, min(len(sequence.frames) - 1, FRAMES + 1))
-    pairs = [(sequence.annotation(t), read_mask(masks / f"{sequence.frames[t].stem}.png")) for t in frames]
+    pairs = [
+        (sequence.annotation(t), read_mask(masks / f"{sequence.frames[t].stem}.png"))
+        for t in frames
+    ]
     objects = sequence.objects()
     scores = score_sequence(name, objects, pairs)
     usual = usual_loop(objects, pairs)

@@ -1,16 +1,21 @@
-"""The paper's ablation (Table 3) and its open readings in miniature: what helps, by how much, with what spread?
+"""The paper's ablation (Table 3) and its open readings in miniature: what helps, by how much, with
+what spread?
 
-    python benchmarks/ladder.py VIDEOS DAVIS --out FOLDER [--part ladder,readings,tests] [--seeds 0,1]
+    python benchmarks/ladder.py VIDEOS DAVIS --out FOLDER [--part ladder,readings,tests] [--seeds
+    0,1]
 
-Trained by the commands' own functions, from the same seeds, for the same steps, with the slim network; scored on the
-first ``--frames`` frames of every sequence of DAVIS, every second one, at half their size, by three densities:
+Trained by the commands' own functions, from the same seeds, for the same steps, with the slim
+network; scored on the first ``--frames`` frames of every sequence of DAVIS, every second one, at
+half their size, by three densities:
 
-- ladder: Base, +A, +P, +B, +C, scored every so many steps: FOLDER/curves.png holds J&F, J and F over training;
+- ladder: Base, +A, +P, +B, +C, scored every so many steps: FOLDER/curves.png holds J&F, J and F
+  over training;
 - readings: +C with one thing read another way in training;
 - tests: the networks of +C with one thing read another way when masks are carried.
 
-All by the cosine, over 0.07 in training and 0.02 at test time, but where a reading says otherwise. A run that is there
-already is not made again, so seeds can be run side by side and put together by a last call with all of them.
+All by the cosine, over 0.07 in training and 0.02 at test time, but where a reading says otherwise.
+A run that is there already is not made again, so seeds can be run side by side and put together by
+a last call with all of them.
 """
 
 from __future__ import annotations
@@ -61,7 +66,9 @@ test_temperature = 0.02
 READINGS: dict[str, tuple[str, ...]] = {
     "appearance time-reversed": ('network.appearance="time_reversed"',),
     "without appearance": ('network.appearance="off"',),
-    "<q, k> / sqrt(C) instead of the cosine": ('network.correspondence.similarity={kind = "scaled"}',),
+    "<q, k> / sqrt(C) instead of the cosine": (
+        'network.correspondence.similarity={kind = "scaled"}',
+    ),
     "no channel ever dropped": ("channel_dropout=0.0",),
     "Lab, a or b dropped": ('network.bottleneck="lab"',),
     "all chains at one resolution in training": (
@@ -71,7 +78,8 @@ READINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 LABELS = {"3 patterns instead of 6": "n_patterns = 3"}  # more of them: benchmarks/labels.py
-TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of the correspondence module, of the tracker
+# Of the correspondence module, of the tracker
+TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as it is": ({}, {}),
     "all densities in one softmax": ({"merge": "single"}, {}),
     "a chain for each reference": ({"joint_references": False}, {}),
@@ -93,27 +101,49 @@ TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of the correspond
 @click.option("--every", default=80, show_default=True, help="Steps between two scores.")
 @click.option("--seeds", default="0,1", show_default=True)
 @click.option("--frames", default=15, show_default=True, help="Of each sequence, 12 a second.")
-def main(videos: Path, davis: Path, out: Path, parts: str, steps: int, every: int, seeds: str, frames: int) -> None:
+def main(
+    videos: Path,
+    davis: Path,
+    out: Path,
+    parts: str,
+    steps: int,
+    every: int,
+    seeds: str,
+    frames: int,
+) -> None:
     out = out.absolute()
     small = small_set(davis.absolute(), out / "davis", frames, stride=2, shrink=2)
     base = {"videos": videos.absolute(), "davis": small, "steps": steps, "every": every}
     title = f"{steps} steps of 4 pairs, seeds {seeds}"
     with ray_session(ray):
 
-        def runs(name: str, rung: str = "+C", settings: tuple[str, ...] = (), labels: str = "") -> list[Path]:
+        def runs(
+            name: str, rung: str = "+C", settings: tuple[str, ...] = (), labels: str = ""
+        ) -> list[Path]:
             values = base | {"rung": rung, "labels": labels}
-            return [made(out, f"{name}-{seed}", values | {"seed": seed}, settings) for seed in seeds.split(",")]
+            return [
+                made(out, f"{name}-{seed}", values | {"seed": seed}, settings)
+                for seed in seeds.split(",")
+            ]
 
         if "ladder" in parts:
             ladder = {rung: [logged(run) for run in runs(rung, rung)] for rung in LADDER}
-            networks = {name: open_model(resolve_model(f"baseline:{name}")) for name in ("untrained", "copy")}
-            rivals = {name: scores(network, small, FAST)["J&F"] for name, network in networks.items()}
+            networks = {
+                name: open_model(resolve_model(f"baseline:{name}"))
+                for name in ("untrained", "copy")
+            }
+            rivals = {
+                name: scores(network, small, FAST)["J&F"] for name, network in networks.items()
+            }
             draw(ladder, rivals["copy"], out / "curves.png")
             others = ({"": name, "J&F": value} for name, value in rivals.items())
             print_table(f"ladder: {title}", [*map(row, ladder, ladder.values()), *others], OUT)
         if "readings" in parts:
             readings = {"+C": runs("+C")}
-            readings |= {name: runs(name.replace("/", "over"), settings=each) for name, each in READINGS.items()}
+            readings |= {
+                name: runs(name.replace("/", "over"), settings=each)
+                for name, each in READINGS.items()
+            }
             readings |= {name: runs(name, labels=each) for name, each in LABELS.items()}
             rows = [row(name, [logged(run) for run in each]) for name, each in readings.items()]
             print_table(f"readings: {title}", rows, OUT)
@@ -121,7 +151,11 @@ def main(videos: Path, davis: Path, out: Path, parts: str, steps: int, every: in
             trained = [CorrFractal.load(run / "model.safetensors") for run in runs("+C")]
             without = [CorrFractal.load(run / "model.safetensors") for run in runs("+B", "+B")]
             rows = [test_row(name, trained, small, *TESTS[name]) for name in TESTS]
-            rows.append(test_row("chains at test time only (+B)", without, small, {"multi_density": True}, {}))
+            rows.append(
+                test_row(
+                    "chains at test time only (+B)", without, small, {"multi_density": True}, {}
+                )
+            )
             print_table(f"tests: {title}", rows, OUT)
 
 
@@ -133,7 +167,9 @@ def made(out: Path, name: str, values: dict[str, Any], settings: tuple[str, ...]
     shards = out / f"shards {values['labels'] or config.precompute.quantization.n_patterns}"
     precompute(config.sources, shards, config.precompute, workers=1)
     training = with_settings(config.training, settings)
-    train(shards, Path(config.out), training, tracking_uri=sqlite_uri(out / f"{name}.db"), workers=1)
+    train(
+        shards, Path(config.out), training, tracking_uri=sqlite_uri(out / f"{name}.db"), workers=1
+    )
     return Path(config.out)
 
 
@@ -144,15 +180,27 @@ def logged(run: Path) -> list[dict[str, float]]:
 def row(name: str, runs: list[list[dict[str, float]]]) -> dict[str, Any]:
     """Means over the seeds; J&F of each as well."""
     last = [line for lines in runs for line in lines[-max(1, len(lines) // 4) :]]
-    error, copying = (statistics.mean(line[key] for line in last) for key in ("error", "copy_error"))
-    result: dict[str, Any] = {"": name, "wrong pixels %": 100 * error, "error / copying": error / copying}
+    error, copying = (
+        statistics.mean(line[key] for line in last) for key in ("error", "copy_error")
+    )
+    result: dict[str, Any] = {
+        "": name,
+        "wrong pixels %": 100 * error,
+        "error / copying": error / copying,
+    }
     for title, key in (("J&F", "JF"), ("J", "J"), ("F", "F")):
         result[title] = 100 * statistics.mean(lines[-1][key] for lines in runs)
-    return result | {"J&F of each seed": ", ".join(f"{100 * lines[-1]['JF']:.1f}" for lines in runs)}
+    return result | {
+        "J&F of each seed": ", ".join(f"{100 * lines[-1]['JF']:.1f}" for lines in runs)
+    }
 
 
 def test_row(
-    name: str, networks: list[CorrFractal], data: Path, module: dict[str, Any], tracker: dict[str, Any]
+    name: str,
+    networks: list[CorrFractal],
+    data: Path,
+    module: dict[str, Any],
+    tracker: dict[str, Any],
 ) -> dict[str, Any]:
     found = []
     for network in networks:
@@ -169,12 +217,24 @@ def draw(ladder: dict[str, list[list[dict[str, float]]]], copy: float, path: Pat
     figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
     for axes, (title, key) in zip(panels, (("J&F", "JF"), ("J", "J"), ("F", "F")), strict=True):
         for rung, runs in ladder.items():
-            scored = [{int(line["step"]): 100 * line[key] for line in lines if key in line} for lines in runs]
+            scored = [
+                {int(line["step"]): 100 * line[key] for line in lines if key in line}
+                for lines in runs
+            ]
             steps = sorted(scored[0])
             label = rung if key == "JF" else None
-            (line,) = axes.plot(steps, [statistics.mean(s[at] for s in scored) for at in steps], label=label)
+            (line,) = axes.plot(
+                steps, [statistics.mean(s[at] for s in scored) for at in steps], label=label
+            )
             for each in scored:
-                axes.plot(steps, [each[at] for at in steps], "o", color=line.get_color(), markersize=3, alpha=0.6)
+                axes.plot(
+                    steps,
+                    [each[at] for at in steps],
+                    "o",
+                    color=line.get_color(),
+                    markersize=3,
+                    alpha=0.6,
+                )
         axes.set(title=title, xlabel="steps")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].axhline(copy, color="grey", linestyle=":", label="copy the first mask")

@@ -1,4 +1,5 @@
-"""What the benchmarks of learning share: a small set to score on, and the scores of a network on it."""
+"""What the benchmarks of learning share: a small set to score on, and the scores of a network on
+it."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from inference.masks import write_mask
 
 
 def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int = 1) -> Path:
-    """A data set of the first ``frames`` of every ``stride``-th frame of each sequence, sides divided by ``shrink``;
-    what is there stays."""
+    """A data set of the first ``frames`` of every ``stride``-th frame of each sequence, sides
+    divided by ``shrink``; what is there stays."""
     listing = out / "ImageSets" / "2017" / "val.txt"
     if listing.exists():
         return out

@@ -2,12 +2,14 @@
 
     python benchmarks/loop.py [--size 256] [--batch 1] [--world] [--compile]
 
-- how long a checkpoint stops the loop: written in place, and copied for a thread to write (wall time, least of 5: a
-  busy machine only adds);
-- gradient checkpointing: one step of the `full` preset, kept and recomputed, each in a process of its own;
-- with ``--world``: samples per second of two gloo processes on two cores beside one process on one core;
-- with ``--compile``: steps of the `base` preset with the backbone compiled and as it is, and the wall time of the first
-  one, which compiles.
+- how long a checkpoint stops the loop: written in place, and copied for a thread to write (wall
+  time, least of 5: a busy machine only adds);
+- gradient checkpointing: one step of the `full` preset, kept and recomputed, each in a process of
+  its own;
+- with ``--world``: samples per second of two gloo processes on two cores beside one process on one
+  core;
+- with ``--compile``: steps of the `base` preset with the backbone compiled and as it is, and the
+  wall time of the first one, which compiles.
 """
 
 from __future__ import annotations
@@ -50,10 +52,15 @@ def main(size: int, batch: int, width: int, world: bool, compiled: bool) -> None
         estimate = batch * activation_bytes_per_sample(settings(width, recompute), size) / 1e6
         rows.append({"activations": "recomputed" if recompute else "kept", "s": seconds, "peak MB": peak,
                      "as the dry run estimates": estimate})  # fmt: skip
-    print_table(f"recompute: full preset of width {width}, one step, {batch} x {size} x {size}", rows, OUT)
+    print_table(
+        f"recompute: full preset of width {width}, one step, {batch} x {size} x {size}", rows, OUT
+    )
     if world:
         one, two = samples_per_second(1), samples_per_second(2)
-        rows = [{"workers": 1, "samples/s": one, "x one": 1.0}, {"workers": 2, "samples/s": two, "x one": two / one}]
+        rows = [
+            {"workers": 1, "samples/s": one, "x one": 1.0},
+            {"workers": 2, "samples/s": two, "x one": two / one},
+        ]
         print_table("scaling: two gloo processes on two cores beside one on one", rows, OUT)
     if compiled:
         rows = [steps(width, size, batch, kind) for kind in (False, True)]
@@ -79,7 +86,13 @@ def stall(profile: str) -> dict[str, Any]:
     size = next(folder.glob("*.pt")).stat().st_size
     shutil.rmtree(folder)
     before, after = min(in_place), min(behind)
-    return {"profile": profile, "MB": size / 1e6, "written in place": before, "copied": after, "ratio": before / after}
+    return {
+        "profile": profile,
+        "MB": size / 1e6,
+        "written in place": before,
+        "copied": after,
+        "ratio": before / after,
+    }
 
 
 def settings(width: int, recompute: bool) -> TrainingConfig:
@@ -130,10 +143,16 @@ def samples_per_second(world: int, steps: int = 10) -> float:
 
 def _steps(rank: int, world: int, folder: str, steps: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
+    )
     config = configuration("base", "cpu")
     model, optimizer = build(config, torch.device("cpu"), world)
-    wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    wrapped = (
+        torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        if world > 1
+        else model
+    )
     data = noise(config, config.batch_size // world, 128)
     for step in range(steps + 2):
         if step == 2:

@@ -1,6 +1,7 @@
 """What all benchmarks share: process CPU time, peak memory, and a table as text and JSON.
 
-Ratios are what counts: rivals run in the same process, one after another, and shared machines disturb both alike.
+Ratios are what counts: rivals run in the same process, one after another, and shared machines
+disturb both alike.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ PATIENCE = 8.0  # seconds: a slow rival is repeated less often
 
 
 def cpu_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Median process CPU time of ``work`` after a first call; fewer repeats where they would exceed ``PATIENCE``."""
+    """Median process CPU time of ``work`` after a first call; fewer repeats where they would exceed
+    ``PATIENCE``."""
     times = [_timed(work)]
     if times[0] < PATIENCE / 2:
-        times = [_timed(work) for _ in range(max(1, min(repeats, int(PATIENCE / max(times[0], 1e-9)))))]
+        times = [
+            _timed(work) for _ in range(max(1, min(repeats, int(PATIENCE / max(times[0], 1e-9)))))
+        ]
     return statistics.median(times)
 
 
@@ -38,21 +42,26 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def peak_mb(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> float:
-    """Largest growth of resident memory while the work that ``prepare(*arguments)`` returns runs, MB.
+    """Largest growth of resident memory while the work that ``prepare(*arguments)`` returns runs,
+    MB.
 
-    In a process of its own: an allocator that has grown before would hide what is taken now. ``prepare`` is a function
-    of a module, since it is called there.
+    In a process of its own: an allocator that has grown before would hide what is taken now.
+    ``prepare`` is a function of a module, since it is called there.
     """
     return peak_and_seconds(prepare, *arguments)[0]
 
 
-def peak_and_seconds(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> tuple[float, float]:
+def peak_and_seconds(
+    prepare: Callable[..., Callable[[], Any]], *arguments: Any
+) -> tuple[float, float]:
     """``peak_mb``, and the process CPU time of that one call."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak_and_seconds, prepare, arguments).result()
 
 
-def _peak_and_seconds(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> tuple[float, float]:
+def _peak_and_seconds(
+    prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]
+) -> tuple[float, float]:
     work = prepare(*arguments)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the kernel resets its high-water mark
@@ -71,10 +80,16 @@ def _status_mb(field: str) -> float:
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
     model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
-    packages = {name: version(name) for name in ("torch", "numpy", "faiss-cpu", "opencv-python-headless")}
+    packages = {
+        name: version(name) for name in ("torch", "numpy", "faiss-cpu", "opencv-python-headless")
+    }
     return {"cpu": model, "cores": cpu_count(), "python": platform.python_version(), **packages}
 
 
@@ -96,7 +111,11 @@ def slug(title: str) -> str:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as a Markdown table; a column that a row lacks stays empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    lines = [
+        columns,
+        ["---"] * len(columns),
+        *([_cell(row.get(column, "")) for column in columns] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

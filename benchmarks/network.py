@@ -1,12 +1,12 @@
 """Whole steps of the network at the paper's size:  python benchmarks/network.py [--width 64] [--batch 4] [--4k]
 
-- inference at 480 x 854 with five references: the embedding of a frame, propagation with six densities and with one
-  (1/2), and the whole step of each;
+- inference at 480 x 854 with five references: the embedding of a frame, propagation with six
+  densities and with one (1/2), and the whole step of each;
 - with ``--4k``, the same whole step for 2160 x 3840;
 - training, ``full`` preset, 256 x 256: one step forward and backward.
 
-Every row runs once, in a process of its own: seconds of CPU time and peak memory. Beside it, what naive attention would
-take in the same place: the copies that unfolding makes of keys and values.
+Every row runs once, in a process of its own: seconds of CPU time and peak memory. Beside it, what
+naive attention would take in the same place: the copies that unfolding makes of keys and values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ TRAINING = (4.0, 8.0)
 
 @click.command()
 @click.option("--width", default=64, show_default=True)
-@click.option("--batch", default=4, show_default=True, help="Of the training step; 0 leaves it out.")
+@click.option(
+    "--batch", default=4, show_default=True, help="Of the training step; 0 leaves it out."
+)
 @click.option("--4k", "uhd", is_flag=True, help="Also a frame of 2160 x 3840.")
 def main(width: int, batch: int, uhd: bool) -> None:
     rows = [
@@ -47,15 +49,20 @@ def main(width: int, batch: int, uhd: bool) -> None:
     for each in rows[1:]:
         each["naive copies GB"] = copies_gb(width, 1, REFERENCES, SD, LABELS, 2.0)
     if batch:
-        training = row(f"256 x 256, training step, full preset, batch {batch}", prepare_training, width, batch)
-        # A graph keeps the copies of every affinity: first and second steps of Chain_L, and both of Chain_R.
+        training = row(
+            f"256 x 256, training step, full preset, batch {batch}", prepare_training, width, batch
+        )
+        # A graph keeps the copies of every affinity: first and second steps of Chain_L, and both of
+        # Chain_R.
         kept = sum(copies_gb(width, batch, REFERENCES + 1, (256, 256), 16, d) for d in TRAINING)
         kept += copies_gb(width, batch, 2 * len(TRAINING), (256, 256), 16, 2.0)
         rows.append({**training, "naive copies GB": kept})
     if uhd:
         whole = row("2160 x 3840, whole step, six densities", prepare_step, width, UHD, SIX)
         rows.append({**whole, "naive copies GB": copies_gb(width, 1, REFERENCES, UHD, LABELS, 2.0)})
-    print_table(f"network of width {width}: {REFERENCES} references", rows, Path(__file__).parent / "out")
+    print_table(
+        f"network of width {width}: {REFERENCES} references", rows, Path(__file__).parent / "out"
+    )
 
 
 def row(name: str, prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> dict[str, Any]:
@@ -77,28 +84,41 @@ def prepare_embedding(width: int, size: tuple[int, int]) -> Callable[[], Any]:
     return torch.inference_mode()(lambda: model.embed(image))
 
 
-def prepare_propagation(width: int, size: tuple[int, int], densities: tuple[float, ...]) -> Callable[[], Any]:
+def prepare_propagation(
+    width: int, size: tuple[int, int], densities: tuple[float, ...]
+) -> Callable[[], Any]:
     model, F_t = network(width).eval(), torch.randn(1, channels(width), *size)
     targets = pyramid(F_t, densities)
     references = memory(targets)
-    return torch.inference_mode()(lambda: propagate(references, targets, F_t, model.config.correspondence))
+    return torch.inference_mode()(
+        lambda: propagate(references, targets, F_t, model.config.correspondence)
+    )
 
 
-def prepare_step(width: int, size: tuple[int, int], densities: tuple[float, ...]) -> Callable[[], Any]:
+def prepare_step(
+    width: int, size: tuple[int, int], densities: tuple[float, ...]
+) -> Callable[[], Any]:
     """A frame in, labels out, as the tracker does it; the memory frames are there already."""
     model, image = network(width).eval(), torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
-    references = memory([torch.empty(1, channels(width), *grid(torch.empty(size), d)) for d in densities])
+    references = memory(
+        [torch.empty(1, channels(width), *grid(torch.empty(size), d)) for d in densities]
+    )
 
     def step() -> torch.Tensor:
         F_t = model.embed(image)
-        return propagate(references, pyramid(F_t, densities), F_t, model.config.correspondence).argmax(dim=1)
+        return propagate(
+            references, pyramid(F_t, densities), F_t, model.config.correspondence
+        ).argmax(dim=1)
 
     return torch.inference_mode()(step)
 
 
 def memory(targets: list[torch.Tensor]) -> list[References]:
     return [
-        References(torch.randn(1, REFERENCES, *f.shape[1:]), torch.rand(1, REFERENCES, LABELS, *f.shape[2:]))
+        References(
+            torch.randn(1, REFERENCES, *f.shape[1:]),
+            torch.rand(1, REFERENCES, LABELS, *f.shape[2:]),
+        )
         for f in targets
     ]
 
@@ -110,8 +130,11 @@ def prepare_training(width: int, batch: int) -> Callable[[], Any]:
     return lambda: model(frames, labels, TRAINING).total.backward()
 
 
-def copies_gb(width: int, batch: int, maps: int, size: tuple[int, int], labels: int, density: float) -> float:
-    """What unfolding keys (C) and values (C and labels) of so many maps takes, in float32, window 11 x 11."""
+def copies_gb(
+    width: int, batch: int, maps: int, size: tuple[int, int], labels: int, density: float
+) -> float:
+    """What unfolding keys (C) and values (C and labels) of so many maps takes, in float32, window
+    11 x 11."""
     h, w = grid(torch.empty(size, device="meta"), density)
     return 4 * batch * maps * (2 * channels(width) + labels) * h * w * math.prod((11, 11)) / 1e9
 

@@ -1,7 +1,8 @@
 """Every odd video and what becomes of it:  python benchmarks/odd_videos.py DATA [--page docs/odd-videos.md]
 
-DATA holds the folders odd_videos and videos. Files of kinds that these lack are made on the way. All go through the
-pipeline as they would in any data set; the page is a table of the manifest's sources beside what a probe says of them.
+DATA holds the folders odd_videos and videos. Files of kinds that these lack are made on the way.
+All go through the pipeline as they would in any data set; the page is a table of the manifest's
+sources beside what a probe says of them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ first frame that could not be had. *rejected*: sound, but no clip fits. *size* i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
@@ -100,7 +103,8 @@ def row(entry: SourceEntry, path: Path) -> dict[str, Any]:
 
 
 def probe(path: Path) -> dict[str, str]:
-    """Codec, size, pixels and rate of a file by its header and first frame, and what of it is out of the ordinary."""
+    """Codec, size, pixels and rate of a file by its header and first frame, and what of it is out
+    of the ordinary."""
     facts = {"codec": "", "size": "", "pixels": "", "fps": "", "odd": ""}
     try:
         with av.open(str(path), metadata_errors="replace") as container:
@@ -120,7 +124,11 @@ def probe(path: Path) -> dict[str, str]:
 
 def oddities(stream: Any, frame: Any) -> Iterator[str]:
     """Words for what of a stream is out of the ordinary."""
-    width, height, pixels = stream.codec_context.width, stream.codec_context.height, stream.codec_context.pix_fmt or ""
+    width, height, pixels = (
+        stream.codec_context.width,
+        stream.codec_context.height,
+        stream.codec_context.pix_fmt or "",
+    )
     if stream.frames == 1:
         yield "one frame"
     if max(width, height) >= 3840:
@@ -131,7 +139,11 @@ def oddities(stream: Any, frame: Any) -> Iterator[str]:
         yield "10 bit"
     if pixels.startswith("gray"):
         yield "grey"
-    if "a4" in pixels or pixels in ("argb", "rgba", "bgra") or stream.metadata.get("alpha_mode") == "1":
+    if (
+        "a4" in pixels
+        or pixels in ("argb", "rgba", "bgra")
+        or stream.metadata.get("alpha_mode") == "1"
+    ):
         yield "alpha"
     aspect = stream.sample_aspect_ratio
     if aspect and aspect != 1:
@@ -152,11 +164,18 @@ def probe_folder(path: Path) -> dict[str, str]:
     channels = 1 if image.ndim == 2 else image.shape[2]
     pixels = {1: "grey", 3: "rgb", 4: "rgba"}[channels] + ("16" if image.dtype == np.uint16 else "")
     size = f"{image.shape[1]} x {image.shape[0]}"
-    return {"codec": first.suffix[1:], "size": size, "pixels": pixels, "fps": "", "odd": "folder of frames"}
+    return {
+        "codec": first.suffix[1:],
+        "size": size,
+        "pixels": pixels,
+        "fps": "",
+        "odd": "folder of frames",
+    }
 
 
 def make_videos(folder: Path, footage: Path) -> None:
-    """Kinds that the data lacks, of real footage: 4K, grey, alpha, 12 bit, folders of images of unusual pixels."""
+    """Kinds that the data lacks, of real footage: 4K, grey, alpha, 12 bit, folders of images of
+    unusual pixels."""
     folder.mkdir()
     frames = [frame.image for frame in itertools.islice(open_video(footage).frames(), FRAMES)]
 
@@ -174,16 +193,24 @@ def make_videos(folder: Path, footage: Path) -> None:
     encode(folder / "one_per_second.mp4", "libx264", "yuv420p", scene(240, 320), fps=1)
     for name, suffix, change in (
         ("grey_jpegs", "jpg", lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)),
-        ("grey_16_bit_pngs", "png", lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint16) * 257),
+        (
+            "grey_16_bit_pngs",
+            "png",
+            lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint16) * 257,
+        ),
         ("rgba_pngs", "png", lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)),
         ("one_jpeg", "jpg", lambda image: image),
     ):
         (folder / name).mkdir()
-        for t, image in enumerate(itertools.islice(scene(240, 320), 1 if name == "one_jpeg" else FRAMES)):
+        for t, image in enumerate(
+            itertools.islice(scene(240, 320), 1 if name == "one_jpeg" else FRAMES)
+        ):
             cv2.imwrite(str(folder / name / f"{t}.{suffix}"), change(image[..., ::-1]))
 
 
-def encode(path: Path, codec: str, pixels: str, images: Iterator[npt.NDArray[np.uint8]], fps: int = 30) -> None:
+def encode(
+    path: Path, codec: str, pixels: str, images: Iterator[npt.NDArray[np.uint8]], fps: int = 30
+) -> None:
     """Encode in a pixel format of one's choice."""
     with av.open(str(path), "w") as container:
         stream: Any = None
@@ -191,7 +218,11 @@ def encode(path: Path, codec: str, pixels: str, images: Iterator[npt.NDArray[np.
             if stream is None:
                 stream = container.add_stream(codec, rate=Fraction(fps))
                 stream.height, stream.width, stream.pix_fmt = *image.shape[:2], pixels
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
+                )
+            )
         container.mux(stream.encode(None))
 
 

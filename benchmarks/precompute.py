@@ -2,16 +2,17 @@
 
     python benchmarks/precompute.py DATA [--parts speed,scripts,workers,memory]
 
-DATA holds the folders videos and train_videos. All but ``workers`` counts the CPU time of one process and one thread,
-median of five runs, rivals in turn with ours:
+DATA holds the folders videos and train_videos. All but ``workers`` counts the CPU time of one
+process and one thread, median of five runs, rivals in turn with ours:
 
-- speed: one task (video -> shard and sidecar) against the same decoder on the same file, scaling to 256 x 256 and doing
-  nothing else; 1 is the limit. Of every fifth frame there are two: a decoder that skips the scaling of the others, as
-  the task does, and one that gives every frame;
-- scripts: against the script that one writes first (frames decoded whole, Lab in NumPy, all 45 patterns by
-  convolution, k-means on all pixels, np.savez), with scikit-learn's k-means and with faiss's;
-- workers: wall time of a build with one worker and with two in a running Ray session, and the share of it that is
-  in no task's body: Ray's, the plan's and the manifest's;
+- speed: one task (video -> shard and sidecar) against the same decoder on the same file, scaling to
+  256 x 256 and doing nothing else; 1 is the limit. Of every fifth frame there are two: a decoder
+  that skips the scaling of the others, as the task does, and one that gives every frame;
+- scripts: against the script that one writes first (frames decoded whole, Lab in NumPy, all 45
+  patterns by convolution, k-means on all pixels, np.savez), with scikit-learn's k-means and with
+  faiss's;
+- workers: wall time of a build with one worker and with two in a running Ray session, and the share
+  of it that is in no task's body: Ray's, the plan's and the manifest's;
 - memory: peak of one task over a video of a minute and over one of an hour.
 """
 
@@ -64,7 +65,9 @@ def main(data: Path, parts: str) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):  # as in a Ray task
         for part in parts.split(","):
-            {"speed": speed, "scripts": scripts, "workers": workers, "memory": memory}[part](data, Path(folder))
+            {"speed": speed, "scripts": scripts, "workers": workers, "memory": memory}[part](
+                data, Path(folder)
+            )
 
 
 # --- speed
@@ -129,7 +132,11 @@ def decord_only(path: Path, stride: int) -> None:
 
 def jpegs_only(path: Path, stride: int) -> None:
     for file in sorted(path.iterdir())[::stride]:
-        cv2.resize(cv2.imread(str(file), cv2.IMREAD_REDUCED_COLOR_2), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        cv2.resize(
+            cv2.imread(str(file), cv2.IMREAD_REDUCED_COLOR_2),
+            (SIZE, SIZE),
+            interpolation=cv2.INTER_AREA,
+        )
 
 
 def one_task(path: Path, out: Path, stride: int) -> tuple[Callable[[], Any], int]:
@@ -189,7 +196,12 @@ def script(path: Path, work: Path, kmeans: Callable[[np.ndarray], np.ndarray]) -
     reader = decord.VideoReader(str(path), num_threads=1)
     frames = reader.get_batch(range(len(reader))).asnumpy()
     for first in range(0, len(frames), 8):
-        clip = np.stack([cv2.resize(f, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for f in frames[first : first + 8]])
+        clip = np.stack(
+            [
+                cv2.resize(f, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+                for f in frames[first : first + 8]
+            ]
+        )
         channels = np.concatenate((lab(clip)[..., 1:], patterns(clip)), axis=-1).reshape(-1, 8)
         channels = (channels - channels.mean(axis=0)) / channels.std(axis=0)
         np.savez(work / "clip.npz", frames=clip, labels=kmeans(channels).reshape(clip.shape[:3]))
@@ -199,7 +211,11 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     """CIE Lab in double precision."""
     srgb = rgb / 255
     linear = np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
-    matrix = [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+    matrix = [
+        [0.412453, 0.357580, 0.180423],
+        [0.212671, 0.715160, 0.072169],
+        [0.019334, 0.119193, 0.950227],
+    ]
     xyz = linear @ np.array(matrix).T / (0.95047, 1.0, 1.08883)
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     x, y, z = np.moveaxis(f, -1, 0)
@@ -230,10 +246,14 @@ def faiss_kmeans(points: np.ndarray) -> np.ndarray:
 
 
 def workers(data: Path, work: Path) -> None:
-    """All of train_videos, every frame: more than 200 clips. A worker's decoder has a thread of its own, so one worker
-    that may use both cores is already faster than a core."""
+    """All of train_videos, every frame: more than 200 clips. A worker's decoder has a thread of its
+    own, so one worker that may use both cores is already faster than a core."""
     config = PipelineConfig(size=SIZE, clip=ClipConfig(fps=24.0), videos_per_shard=1)
-    builds = {"one worker, one core": (1, {0}), "one worker, two cores": (1, {0, 1}), "two workers": (2, {0, 1})}
+    builds = {
+        "one worker, one core": (1, {0}),
+        "one worker, two cores": (1, {0, 1}),
+        "two workers": (2, {0, 1}),
+    }
     walls: dict[str, list[float]] = {name: [] for name in builds}
     outside: dict[str, list[float]] = {name: [] for name in builds}
     with ray_session(ray, 2):
@@ -258,7 +278,9 @@ def workers(data: Path, work: Path) -> None:
         }
         for name in builds
     ]
-    print_table(f"precompute workers: 30 videos, {clips} clips, wall time on a quiet machine", rows, OUT)
+    print_table(
+        f"precompute workers: 30 videos, {clips} clips, wall time on a quiet machine", rows, OUT
+    )
 
 
 def timed_on(cores: set[int], log: Path) -> Callable[..., Made]:
@@ -286,10 +308,25 @@ def memory(data: Path, work: Path) -> None:
         path = repeat(source, work / f"{minutes}.mp4", 60.0 * minutes)
         for stop in sorted({60.0, min(600.0, 60.0 * minutes)}):
             start = 0.0 if minutes == 1 else 1800.0
-            peak = peak_mb(prepare_task, str(path), str(work / f"memory{minutes}-{stop:.0f}"), start, start + stop)
+            peak = peak_mb(
+                prepare_task,
+                str(path),
+                str(work / f"memory{minutes}-{stop:.0f}"),
+                start,
+                start + stop,
+            )
             megabytes = path.stat().st_size / 1e6
-            rows.append({"video, min": minutes, "its MB": megabytes, "segment, s": stop, "peak of a task, MB": peak})
-    print_table("precompute memory: growth of a process over a task, videos of 640 x 272", rows, OUT)
+            rows.append(
+                {
+                    "video, min": minutes,
+                    "its MB": megabytes,
+                    "segment, s": stop,
+                    "peak of a task, MB": peak,
+                }
+            )
+    print_table(
+        "precompute memory: growth of a process over a task, videos of 640 x 272", rows, OUT
+    )
 
 
 def prepare_task(path: str, out: str, start: float, stop: float) -> Callable[[], Any]:
@@ -306,8 +343,12 @@ def repeat(source: Path, path: Path, seconds: float) -> Path:
         stream = given.streams.video[0]
         copy = container.add_stream_from_template(stream)
         packets = [packet for packet in given.demux(stream) if packet.dts is not None]
-        length = max(packet.pts + packet.duration for packet in packets) - min(packet.pts for packet in packets)
-        for packet in shifted(packets, length, math.ceil(seconds / float(length * stream.time_base))):
+        length = max(packet.pts + packet.duration for packet in packets) - min(
+            packet.pts for packet in packets
+        )
+        for packet in shifted(
+            packets, length, math.ceil(seconds / float(length * stream.time_base))
+        ):
             packet.stream = copy
             container.mux(packet)
     return path

@@ -1,13 +1,14 @@
 """Where the time of a propagated frame goes:  python benchmarks/propagation.py [--data DAVIS] [--model FILE] [--4k]
 
-- parts of a step at 480 x 854, width 16, five memory frames, three labels: backbone, pyramid, affinities with six
-  densities and with one, up-sampling and decision, and beside them what surrounds the tracker: decoding the frame,
-  blending, writing the mask;
-- the whole step with six densities, one, three (``FAST``), half resolution and bf16: seconds, peak memory, ratio to one
-  density, and what naive attention would unfold in its place. Rivals take turns in one process, the median
-  counts;
+- parts of a step at 480 x 854, width 16, five memory frames, three labels: backbone, pyramid,
+  affinities with six densities and with one, up-sampling and decision, and beside them what
+  surrounds the tracker: decoding the frame, blending, writing the mask;
+- the whole step with six densities, one, three (``FAST``), half resolution and bf16: seconds, peak
+  memory, ratio to one density, and what naive attention would unfold in its place. Rivals take
+  turns in one process, the median counts;
 - with ``--naive``, a step with three densities by our attention and by the usual unfolding;
-- with ``--data``, J&F of ``FAST`` and of its half-resolution and bf16 forms on three sequences of DAVIS-2017;
+- with ``--data``, J&F of ``FAST`` and of its half-resolution and bf16 forms on three sequences of
+  DAVIS-2017;
 - with ``--4k``, one frame of 2160 x 3840 at widths 16 and 64 with its peak memory.
 """
 
@@ -60,28 +61,51 @@ FRAME = 11  # asks for the memory frames 0, 5, 6, 8, 10
 @click.option("--model", default="baseline:untrained", show_default=True)
 @click.option("--scored", default=",".join(SCORED), help="Forms to score, by name.")
 @click.option("--frames", default=25, show_default=True, help="Frames of each scored sequence.")
-@click.option("--forms", default=",".join(FORMS), help="Forms to time, by name; bf16 is emulated by some processors.")
+@click.option(
+    "--forms",
+    default=",".join(FORMS),
+    help="Forms to time, by name; bf16 is emulated by some processors.",
+)
 @click.option("--rounds", default=3, show_default=True, help="Turns that each form and part takes.")
 @click.option("--4k", "uhd", is_flag=True)
 @click.option("--naive", is_flag=True)
 def main(
-    data: Path | None, model: str, scored: str, frames: int, forms: str, rounds: int, uhd: bool, naive: bool
+    data: Path | None,
+    model: str,
+    scored: str,
+    frames: int,
+    forms: str,
+    rounds: int,
+    uhd: bool,
+    naive: bool,
 ) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if rounds:
-        print_table("inference: a frame of 480 x 854, width 16", steps(forms.split(","), rounds), OUT)
+        print_table(
+            "inference: a frame of 480 x 854, width 16", steps(forms.split(","), rounds), OUT
+        )
         print_table("inference parts: a frame of 480 x 854, width 16", parts(rounds), OUT)
     if uhd:
         peaks = [(width, *peak_and_seconds(prepare, UHD, SIX, width)) for width in (16, 64)]
         rows = [{"width": width, "s": seconds, "peak MB": peak} for width, peak, seconds in peaks]
-        print_table("inference 4k: a frame of 2160 x 3840, embedded at 1080 x 1920, six densities", rows, OUT)
+        print_table(
+            "inference 4k: a frame of 2160 x 3840, embedded at 1080 x 1920, six densities",
+            rows,
+            OUT,
+        )
     if naive:
-        print_table("inference beside naive attention: 480 x 854, width 16, three densities", beside_naive(), OUT)
+        print_table(
+            "inference beside naive attention: 480 x 854, width 16, three densities",
+            beside_naive(),
+            OUT,
+        )
     if data is not None:
         source = resolve_model(model)
         rows = [score(name, source, data, frames) for name in scored.split(",")]
-        print_table(f"inference scores: {source.name}, {', '.join(SEQUENCES)}, {frames} frames", rows, OUT)
+        print_table(
+            f"inference scores: {source.name}, {', '.join(SEQUENCES)}, {frames} frames", rows, OUT
+        )
 
 
 def network(width: int = 16) -> CorrFractal:
@@ -98,7 +122,9 @@ def scene(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (*size, 3), dtype=np.uint8), mask
 
 
-def warm(size: tuple[int, int], config: TrackerConfig, width: int = 16) -> tuple[Tracker, np.ndarray]:
+def warm(
+    size: tuple[int, int], config: TrackerConfig, width: int = 16
+) -> tuple[Tracker, np.ndarray]:
     """A tracker that is about to step to ``FRAME``."""
     frame, mask = scene(size)
     tracker = network(width).tracker(frame, mask, config)
@@ -145,7 +171,13 @@ def beside_naive() -> list[dict[str, Any]]:
     forms = {"ours": peak_and_seconds(prepare, SD, FAST), "naive": peak_and_seconds(prepare_naive)}
     peak, seconds = forms["ours"]
     return [
-        {"attention": name, "s": s, "peak MB": mb, "x our time": s / seconds, "x our peak": mb / peak}
+        {
+            "attention": name,
+            "s": s,
+            "peak MB": mb,
+            "x our time": s / seconds,
+            "x our peak": mb / peak,
+        }
         for name, (mb, s) in forms.items()
     ]
 
@@ -184,9 +216,14 @@ def parts(rounds: int) -> list[dict[str, Any]]:
                     started = time.process_time()
                     do()
                     times.append(time.process_time() - started)
-                rows.append({"part": name, "s": statistics.median(times) / (12 if "decode" in name else 1)})
+                rows.append(
+                    {"part": name, "s": statistics.median(times) / (12 if "decode" in name else 1)}
+                )
     total = sum(row["s"] for row in rows if "one density" not in row["part"])
-    return [{**row, "share %": 100 * row["s"] / total if "one density" not in row["part"] else ""} for row in rows]
+    return [
+        {**row, "share %": 100 * row["s"] / total if "one density" not in row["part"] else ""}
+        for row in rows
+    ]
 
 
 def affinities(tracker: Tracker, F_t: torch.Tensor) -> Any:
@@ -202,11 +239,19 @@ def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, 
         small = Path(folder) / "data"
         shorten(data, small, frames)
         started = time.process_time()
-        results = [Davis(small, "2017").evaluate(s, Path(folder), source, model, config) for s in SEQUENCES]
+        results = [
+            Davis(small, "2017").evaluate(s, Path(folder), source, model, config) for s in SEQUENCES
+        ]
         seconds = time.process_time() - started
     objects = [o for result in results for o in result.objects]
     j, f = (100 * statistics.mean(getattr(o, m).mean for o in objects) for m in "JF")
-    return {"form": name, "J&F %": (j + f) / 2, "J %": j, "F %": f, "CPU s a frame": seconds / frames / len(results)}
+    return {
+        "form": name,
+        "J&F %": (j + f) / 2,
+        "J %": j,
+        "F %": f,
+        "CPU s a frame": seconds / frames / len(results),
+    }
 
 
 def shorten(data: Path, to: Path, frames: int) -> None:

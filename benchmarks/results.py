@@ -29,7 +29,10 @@ def main() -> None:
         tables[slug(result["title"])] = (
             f"{result['title']}\n\n`{result['command']}`\n\n{table(result['rows'])}\n{machine}"
         )
-    path.write_text("\n".join([HEAD, *(f"## {section}\n" for _, section in sorted(tables.items()))]), encoding="utf-8")
+    path.write_text(
+        "\n".join([HEAD, *(f"## {section}\n" for _, section in sorted(tables.items()))]),
+        encoding="utf-8",
+    )
     print(f"\n{len(fresh)} fresh tables in {path}, {len(tables)} in all")
 
 

@@ -1,11 +1,12 @@
 """A registered model in a process that has its declared requirements and nothing else.
 
-    python benchmarks/serve_alone.py VIDEO [--model models:/corrfractal@candidate] [--tracking-uri URI]
+    python benchmarks/serve_alone.py VIDEO [--model models:/corrfractal@candidate] [--tracking-uri
+    URI]
 
-Builds a fresh virtual environment from the model's own ``requirements.txt``, loads the model there with
-``mlflow.pyfunc.load_model``, and predicts masks for a real video from a first mask, an ellipse in the middle. The first
-of them must equal those of ``CorrFractal.load`` here, and neither Ray nor a package of this project may be installed
-there.
+Builds a fresh virtual environment from the model's own ``requirements.txt``, loads the model there
+with ``mlflow.pyfunc.load_model``, and predicts masks for a real video from a first mask, an ellipse
+in the middle. The first of them must equal those of ``CorrFractal.load`` here, and neither Ray nor
+a package of this project may be installed there.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ STRANGERS = ("ray", "webdataset", "corrfractal", "training", "faiss", "pytest")
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("video", type=Path)
     parser.add_argument("--model", default="models:/corrfractal@candidate")
     parser.add_argument("--tracking-uri")
@@ -58,7 +61,11 @@ def main() -> None:
         folder = Path(temporary)
         mask = _first_mask(arguments.video)
         Image.fromarray(mask).save(folder / "mask.png")
-        needs = Path(mlflow.artifacts.download_artifacts(f"{arguments.model}/requirements.txt", dst_path=temporary))
+        needs = Path(
+            mlflow.artifacts.download_artifacts(
+                f"{arguments.model}/requirements.txt", dst_path=temporary
+            )
+        )
         python = _environment(folder / "venv", needs)
         started = time.monotonic()
         call = [python, "-I", "-c", ALONE, arguments.model, str(arguments.video.absolute()), "mask.png",
@@ -66,14 +73,20 @@ def main() -> None:
         clean = {"PATH": os.environ["PATH"], "HOME": temporary, "MLFLOW_TRACKING_URI": uri}
         subprocess.run(call, cwd=folder, env=clean, check=True)
         masks = np.load(folder / "masks.npy")
-        print(f"alone: {len(masks)} masks in {time.monotonic() - started:.1f} s, import and load included")
+        print(
+            f"alone: {len(masks)} masks in {time.monotonic() - started:.1f} s, import and load included"
+        )
         weights = mlflow.artifacts.download_artifacts(
             f"{arguments.model}/artifacts/model.safetensors", dst_path=temporary
         )
         here = _masks(CorrFractal.load(weights), arguments.video, mask)
         share = float((here == masks[: len(here)]).mean())
-        print(f"CorrFractal.load here: the first {len(here)} masks, {share:.4%} of the pixels equal")
-        print(f"object: {int((mask > 0).sum())} pixels in the first mask, {int((masks[-1] > 0).sum())} in the last")
+        print(
+            f"CorrFractal.load here: the first {len(here)} masks, {share:.4%} of the pixels equal"
+        )
+        print(
+            f"object: {int((mask > 0).sum())} pixels in the first mask, {int((masks[-1] > 0).sum())} in the last"
+        )
         if share < 1:
             sys.exit("the masks differ")
 
@@ -83,7 +96,10 @@ def _environment(folder: Path, needs: Path) -> str:
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = str(folder / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(needs)], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(needs)],
+        check=True,
+    )
     print(f"declared: {', '.join(needs.read_text().split())}")
     print(f"a fresh environment of them: {time.monotonic() - started:.0f} s")
     return python
@@ -92,7 +108,9 @@ def _environment(folder: Path, needs: Path) -> str:
 def _first_mask(video: Path) -> np.ndarray:
     info = next(iter(open_video(video).frames())).image.shape
     mask = np.zeros(info[:2], dtype=np.uint8)
-    cv2.ellipse(mask, (info[1] // 2, info[0] // 2), (info[1] // 6, info[0] // 4), 0, 0, 360, 1, thickness=-1)
+    cv2.ellipse(
+        mask, (info[1] // 2, info[0] // 2), (info[1] // 6, info[0] // 4), 0, 0, 360, 1, thickness=-1
+    )
     return mask
 
 

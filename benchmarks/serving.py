@@ -1,8 +1,9 @@
 """The registered model behind MLflow's own scoring:  python benchmarks/serving.py VIDEO MASK [--model FILE]
 
 Registers a model in a store of its own (the untrained slim network, unless a file is named), starts
-``mlflow models serve`` on loopback, posts the video and the mask in base64, and compares the answer with what the
-tracker gives in this process: masks must be equal, bit by bit. A damaged mask must be answered with status 400.
+``mlflow models serve`` on loopback, posts the video and the mask in base64, and compares the answer
+with what the tracker gives in this process: masks must be equal, bit by bit. A damaged mask must be
+answered with status 400.
 """
 
 from __future__ import annotations
@@ -42,18 +43,39 @@ def main(video: Path, mask: Path, model: Path | None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = ["mlflow", "models", "serve", "-m", "models:/corrfractal/1", "--env-manager", "local"]
+        command = [
+            "mlflow",
+            "models",
+            "serve",
+            "-m",
+            "models:/corrfractal/1",
+            "--env-manager",
+            "local",
+        ]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         print("$", *command, flush=True)
         log = (Path(folder) / "serve.log").open("w")
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow starts uvicorn by its name
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1", "PATH": path}
-        server = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=log, stderr=log)
+        # MLflow starts uvicorn by its name
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {
+            **os.environ,
+            "MLFLOW_TRACKING_URI": uri,
+            "OMP_NUM_THREADS": "1",
+            "PATH": path,
+        }
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command], env=environment, stdout=log, stderr=log
+        )
         try:
             started = time.monotonic()
             wait(f"http://127.0.0.1:{port}/ping", server, Path(log.name))
             print(f"answers /ping after {time.monotonic() - started:.0f} s", flush=True)
-            compare(f"http://127.0.0.1:{port}/invocations", video, mask, Path(folder) / "model.safetensors")
+            compare(
+                f"http://127.0.0.1:{port}/invocations",
+                video,
+                mask,
+                Path(folder) / "model.safetensors",
+            )
         finally:
             server.terminate()
             server.wait(30)
@@ -108,13 +130,20 @@ def compare(url: str, video: Path, mask: Path, weights: Path) -> None:
     masks = [np.array(Image.open(io.BytesIO(base64.b64decode(row["mask"])))) for row in rows]
     frames = iter(open_video(video).frames())
     tracker = CorrFractal.load(weights).tracker(next(frames).image, masks[0], FAST)
-    equal = [bool((tracker.step(frame.image) == mask).all()) for frame, mask in zip(frames, masks[1:], strict=True)]
-    print(f"{len(masks)} masks of {masks[0].shape[1]}x{masks[0].shape[0]} in {seconds:.1f} s; columns {list(rows[0])}")
+    equal = [
+        bool((tracker.step(frame.image) == mask).all())
+        for frame, mask in zip(frames, masks[1:], strict=True)
+    ]
+    print(
+        f"{len(masks)} masks of {masks[0].shape[1]}x{masks[0].shape[0]} in {seconds:.1f} s; columns {list(rows[0])}"
+    )
     print(f"equal to the tracker's in this process: {sum(equal)} of {len(equal)}")
     try:
         post(url, video.read_bytes(), b"no picture")
     except urllib.error.HTTPError as exc:
-        print(f"a damaged mask: status {exc.code}, {json.load(exc)['message'].split('Error: ')[-1]}")
+        print(
+            f"a damaged mask: status {exc.code}, {json.load(exc)['message'].split('Error: ')[-1]}"
+        )
     if not all(equal):
         raise SystemExit(1)
 

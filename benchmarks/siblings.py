@@ -1,19 +1,22 @@
 """What is learnt from our labels beside what the siblings' targets teach, everything else equal.
 
-    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets labels,...]
+    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets
+    labels,...]
 
-The same videos, clips, network, affinity, batches and steps; what differs is what the affinity carries from reference
-to target, where it is compared:
+The same videos, clips, network, affinity, batches and steps; what differs is what the affinity
+carries from reference to target, where it is compared:
 
 - labels: the pseudo-labels of this project, of Walsh-Hadamard patterns and ab (cross-entropy);
 - labels-lab: the same, the network seeing Lab with a or b dropped, as in the last;
 - colours: labels of colour alone, as CorrFlow has them (cross-entropy);
-- lab: colours themselves, as MAST has them: one of a and b is dropped from the input, and it is this one that is
-  regressed, at 1/4 of the frame (Huber).
+- lab: colours themselves, as MAST has them: one of a and b is dropped from the input, and it is
+  this one that is regressed, at 1/4 of the frame (Huber).
 
-Each network carries the masks of the first ``--frames`` frames of every sequence, through the same tracker and scorer,
-twice: by its embedding alone and with Lab patches beside it. Frames are matched at 1/6, in windows of 48 pixels. Below
-stand colour alone, the untrained network and the copied first mask. What is trained and scored is kept in the
+Each network carries the masks of the first ``--frames`` frames of every sequence, through the same
+tracker and scorer,
+twice: by its embedding alone and with Lab patches beside it. Frames are matched at 1/6, in windows
+of 48 pixels. Below stand colour alone, the untrained network and the copied first mask. What is
+trained and scored is kept in the
 folder: seeds can be run side by side and put together by a last call with all of them.
 """
 
@@ -67,16 +70,22 @@ WITH_COLOUR = Similarity(kind="cosine", test_temperature=0.05, colour_temperatur
 @click.option("--seeds", default="0,1", show_default=True)
 @click.option("--targets", default=",".join(TARGETS), show_default=True)
 @click.option("--frames", default=20, show_default=True)
-def main(videos: Path, davis: Path, out: Path, steps: int, seeds: str, targets: str, frames: int) -> None:
+def main(
+    videos: Path, davis: Path, out: Path, steps: int, seeds: str, targets: str, frames: int
+) -> None:
     torch.set_num_threads(1)
     small = small_set(davis, out / "davis", frames)
     rows: list[dict[str, Any]] = []
     for target in targets.split(","):
         shards = made(videos, out, target)
         for seed in map(int, seeds.split(",")):
-            rows += kept(out / f"{target}-{seed}.json", partial(trained, target, shards, small, steps, seed))
+            rows += kept(
+                out / f"{target}-{seed}.json", partial(trained, target, shards, small, steps, seed)
+            )
     rows += kept(out / "rivals.json", partial(rivals, small))
-    print_table(f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows, OUT)
+    print_table(
+        f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows, OUT
+    )
 
 
 def settings(steps: int, seed: int) -> TrainingConfig:
@@ -104,7 +113,9 @@ def trained(target: str, shards: Path, davis: Path, steps: int, seed: int) -> li
     """Train a network and score it."""
     config = settings(steps, seed)
     if target.endswith("lab"):
-        config = replace(config, channel_dropout=1.0, network=replace(config.network, bottleneck="lab"))
+        config = replace(
+            config, channel_dropout=1.0, network=replace(config.network, bottleneck="lab")
+        )
     torch.manual_seed(seed)
     model = CorrFractal(config.network).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
@@ -114,7 +125,9 @@ def trained(target: str, shards: Path, davis: Path, steps: int, seed: int) -> li
             lab_step(model, optimizer, batch, step, steps, config)
         else:
             train_step(model, optimizer, batch, step, steps, config)
-    return scored(f"{target}, seed {seed}", model.eval(), davis, (time.process_time() - started) / 60)
+    return scored(
+        f"{target}, seed {seed}", model.eval(), davis, (time.process_time() - started) / 60
+    )
 
 
 def rivals(davis: Path) -> list[dict[str, Any]]:
@@ -126,21 +139,31 @@ def rivals(davis: Path) -> list[dict[str, Any]]:
     match(colour, colour.config.correspondence.similarity)
     named = (("colour", colour), ("copy", copy))
     return rows + [
-        {"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(each, davis)} for name, each in named
+        {"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(each, davis)}
+        for name, each in named
     ]
 
 
 def lab_step(
-    model: CorrFractal, optimizer: torch.optim.Optimizer, batch: Batch, step: int, total: int, config: TrainingConfig
+    model: CorrFractal,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    total: int,
+    config: TrainingConfig,
 ) -> None:
     """``train_step`` with the dropped channel in place of labels."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, total, config)
     images = batch.frames.flatten(0, 1)
     size = grid(images, 4)
-    f = resize_embedding(model.embed(images, batch.keep.repeat_interleave(2, dim=0)), size).unflatten(0, (-1, 2))
+    f = resize_embedding(
+        model.embed(images, batch.keep.repeat_interleave(2, dim=0)), size
+    ).unflatten(0, (-1, 2))
     lab = resize_labels(lab_for_network(images.float() / 255), size).unflatten(0, (-1, 2))
-    carried = model.in_training.similarity.attend(f[:, 1], f[:, :1], lab[:, :1], config.network.correspondence.radius)
+    carried = model.in_training.similarity.attend(
+        f[:, 1], f[:, :1], lab[:, :1], config.network.correspondence.radius
+    )
     dropped = batch.keep == 0
     optimizer.zero_grad(set_to_none=True)
     F.smooth_l1_loss(20 * carried[dropped], 20 * lab[:, 1][dropped]).backward()

@@ -60,11 +60,22 @@ def row(name: str, data: Path) -> dict[str, Any]:
     objects: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         for sequence in sequence_names(data):
-            objects += benchmark.evaluate(sequence, Path(folder), source, model, InferenceConfig()).objects
-            print(f"{name}: {objects[-1].name} {50 * (objects[-1].J.mean + objects[-1].F.mean):.1f}", flush=True)
+            objects += benchmark.evaluate(
+                sequence, Path(folder), source, model, InferenceConfig()
+            ).objects
+            print(
+                f"{name}: {objects[-1].name} {50 * (objects[-1].J.mean + objects[-1].F.mean):.1f}",
+                flush=True,
+            )
     J, F = (100 * statistics.mean(getattr(o, measure).mean for o in objects) for measure in "JF")
     each = {o.name: 50 * (o.J.mean + o.F.mean) for o in objects}
-    return {"J&F": (J + F) / 2, "J": J, "F": F, **each, "CPU min": (time.process_time() - started) / 60}
+    return {
+        "J&F": (J + F) / 2,
+        "J": J,
+        "F": F,
+        **each,
+        "CPU min": (time.process_time() - started) / 60,
+    }
 
 
 def without_colour(model: CorrFractal) -> Any:

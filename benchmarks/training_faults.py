@@ -1,11 +1,13 @@
-"""Trainings whose workers and drivers are killed at random steps: are the final weights the same, bit for bit?
+"""Trainings whose workers and drivers are killed at random steps: are the final weights the same,
+bit for bit?
 
     python benchmarks/training_faults.py SHARDS [--kills 9] [--seed 0] [--steps 60]
 
-The real `corrfractal train` with two workers; with `--alone` the loop of one worker without Ray, which starts sooner,
-so that a longer list fits into an hour. One run is left in peace; then runs go on until all kills are spent: SIGKILL to
-a worker, to the driver (the same command is run again), or to the worker that writes a checkpoint while it is half
-written. Kills come at steps drawn from the seed. Each run must end in the undisturbed one's weights and losses.
+The real `corrfractal train` with two workers; with `--alone` the loop of one worker without Ray,
+which starts sooner, so that a longer list fits into an hour. One run is left in peace; then runs go
+on until all kills are spent: SIGKILL to a worker, to the driver (the same command is run again), or
+to the worker that writes a checkpoint while it is half written. Kills come at steps drawn from the
+seed. Each run must end in the undisturbed one's weights and losses.
 """
 
 from __future__ import annotations
@@ -72,15 +74,26 @@ def main(shards: Path, kills: int, seed: int, steps: int, longest: int, alone: b
                 os.kill(victim, signal.SIGKILL)
                 if victim == driver.pid:
                     driver.wait()
-                whole = max((int(p.stem[-8:]) for p in (out / "checkpoints").glob("*.json")), default=0)
-                spent.append({"fault": kind, "run": runs, "after step": done, "steps done again": max(done - whole, 0)})
+                whole = max(
+                    (int(p.stem[-8:]) for p in (out / "checkpoints").glob("*.json")), default=0
+                )
+                spent.append(
+                    {
+                        "fault": kind,
+                        "run": runs,
+                        "after step": done,
+                        "steps done again": max(done - whole, 0),
+                    }
+                )
                 print(f"run {runs}: killed the {kind} after step {done}", flush=True)
                 at = done
                 if victim == driver.pid:
                     driver = launch(shards, out, steps)
                 wait_for(partial(went_on, out, done), driver)
         if (code := driver.wait()) != 0 or not same(out, work / "peace"):
-            sys.exit(f"run {runs} ended with {code} and other weights than the undisturbed one, see {out}")
+            sys.exit(
+                f"run {runs} ended with {code} and other weights than the undisturbed one, see {out}"
+            )
         runs += 1
     rows = [summary(kind, [fault for fault in spent if fault["fault"] == kind]) for kind in kinds]
     who = "one worker without Ray" if alone else "two workers"
@@ -89,28 +102,50 @@ def main(shards: Path, kills: int, seed: int, steps: int, longest: int, alone: b
 
 
 def launch_on_ray(
-    shards: Path, out: Path, steps: int, workers: str = "2", cluster: str = "", settings: Mapping[str, Any] = SETTINGS
+    shards: Path,
+    out: Path,
+    steps: int,
+    workers: str = "2",
+    cluster: str = "",
+    settings: Mapping[str, Any] = SETTINGS,
 ) -> subprocess.Popen[bytes]:
-    """Start ``corrfractal train``, or go on with it; on the Ray cluster of an address, or on its own."""
-    command = [sys.executable, "-m", "corrfractal", "train", str(shards), "--out", str(out), "--profile", "cpu"]
+    """Start ``corrfractal train``, or go on with it; on the Ray cluster of an address, or on its
+    own."""
+    command = [
+        sys.executable,
+        "-m",
+        "corrfractal",
+        "train",
+        str(shards),
+        "--out",
+        str(out),
+        "--profile",
+        "cpu",
+    ]
     command += ["--workers", workers, "--steps", str(steps), "--max-failures", "-1"]
     command += ["--tracking-uri", sqlite_uri(out.parent / "mlflow.db")]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]:
     """Start the loop in a process of its own, or go on with it."""
     out.mkdir(exist_ok=True)
     if not (out / "job.json").exists():
-        config = with_settings(configuration("base", "cpu"), tuple(f"{k}={v}" for k, v in SETTINGS.items()), steps)
+        config = with_settings(
+            configuration("base", "cpu"), tuple(f"{k}={v}" for k, v in SETTINGS.items()), steps
+        )
         uri, digest = sqlite_uri(out.parent / "mlflow.db"), load_manifest(shards).digest
         job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=steps, tracking_uri=uri,
                   run_id=start_run(uri, out.name, {}, shards, digest))  # fmt: skip
         (out / "job.json").write_text(json.dumps(config_to_dict(job)))
-    return subprocess.Popen([sys.executable, "-c", FIT, str(out / "job.json")], stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", FIT, str(out / "job.json")], stdout=subprocess.DEVNULL
+    )
 
 
 FIT = """
@@ -136,7 +171,8 @@ def reached(out: Path, step: int) -> bool:
 
 
 def went_on(out: Path, step: int) -> bool:
-    """Whether steps have been done since the kill: the file was cut back to the checkpoint, or has grown."""
+    """Whether steps have been done since the kill: the file was cut back to the checkpoint, or has
+    grown."""
     return last_step(out) != step
 
 
@@ -145,7 +181,9 @@ def find(kind: str, driver: subprocess.Popen[bytes], out: Path, alone: bool) -> 
     if kind == "driver" or (kind == "worker" and alone):
         return driver.pid
     while driver.poll() is None:
-        if kind == "worker" and (workers := sorted(descendants(driver.pid, b"ray::RayTrainWorker"))):
+        if kind == "worker" and (
+            workers := sorted(descendants(driver.pid, b"ray::RayTrainWorker"))
+        ):
             return workers[-1]
         halves = list((out / "checkpoints").glob(".step-*.pt.*.tmp"))
         if kind != "worker" and halves:
@@ -155,7 +193,11 @@ def find(kind: str, driver: subprocess.Popen[bytes], out: Path, alone: bool) -> 
 
 def last_step(out: Path) -> int:
     path = out / "metrics.jsonl"
-    lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
+    lines = (
+        [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+        if path.exists()
+        else []
+    )
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
@@ -163,7 +205,10 @@ def same(out: Path, other: Path) -> bool:
     """Whether two runs end in the same weights to the last bit, with the same losses on the way."""
     a, b = (CorrFractal.load(run / "model.safetensors").state_dict() for run in (out, other))
     losses = [
-        [(line["step"], line["loss"]) for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+        [
+            (line["step"], line["loss"])
+            for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        ]
         for run in (out, other)
     ]
     return all(torch.equal(a[name], b[name]) for name in b) and losses[0] == losses[1]

@@ -2,13 +2,15 @@
 
     python benchmarks/training_nodes.py SHARDS [--kills 4]
 
-Three Ray nodes of one CPU each on this machine, loopback only, and the real `corrfractal train` on them:
+Three Ray nodes of one CPU each on this machine, loopback only, and the real `corrfractal train` on
+them:
 
-- two workers: SIGKILL to the raylet of a node that trains, at steps drawn from a seed; the third node takes its place,
-  and the killed one is started again. The final weights must be the undisturbed run's, bit for bit;
-- one to two workers on two nodes: one is killed, the run goes on with one worker, the node comes back, the run takes it
-  in. Every step must be there once, of the same samples: losses equal those of two workers throughout until the kill,
-  and the next one within ``TOLERANCE``.
+- two workers: SIGKILL to the raylet of a node that trains, at steps drawn from a seed; the third
+  node takes its place, and the killed one is started again. The final weights must be the
+  undisturbed run's, bit for bit;
+- one to two workers on two nodes: one is killed, the run goes on with one worker, the node comes
+  back, the run takes it in. Every step must be there once, of the same samples: losses equal those
+  of two workers throughout until the kill, and the next one within ``TOLERANCE``.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ OUT = Path(__file__).parent / "out"
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 128 << 20}
 ELASTIC = {**SETTINGS, "crop": 96, "checkpoint_every": 10}
 TOLERANCE = (
-    1e-5  # relative, of the first loss that one worker sums up alone; over hundreds of steps the runs drift apart
+    # relative, of the first loss that one worker sums up alone; over hundreds of steps the runs
+    # drift apart
+    1e-5
 )
 PATIENCE = 300.0
 
@@ -60,7 +64,9 @@ def main(shards: Path, kills: int, seed: int, steps: int, elastic_steps: int) ->
     shutil.rmtree(work)
 
 
-def killed(cluster: Cluster, shards: Path, work: Path, kills: int, rng: random.Random, steps: int) -> dict[str, Any]:
+def killed(
+    cluster: Cluster, shards: Path, work: Path, kills: int, rng: random.Random, steps: int
+) -> dict[str, Any]:
     """A fixed number of workers, and one node more than they need."""
     nodes = [cluster.add_node(**NODE), cluster.add_node(**NODE)]
     launch_on_ray(shards, work / "peace", steps, cluster=cluster.address).wait()
@@ -81,7 +87,9 @@ def killed(cluster: Cluster, shards: Path, work: Path, kills: int, rng: random.R
         cluster.remove_node(victim, allow_graceful=False)
         nodes = [*(node for node in nodes if node is not victim), cluster.add_node(**NODE)]
     if driver.wait() != 0 or not same(out, work / "peace"):
-        sys.exit(f"the run ended with {driver.returncode} and other weights than the undisturbed one, see {out}")
+        sys.exit(
+            f"the run ended with {driver.returncode} and other weights than the undisturbed one, see {out}"
+        )
     cluster.remove_node(nodes[1], allow_graceful=False)
     return {
         "fault": "raylet of a node killed, two workers",
@@ -117,7 +125,9 @@ def resized(cluster: Cluster, shards: Path, work: Path, steps: int) -> dict[str,
     off = [abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours, theirs, strict=True)]
     changed = next(k for k, line in enumerate(ours) if line["workers"] == 1)
     if any(off[:changed]) or off[changed] > TOLERANCE:
-        sys.exit(f"step {changed + 1} had other samples: its loss is off by {off[changed]:.1e}, see {out}")
+        sys.exit(
+            f"step {changed + 1} had other samples: its loss is off by {off[changed]:.1e}, see {out}"
+        )
     return {
         "fault": "raylet killed, one to two workers; a node joins",
         "times": 1,

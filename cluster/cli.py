@@ -17,10 +17,17 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option("--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for everything it makes.")
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for everything it makes.",
+)
 @command
 def demo(out: Path) -> dict[str, Any]:
-    """The whole workflow on rendered sample videos: precompute, train, register, propagate, score, report."""
+    """The whole workflow on rendered sample videos: precompute, train, register, propagate, score,
+    report."""
     from .workflow import demo
 
     return demo(out)
@@ -30,14 +37,20 @@ def demo(out: Path) -> dict[str, Any]:
 @click.argument("config", type=FILE)
 @command
 def run(config: Path) -> dict[str, Any]:
-    """The whole workflow on your videos, from one TOML file. Call it again to go on where it stopped."""
+    """The whole workflow on your videos, from one TOML file. Call it again to go on where it
+    stopped."""
     from .workflow import run
 
     return run(config)
 
 
 @click.command()
-@click.option("--out", type=FOLDER, default=Path(), help="Folder that work would be written to; default: here.")
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path(),
+    help="Folder that work would be written to; default: here.",
+)
 @command
 def doctor(out: Path) -> dict[str, Any]:
     """Check this machine, and say what to do about each fault. Exit code 1 if there is one."""
@@ -63,7 +76,9 @@ def _server(function: Any) -> Any:
 
 
 @cluster.command()
-@click.option("--port", default=8265, show_default=True, help="Port of the dashboard and job server.")
+@click.option(
+    "--port", default=8265, show_default=True, help="Port of the dashboard and job server."
+)
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs to hand out. Default: all.")
 @click.option("--gpus", type=click.IntRange(min=0), help="GPUs to hand out. Default: all.")
 @_state
@@ -75,8 +90,14 @@ def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dic
     state = state or local.default_state()
     started = local.start(state, port=port, cpus=cpus, gpus=gpus)
     say(f"cluster up: jobs and dashboard at {started.dashboard}, Ray at {started.ray_address}")
-    say(f"token in {state / 'token'}; `corrfractal cluster submit CONFIG.toml` runs a workflow there")
-    return {"dashboard": started.dashboard, "ray_address": started.ray_address, "token_file": str(state / "token")}
+    say(
+        f"token in {state / 'token'}; `corrfractal cluster submit CONFIG.toml` runs a workflow there"
+    )
+    return {
+        "dashboard": started.dashboard,
+        "ray_address": started.ray_address,
+        "token_file": str(state / "token"),
+    }
 
 
 @cluster.command()

@@ -1,4 +1,5 @@
-"""The whole workflow in one TOML file. A section per stage; the fields are those of the stage's own configuration.
+"""The whole workflow in one TOML file. A section per stage; the fields are those of the stage's own
+configuration.
 
 sources = ["videos", "more/*.mp4"]      # relative paths start at the folder of this file
 out = "runs/first"
@@ -30,9 +31,14 @@ from corrfractal.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
 
-# The paper's ablation (Table 3): each rung adds one module to the one before; "+C" is the whole method.
+# The paper's ablation (Table 3): each rung adds one module to the one before; "+C" is the whole
+# method.
 _A: dict[str, Any] = {"appearance": "literal"}
-_WITHOUT: dict[str, Any] = {"appearance": "off", "aggregation": False, "correspondence": {"multi_density": False}}
+_WITHOUT: dict[str, Any] = {
+    "appearance": "off",
+    "aggregation": False,
+    "correspondence": {"multi_density": False},
+}
 _COLOUR: dict[str, Any] = {"quantization": {"n_patterns": 0}}
 LADDER: dict[str, dict[str, Any]] = {
     "base": {"precompute": _COLOUR, "training": {"network": _WITHOUT}},
@@ -64,10 +70,11 @@ class WorkflowConfig(Config):
     workers: int = 2
     """DDP processes."""
     tasks: int | None = None
-    """Shards, and sequences, at a time; None: ``workers``. On a cluster: its CPUs, or those that it may grow to."""
+    """Shards, and sequences, at a time; None: ``workers``. On a cluster: its CPUs, or those that it
+    may grow to."""
     tracking_uri: str | None = None
-    """MLflow store, a relative path starting at the folder of this file; None: MLFLOW_TRACKING_URI, else
-    ``mlflow.db`` in ``out``."""
+    """MLflow store, a relative path starting at the folder of this file; None: MLFLOW_TRACKING_URI,
+    else ``mlflow.db`` in ``out``."""
     precompute: PipelineConfig = field(default_factory=PipelineConfig)
     """How videos become shards."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -117,10 +124,13 @@ def read_workflow(path: Path) -> WorkflowConfig:
     evaluation = config.evaluation
     return replace(
         config,
-        sources=tuple(s if "://" in s else str(folder / Path(s).expanduser()) for s in config.sources),
+        sources=tuple(
+            s if "://" in s else str(folder / Path(s).expanduser()) for s in config.sources
+        ),
         out=str(folder / Path(config.out).expanduser()),
         tracking_uri=config.tracking_uri and canonical_uri(config.tracking_uri, folder),
-        evaluation=evaluation and replace(evaluation, data=str(folder / Path(evaluation.data).expanduser())),
+        evaluation=evaluation
+        and replace(evaluation, data=str(folder / Path(evaluation.data).expanduser())),
     )
 
 

@@ -1,7 +1,9 @@
-"""Is this machine fit for the work? One finding a check: ``ok``, ``warn`` or ``fault``, what was found, what to do.
+"""Is this machine fit for the work? One finding a check: ``ok``, ``warn`` or ``fault``, what was
+found, what to do.
 
-``fault`` means that something will fail, ``warn`` that it will be slow or limited. A check asks the machine and hands
-plain values to a ``judge`` of ``cluster.verdicts``, which decides. Nothing stays behind on the machine.
+``fault`` means that something will fail, ``warn`` that it will be slow or limited. A check asks the
+machine and hands plain values to a ``judge`` of ``cluster.verdicts``, which decides. Nothing stays
+behind on the machine.
 """
 
 from __future__ import annotations
@@ -59,20 +61,31 @@ def examine(out: Path) -> list[Finding]:
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:
-    """Print the findings, one a line, with advice below; return them for ``--json``, ``ok`` being false on a fault."""
+    """Print the findings, one a line, with advice below; return them for ``--json``, ``ok`` being
+    false on a fault."""
     for finding in findings:
         say(f"{finding.level:5}  {finding.name:15}  {finding.found}")
         if finding.advice:
             say(f"{'':24}-> {finding.advice}")
-    counts = {level: sum(finding.level == level for finding in findings) for level in ("ok", "warn", "fault")}
+    counts = {
+        level: sum(finding.level == level for finding in findings)
+        for level in ("ok", "warn", "fault")
+    }
     say(", ".join(f"{count} {level}" for level, count in counts.items()))
-    return {"ok": counts["fault"] == 0, "findings": [dataclasses.asdict(finding) for finding in findings]}
+    return {
+        "ok": counts["fault"] == 0,
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
 
 
 def check_versions() -> list[Finding]:
     """Python, and the version of each part that has a floor."""
     installed = {name: _version(name) for name in verdicts.FLOORS}
-    python = Finding(name="python", level="ok", found=f"{platform.python_version()} on {platform.platform(terse=True)}")
+    python = Finding(
+        name="python",
+        level="ok",
+        found=f"{platform.python_version()} on {platform.platform(terse=True)}",
+    )
     return [python, *(verdicts.judge_version(name, version) for name, version in installed.items())]
 
 
@@ -93,7 +106,9 @@ def nvidia_gpus() -> list[str]:
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        listing = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        listing = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listing.splitlines() if line.strip()]
@@ -111,12 +126,18 @@ def check_gpus(gpus: list[str]) -> Finding:
 
 def check_faiss(gpus: list[str]) -> Finding:
     """Which build of faiss is installed, and whether it fits the machine."""
-    names = {str(distribution.metadata["Name"]).lower() for distribution in metadata.distributions()}
+    names = {
+        str(distribution.metadata["Name"]).lower() for distribution in metadata.distributions()
+    }
     flavours = sorted(name for name in names if name.startswith("faiss-"))
     try:
         import faiss
     except (ImportError, OSError) as exc:
-        return _broken("faiss", exc) if flavours else verdicts.judge_faiss(flavours, gpus=len(gpus), usable=0)
+        return (
+            _broken("faiss", exc)
+            if flavours
+            else verdicts.judge_faiss(flavours, gpus=len(gpus), usable=0)
+        )
     usable = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     return verdicts.judge_faiss(flavours, gpus=len(gpus), usable=usable)
 
@@ -133,12 +154,15 @@ def check_decoder(name: str) -> Finding:
         path = Path(folder) / "probe.mp4"
         write_video(path, sent, fps=24)
         got = np.stack([frame.image for frame in open_video(path, decoder=name).frames()])
-    error = float(np.abs(got.astype(float) - sent).mean()) if got.shape == sent.shape else float("inf")
+    error = (
+        float(np.abs(got.astype(float) - sent).mean()) if got.shape == sent.shape else float("inf")
+    )
     return verdicts.judge_decoder(name, frames=len(got), expected=len(sent), error=error)
 
 
 def check_environment() -> list[Finding]:
-    """Variables that commands would refuse, a finding for each; the cluster of ``RAY_ADDRESS`` must answer."""
+    """Variables that commands would refuse, a finding for each; the cluster of ``RAY_ADDRESS`` must
+    answer."""
     return verdicts.judge_environment(find_faults("training", *ray_groups()))
 
 
@@ -147,13 +171,17 @@ def check_ray() -> Finding:
     import ray
 
     address = cluster_address()
-    found = f"imports; would join the cluster at {address}" if address else "imports; would start on this machine"
+    found = (
+        f"imports; would join the cluster at {address}"
+        if address
+        else "imports; would start on this machine"
+    )
     return Finding(name="ray runtime", level="ok", found=f"{ray.__version__} {found}")
 
 
 def check_tracking(given: str | None = None) -> Finding:
-    """Whether the MLflow store can be used, as every command finds out; MLflow, which takes seconds to import, is not
-    needed for it, and nothing is created or changed."""
+    """Whether the MLflow store can be used, as every command finds out; MLflow, which takes seconds
+    to import, is not needed for it, and nothing is created or changed."""
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or str(Path("mlflow.db").absolute())
     try:
         uri = store.tracking_uri(given)
@@ -182,7 +210,9 @@ def check_folder(out: Path) -> Finding:
 def check_disk(out: Path) -> Finding:
     """Room where work is written, and where Ray spills."""
     ray = shutil.disk_usage(tempfile.gettempdir())
-    return verdicts.judge_disk(shutil.disk_usage(_existing(out.absolute())).free, ray.used / ray.total)
+    return verdicts.judge_disk(
+        shutil.disk_usage(_existing(out.absolute())).free, ray.used / ray.total
+    )
 
 
 def check_shared_memory() -> Finding:
@@ -206,7 +236,12 @@ def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
 
 def _broken(name: str, exc: Exception) -> Finding:
     text = " ".join(str(exc).split()) or type(exc).__name__
-    return Finding(name=name, level="fault", found=text[:200], advice="install the parts again from requirements.lock")
+    return Finding(
+        name=name,
+        level="fault",
+        found=text[:200],
+        advice="install the parts again from requirements.lock",
+    )
 
 
 def _version(name: str) -> str | None:

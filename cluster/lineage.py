@@ -1,7 +1,8 @@
-"""``corrfractal lineage``: where a model came from, and what came of a video or of a folder of shards.
+"""``corrfractal lineage``: where a model came from, and what came of a video or of a folder of
+shards.
 
-The answers are ``training.lineage``'s. The command stands in this layer because it sees the pipeline too, and so hashes
-a video, or a folder of frames, exactly as the pipeline did.
+The answers are ``training.lineage``'s. The command stands in this layer because it sees the
+pipeline too, and so hashes a video, or a folder of frames, exactly as the pipeline did.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ MOST = 20  # lines of a list that are printed
 @click.command()
 @click.argument("model", required=False)
 @click.option("--video", help="A video file or folder of frames, local or a URI: what came of it?")
-@click.option("--shards", help="A folder of shards, local or a URI: where from, and what came of it?")
-@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
+@click.option(
+    "--shards", help="A folder of shards, local or a URI: where from, and what came of it?"
+)
+@click.option(
+    "--tracking-uri",
+    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
+)
 @command
-def lineage(model: str | None, video: str | None, shards: str | None, tracking_uri: str | None) -> dict[str, Any]:
+def lineage(
+    model: str | None, video: str | None, shards: str | None, tracking_uri: str | None
+) -> dict[str, Any]:
     """Where MODEL came from (a number, an alias, models:/NAME/VERSION, or a registered model file)."""
     from corrfractal.errors import CallError
     from corrfractal.tracking import existing_store
@@ -48,7 +56,9 @@ def _model(found: ModelLineage) -> dict[str, Any]:
     model, run, checkpoint = found.model, found.run, found.checkpoint
     say(f"{model.uri} ({', '.join(model.aliases) or 'no alias'}), registered {model.created}")
     say(f"  weights     sha256 {found.weights}")
-    say(f"  run         {run.id} '{run.name}', {run.status.lower()}; {_code(run.commit, run.dirty)}")
+    say(
+        f"  run         {run.id} '{run.name}', {run.status.lower()}; {_code(run.commit, run.dirty)}"
+    )
     say(f"  checkpoint  step {checkpoint.step}, {checkpoint.state}: {checkpoint.path}")
     say(f"              sha256 {checkpoint.sha256}")
     say(f"  data set    {model.shards_digest}")
@@ -67,7 +77,9 @@ def _video(store: Any, name: str) -> dict[str, Any]:
 
     sources = find_sources([name])
     if len(sources) != 1:
-        raise CallError(f"{name} is not one video but {len(sources)}: name a file, or a folder of frames")
+        raise CallError(
+            f"{name} is not one video but {len(sources)}: name a file, or a folder of frames"
+        )
     if sources[0].fault:
         raise CallError(f"cannot read the video {name}: {sources[0].fault}")
     sha256 = sources[0].sha256
@@ -107,7 +119,9 @@ def _use(use: Use) -> dict[str, Any]:
     return {
         "digest": use.data.digest,
         "path": use.data.path,
-        "models": [{"uri": m.uri, "aliases": list(m.aliases), "run_id": m.run_id} for m in use.models],
+        "models": [
+            {"uri": m.uri, "aliases": list(m.aliases), "run_id": m.run_id} for m in use.models
+        ],
         "unregistered_runs": [run.id for run in use.unregistered],
     }
 
@@ -134,7 +148,8 @@ def _say_videos(videos: Iterable[Video]) -> None:
     width = max((len(video.source.uri) for video in videos[:MOST]), default=0)
     _say_list(
         f"    {v.source.uri:{width}}  sha256 {v.source.sha256}  {v.source.clips} clips in "
-        f"{', '.join(v.shards) or 'no shard'}" + ("" if v.source.outcome == "sampled" else f" ({v.source.outcome})")
+        f"{', '.join(v.shards) or 'no shard'}"
+        + ("" if v.source.outcome == "sampled" else f" ({v.source.outcome})")
         for v in videos
     )
     _say_rest(len(videos))

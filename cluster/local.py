@@ -1,9 +1,11 @@
-"""A Ray head on this machine: token authentication on, every listener on loopback, stopped without touching other Rays.
+"""A Ray head on this machine: token authentication on, every listener on loopback, stopped without
+touching other Rays.
 
-``ray start --head --block`` runs in a session of its own, so what belongs to it can be told from any other Ray of the
-same user; ``ray stop`` would end them all and is not used. Linux only.
+``ray start --head --block`` runs in a session of its own, so what belongs to it can be told from
+any other Ray of the same user; ``ray stop`` would end them all and is not used. Linux only.
 
-The state folder, ``~/.corrfractal/cluster`` by default, holds ``token`` (mode 0600), ``cluster.json`` and ``head.log``.
+The state folder, ``~/.corrfractal/cluster`` by default, holds ``token`` (mode 0600),
+``cluster.json`` and ``head.log``.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def default_state() -> Path:
     return Path.home() / ".corrfractal" / "cluster"
 
 
-def start(state: Path, port: int = 8265, cpus: int | None = None, gpus: int | None = None) -> LocalCluster:
+def start(
+    state: Path, port: int = 8265, cpus: int | None = None, gpus: int | None = None
+) -> LocalCluster:
     """Start a head and wait until its job server answers and names a living node (about 15 s).
 
     Args:
@@ -77,12 +81,16 @@ def start(state: Path, port: int = 8265, cpus: int | None = None, gpus: int | No
         CorrFractalError: Ray did not start; the end of its log is in the message.
     """
     if not sys.platform.startswith("linux"):
-        raise CallError("a local cluster needs Linux; elsewhere `corrfractal run` starts Ray by itself")
+        raise CallError(
+            "a local cluster needs Linux; elsewhere `corrfractal run` starts Ray by itself"
+        )
     _refuse_foreign(state)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     running = read(state)
     if running and processes.members(running.pid, running.born):
-        raise CallError(f"a cluster is running already at {running.dashboard}; `corrfractal cluster down` stops it")
+        raise CallError(
+            f"a cluster is running already at {running.dashboard}; `corrfractal cluster down` stops it"
+        )
     _check_port(port)
     refuse_faults("ray")
     server = JobServer(url=f"http://{LOOPBACK}:{port}", token=_token(state / "token"))
@@ -113,7 +121,8 @@ def read(state: Path) -> LocalCluster | None:
 
 
 def stop(state: Path) -> int:
-    """Stop what ``start`` started: first the drivers of jobs, then the head. Return the number of processes ended.
+    """Stop what ``start`` started: first the drivers of jobs, then the head. Return the number of
+    processes ended.
 
     Raises:
         NotFoundError: no cluster is recorded in the state folder.
@@ -131,7 +140,9 @@ def stop(state: Path) -> int:
     processes.end(left, signal.SIGKILL, left, HEAD_SECONDS)
     left = processes.alive(left)
     if left:
-        raise CorrFractalError(f"processes {sorted(left)} of the cluster do not end; end them by hand")
+        raise CorrFractalError(
+            f"processes {sorted(left)} of the cluster do not end; end them by hand"
+        )
     if Path(cluster.folder).name.startswith(RAY_FOLDER):  # whatever the record may say
         shutil.rmtree(cluster.folder, ignore_errors=True)
     (state / "cluster.json").unlink()
@@ -141,10 +152,13 @@ def stop(state: Path) -> int:
 def _refuse_foreign(state: Path) -> None:
     """Check that a state folder holds no file of our names without a token of ours."""
     token = state / "token"
-    if token.is_file() and TOKEN.fullmatch(token.read_text(encoding="utf-8", errors="replace").strip()):
+    if token.is_file() and TOKEN.fullmatch(
+        token.read_text(encoding="utf-8", errors="replace").strip()
+    ):
         return
     refuse_existing(
-        (state / name for name in ("token", "cluster.json", "head.log")), "name another folder with --state"
+        (state / name for name in ("token", "cluster.json", "head.log")),
+        "name another folder with --state",
     )
 
 
@@ -154,7 +168,9 @@ def _check_port(port: int) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except (OSError, OverflowError) as exc:
-            raise CallError(f"port {port} cannot be used: {exc}; name another one with --port") from exc
+            raise CallError(
+                f"port {port} cannot be used: {exc}; name another one with --port"
+            ) from exc
 
 
 def _token(path: Path) -> str:
@@ -169,8 +185,10 @@ def _token(path: Path) -> str:
 def _launch(
     state: Path, server: JobServer, cpus: int | None, gpus: int | None
 ) -> tuple[subprocess.Popen[bytes], LocalCluster]:
-    """Start the head's process and record it at once, so that it can be stopped whatever happens next."""
-    # Not in the state folder: Ray's sockets are made in it, and the path of a socket holds 107 bytes at most.
+    """Start the head's process and record it at once, so that it can be stopped whatever happens
+    next."""
+    # Not in the state folder: Ray's sockets are made in it, and the path of a socket holds 107
+    # bytes at most.
     folder = tempfile.mkdtemp(prefix=RAY_FOLDER, dir=os.environ.get("RAY_TMPDIR"))
     if (fault := session_folder_fault(folder)) is not None:
         Path(folder).rmdir()
@@ -183,8 +201,15 @@ def _launch(
                 *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
                 "--disable-usage-stats",
                 *(f"--node-ip-address={LOOPBACK}", f"--port={ray_port}", f"--temp-dir={folder}"),
-                *("--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={port}"),
-                *(f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={client_port}"),
+                *(
+                    "--include-dashboard=true",
+                    f"--dashboard-host={LOOPBACK}",
+                    f"--dashboard-port={port}",
+                ),
+                *(
+                    f"--dashboard-agent-listen-port={agent_port}",
+                    f"--ray-client-server-port={client_port}",
+                ),
                 f"--object-store-memory={OBJECT_STORE_BYTES}",
                 *([] if cpus is None else [f"--num-cpus={cpus}"]),
                 *([] if gpus is None else [f"--num-gpus={gpus}"]),
@@ -208,7 +233,8 @@ def _launch(
 
 def _environment(token_file: Path) -> dict[str, str]:
     """The environment of the head; its workers and the drivers of its jobs inherit it."""
-    # PYTHONSAFEPATH is for our own children: a job of another program may import what is beside its script.
+    # PYTHONSAFEPATH is for our own children: a job of another program may import what is beside its
+    # script.
     dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "PYTHONSAFEPATH")
     inherited = {name: value for name, value in os.environ.items() if name not in dropped}
     return inherited | {
@@ -216,7 +242,8 @@ def _environment(token_file: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token_file.resolve()),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no listener beyond loopback
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # a head that gets SIGTERM would wait 30 s for idle workers
+        # A head that gets SIGTERM would wait 30 s for idle workers
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
 
 
@@ -243,6 +270,10 @@ def _await_node(head: subprocess.Popen[bytes], server: JobServer, log: Path) -> 
         except CorrFractalError as exc:
             reason = exc  # not listening yet
         if head.poll() is not None or time.monotonic() > deadline:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["(empty)"]
-            raise CorrFractalError(f"Ray did not start; see {log}, whose last line is: {lines[-1]}") from reason
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
+                "(empty)"
+            ]
+            raise CorrFractalError(
+                f"Ray did not start; see {log}, whose last line is: {lines[-1]}"
+            ) from reason
         time.sleep(0.3)

@@ -1,7 +1,9 @@
-"""``python -m cluster.probe``: exit code 0 if this machine's Ray node is healthy, for probes of pods and containers.
+"""``python -m cluster.probe``: exit code 0 if this machine's Ray node is healthy, for probes of
+pods and containers.
 
 The node's own agent says so: it asks its raylet, and on the head the cluster's store too. Ray 2.60,
-``/api/local_raylet_healthz`` on the agent's port, which is 52365 unless ``RAY_AGENT_PORT`` names another.
+``/api/local_raylet_healthz`` on the agent's port, which is 52365 unless ``RAY_AGENT_PORT`` names
+another.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ SECONDS = 5.0
 
 def healthy(host: str = "127.0.0.1", port: int = 52365) -> bool:
     """Whether the node's agent answers, and its raylet lives."""
-    request = urllib.request.Request(f"http://{host}:{port}/api/local_raylet_healthz", headers=_token())
+    request = urllib.request.Request(
+        f"http://{host}:{port}/api/local_raylet_healthz", headers=_token()
+    )
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             return b"success" in answer.read()
@@ -33,4 +37,9 @@ def _token() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(not healthy(os.environ.get("RAY_AGENT_HOST", "127.0.0.1"), int(os.environ.get("RAY_AGENT_PORT", "52365"))))
+    sys.exit(
+        not healthy(
+            os.environ.get("RAY_AGENT_HOST", "127.0.0.1"),
+            int(os.environ.get("RAY_AGENT_PORT", "52365")),
+        )
+    )

@@ -1,7 +1,9 @@
-"""``python -m cluster.recipes``: checks the files for Kubernetes, clouds and Compose against their readers' schemas.
+"""``python -m cluster.recipes``: checks the files for Kubernetes, clouds and Compose against their
+readers' schemas.
 
     kuberay/       pods and policies: Kubernetes' own schemas, strict (kubernetes-validate); RayCluster and RayJob:
-                   names and types of KubeRay, reduced from its API reference to ``kuberay/schema.json``
+                   names and types of KubeRay, reduced from its API reference to
+                   ``kuberay/schema.json``
     aws/, gcp/     Ray's schema for ``ray up``, of the Ray that is installed
     compose/       the schema of the Compose specification (check-jsonschema carries it)
     workflow.toml  read as the command reads it
@@ -60,12 +62,18 @@ def _kubernetes(document: Any) -> Iterator[str]:
     schema = json.loads((FOLDER / "kuberay" / "schema.json").read_text(encoding="utf-8"))
     yield from _faults(document, schema)
     for place, template in _pod_templates(document.get("spec"), "spec"):
-        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "PodTemplate",
+            "metadata": {"name": "pod"},
+            "template": template,
+        }
         yield from _builtin(pod, place)
 
 
 def _builtin(document: Any, place: str) -> Iterator[str]:
-    """Faults of an object that Kubernetes itself knows; fields that it does not know are faults too."""
+    """Faults of an object that Kubernetes itself knows; fields that it does not know are faults
+    too."""
     import kubernetes_validate
 
     try:

@@ -1,4 +1,5 @@
-"""The report of a workflow: labels, loss curve, masks over frames, J&F beside the rivals. One self-contained file."""
+"""The report of a workflow: labels, loss curve, masks over frames, J&F beside the rivals. One
+self-contained file."""
 
 from __future__ import annotations
 
@@ -44,7 +45,12 @@ def write_workflow_report(
     if evaluation is not None:
         sections = [_scores(scores), *sections, *_masks(scores, Path(evaluation.data))]
     sections.append(_lineage(shards, training))
-    write_report(path, "CorrFractal workflow", sections, lead=f"{training.model.uri}, {training.steps} steps.")
+    write_report(
+        path,
+        "CorrFractal workflow",
+        sections,
+        lead=f"{training.model.uri}, {training.steps} steps.",
+    )
 
 
 def _scores(scores: dict[str, Evaluation]) -> Section:
@@ -67,7 +73,10 @@ def _labels(folder: Path, shards: PrecomputeResult) -> Section:
         Figure(label="rejected", value=str(shards.rejected)),
     )
     samples = sample_index(folder, load_manifest(folder))
-    chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, min(LABEL_CLIPS, len(samples))).astype(int)]
+    chosen = [
+        samples[i]
+        for i in np.linspace(0, len(samples) - 1, min(LABEL_CLIPS, len(samples))).astype(int)
+    ]
     rows = []
     for sample in chosen:
         with (folder / sample.shard).open("rb") as file:
@@ -75,7 +84,9 @@ def _labels(folder: Path, shards: PrecomputeResult) -> Section:
             clip = decode_clip(read_members(file.read(sample.length)), views=(0,))
         ts = np.linspace(0, len(clip.frames) - 1, 3).astype(int)
         rows.append(np.concatenate([*clip.frames[ts], *colorize(clip.labels[0][ts])], axis=1))
-    picture = Picture(data=_png(np.concatenate(rows)), caption="Frames of three clips, and their pseudo-labels.")
+    picture = Picture(
+        data=_png(np.concatenate(rows)), caption="Frames of three clips, and their pseudo-labels."
+    )
     return Section(title="Pseudo-labels", figures=figures, pictures=(picture,))
 
 
@@ -111,7 +122,10 @@ def _masks(scores: dict[str, Evaluation], data: Path) -> list[Section]:
         sequence = open_sequence(data, name)
         ts = [int(t) for t in np.linspace(1, len(sequence.frames) - 1, STRIP_FRAMES).round()]
         frames = {t: sequence.frame(t) for t in ts}
-        predicted = [(frames[t], read_mask(out / "masks" / name / f"{sequence.frames[t].stem}.png")) for t in ts]
+        predicted = [
+            (frames[t], read_mask(out / "masks" / name / f"{sequence.frames[t].stem}.png"))
+            for t in ts
+        ]
         strip = overlay_strip([predicted, [(frames[t], sequence.annotation(t)) for t in ts]])
         caption = f"Predicted (above) and true (below), frames {', '.join(map(str, ts))}."
         sections.append(Section(title=name, pictures=(Picture(data=strip.data, caption=caption),)))
@@ -144,7 +158,10 @@ def _curves(lines: list[dict[str, float]]) -> Picture:
             axes.plot([line["step"] for line in lines], [line[name] for line in lines], label=label)
         axes.set(xlabel="step")
         axes.set_ylim(bottom=0)
-    return finish_plot(plot, "Loss, and share of wrong pixels beside that of copying the reference's labels in place.")
+    return finish_plot(
+        plot,
+        "Loss, and share of wrong pixels beside that of copying the reference's labels in place.",
+    )
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -1,12 +1,13 @@
-"""The demo's sample set: short videos of objects with exact masks, made from scikit-learn's two photographs.
+"""The demo's sample set: short videos of objects with exact masks, made from scikit-learn's two
+photographs.
 
-A scene is a camera drifting over one photograph, and one or two textured cut-outs of the other one, which move on arcs,
-turn, grow or shrink, and pass in front of each other while the light changes a little. Everything is drawn at twice the
-size and averaged down, so that edges are antialiased and motion is sub-pixel; a mask is where an object covers more
-than half of a pixel.
+A scene is a camera drifting over one photograph, and one or two textured cut-outs of the other one,
+which move on arcs, turn, grow or shrink, and pass in front of each other while the light changes a
+little. Everything is drawn at twice the size and averaged down, so that edges are antialiased and
+motion is sub-pixel; a mask is where an object covers more than half of a pixel.
 
-Nothing is downloaded and the pictures depend on the seed alone. They show that every stage works together; a score on
-them says nothing about real video.
+Nothing is downloaded and the pictures depend on the seed alone. They show that every stage works
+together; a score on them says nothing about real video.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Place:
     radius: int
 
 
-# Objects of one photograph move over the other one, so that texture tells an object from its background.
+# Objects of one photograph move over the other one, so that texture tells an object from its
+# background.
 DAHLIA = Place(photograph="flower.jpg", x=307, y=220, radius=128)
 PETALS = Place(photograph="flower.jpg", x=352, y=300, radius=58)
 HEART = Place(photograph="flower.jpg", x=306, y=205, radius=56)
@@ -92,7 +94,8 @@ class Cutout:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All that is needed to draw a video. Objects are ordered back to front; object ``k`` has mask id ``k + 1``."""
+    """All that is needed to draw a video. Objects are ordered back to front; object ``k`` has mask
+    id ``k + 1``."""
 
     background: F32
     camera: Motion
@@ -104,10 +107,12 @@ class Scene:
 def render_training_videos(
     out: Path, count: int = 8, frames: int = 32, size: tuple[int, int] = (128, 160), seed: int = 0
 ) -> list[Path]:
-    """Write ``count`` unlabelled h264 videos ``train-00.mp4`` ... of ``size`` (H, W) and return their paths.
+    """Write ``count`` unlabelled h264 videos ``train-00.mp4`` ... of ``size`` (H, W) and return
+    their paths.
 
     Raises:
-        ValueError: an odd height or width, or a picture that is not 1 to 2 times as wide as high.
+        ValueError: an odd height or width, or a picture that is not 1 to 2 times as wide as
+        high.
     """
     _check_size(size)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,12 +124,18 @@ def render_training_videos(
 
 
 def render_evaluation_set(
-    out: Path, sequences: int = 2, frames: int = 20, size: tuple[int, int] = (128, 160), seed: int = 0
+    out: Path,
+    sequences: int = 2,
+    frames: int = 20,
+    size: tuple[int, int] = (128, 160),
+    seed: int = 0,
 ) -> Path:
-    """Write sequences with exact masks in the layout of DAVIS-2017, and a video of each; return ``out``.
+    """Write sequences with exact masks in the layout of DAVIS-2017, and a video of each; return
+    ``out``.
 
     ``JPEGImages/480p/NAME/00000.jpg``, ``Annotations/480p/NAME/00000.png`` (palette, id = object),
-    ``ImageSets/2017/val.txt``, ``NAME.mp4``. The folder is called 480p as in the data set, whatever the size.
+    ``ImageSets/2017/val.txt``, ``NAME.mp4``. The folder is called 480p as in the data set, whatever
+    the size.
 
     Raises:
         ValueError: as ``render_training_videos``.
@@ -143,7 +154,8 @@ def render_evaluation_set(
 
 
 def write_sequence(out: Path, name: str, pictures: list[tuple[U8, U8]]) -> None:
-    """Write frames uint8 (H, W, 3) and masks uint8 (H, W) of one sequence in the layout of DAVIS-2017."""
+    """Write frames uint8 (H, W, 3) and masks uint8 (H, W) of one sequence in the layout of
+    DAVIS-2017."""
     images, annotations = (out / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
     for folder in (images, annotations):
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +193,8 @@ def _scene(rng: np.random.Generator, index: int, size: tuple[int, int]) -> Scene
 
 
 def _camera(rng: np.random.Generator, shape: tuple[int, ...], aspect: float) -> Motion:
-    """A drift over the photograph, which never shows its border. Positions in units of the photograph's height."""
+    """A drift over the photograph, which never shows its border. Positions in units of the
+    photograph's height."""
     view = rng.uniform(0.55, 0.62), rng.uniform(0.55, 0.62)  # height of what is seen
     room_x, room_y = shape[1] / shape[0] - max(view) * aspect, 1 - max(view)
     side = rng.choice((-1, 1))
@@ -191,7 +204,8 @@ def _camera(rng: np.random.Generator, shape: tuple[int, ...], aspect: float) -> 
 
 
 def _crossing_paths(rng: np.random.Generator, aspect: float, count: int) -> list[Motion]:
-    """Paths across the picture; two objects go opposite ways and meet half way, where one hides part of the other."""
+    """Paths across the picture; two objects go opposite ways and meet half way, where one hides
+    part of the other."""
     side, slope = rng.choice((-1, 1)), rng.uniform(-0.12, 0.12)
     motions = []
     for k in range(count):
@@ -215,12 +229,17 @@ def _shuffled(rng: np.random.Generator, a: float, b: float) -> tuple[float, floa
 
 
 def _cutout(rng: np.random.Generator, place: Place, motion: Motion) -> Cutout:
-    """Cut a square around ``place``, with margin for the shadow's blur, and give it an irregular smooth outline."""
+    """Cut a square around ``place``, with margin for the shadow's blur, and give it an irregular
+    smooth outline."""
     reach = round(place.radius * 1.4)
     photograph = _photograph(place.photograph)
     padded = cv2.copyMakeBorder(photograph, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
     texture = padded[place.y : place.y + 2 * reach, place.x : place.x + 2 * reach]
-    return Cutout(texture=np.ascontiguousarray(texture), coverage=_outline(rng, place.radius, reach), motion=motion)
+    return Cutout(
+        texture=np.ascontiguousarray(texture),
+        coverage=_outline(rng, place.radius, reach),
+        motion=motion,
+    )
 
 
 def _outline(rng: np.random.Generator, radius: int, reach: int) -> F32:
@@ -233,7 +252,9 @@ def _outline(rng: np.random.Generator, radius: int, reach: int) -> F32:
     r = radius * (1 + waves) / (1 + waves.max())
     points = reach + r[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     canvas = np.zeros((2 * reach, 2 * reach), dtype=np.uint8)
-    cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4)
+    cv2.fillPoly(
+        canvas, [np.round(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4
+    )
     return np.asarray(canvas / 255, dtype=np.float32)
 
 
@@ -243,13 +264,16 @@ def _draw(scene: Scene, frames: int, size: tuple[int, int]) -> Iterator[tuple[U8
         image, covered = _draw_large(scene, t / max(1, frames - 1), size)
         small = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
         light = 1 + scene.light[0] * math.sin(scene.light[1] + 3 * t / max(1, frames - 1))
-        shares = np.stack([cv2.resize(c, (size[1], size[0]), interpolation=cv2.INTER_AREA) for c in covered])
+        shares = np.stack(
+            [cv2.resize(c, (size[1], size[0]), interpolation=cv2.INTER_AREA) for c in covered]
+        )
         mask = np.where(shares.max(axis=0) > 0.5, shares.argmax(axis=0) + 1, 0)
         yield np.clip(small * light, 0, 255).round().astype(np.uint8), mask.astype(np.uint8)
 
 
 def _draw_large(scene: Scene, u: float, size: tuple[int, int]) -> tuple[F32, list[F32]]:
-    """The supersampled picture, float32 (sH, sW, 3), and what is visible of each object, float32 (sH, sW)."""
+    """The supersampled picture, float32 (sH, sW, 3), and what is visible of each object, float32
+    (sH, sW)."""
     H, W = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
     image = _warp(scene.background, _camera_matrix(scene, u, (H, W)), (H, W))
     covered: list[F32] = []
@@ -257,15 +281,21 @@ def _draw_large(scene: Scene, u: float, size: tuple[int, int]) -> tuple[F32, lis
         matrix = _object_matrix(cutout, u, (H, W))
         texture = _warp(cutout.texture, matrix, (H, W))
         coverage = _warp(cutout.coverage, matrix, (H, W), cv2.BORDER_CONSTANT)
-        shadow = cv2.GaussianBlur(np.roll(coverage, (H // 40, H // 60), axis=(0, 1)), (0, 0), H / 50)
+        shadow = cv2.GaussianBlur(
+            np.roll(coverage, (H // 40, H // 60), axis=(0, 1)), (0, 0), H / 50
+        )
         image = image * (1 - SHADOW * shadow[..., None])
         image = image * (1 - coverage[..., None]) + texture * coverage[..., None]
         covered = [behind * (1 - coverage) for behind in covered] + [coverage]
     return image, covered
 
 
-def _warp(picture: F32, matrix: F32, shape: tuple[int, int], border: int = cv2.BORDER_REFLECT_101) -> F32:
-    warped = cv2.warpAffine(picture, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR, borderMode=border)
+def _warp(
+    picture: F32, matrix: F32, shape: tuple[int, int], border: int = cv2.BORDER_REFLECT_101
+) -> F32:
+    warped = cv2.warpAffine(
+        picture, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR, borderMode=border
+    )
     return np.asarray(warped, dtype=np.float32)
 
 
@@ -276,17 +306,20 @@ def _camera_matrix(scene: Scene, u: float, shape: tuple[int, int]) -> F32:
     zoom = shape[0] / (view * height)
     centre_x, centre_y = width / 2 + x * height, height / 2 + y * height
     return np.array(
-        [[zoom, 0, shape[1] / 2 - zoom * centre_x], [0, zoom, shape[0] / 2 - zoom * centre_y]], dtype=np.float32
+        [[zoom, 0, shape[1] / 2 - zoom * centre_x], [0, zoom, shape[0] / 2 - zoom * centre_y]],
+        dtype=np.float32,
     )
 
 
 def _object_matrix(cutout: Cutout, u: float, shape: tuple[int, int]) -> F32:
-    """Cut-out pixels -> picture pixels. An object's scale is its radius in units of the picture's height."""
+    """Cut-out pixels -> picture pixels. An object's scale is its radius in units of the picture's
+    height."""
     half = cutout.texture.shape[0] / 2
     x, y, scale, angle = cutout.motion.at(u)
     zoom = scale * shape[0] / (half / 1.4)
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
     centre_x, centre_y = shape[1] / 2 + x * shape[0], shape[0] / 2 + y * shape[0]
     return np.array(
-        [[cos, -sin, centre_x - (cos - sin) * half], [sin, cos, centre_y - (sin + cos) * half]], dtype=np.float32
+        [[cos, -sin, centre_x - (cos - sin) * half], [sin, cos, centre_y - (sin + cos) * half]],
+        dtype=np.float32,
     )

@@ -1,6 +1,7 @@
 """The job server of a Ray cluster: its address, the token it wants, and plain questions to it.
 
-REST interface of Ray jobs and of the state API, Ray 2.60: ``/api/version``, ``/api/jobs/``, ``/api/v0/nodes``.
+REST interface of Ray jobs and of the state API, Ray 2.60: ``/api/version``, ``/api/jobs/``,
+``/api/v0/nodes``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class JobServer:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise CallError(f"the address of a job server looks like http://127.0.0.1:8265, got {self.url!r}")
+            raise CallError(
+                f"the address of a job server looks like http://127.0.0.1:8265, got {self.url!r}"
+            )
 
     @property
     def headers(self) -> dict[str, str]:
@@ -66,13 +69,19 @@ class JobServer:
             raise self._refusal(exc.code) from exc
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "reason", exc)
-            raise CorrFractalError(f"no Ray job server answers at {self.url} ({reason}); is the cluster up?") from exc
+            raise CorrFractalError(
+                f"no Ray job server answers at {self.url} ({reason}); is the cluster up?"
+            ) from exc
 
     def nodes(self) -> list[Node]:
         """The living machines of the cluster. Raises as ``get``."""
         answer = self.get("/api/v0/nodes?detail=1")["data"]["result"]["result"]
         return [
-            Node(address=node["node_ip"], head=bool(node["is_head_node"]), resources=dict(node["resources_total"]))
+            Node(
+                address=node["node_ip"],
+                head=bool(node["is_head_node"]),
+                resources=dict(node["resources_total"]),
+            )
             for node in answer
             if node["state"] == "ALIVE"
         ]
@@ -81,10 +90,17 @@ class JobServer:
         """The jobs submitted to the cluster, oldest first. Raises as ``get``."""
         submitted = [job for job in self.get("/api/jobs/") if job["submission_id"]]
         submitted.sort(key=lambda job: job["start_time"] or 0)
-        return [Job(id=job["submission_id"], status=job["status"], entrypoint=job["entrypoint"]) for job in submitted]
+        return [
+            Job(id=job["submission_id"], status=job["status"], entrypoint=job["entrypoint"])
+            for job in submitted
+        ]
 
     def _refusal(self, status: int) -> CorrFractalError:
         if status in (401, 403):
             what = "refuses this token" if self.token else "asks for a token"
-            return CallError(f"the cluster at {self.url} {what}; name the file that holds it with --token-file")
-        return CorrFractalError(f"{self.url} answers with HTTP status {status}; is it a Ray job server?")
+            return CallError(
+                f"the cluster at {self.url} {what}; name the file that holds it with --token-file"
+            )
+        return CorrFractalError(
+            f"{self.url} answers with HTTP status {status}; is it a Ray job server?"
+        )

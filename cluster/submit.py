@@ -1,7 +1,8 @@
 """Jobs on any Ray cluster, local or not: submit and follow.
 
-A job is a command line that Ray runs on the cluster's head. The configuration file must lie there under the same path
-(always so on a local cluster; a shared file system elsewhere), and this project must be installed there.
+A job is a command line that Ray runs on the cluster's head. The configuration file must lie there
+under the same path (always so on a local cluster; a shared file system elsewhere), and this project
+must be installed there.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 def find_server(address: str | None, state: Path, token_file: Path | None) -> JobServer:
     """The job server that is meant, and its token.
 
-    Address: ``address``, else ``RAY_API_SERVER_ADDRESS``, else the cluster recorded in ``state``, else port 8265 here.
-    Token: ``token_file``, else the token in ``state`` if its cluster is the one that is meant, else ``RAY_AUTH_TOKEN``,
-    else the file ``RAY_AUTH_TOKEN_PATH``.
+    Address: ``address``, else ``RAY_API_SERVER_ADDRESS``, else the cluster recorded in ``state``,
+    else port 8265 here. Token: ``token_file``, else the token in ``state`` if its cluster is the
+    one that is meant, else ``RAY_AUTH_TOKEN``, else the file ``RAY_AUTH_TOKEN_PATH``.
 
     Raises:
         NotFoundError: a named token file is missing or empty.
@@ -49,7 +50,8 @@ def find_server(address: str | None, state: Path, token_file: Path | None) -> Jo
 
 
 def entrypoint(config: Path) -> str:
-    """The shell line that runs the whole workflow on a configuration file, from the folder where it lies.
+    """The shell line that runs the whole workflow on a configuration file, from the folder where it
+    lies.
 
     Raises:
         NotFoundError: no such file.
@@ -72,14 +74,17 @@ def submit(server: JobServer, line: str) -> str:
         try:
             return str(client.submit_job(entrypoint=line))
         except RuntimeError as exc:
-            raise CorrFractalError(f"{server.url} did not take the job: {str(exc).splitlines()[0]}") from exc
+            raise CorrFractalError(
+                f"{server.url} did not take the job: {str(exc).splitlines()[0]}"
+            ) from exc
 
 
 def follow(server: JobServer, job: str, show: Callable[[str], None]) -> None:
     """Hand the job's output to ``show``, line by line, until it ends.
 
     Raises:
-        CorrFractalError: the job failed or was stopped, or the connection broke; the job itself then goes on.
+        CorrFractalError: the job failed or was stopped, or the connection broke; the job itself
+        then goes on.
     """
     with _client(server) as client:
         try:
@@ -90,7 +95,9 @@ def follow(server: JobServer, job: str, show: Callable[[str], None]) -> None:
                 f"no longer following job {job}, which goes on; see `corrfractal cluster status`"
             ) from exc
         except (RuntimeError, OSError) as exc:
-            raise CorrFractalError(f"lost the connection to {server.url}; job {job} may go on: {exc}") from exc
+            raise CorrFractalError(
+                f"lost the connection to {server.url}; job {job} may go on: {exc}"
+            ) from exc
     if str(info.status) != "SUCCEEDED":
         reason = str(info.message or "no reason given").split(", last available logs")[0]
         raise CorrFractalError(f"job {job} ended as {info.status}: {reason}")
@@ -115,7 +122,8 @@ def _find_token(named: Path | None, own: Path | None) -> str | None:
 
 @contextmanager
 def _client(server: JobServer) -> Iterator[JobSubmissionClient]:
-    """Ray's client for this server and no other: Ray prefers an address from the environment to the one it is given."""
+    """Ray's client for this server and no other: Ray prefers an address from the environment to the
+    one it is given."""
     server.get("/api/version")  # one plain sentence where Ray's client would show a traceback
     from ray.job_submission import JobSubmissionClient
 

@@ -1,7 +1,8 @@
 """The whole workflow as one job: precompute -> train and register -> evaluate -> report.
 
-Every stage resumes by itself, so calling the workflow again does what is missing and nothing else: whole shards stay,
-training goes on from its checkpoint, scored sequences are not scored again. The folder of a workflow:
+Every stage resumes by itself, so calling the workflow again does what is missing and nothing else:
+whole shards stay, training goes on from its checkpoint, scored sequences are not scored again. The
+folder of a workflow:
 
     shards/  training/  evaluation/{model,starter,untrained,copy}/  report.html
     mlflow.db (unless another store is named)
@@ -85,9 +86,13 @@ def demo(out: Path) -> dict[str, Any]:
 
     out = out.absolute()
     config = out / "workflow.toml"
-    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(DEMO_MARK):
+    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(
+        DEMO_MARK
+    ):
         if out.is_dir() and any(out.iterdir()):
-            raise CallError(f"{out} is not empty, and this command has not written it: name a new folder with --out")
+            raise CallError(
+                f"{out} is not empty, and this command has not written it: name a new folder with --out"
+            )
         out.mkdir(parents=True, exist_ok=True)
         write_text(config, DEMO)  # first: it marks the folder as the demo's
     if not (out / "davis" / "ImageSets" / "2017" / "val.txt").exists():  # written last
@@ -102,14 +107,17 @@ def demo(out: Path) -> dict[str, Any]:
 def _places(config: WorkflowConfig) -> dict[str, Path]:
     """What a workflow writes, by a name for messages."""
     out = Path(config.out)
-    return {f"the output {name}": out / name for name in ("shards", "training", "evaluation", REPORT)}
+    return {
+        f"the output {name}": out / name for name in ("shards", "training", "evaluation", REPORT)
+    }
 
 
 def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     """Run all stages, each where it stopped.
 
     Raises:
-        CallError: an output touches a source or the evaluation set, or the report would replace a file of others.
+        CallError: an output touches a source or the evaluation set, or the report would replace a
+        file of others.
     """
     import ray
 
@@ -120,7 +128,10 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
 
     started, out = time.monotonic(), Path(config.out)
     evaluation = config.evaluation
-    refuse_overlap(_places(config), (*config.sources, *(() if evaluation is None else (Path(evaluation.data),))))
+    refuse_overlap(
+        _places(config),
+        (*config.sources, *(() if evaluation is None else (Path(evaluation.data),))),
+    )
     refuse_foreign_page(out / REPORT)
     out.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(config.tracking_uri, folder=out)
@@ -138,7 +149,9 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
             tracking_uri=uri, workers=config.workers, use_gpu=config.use_gpu,
         )  # fmt: skip
         m = training.metrics
-        say(f"  error {m['error']:.1%}, copying labels {m['copy_error']:.1%}; registered as {training.model.uri}")
+        say(
+            f"  error {m['error']:.1%}, copying labels {m['copy_error']:.1%}; registered as {training.model.uri}"
+        )
 
         scores = {}
         if config.evaluation is not None:
@@ -148,18 +161,26 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     report = out / REPORT
     write_workflow_report(report, out, shards, training, scores, config.evaluation)
     return WorkflowResult(
-        shards=shards, training=training, scores=scores, report=report, seconds=time.monotonic() - started
+        shards=shards,
+        training=training,
+        scores=scores,
+        report=report,
+        seconds=time.monotonic() - started,
     )
 
 
-def _evaluate(config: EvaluationConfig, out: Path, model: str, workers: int) -> dict[str, Evaluation]:
+def _evaluate(
+    config: EvaluationConfig, out: Path, model: str, workers: int
+) -> dict[str, Evaluation]:
     from inference.run import evaluate_davis
 
     settings = InferenceConfig(tracker=FAST if config.fast else TrackerConfig())
     scores = {}
     for name, what in {"model": model, **RIVALS}.items():
         say(f"  {name}")
-        scores[name] = evaluate_davis(Path(config.data), out / name, what, settings, workers=workers)
+        scores[name] = evaluate_davis(
+            Path(config.data), out / name, what, settings, workers=workers
+        )
     return scores
 
 
@@ -169,7 +190,9 @@ def _told(result: WorkflowResult) -> dict[str, Any]:
     if result.scores:
         say("J&F: " + ", ".join(f"{name} {100 * e.JF:.1f} %" for name, e in result.scores.items()))
     say(f"report: {result.report}")
-    say(f"model:  {training.model.uri} ({', '.join(training.model.aliases)}), {training.model_file}")
+    say(
+        f"model:  {training.model.uri} ({', '.join(training.model.aliases)}), {training.model_file}"
+    )
     say(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(training.tracking_uri)}")
     say(f"done in {result.seconds:.0f} s")
     return {

@@ -1,14 +1,16 @@
-"""The method of CorrFractal: pattern-boosted quantisation, backbone with aggregation, fractal affinity, multi-density
-correspondence. No cluster, no tracking: read it beside the paper.
+"""The method of CorrFractal: pattern-boosted quantisation, backbone with aggregation, fractal
+affinity, multi-density correspondence. No cluster, no tracking: read it beside the paper.
 
-The public names are imported when they are first used, so that the command line answers without loading PyTorch.
+The public names are imported when they are first used, so that the command line answers without
+loading PyTorch.
 """
 
 from __future__ import annotations
 
 import sys
 
-if sys.argv[:1] == ["-m"]:  # `python -m corrfractal`: Python searches the working folder first, from here on too
+# `python -m corrfractal`: Python searches the working folder first, from here on too
+if sys.argv[:1] == ["-m"]:
     from . import search_path as _search_path  # noqa: F401
 
 import importlib
@@ -20,7 +22,13 @@ if TYPE_CHECKING:
     from .model import CorrFractal, CorrFractalConfig
     from .quantization import quantize_clip
 
-__all__ = ["CorrFractal", "CorrFractalConfig", "hadamard_responses", "quantize_clip", "restricted_attention"]
+__all__ = [
+    "CorrFractal",
+    "CorrFractalConfig",
+    "hadamard_responses",
+    "quantize_clip",
+    "restricted_attention",
+]
 
 _HOME = {
     "CorrFractal": "model",

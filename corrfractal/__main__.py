@@ -1,6 +1,8 @@
-"""The ``corrfractal`` command. Sub-commands are looked up by name and imported only when called: ``--help`` is quick.
+"""The ``corrfractal`` command. Sub-commands are looked up by name and imported only when called:
+``--help`` is quick.
 
-The layers below stay clean: this table names modules of higher layers as text, and nothing here imports them at start.
+The layers below stay clean: this table names modules of higher layers as text, and nothing here
+imports them at start.
 """
 
 from __future__ import annotations
@@ -17,14 +19,42 @@ from .streams import prepare_streams
 # name: (module, attribute, one line for --help)
 COMMANDS = {
     "demo": ("cluster.cli", "demo", "The whole workflow on rendered sample videos, in minutes."),
-    "run": ("cluster.cli", "run", "The whole workflow on your videos, from one TOML file; resumable."),
-    "plan": ("pipeline.cli", "plan", "Predict clips, bytes, core-hours and memory from pieces of a few videos."),
-    "precompute": ("pipeline.cli", "precompute", "Videos -> WebDataset shards of clips and pseudo-labels."),
-    "inspect": ("pipeline.cli", "inspect", "Shards as people see them: contact sheet, label health, rejected inputs."),
+    "run": (
+        "cluster.cli",
+        "run",
+        "The whole workflow on your videos, from one TOML file; resumable.",
+    ),
+    "plan": (
+        "pipeline.cli",
+        "plan",
+        "Predict clips, bytes, core-hours and memory from pieces of a few videos.",
+    ),
+    "precompute": (
+        "pipeline.cli",
+        "precompute",
+        "Videos -> WebDataset shards of clips and pseudo-labels.",
+    ),
+    "inspect": (
+        "pipeline.cli",
+        "inspect",
+        "Shards as people see them: contact sheet, label health, rejected inputs.",
+    ),
     "verify": ("pipeline.cli", "verify", "Re-hash shards against their manifest."),
-    "train": ("training.cli", "train", "Shards -> a trained, registered model (Ray Train DDP); resumable."),
-    "models": ("training.models_cli", "models", "The model registry: list, show, promote, rollback, history, export."),
-    "lineage": ("cluster.lineage", "lineage", "Where a model came from; what came of a video or of shards."),
+    "train": (
+        "training.cli",
+        "train",
+        "Shards -> a trained, registered model (Ray Train DDP); resumable.",
+    ),
+    "models": (
+        "training.models_cli",
+        "models",
+        "The model registry: list, show, promote, rollback, history, export.",
+    ),
+    "lineage": (
+        "cluster.lineage",
+        "lineage",
+        "Where a model came from; what came of a video or of shards.",
+    ),
     "propagate": (
         "inference.cli",
         "propagate",
@@ -33,7 +63,11 @@ COMMANDS = {
     "evaluate": ("inference.cli", "evaluate", "Propagate and score a data set (davis)."),
     "score": ("inference.cli", "score", "Score masks made elsewhere (davis)."),
     "doctor": ("cluster.cli", "doctor", "Check this machine, and say what to do about each fault."),
-    "cluster": ("cluster.cli", "cluster", "A Ray cluster on this machine, or jobs on any Ray cluster."),
+    "cluster": (
+        "cluster.cli",
+        "cluster",
+        "A Ray cluster on this machine, or jobs on any Ray cluster.",
+    ),
 }
 
 
@@ -68,7 +102,8 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="corrfractal")
 def main() -> None:
-    """CorrFractal: self-supervised dense video correspondence, from raw video to a scored, registered model."""
+    """CorrFractal: self-supervised dense video correspondence, from raw video to a scored,
+    registered model."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Appearance module (III-C, Fig. 3d): a narrow affinity at full resolution that regularises the embedding in training.
+"""Appearance module (III-C, Fig. 3d): a narrow affinity at full resolution that regularises the
+embedding in training.
 
-The paper's text gives one sentence to it: A^a "calculates the visual correspondence for the reference frame", is "used
-through Q_{t-1}", as a "regularization". Read literally, the reference's own labels are reconstructed through the
-affinity between the two frames. The other reading runs time backwards: Q_t is carried to Q_{t-1}. Both are switches.
+The paper's text gives one sentence to it: A^a "calculates the visual correspondence for the
+reference frame", is "used through Q_{t-1}", as a "regularization". Read literally, the reference's
+own labels are reconstructed through the affinity between the two frames. The other reading runs
+time backwards: Q_t is carried to Q_{t-1}. Both are switches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""A trained network as one safetensors file: weights, configuration, and where they came from. Never a pickle.
+"""A trained network as one safetensors file: weights, configuration, and where they came from.
+Never a pickle.
 
-The file's metadata holds ``format`` (name and version of this layout), ``config`` (JSON of the network's
-configuration) and free text fields such as the digest of the shards that the model was trained on.
+The file's metadata holds ``format`` (name and version of this layout), ``config`` (JSON of the
+network's configuration) and free text fields such as the digest of the shards that the model was
+trained on.
 """
 
 from __future__ import annotations
@@ -28,13 +30,23 @@ C = TypeVar("C", bound=Config)
 M = TypeVar("M", bound=nn.Module)
 
 
-def save(tensors: Mapping[str, Tensor], config: Config, path: str | Path, metadata: Mapping[str, str]) -> None:
+def save(
+    tensors: Mapping[str, Tensor], config: Config, path: str | Path, metadata: Mapping[str, str]
+) -> None:
     """Write a model file in one atomic step."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    header = {**metadata, "format": FORMAT, "config": json.dumps(config_to_dict(config), sort_keys=True)}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+    header = {
+        **metadata,
+        "format": FORMAT,
+        "config": json.dumps(config_to_dict(config), sort_keys=True),
+    }
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        temporary,
+        header,
+    )
     publish(temporary, path)
 
 
@@ -51,9 +63,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as exc:
-        raise IntegrityError(f"{path} is not a readable safetensors file: {_what_it_is(path, exc)}") from exc
+        raise IntegrityError(
+            f"{path} is not a readable safetensors file: {_what_it_is(path, exc)}"
+        ) from exc
     if metadata.get("format") != FORMAT:
-        raise IntegrityError(f"{path} is a safetensors file but not a {FORMAT} model: {metadata.get('format')!r}")
+        raise IntegrityError(
+            f"{path} is a safetensors file but not a {FORMAT} model: {metadata.get('format')!r}"
+        )
     return metadata
 
 
@@ -73,13 +89,15 @@ def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
     for name, tensor in tensors.items():
         # A network with one NaN answers "background" everywhere, without an error.
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise IntegrityError(f"the weights in {path} are not all finite numbers, see {name}: its training diverged")
+            raise IntegrityError(
+                f"the weights in {path} are not all finite numbers, see {name}: its training diverged"
+            )
     return config, tensors
 
 
 def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | Path) -> M:
-    """The network that ``network`` makes, with these weights. It is first made without memory: a file cannot claim a
-    network larger than the weights that it holds.
+    """The network that ``network`` makes, with these weights. It is first made without memory: a
+    file cannot claim a network larger than the weights that it holds.
 
     Raises:
         IntegrityError: names what does not fit.
@@ -88,8 +106,12 @@ def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | P
         expected = {name: _kind(value) for name, value in network().state_dict().items()}
     found = {name: _kind(value) for name, value in tensors.items()}
     if expected != found:
-        odd = sorted(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
-        raise IntegrityError(f"the weights in {path} do not fit its own configuration: {', '.join(odd[:3])} ...")
+        odd = sorted(
+            name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name)
+        )
+        raise IntegrityError(
+            f"the weights in {path} do not fit its own configuration: {', '.join(odd[:3])} ..."
+        )
     model = network()
     fill(model, tensors, path)
     return model
@@ -112,4 +134,6 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> N
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as exc:
-        raise IntegrityError(f"the weights in {path} do not fit its own configuration: {exc}") from exc
+        raise IntegrityError(
+            f"the weights in {path} do not fit its own configuration: {exc}"
+        ) from exc

@@ -1,18 +1,20 @@
-"""Restricted attention, the one hot loop: every affinity of the paper (A^a, A^c, A^R) is this function.
+"""Restricted attention, the one hot loop: every affinity of the paper (A^a, A^c, A^R) is this
+function.
 
-Each target pixel looks at the (2r+1) x (2r+1) window around its own place in every reference map; one softmax runs
-over all windows together. Keys outside the image do not exist: they are masked, neither padded with zeros nor clamped
-inward.
+Each target pixel looks at the (2r+1) x (2r+1) window around its own place in every reference map;
+one softmax runs over all windows together. Keys outside the image do not exist: they are masked,
+neither padded with zeros nor clamped inward.
 
-The usual way unfolds keys and values, (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427 and 11 x 11. Here
-the map is worked through in bands that stay within a fixed number of bytes, forward and again backward (nothing but
-the inputs is kept), by one of two kernels:
+The usual way unfolds keys and values, (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427
+and 11 x 11. Here the map is worked through in bands that stay within a fixed number of bytes,
+forward and again backward (nothing but the inputs is kept), by one of two kernels:
 
     tiles    r >= 2: 8 x 8 queries against the (8+2r)^2 keys that they share, as batched matrix products;
     offsets  r <= 1: one shifted product per window position, since a tile would mostly compute what it masks.
 
-Both are plain tensor operations, the same on CPU and CUDA. Rejected after trial: flex_attention (no backward on CPU),
-NATTEN (clamps windows at the border), torch.compile (14 s per new shape, and the shapes are random).
+Both are plain tensor operations, the same on CPU and CUDA. Rejected after trial: flex_attention (no
+backward on CPU), NATTEN (clamps windows at the border), torch.compile (14 s per new shape, and the
+shapes are random).
 
 Shape suffixes: B batch, N references, C embedding channels, V value channels, H W map, K = 8 + 2r side of a tile's
 keys.
@@ -34,7 +36,12 @@ from .kernels import choose_kernel
 
 
 def restricted_attention(
-    query: Tensor, key: Tensor, value: Tensor, radius: int, scale: float | None = None, mask_border: bool = True
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    radius: int,
+    scale: float | None = None,
+    mask_border: bool = True,
 ) -> Tensor:
     """Carry ``value`` from the references to the target by similarity within a window.
 
@@ -47,12 +54,12 @@ def restricted_attention(
         value: (B, N, V, H, W) what is carried over.
         radius: window radius, 0 or more; 5 is the paper's 11 x 11.
         scale: factor on the inner product; 1 / sqrt(C) by default.
-        mask_border: leave out keys outside the image. False counts them as zeros, as unfolding with padding does: their
-            share of the softmax is lost.
+        mask_border: leave out keys outside the image. False counts them as zeros, as unfolding with
+            padding does: their share of the softmax is lost.
 
     Returns:
-        (B, V, H, W), dtype of ``value``. Differentiable once in all three. With one reference and radius 0 the
-        softmax of a single entry is 1: the value itself.
+        (B, V, H, W), dtype of ``value``. Differentiable once in all three. With one reference and
+        radius 0 the softmax of a single entry is 1: the value itself.
 
     Raises:
         ValueError: shapes do not fit together, or ``radius`` is negative.
@@ -66,7 +73,8 @@ def restricted_attention(
         raise ValueError(f"radius must be 0 or more, got {radius}")
     if radius == 0 and key.shape[1] == 1:
         return value[:, 0]
-    reach = min(radius, max(H, W) - 1) if mask_border else radius  # a window holds no more than the image
+    # A window holds no more than the image
+    reach = min(radius, max(H, W) - 1) if mask_border else radius
     scale = 1 / math.sqrt(C) if scale is None else scale
     out: Tensor = _RestrictedAttention.apply(query, key, value, reach, scale, mask_border)
     return out
@@ -77,14 +85,17 @@ class Similarity(Config):
     """How alike two embeddings are, before the softmax."""
 
     kind: str = "scaled"
-    """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k|) / temperature."""
+    """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k|) / temperature.
+    """
     temperature: float = 0.07
     """Of ``cosine``."""
     test_temperature: float | None = None
-    """Of ``cosine`` at test time, where a sharper one carries labels better; None: that of training."""
+    """Of ``cosine`` at test time, where a sharper one carries labels better; None: that of
+    training."""
     colour_temperature: float | None = None
-    """At test time, add the cosine of Lab patches over this to that of the embeddings (``cosine`` only): the input
-    bottleneck keeps colour from the embedding in training, where labels are made of it. None: the embedding alone."""
+    """At test time, add the cosine of Lab patches over this to that of the embeddings (``cosine``
+    only): the input bottleneck keeps colour from the embedding in training, where labels are made
+    of it. None: the embedding alone."""
     mask_border: bool = True
     """Leave out keys outside the image; see ``restricted_attention``."""
 
@@ -95,10 +106,13 @@ class Similarity(Config):
             raise ValueError(f"temperature must be positive, got {self.temperature}")
         for temperature in (self.test_temperature, self.colour_temperature):
             if temperature is not None and (self.kind != "cosine" or temperature <= 0):
-                raise ValueError("test_temperature and colour_temperature must be positive, and want kind cosine")
+                raise ValueError(
+                    "test_temperature and colour_temperature must be positive, and want kind cosine"
+                )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
-        """``restricted_attention`` with this similarity; with colour, the last channels are the patches."""
+        """``restricted_attention`` with this similarity; with colour, the last channels are the
+        patches."""
         scale = {"scaled": None, "inner": 1.0, "cosine": 1.0}[self.kind]
         if self.kind == "cosine":
             query, key = self._scaled(query, dim=1), self._scaled(key, dim=2)
@@ -110,13 +124,17 @@ class Similarity(Config):
         return replace(self, test_temperature=None, colour_temperature=None)
 
     def _scaled(self, x: Tensor, dim: int) -> Tensor:
-        """Unit vectors over the square root of their temperature, so that inner products are cosines over it."""
+        """Unit vectors over the square root of their temperature, so that inner products are
+        cosines over it."""
         sharpness = self.test_temperature or self.temperature
         if self.colour_temperature is None:
             return F.normalize(x, dim=dim) / math.sqrt(sharpness)
         f, colour = x.split((x.shape[dim] - PATCH_CHANNELS, PATCH_CHANNELS), dim=dim)
         parts = ((f, sharpness), (colour, self.colour_temperature))
-        return torch.cat([F.normalize(part, dim=dim) / math.sqrt(temperature) for part, temperature in parts], dim=dim)
+        return torch.cat(
+            [F.normalize(part, dim=dim) / math.sqrt(temperature) for part, temperature in parts],
+            dim=dim,
+        )
 
 
 class _RestrictedAttention(torch.autograd.Function):
@@ -124,7 +142,13 @@ class _RestrictedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, radius: int, scale: float, mask_border: bool
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        radius: int,
+        scale: float,
+        mask_border: bool,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.radius, ctx.scale, ctx.mask_border = radius, scale, mask_border
@@ -133,7 +157,9 @@ class _RestrictedAttention(torch.autograd.Function):
             out = value.new_empty(value.shape[0], *value.shape[2:])
             kernel = choose_kernel(key, value, radius, mask_border)
             for part, band in kernel.bands(query.shape[0], query.shape[2]):
-                out[part, :, band] = kernel.forward(query[part], key[part], value[part], band, scale)
+                out[part, :, band] = kernel.forward(
+                    query[part], key[part], value[part], band, scale
+                )
         return out
 
     @staticmethod
@@ -153,7 +179,8 @@ class _RestrictedAttention(torch.autograd.Function):
 
 
 def _common_dtype(*tensors: Tensor) -> list[Tensor]:
-    """Under autocast the embedding is bfloat16 and labels are float32: compute in the wider of them."""
+    """Under autocast the embedding is bfloat16 and labels are float32: compute in the wider of
+    them."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)

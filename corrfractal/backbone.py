@@ -1,14 +1,15 @@
 """Backbone with aggregation (III-B, III-E, Fig. 3a): an embedding with the resolution of its input.
 
-ResNet-18 from scratch, with two departures from the textbook: the first convolution keeps the resolution (stride 1),
-and pooling stands at the entry of the second and the fourth stage only, so that the three branches lie at
+ResNet-18 from scratch, with two departures from the textbook: the first convolution keeps the
+resolution (stride 1), and pooling stands at the entry of the second and the fourth stage only, so
+that the three branches lie at
 
     stem (7 x 7 convolution)   1        width channels
     stage 2                    1/2      2 width
     stage 4                    1/4      8 width
 
-Each goes through a 1 x 1 lateral convolution to C channels, is up-sampled to full resolution, and the three are summed.
-Cost at width 64: 88 GMAC for 256 x 256.
+Each goes through a 1 x 1 lateral convolution to C channels, is up-sampled to full resolution, and
+the three are summed. Cost at width 64: 88 GMAC for 256 x 256.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ class BackboneConfig(Config):
     """Shape of the backbone."""
 
     width: int = 64
-    """Channels of the stem; 64 is the paper's, 16 the slim network of the CPU profile (1/16 of the arithmetic)."""
+    """Channels of the stem; 64 is the paper's, 16 the slim network of the CPU profile (1/16 of the
+    arithmetic)."""
     embedding_channels: int = 64
     """C, channels of the embedding."""
     aggregation: bool = True
-    """Sum the three branches; without (the paper's ablation without B), stage 4 alone is up-sampled."""
+    """Sum the three branches; without (the paper's ablation without B), stage 4 alone is
+    up-sampled."""
     stem_stride: int = 1
     """Stride of the first convolution; 1 is the paper's."""
 
@@ -55,7 +58,8 @@ class Backbone(nn.Module):
         w, C = config.width, config.embedding_channels
         self.aggregation = config.aggregation
         self.recompute = False
-        """Gradient checkpointing: keep no activations inside the stages, compute them again in the backward pass."""
+        """Gradient checkpointing: keep no activations inside the stages, compute them again in the
+        backward pass."""
         self.stem = nn.Sequential(
             nn.Conv2d(3, w, 7, stride=config.stem_stride, padding=3, bias=False),
             nn.BatchNorm2d(w),
@@ -67,7 +71,8 @@ class Backbone(nn.Module):
         self.stage4 = nn.Sequential(_pool(), _Block(4 * w, 8 * w), _Block(8 * w, 8 * w))
         branches = (w, 2 * w, 8 * w) if config.aggregation else (8 * w,)
         self.laterals = nn.ModuleList(nn.Conv2d(channels, C, 1) for channels in branches)
-        # The laterals keep PyTorch's smaller weights: with ResNet's, first affinities go to whichever key is longest.
+        # The laterals keep PyTorch's smaller weights: with ResNet's, first affinities go to
+        # whichever key is longest.
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and not name.startswith("laterals"):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -80,7 +85,9 @@ class Backbone(nn.Module):
         size = images.shape[-2:]
         branches = (stem, second, fourth) if self.aggregation else (fourth,)
         maps = (lateral(branch) for lateral, branch in zip(self.laterals, branches, strict=True))
-        return reduce(torch.add, (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps))
+        return reduce(
+            torch.add, (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps)
+        )
 
 
 def _kept(stage: nn.Module, x: Tensor) -> Tensor:
@@ -90,19 +97,26 @@ def _kept(stage: nn.Module, x: Tensor) -> Tensor:
 
 def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
     contexts = partial(_contexts, stage)
-    y: Tensor = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    y: Tensor = checkpoint(
+        stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+    )
     return y
 
 
-def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _contexts(
+    stage: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), _counted_already(stage)
 
 
 @contextmanager
 def _counted_already(stage: nn.Module) -> Iterator[None]:
-    """The second pass leaves the running averages of batch normalisation as the first one left them."""
+    """The second pass leaves the running averages of batch normalisation as the first one left
+    them."""
     norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
-    counts = [buffer for name, buffer in stage.named_buffers() if name.endswith("num_batches_tracked")]
+    counts = [
+        buffer for name, buffer in stage.named_buffers() if name.endswith("num_batches_tracked")
+    ]
     momenta, before = [norm.momentum for norm in norms], [count.clone() for count in counts]
     for norm in norms:
         norm.momentum = 0.0
@@ -120,7 +134,8 @@ def _pool() -> nn.Module:
 
 
 class _Block(nn.Module):
-    """The basic residual block of ResNet-18 at stride 1; a 1 x 1 convolution matches channels where they change."""
+    """The basic residual block of ResNet-18 at stride 1; a 1 x 1 convolution matches channels where
+    they change."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -133,7 +148,9 @@ class _Block(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))

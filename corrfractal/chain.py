@@ -4,10 +4,10 @@ One step carries labels *and embedding* of the reference to the target grid:
 
     (f', q') = A(f, f_t) . (f, q)                                                          eqs. 4 and 5
 
-Both now lie on the target grid, so the next step searches with f' around the same pixel (eqs. 6 and 7), and two steps
-with 11 x 11 windows reach as far as one with 21 x 21 at twice the cost instead of four times. The target embedding
-f_t is the attractor of every step. Several references share one softmax in the first step; afterwards there is a
-single map.
+Both now lie on the target grid, so the next step searches with f' around the same pixel (eqs. 6 and
+7), and two steps with 11 x 11 windows reach as far as one with 21 x 21 at twice the cost instead of
+four times. The target embedding f_t is the attractor of every step. Several references share one
+softmax in the first step; afterwards there is a single map.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from .attention import Similarity
 
 
 def chain(
-    f: Tensor, q: Tensor, f_t: Tensor, radius: int, steps: int = 2, similarity: Similarity | None = None
+    f: Tensor,
+    q: Tensor,
+    f_t: Tensor,
+    radius: int,
+    steps: int = 2,
+    similarity: Similarity | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Carry embedding and labels of the references to the target, ``steps`` affinities in a row.
 

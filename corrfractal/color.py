@@ -1,5 +1,5 @@
-"""CIE Lab (D65) of sRGB (source: IEC 61966-2-1, CIE 15): its numbers, and tensors for networks that are fed Lab, as the
-paper's siblings are, or matched by it."""
+"""CIE Lab (D65) of sRGB (source: IEC 61966-2-1, CIE 15): its numbers, and tensors for networks that
+are fed Lab, as the paper's siblings are, or matched by it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+XYZ_OF_RGB = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
 WHITE = (0.950456, 1.0, 1.088754)
 
 PATCH_STRIDE = 4  # pixels between the cells of a patch
@@ -18,7 +22,9 @@ PATCH_OFFSET = 4.0
 PATCH_CHANNELS = 28
 
 _LEVEL = np.arange(256) / 255
-LINEAR = np.where(_LEVEL > 0.04045, ((_LEVEL + 0.055) / 1.055) ** 2.4, _LEVEL / 12.92).astype(np.float32)
+LINEAR = np.where(_LEVEL > 0.04045, ((_LEVEL + 0.055) / 1.055) ** 2.4, _LEVEL / 12.92).astype(
+    np.float32
+)
 """Light of each of the 256 levels of a channel."""
 
 
@@ -41,10 +47,11 @@ def lab_for_network(rgb: Tensor) -> Tensor:
 
 
 def lab_patches(lab: Tensor) -> Tensor:
-    """(B, 3, H, W) of ``lab_for_network`` -> (B, 28, H, W): the nine cells, 4 pixels apart, around each pixel.
+    """(B, 3, H, W) of ``lab_for_network`` -> (B, 28, H, W): the nine cells, 4 pixels apart, around
+    each pixel.
 
-    A constant comes last: with it, the cosine of two patches falls with the squared distance of their colours,
-    brightness included.
+    A constant comes last: with it, the cosine of two patches falls with the squared distance of
+    their colours, brightness included.
     """
     import torch
     import torch.nn.functional as F

@@ -1,7 +1,9 @@
-"""Configurations are frozen keyword-only dataclasses; this module reads, checks, prints and hashes them.
+"""Configurations are frozen keyword-only dataclasses; this module reads, checks, prints and hashes
+them.
 
-A configuration class derives from ``Config``, checks its own ranges in ``__post_init__`` (``ValueError`` with the
-offending value) and may hold other configurations. What comes from a file goes through ``config_from_dict``.
+A configuration class derives from ``Config``, checks its own ranges in ``__post_init__``
+(``ValueError`` with the offending value) and may hold other configurations. What comes from a file
+goes through ``config_from_dict``.
 """
 
 from __future__ import annotations
@@ -55,7 +57,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested plain values with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 

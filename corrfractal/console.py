@@ -1,8 +1,10 @@
-"""What a command shows: progress on a terminal, plain lines otherwise, one JSON object with ``--json``.
+"""What a command shows: progress on a terminal, plain lines otherwise, one JSON object with
+``--json``.
 
-``say`` prints a line for the user. ``progress`` wraps a loop. ``command`` turns a function into a command with the two
-options that all commands share, ``--json`` and ``--debug``; the function returns the result as a plain dictionary.
-Everything but that one JSON object goes to standard error when ``--json`` is given, whatever a library prints.
+``say`` prints a line for the user. ``progress`` wraps a loop. ``command`` turns a function into a
+command with the two options that all commands share, ``--json`` and ``--debug``; the function
+returns the result as a plain dictionary. Everything but that one JSON object goes to standard error
+when ``--json`` is given, whatever a library prints.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """Yield ``advance(n, note)``. A bar on a terminal; otherwise a line every ten seconds and one at the end."""
+    """Yield ``advance(n, note)``. A bar on a terminal; otherwise a line every ten seconds and one
+    at the end."""
     with (_bar if sys.stderr.isatty() else _lines)(title, total) as advance:
         yield advance
 
@@ -63,7 +66,11 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
             last = now
             left = f", {_left(now - started, done, total):.0f} s left" if 0 < done < total else ""
             more = f"; {note}" if note else ""
-            print(f"{title}: {done}/{total} in {now - started:.0f} s{left}{more}", file=sys.stderr, flush=True)
+            print(
+                f"{title}: {done}/{total} in {now - started:.0f} s{left}{more}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield advance
 
@@ -82,7 +89,8 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
         task = bar.add_task(title, total=total, left="", note="")
 
         def advance(n: int, note: str = "") -> None:
-            # rich forgets steps older than half a minute, and then has no estimate: a shard takes longer
+            # rich forgets steps older than half a minute, and then has no estimate: a shard takes
+            #     longer
             nonlocal done
             done += n
             seconds = round(_left(time.monotonic() - started, done, total)) if done else 0
@@ -103,7 +111,12 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
     A result with ``"ok": false`` is shown like any other, and the exit code is 1.
     """
 
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else.")
+    @click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON object on standard output, nothing else.",
+    )
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
     def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
@@ -124,7 +137,8 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
             stdout.write(json.dumps(result or {}, indent=2) + "\n")
             stdout.flush()
         failure = lost(stdout or sys.stdout)
-        if failure is not None and failure.errno != errno.EPIPE:  # `| head -1` has read what it wanted
+        # `| head -1` has read what it wanted
+        if failure is not None and failure.errno != errno.EPIPE:
             print(f"warning: standard output is incomplete: {failure.strerror}", file=sys.stderr)
         if result is not None and result.get("ok") is False:
             sys.exit(1)
@@ -141,13 +155,15 @@ def _fail(exc: BaseException) -> NoReturn:
 
 
 def _checked(value: Any) -> Any:
-    """A value of the command line, ``~`` expanded; raise a ``CallError`` for what would never end when it is read."""
+    """A value of the command line, ``~`` expanded; raise a ``CallError`` for what would never end
+    when it is read."""
     if isinstance(value, tuple):
         return tuple(_checked(item) for item in value)
     if not isinstance(value, str | Path):
         return value
     text = str(value)
-    if text.startswith("~") and not os.path.lexists(text):  # the shell leaves it in `--out=~/shards`
+    # The shell leaves it in `--out=~/shards`
+    if text.startswith("~") and not os.path.lexists(text):
         value = type(value)(os.path.expanduser(text))  # noqa: PTH111
     try:
         mode = os.stat(value).st_mode  # noqa: PTH116 (a str stays one: it may be a URI)
@@ -162,11 +178,14 @@ def _check_working_folder() -> None:
     try:
         Path.cwd()
     except OSError as exc:
-        raise CallError("the working folder was deleted or cannot be read: cd to another one") from exc
+        raise CallError(
+            "the working folder was deleted or cannot be read: cd to another one"
+        ) from exc
 
 
 def _handle_signals() -> None:
-    """SIGTERM and the end of a terminal stop a command as Ctrl-C does; `nohup` keeps the latter from it."""
+    """SIGTERM and the end of a terminal stop a command as Ctrl-C does; `nohup` keeps the latter
+    from it."""
     signal.signal(signal.SIGTERM, _raise_interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _raise_interrupt)
@@ -177,7 +196,8 @@ def _raise_interrupt(signum: int, frame: object) -> None:
 
 
 def _stdout_to_stderr() -> TextIO:
-    """Point file descriptor 1 at standard error, for child processes too; return the true standard output."""
+    """Point file descriptor 1 at standard error, for child processes too; return the true standard
+    output."""
     sys.stdout.flush()
     true_stdout = safe_writer(os.dup(1))
     os.dup2(2, 1)

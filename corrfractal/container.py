@@ -156,7 +156,9 @@ def open_container(path: Path) -> Iterator[Any]:
 
     with av.open(str(path.absolute()), metadata_errors="replace") as container:
         if set(container.format.name.split(",")) & set(PLAYLISTS):
-            raise VideoError(str(path), "open", "it is a list of other files, not a video; name those files")
+            raise VideoError(
+                str(path), "open", "it is a list of other files, not a video; name those files"
+            )
         yield container
 
 
@@ -204,7 +206,8 @@ def _listening() -> Iterator[None]:
     with _LOCK:
         _LISTENERS.append(None)
         av.logging.set_level(av.logging.INFO)
-        av.logging.set_skip_repeated(False)  # a damaged file read twice would be sound the second time
+        # A damaged file read twice would be sound the second time
+        av.logging.set_skip_repeated(False)
     try:
         yield
     finally:
@@ -379,8 +382,10 @@ def decoder_reason(exc: BaseException) -> str:
         return exc.reason
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     text = lines[0] if lines else type(exc).__name__
-    text = text.split("Check failed: ")[-1].partition("; last error log:")[0]  # that is of any video read before
-    text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: *", "", text)  # "[08:01:27] /project/src/video_reader.cc:285: "
+    # That is of any video read before
+    text = text.split("Check failed: ")[-1].partition("; last error log:")[0]
+    # "[08:01:27] /project/src/video_reader.cc:285: "
+    text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: *", "", text)
     text = re.sub(r"^\[[^\]]*[/.][^\]]*\] *", "", text)  # "[the file's path] "
     text = re.sub(r"^\[Errno -?\d+\] *", "", text)
     return re.sub(r":? *'[^']*'$|(?<=Error reading) .*", "", text)[:200]

@@ -23,7 +23,8 @@ from .runtime import file_sha256
 
 CHANGED = "it changed while it was read; a copy or a download may be in progress"
 ATTEMPTS = 3  # a backup that adds a hard link changes the state of a file once, and not its bytes
-SETTLED_SECONDS = 2.0  # clocks of file systems are coarse: a second change right after a first may leave no trace
+# Clocks of file systems are coarse: a second change right after a first may leave no trace
+SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,9 @@ def _state(files: Sequence[Path]) -> tuple[str, float]:
     """The state, and when a file was last changed, in seconds of the system's clock."""
     facts = [(file.name, _facts(file)) for file in files]
     # The device is left out: it differs between hosts that share a file system.
-    lines = [f"{name}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n" for name, s in facts]
+    lines = [
+        f"{name}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n" for name, s in facts
+    ]
     text = "".join(lines).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest(), max((s.st_ctime for _, s in facts), default=0.0)
 

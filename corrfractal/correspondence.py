@@ -1,12 +1,14 @@
-"""Multi-density correspondence (III-D.2, Fig. 5, eqs. 8-9): from several low resolutions to one at full resolution.
+"""Multi-density correspondence (III-D.2, Fig. 5, eqs. 8-9): from several low resolutions to one at
+full resolution.
 
 A density d is the denominator of the sub-sampling: a frame of H x W becomes round(H / d) x round(W / d). For each
 density Chain_L matches where a window reaches far; its result is carried to the R grid (1/2 of the frame), where
 Chain_R matches again, finer. A^R merges densities by attention over all of their windows at once, and Chain_H takes
 the merged map to full resolution.
 
-Training (Fig. 5a) draws two densities and merges them in one softmax. Inference (Fig. 5b) goes through six, coarse to
-fine, each merged with what the coarser ones agreed on. Symbols: docs/method.md.
+Training (Fig. 5a) draws two densities and merges them in one softmax. Inference (Fig. 5b) goes
+through six, coarse to fine, each merged with what the coarser ones agreed on. Symbols:
+docs/method.md.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class CorrespondenceConfig(Config):
     radius: int = 5
     """Window radius of Chain_L and Chain_R; 5 is the paper's 11 x 11."""
     test_radius: int | None = None
-    """The same at test time, where memory frames lie farther back than in training; None: that of training."""
+    """The same at test time, where memory frames lie farther back than in training; None: that of
+    training."""
     steps: int = 2
     """Affinities per chain (paper, Table 6: 2 is best of 1 to 4)."""
     merge_radius: int = 1
@@ -42,11 +45,14 @@ class CorrespondenceConfig(Config):
     refinement_density: float = 2.0
     """Density of the R grid."""
     multi_density: bool = True
-    """Off is the ablation without C: one affinity at the finest density in use, up-sampled, as the siblings do."""
+    """Off is the ablation without C: one affinity at the finest density in use, up-sampled, as the
+    siblings do."""
     joint_references: bool = True
-    """One softmax over all references in the first step; off: a chain for each, merged like densities."""
+    """One softmax over all references in the first step; off: a chain for each, merged like
+    densities."""
     merge: str = "progressive"
-    """At inference. ``progressive``: each density with what the coarser ones gave (eq. 9); ``single``: one softmax."""
+    """At inference. ``progressive``: each density with what the coarser ones gave (eq. 9);
+    ``single``: one softmax."""
     similarity: Similarity = field(default_factory=Similarity)
     """How alike two embeddings are."""
     density_means: tuple[float, float] = (4.0, 8.0)
@@ -57,17 +63,28 @@ class CorrespondenceConfig(Config):
     def __post_init__(self) -> None:
         if self.merge not in ("progressive", "single"):
             raise ValueError(f"merge must be progressive or single, got {self.merge!r}")
-        if min(self.radius, self.test_radius or 0, self.merge_radius, self.full_radius) < 0 or self.steps < 1:
+        if (
+            min(self.radius, self.test_radius or 0, self.merge_radius, self.full_radius) < 0
+            or self.steps < 1
+        ):
             raise ValueError("radii must be 0 or more and steps at least 1")
         if self.refinement_density < 1:
-            raise ValueError(f"refinement_density must be at least 1, got {self.refinement_density}")
+            raise ValueError(
+                f"refinement_density must be at least 1, got {self.refinement_density}"
+            )
         if not 1 < self.density_means[0] < self.density_means[1] or self.density_sigma <= 0:
-            raise ValueError("density_means must ascend from above 1 and density_sigma must be positive")
+            raise ValueError(
+                "density_means must ascend from above 1 and density_sigma must be positive"
+            )
 
     @property
     def at_test_time(self) -> CorrespondenceConfig:
         """The same as a tracker uses it."""
-        return self if self.test_radius is None else replace(self, radius=self.test_radius, test_radius=None)
+        return (
+            self
+            if self.test_radius is None
+            else replace(self, radius=self.test_radius, test_radius=None)
+        )
 
 
 def draw_densities(config: CorrespondenceConfig, uniform: Sequence[float]) -> tuple[float, float]:
@@ -99,7 +116,8 @@ def resize_embedding(f: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_labels(q: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, H, W) -> (B, K, h, w): area averages when shrinking, bilinear when growing; sums over K stay 1."""
+    """(B, K, H, W) -> (B, K, h, w): area averages when shrinking, bilinear when growing; sums over
+    K stay 1."""
     if q.shape[-2:] == size:
         return q
     if size[0] <= q.shape[-2] and size[1] <= q.shape[-1]:
@@ -116,9 +134,14 @@ class References:
 
 
 def reconstruct(
-    F_ref: Tensor, Q_ref: Tensor, F_t: Tensor, densities: Sequence[float], config: CorrespondenceConfig
+    F_ref: Tensor,
+    Q_ref: Tensor,
+    F_t: Tensor,
+    densities: Sequence[float],
+    config: CorrespondenceConfig,
 ) -> Tensor:
-    """Reconstruct the target's labels, training form (Fig. 5a, eq. 8): all densities merged in one softmax.
+    """Reconstruct the target's labels, training form (Fig. 5a, eq. 8): all densities merged in one
+    softmax.
 
     Args:
         F_ref: (B, N, C, H, W) embeddings of the references, nearest first.
@@ -135,14 +158,19 @@ def reconstruct(
 
 
 def pyramid(F_t: Tensor, densities: Sequence[float]) -> list[Tensor]:
-    """One embedding (B, C, H, W) at each density. A target's pyramid serves again when the frame joins the memory."""
+    """One embedding (B, C, H, W) at each density. A target's pyramid serves again when the frame
+    joins the memory."""
     return [resize_embedding(F_t, grid(F_t, d)) for d in densities]
 
 
 def propagate(
-    references: Iterable[References], targets: Sequence[Tensor], F_t: Tensor, config: CorrespondenceConfig
+    references: Iterable[References],
+    targets: Sequence[Tensor],
+    F_t: Tensor,
+    config: CorrespondenceConfig,
 ) -> Tensor:
-    """Predict the target's labels, inference form (Fig. 5b, eq. 9): densities one by one, coarse to fine.
+    """Predict the target's labels, inference form (Fig. 5b, eq. 9): densities one by one, coarse to
+    fine.
 
     Args:
         references: the memory frames, one entry per density, coarsest first.
@@ -156,7 +184,10 @@ def propagate(
 
 
 def refine(
-    references: Iterable[References], targets: Sequence[Tensor], F_t: Tensor, config: CorrespondenceConfig
+    references: Iterable[References],
+    targets: Sequence[Tensor],
+    F_t: Tensor,
+    config: CorrespondenceConfig,
 ) -> tuple[Tensor, Tensor]:
     """``propagate`` up to the last up-sampling: f (B, C, h, w) and q (B, K, h, w) on the R grid."""
     pairs = zip(references, targets, strict=True)
@@ -170,7 +201,9 @@ def refine(
     return reduce(lambda so_far, refined: _merge([so_far, refined], f_R, config), maps)
 
 
-def _to_refinement(ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig) -> tuple[Tensor, Tensor]:
+def _to_refinement(
+    ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig
+) -> tuple[Tensor, Tensor]:
     """Chain_L at the density of the references, then Chain_R on the R grid."""
     f, q = _chain(ref, f_t, config, config.steps)
     size = (f_R.shape[-2], f_R.shape[-1])
@@ -178,15 +211,21 @@ def _to_refinement(ref: References, f_t: Tensor, f_R: Tensor, config: Correspond
     return _chain(carried, f_R, config, config.steps)
 
 
-def _chain(ref: References, f_t: Tensor, config: CorrespondenceConfig, steps: int) -> tuple[Tensor, Tensor]:
+def _chain(
+    ref: References, f_t: Tensor, config: CorrespondenceConfig, steps: int
+) -> tuple[Tensor, Tensor]:
     """All references in one chain, or a chain for each."""
     if config.joint_references or ref.f.shape[1] == 1:
         return chain(ref.f, ref.q, f_t, config.radius, steps, config.similarity)
     singles = zip(ref.f.split(1, dim=1), ref.q.split(1, dim=1), strict=True)
-    return _merge([chain(f, q, f_t, config.radius, steps, config.similarity) for f, q in singles], f_t, config)
+    return _merge(
+        [chain(f, q, f_t, config.radius, steps, config.similarity) for f, q in singles], f_t, config
+    )
 
 
-def _merge(maps: Sequence[tuple[Tensor, Tensor]], f_R: Tensor, config: CorrespondenceConfig) -> tuple[Tensor, Tensor]:
+def _merge(
+    maps: Sequence[tuple[Tensor, Tensor]], f_R: Tensor, config: CorrespondenceConfig
+) -> tuple[Tensor, Tensor]:
     """A^R (eqs. 8 and 9): one softmax over the windows of all maps."""
     f, q = (torch.stack(parts, dim=1) for parts in zip(*maps, strict=True))
     return chain(f, q, f_R, config.merge_radius, 1, config.similarity)
@@ -195,13 +234,16 @@ def _merge(maps: Sequence[tuple[Tensor, Tensor]], f_R: Tensor, config: Correspon
 def to_full(f: Tensor, q: Tensor, F_t: Tensor, config: CorrespondenceConfig) -> Tensor:
     """Chain_H: q on the R grid -> (B, K, H, W).
 
-    Its softmax over a 1 x 1 window of a single map is exactly 1, so with radius 0 this is up-sampling.
+    Its softmax over a 1 x 1 window of a single map is exactly 1, so with radius 0 this is
+    up-sampling.
     """
     size = (F_t.shape[-2], F_t.shape[-1])
     q = resize_labels(q, size)
     if config.full_radius == 0:
         return q
-    return config.similarity.attend(F_t, resize_embedding(f, size)[:, None], q[:, None], config.full_radius)
+    return config.similarity.attend(
+        F_t, resize_embedding(f, size)[:, None], q[:, None], config.full_radius
+    )
 
 
 def _at_density(F_ref: Tensor, Q_ref: Tensor, density: float) -> References:
@@ -220,7 +262,8 @@ def _truncated_normal(mean: float, sigma: float, low: float, high: float, u: flo
 
 
 def loss(distribution: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of the reconstructed distribution (eqs. 10 and 11): mean of -log(p + 1e-8) over pixels.
+    """Negative log-likelihood of the reconstructed distribution (eqs. 10 and 11): mean of -log(p +
+    1e-8) over pixels.
 
     Args:
         distribution: (B, K, H, W), sums to 1 over K.

@@ -1,19 +1,22 @@
 """The readers of video files behind ``corrfractal.video.open_video``: decord and PyAV.
 
-Decoders are third-party C++ fed with files from anywhere, so whatever they raise becomes a ``VideoError``. What each
-hides, and what is done about it here:
+Decoders are third-party C++ fed with files from anywhere, so whatever they raise becomes a
+``VideoError``. What each hides, and what is done about it here:
 
-- decord serves frames of a wrong index where presentation times are broken (hidden VP9 frames, MPEG streams): times
-  that do not ascend make it refuse the file, and PyAV is next.
-- decord takes the padding of narrow rows for further channels, or not, depending on the processor: PyAV reads them.
-- decord decodes ahead in a thread of its own while the caller works, and keeps all of it: past ``READ_AHEAD_MB`` it is
-  made to forget that at the next key frame, where no frame has to be decoded twice.
-- decord ignores damage that the codec conceals, and so would PyAV. What FFmpeg reports of it on the way is listened to
-  in both; PyAV flags such frames besides. Everything from the first one on is bad.
-- both disagree with players about edit lists, tracks, mirrored video and streams that do not begin with a key frame:
-  ``container.py`` decides what is shown, and which decoder gives exactly that.
-- neither says that a file was cut short where the container survives it: ``container.py`` does, and reading its last
-  frame raises.
+- decord serves frames of a wrong index where presentation times are broken (hidden VP9 frames, MPEG
+  streams): times that do not ascend make it refuse the file, and PyAV is next.
+- decord takes the padding of narrow rows for further channels, or not, depending on the processor:
+  PyAV reads them.
+- decord decodes ahead in a thread of its own while the caller works, and keeps all of it: past
+  ``READ_AHEAD_MB`` it is made to forget that at the next key frame, where no frame has to be
+  decoded twice.
+- decord ignores damage that the codec conceals, and so would PyAV. What FFmpeg reports of it on the
+  way is listened to in both; PyAV flags such frames besides. Everything from the first one on is
+  bad.
+- both disagree with players about edit lists, tracks, mirrored video and streams that do not begin
+  with a key frame: ``container.py`` decides what is shown, and which decoder gives exactly that.
+- neither says that a file was cut short where the container survives it: ``container.py`` does, and
+  reading its last frame raises.
 """
 
 from __future__ import annotations
@@ -44,10 +47,12 @@ U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
 Size = tuple[int, int]
 
-FOLDER_FPS = 24.0  # a folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
+# A folder of frames carries no clock; DAVIS and YouTube-VOS were shot at about 24
+FOLDER_FPS = 24.0
 
-# decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32 or 64 pixels, as the
-# processor likes it: 96 pixels have 3 channels or 4. Above 144 pixels no padding makes a whole channel.
+# decord divides the bytes of a row by its width to get the channels, and rows are padded to 16, 32
+# or 64 pixels, as the processor likes it: 96 pixels have 3 channels or 4. Above 144 pixels no
+# padding makes a whole channel.
 DECORD_MIN_SIDE = 160
 
 RESTART_GAPS = 4  # usual gaps by which a clock falls back that was started again
@@ -74,8 +79,8 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What is known of a video before its frames are decoded. ``frames`` is what the container's index promises;
-    ``height`` and ``width`` are upright, or those that were asked for."""
+    """What is known of a video before its frames are decoded. ``frames`` is what the container's
+    index promises; ``height`` and ``width`` are upright, or those that were asked for."""
 
     path: str
     frames: int
@@ -176,12 +181,15 @@ class DecordVideo:
 
 
 class _Complaints:
-    """Counts the errors that FFmpeg reports while it conceals them, ``count`` so far in this process."""
+    """Counts the errors that FFmpeg reports while it conceals them, ``count`` so far in this
+    process."""
 
     def __init__(self, libavutil: Path) -> None:
         self.count = 0
         library = ctypes.CDLL(str(libavutil))
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        kind = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
+        )
         self._callback = kind(self._hear)
         library.av_log_set_callback(self._callback)
         atexit.register(library.av_log_set_callback, library.av_log_default_callback)
@@ -198,7 +206,9 @@ def _decord_complaints() -> _Complaints:
     package = Path(decord.__file__).parent
     found = [*package.parent.glob("decord2.libs/libavutil*"), *package.glob(".dylibs/libavutil*")]
     if not found:
-        raise ImportError(f"{package} is no build of decord2 from a package index: its libavutil is not beside it")
+        raise ImportError(
+            f"{package} is no build of decord2 from a package index: its libavutil is not beside it"
+        )
     return _Complaints(found[0])
 
 
@@ -270,7 +280,9 @@ class PyavVideo:
         """RGB array of a PyAV frame, upright. With bicubic scaling of the colour planes it is what
         decord and ``ffmpeg`` give, bit for bit."""
         assert self._size is not None
-        rgb = frame.reformat(width=self._size[1], height=self._size[0], format="rgb24", interpolation="BICUBIC")
+        rgb = frame.reformat(
+            width=self._size[1], height=self._size[0], format="rgb24", interpolation="BICUBIC"
+        )
         return self._container.orientation.apply(rgb.to_ndarray())
 
 

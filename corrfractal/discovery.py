@@ -54,9 +54,17 @@ SIDE_SUFFIXES = (
     ".ini", ".db", ".md5", ".sha1", ".sha256", ".doc", ".docx", ".xls", ".xlsx", ".h5", ".hdf5", ".parquet", ".pkl",
     ".pt", ".pth", ".safetensors", ".sqlite", ".lnk", ".url", ".swp", ".torrent",
 )  # fmt: skip
-SIDE_NAMES = ("_success", "icon\r", "thumbs.db", "desktop.ini")  # empty or binary, and known by their names
+# Empty or binary, and known by their names
+SIDE_NAMES = ("_success", "icon\r", "thumbs.db", "desktop.ini")
 PARTIAL_SUFFIXES = (".aria2", ".crdownload", ".download", ".part", ".partial", ".tmp", ".ytdl")
-SYSTEM_FOLDERS = ("@eadir", "__macosx", "$recycle.bin", "#recycle", "lost+found", "system volume information")
+SYSTEM_FOLDERS = (
+    "@eadir",
+    "__macosx",
+    "$recycle.bin",
+    "#recycle",
+    "lost+found",
+    "system volume information",
+)
 
 HIDDEN = "hidden"
 SYSTEM = "folder of an operating system"
@@ -121,7 +129,13 @@ def discover(names: Sequence[str], skip: Sequence[str | Path] = ()) -> Found:
             that leads to nothing is an entry with a fault.
         CallError: a list or a named folder cannot be read, or a store cannot be reached.
     """
-    search = _Search([storage.identity(folder) for folder in skip if storage.is_uri(folder) or Path(folder).is_dir()])
+    search = _Search(
+        [
+            storage.identity(folder)
+            for folder in skip
+            if storage.is_uri(folder) or Path(folder).is_dir()
+        ]
+    )
     for name in names:
         try:
             search.add_named(name)
@@ -145,7 +159,11 @@ def is_frame_folder(folder: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    names = [name for name, what in storage.entries(folder) if what != "folder" and not name.startswith(".")]
+    names = [
+        name
+        for name, what in storage.entries(folder)
+        if what != "folder" and not name.startswith(".")
+    ]
     suffixes = {_suffix(name) for name in names}
     return not suffixes.isdisjoint(IMAGE_SUFFIXES) and suffixes.isdisjoint(VIDEO_SUFFIXES)
 
@@ -206,7 +224,8 @@ class _Search:
         """Everything, with unique URIs."""
         uses = Counter(entry.uri for entry in self._entries.values())
         entries = [
-            entry if uses[entry.uri] == 1 else replace(entry, uri=entry.location) for entry in self._entries.values()
+            entry if uses[entry.uri] == 1 else replace(entry, uri=entry.location)
+            for entry in self._entries.values()
         ]
         counts = Counter(rule for place, rule in self._ignored.items() if place not in self._places)
         return Found(
@@ -214,18 +233,26 @@ class _Search:
             ignored={rule: counts[rule] for rule in IGNORED if counts[rule]},
         )
 
-    def _add(self, place: str, base: str, *, fault: str = "", uri: str = "", named: bool = True) -> None:
+    def _add(
+        self, place: str, base: str, *, fault: str = "", uri: str = "", named: bool = True
+    ) -> None:
         """Add an entry; not ``named``: found in a folder or by a glob."""
         self._added += 1
         self._places.add(place)
         # A link that leads nowhere, or back to itself, has no place but its own.
-        location = str(Path(place).absolute()) if fault and not storage.is_uri(place) else storage.resolve(place)
+        location = (
+            str(Path(place).absolute())
+            if fault and not storage.is_uri(place)
+            else storage.resolve(place)
+        )
         self._now.add(location)
         if named:
             self._maybe_text.discard(location)
         elif location not in self._entries and not fault and _suffix(place) not in VIDEO_SUFFIXES:
             self._maybe_text.add(location)
-        self._entries.setdefault(location, Entry(uri=uri or _relative(place, base), location=location, fault=fault))
+        self._entries.setdefault(
+            location, Entry(uri=uri or _relative(place, base), location=location, fault=fault)
+        )
 
     def _walk(self, root: str, base: str) -> None:
         """Add what is in a folder and its sub-folders; URIs are relative to ``base``."""
@@ -244,7 +271,9 @@ class _Search:
                     raise
                 self._add(folder, base, fault=f"the folder cannot be read: {exc.strerror or exc}")
                 continue
-            self._add_files(folder, {name: kind for name, kind in entries if kind != "folder"}, base)
+            self._add_files(
+                folder, {name: kind for name, kind in entries if kind != "folder"}, base
+            )
             below = self._sub_folders(folder, [name for name, kind in entries if kind == "folder"])
             waiting.extend(reversed(below))
 
@@ -252,7 +281,11 @@ class _Search:
         below = []
         for name in names:
             place = storage.join(folder, name)
-            rule = MASKS if "JPEGImages" in names and "annotations" in name.lower() else _folder_rule(name)
+            rule = (
+                MASKS
+                if "JPEGImages" in names and "annotations" in name.lower()
+                else _folder_rule(name)
+            )
             if rule:
                 self._ignored[place] = rule
             else:
@@ -276,7 +309,9 @@ class _Search:
         for name, kind in kinds.items():
             place = storage.join(folder, name)
             if not rules[name]:
-                self._add(place, base, fault="" if kind == "file" else storage.fault(place), named=False)
+                self._add(
+                    place, base, fault="" if kind == "file" else storage.fault(place), named=False
+                )
             elif rules[name] != FRAME:
                 self._ignored[place] = rules[name]
 
@@ -296,13 +331,19 @@ class _Search:
             elif _suffix(name) in (*IMAGE_SUFFIXES, *OTHER_IMAGES):
                 images.append(place)
             else:
-                self._add(place, base, fault="" if kind == "file" else storage.fault(place), named=False)
+                self._add(
+                    place, base, fault="" if kind == "file" else storage.fault(place), named=False
+                )
         if self._added > before:
             self._ignored.update(dict.fromkeys(images, POSTER))
             return ""
         if images:
             return f"it matches {len(images)} images and no video; name their folder, which is read as one video"
-        return f"nothing matches but {len(matches)} entries that are no videos" if matches else "nothing matches"
+        return (
+            f"nothing matches but {len(matches)} entries that are no videos"
+            if matches
+            else "nothing matches"
+        )
 
     def _add_list(self, location: str) -> None:
         """Add what the lines of a list name; a line that leads to nothing is an entry with a fault."""
@@ -372,7 +413,10 @@ def _is_text(location: str) -> bool:
     except (OSError, ValueError):
         return False
     # The last character may have been cut in two.
-    foreign = any("\udc80" <= char <= "\udcff" or (char < " " and char not in "\t\n\r\f") for char in text[:-3])
+    foreign = any(
+        "\udc80" <= char <= "\udcff" or (char < " " and char not in "\t\n\r\f")
+        for char in text[:-3]
+    )
     return bool(text) and not foreign
 
 

@@ -12,8 +12,9 @@
     ├── GateError                    a model may not become champion, with every reason
     └── DivergedError                the loss is no longer finite
 
-The message is what a user reads at 2 a.m.: what happened, to which file, what to do. Low-level errors are re-raised
-``from exc``, and the command line prints only the message unless ``--debug`` is given.
+The message is what a user reads at 2 a.m.: what happened, to which file, what to do. Low-level
+errors are re-raised ``from exc``, and the command line prints only the message unless ``--debug``
+is given.
 """
 
 from __future__ import annotations

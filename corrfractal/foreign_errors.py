@@ -38,19 +38,27 @@ _TABLE = (
     _Entry("torch.OutOfMemoryError", "", "out of memory on the GPU", _MEMORY),
     _Entry("builtins.RuntimeError", "out of memory", "out of memory", _MEMORY),
     _Entry("builtins.RuntimeError", "can't allocate memory", "out of memory", _MEMORY),
-    _Entry("builtins.RuntimeError", "can't start new thread", "no more threads", "raise `ulimit -u`"),
+    _Entry(
+        "builtins.RuntimeError", "can't start new thread", "no more threads", "raise `ulimit -u`"
+    ),
     _Entry("builtins.RuntimeError", "cuda", "the GPU failed", "try again, or work on the CPU"),
     _Entry("torch", "", "PyTorch failed", "try again, or work on the CPU"),
     _Entry("builtins.RecursionError", "", "an input is nested too deeply", "simplify that file"),
     _Entry("builtins.UnicodeError", "", "a text has bytes that cannot be read", "save it as UTF-8"),
-    _Entry("builtins.ValueError", "embedded null", "a path contains a NUL character", "mend that path"),
+    _Entry(
+        "builtins.ValueError", "embedded null", "a path contains a NUL character", "mend that path"
+    ),
     _Entry("builtins.ValueError", "mlflow_", "MLflow cannot read a variable", "unset it"),
     _Entry("builtins.RuntimeError", "version mismatch", "Ray", "install what the cluster runs"),
-    _Entry("json.decoder.JSONDecodeError", "", "a file is no valid JSON", "restore or remove that file"),
+    _Entry(
+        "json.decoder.JSONDecodeError", "", "a file is no valid JSON", "restore or remove that file"
+    ),
     _Entry("tomllib.TOMLDecodeError", "", "a file is no valid TOML", "mend that line"),
     _Entry("yaml", "", "a file is no valid YAML", "mend or remove it (.numba_config.yaml?)"),
     _Entry("pydantic_core", "", "a value does not fit", "mend that value"),
-    _Entry("ray.exceptions.AuthenticationError", "", "Ray refuses the login", "set RAY_AUTH_TOKEN_PATH"),
+    _Entry(
+        "ray.exceptions.AuthenticationError", "", "Ray refuses the login", "set RAY_AUTH_TOKEN_PATH"
+    ),
     _Entry("ray", "", "Ray failed", _RAY),
     _Entry("grpc", "", "the connection to Ray broke", _RAY),
     _Entry("sqlite3", "", "a data base failed", _STORE),

@@ -1,4 +1,5 @@
-"""Walsh-Hadamard responses (III-A, Fig. 2; the fast transform: Fino and Algazi, 1976, the paper's [22]).
+"""Walsh-Hadamard responses (III-A, Fig. 2; the fast transform: Fino and Algazi, 1976, the paper's
+[22]).
 
 The basis of size ``n`` (4 or 8) has n x n patterns of +1 and -1, the outer products of the n sequency-ordered Walsh
 functions (sequency = number of sign changes). Pattern 0 is the mean (DC). With c = 0, 1, 2 for R, G, B:
@@ -45,7 +46,9 @@ def pattern_count(n: int = 4) -> int:
     return 3 * (n * n - 1)
 
 
-def hadamard_responses(frames: npt.NDArray[np.uint8], selection: Sequence[int], basis: int = 4) -> I16:
+def hadamard_responses(
+    frames: npt.NDArray[np.uint8], selection: Sequence[int], basis: int = 4
+) -> I16:
     """Exact responses of the selected patterns at every pixel.
 
     Args:
@@ -73,10 +76,15 @@ def hadamard_responses(frames: npt.NDArray[np.uint8], selection: Sequence[int], 
 
 
 def write_responses(
-    frame: npt.NDArray[np.uint8], selection: Sequence[int], basis: int, out: npt.NDArray[Any] | Sequence[Any]
+    frame: npt.NDArray[np.uint8],
+    selection: Sequence[int],
+    basis: int,
+    out: npt.NDArray[Any] | Sequence[Any],
 ) -> None:
-    """Responses of one frame, uint8 (H, W, 3), written to ``out``: for each pattern (H, W), int16 or float32."""
-    from .loops import signed_window_sum  # late: what only propagates masks does without the compiler
+    """Responses of one frame, uint8 (H, W, 3), written to ``out``: for each pattern (H, W), int16
+    or float32."""
+    # late: what only propagates masks does without the compiler
+    from .loops import signed_window_sum
 
     functions, planes = walsh_basis(basis), _reflect(frame, basis // 2 - 1, basis // 2)
     for pattern, response in zip(selection, out, strict=True):
@@ -100,4 +108,6 @@ def place(pattern: int, basis: int) -> tuple[int, int, int]:
 def _reflect(frame: npt.NDArray[np.uint8], before: int, after: int) -> list[npt.NDArray[np.uint8]]:
     """(H, W, 3) -> three planes of (H + before + after, W + before + after); one-pixel sides repeat."""
     mode = cv2.BORDER_REFLECT_101 if min(frame.shape[:2]) > 1 else cv2.BORDER_REPLICATE
-    return [cv2.copyMakeBorder(plane, before, after, before, after, mode) for plane in cv2.split(frame)]
+    return [
+        cv2.copyMakeBorder(plane, before, after, before, after, mode) for plane in cv2.split(frame)
+    ]

@@ -184,7 +184,9 @@ def _open_header(path: Path, data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ImageError(path, f"the header claims over {MAX_PIXELS // 10**6} megapixels") from exc
     except UnidentifiedImageError as exc:
-        raise ImageError(path, "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF)") from exc
+        raise ImageError(
+            path, "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF)"
+        ) from exc
     except (OSError, SyntaxError, ValueError, struct.error) as exc:
         raise ImageError(path, "not a readable image") from exc
     if image.width * image.height > MAX_PIXELS:

@@ -1,4 +1,5 @@
-"""The two kernels behind ``corrfractal.attention``: how a band of rows is worked through, forward and backward.
+"""The two kernels behind ``corrfractal.attention``: how a band of rows is worked through, forward
+and backward.
 
 Shape suffixes: B batch, N references, C embedding channels, V value channels, H W map, K = 8 + 2r side of a tile's
 keys.
@@ -15,23 +16,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 8
-BAND_BYTES = 12 << 20  # scratch memory of a band: larger leaves the cache of a CPU and gains nothing
+# Scratch memory of a band: larger leaves the cache of a CPU and gains nothing
+BAND_BYTES = 12 << 20
 GPU_BAND_BYTES = 512 << 20  # a GPU wants few large launches
 MASKED = -1e30  # not -inf: a padded query sees no key at all, and its softmax must stay finite
 
 
 def choose_kernel(key: Tensor, value: Tensor, radius: int, mask_border: bool) -> Tiles | Offsets:
-    """The kernel for a window, with bands of as many rows and samples as fit into its share of scratch memory."""
+    """The kernel for a window, with bands of as many rows and samples as fit into its share of
+    scratch memory."""
     _, N, C, H, W = key.shape
     V, per_row = value.shape[2], N * W * key.element_size()
     budget = BAND_BYTES if key.device.type == "cpu" else GPU_BAND_BYTES
     kind: type[Tiles | Offsets]
     if radius <= 1:
         kind, least = Offsets, 8
-        row_bytes = per_row * 12 * max(C, V) / N  # a product, and the band's part of keys, values and their gradients
+        # A product, and the band's part of keys, values and their gradients
+        row_bytes = per_row * 12 * max(C, V) / N
     else:
         kind, least = Tiles, TILE
-        row_bytes = per_row * (1 + 2 * radius / TILE) ** 2 * (C + V + 2 * TILE**2)  # gathered, scores, affinities
+        # gathered, scores, affinities
+        row_bytes = per_row * (1 + 2 * radius / TILE) ** 2 * (C + V + 2 * TILE**2)
     rows = max(least, int(budget / row_bytes) // least * least)
     return kind(radius=radius, mask_border=mask_border, rows=rows, samples=max(1, rows // H))
 
@@ -50,7 +55,8 @@ class Bands:
                 yield slice(first, first + self.samples), slice(top, min(top + self.rows, height))
 
     def halo(self, x: Tensor, band: slice, height: int, width: int) -> Tensor:
-        """Rows of a band and columns 0 .. width with ``radius`` more on every side; zeros outside the map."""
+        """Rows of a band and columns 0 .. width with ``radius`` more on every side; zeros outside
+        the map."""
         r, (H, W) = self.radius, x.shape[-2:]
         top, bottom = max(band.start - r, 0), min(band.start + height + r, H)
         pad = (r, width + r - W, top - (band.start - r), band.start + height + r - bottom)
@@ -66,9 +72,13 @@ class Bands:
     def outside(self, like: Tensor, band: slice, height: int, width: int) -> Tensor:
         """bool (height + 2r, width + 2r): True where the halo lies outside the map; nowhere if that counts as zeros."""
         if not self.mask_border:
-            return like.new_zeros(height + 2 * self.radius, width + 2 * self.radius, dtype=torch.bool)
+            return like.new_zeros(
+                height + 2 * self.radius, width + 2 * self.radius, dtype=torch.bool
+            )
         H, W = like.shape[-2:]
-        y = torch.arange(band.start - self.radius, band.start + height + self.radius, device=like.device)
+        y = torch.arange(
+            band.start - self.radius, band.start + height + self.radius, device=like.device
+        )
         x = torch.arange(-self.radius, width + self.radius, device=like.device)
         return ~(((y >= 0) & (y < H))[:, None] & ((x >= 0) & (x < W))[None, :])
 
@@ -89,7 +99,9 @@ class Offsets(Bands):
         side = 2 * self.radius + 1
         return [(slice(dy, dy + h), slice(dx, dx + W)) for dy in range(side) for dx in range(side)]
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, band: slice, scale: float) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, band: slice, scale: float
+    ) -> Tensor:
         h, W = band.stop - band.start, query.shape[-1]
         outside = self.outside(query, band, h, W)
         weights = self.affinities(query[:, :, band], self.halo(key, band, h, W), outside, scale)
@@ -126,7 +138,8 @@ class Offsets(Bands):
 
 
 class Tiles(Bands):
-    """Tiles of 8 x 8 queries share (8+2r)^2 keys: two batched matrix products, masked to each query's own window."""
+    """Tiles of 8 x 8 queries share (8+2r)^2 keys: two batched matrix products, masked to each
+    query's own window."""
 
     def gather(self, x: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
         """(B, N, C, H, W) -> (B * tiles, C, N * K * K)."""
@@ -139,7 +152,8 @@ class Tiles(Bands):
         """The transpose of ``gather``: tiles overlap, so they are added in groups that do not."""
         B, N, C = total.shape[:3]
         K, groups = TILE + 2 * self.radius, math.ceil((TILE + 2 * self.radius) / TILE)
-        tiles = part.view(B, *grid, C, N, K, K).permute(0, 4, 3, 1, 5, 2, 6)  # (B, N, C, rows, K, columns, K)
+        # (B, N, C, rows, K, columns, K)
+        tiles = part.view(B, *grid, C, N, K, K).permute(0, 4, 3, 1, 5, 2, 6)
         halo = total.new_zeros(B, N, C, (grid[0] + groups) * TILE, (grid[1] + groups) * TILE)
         for y in range(0, K, TILE):
             for x in range(0, K, TILE):
@@ -147,7 +161,11 @@ class Tiles(Bands):
                 place = halo[..., y : y + grid[0] * TILE, x : x + grid[1] * TILE]
                 place = place.unflatten(-1, (grid[1], TILE)).unflatten(-3, (grid[0], TILE))
                 place[..., :h, :, :w] += tiles[..., y : y + h, :, x : x + w]
-        self.add_halo(total, halo[..., : grid[0] * TILE + 2 * self.radius, : grid[1] * TILE + 2 * self.radius], band)
+        self.add_halo(
+            total,
+            halo[..., : grid[0] * TILE + 2 * self.radius, : grid[1] * TILE + 2 * self.radius],
+            band,
+        )
 
     def split(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, C, h, W) -> (B * tiles, 64, C), zeros where the map ends inside a tile."""
@@ -167,30 +185,47 @@ class Tiles(Bands):
     def far(self, like: Tensor) -> Tensor:
         """(64, 1, K * K): 0 where a key lies in the query's window, else a huge negative."""
         K = TILE + 2 * self.radius
-        distance = torch.arange(K, device=like.device)[None] - torch.arange(TILE, device=like.device)[:, None]
+        distance = (
+            torch.arange(K, device=like.device)[None]
+            - torch.arange(TILE, device=like.device)[:, None]
+        )
         far = (distance - self.radius).abs() > self.radius  # (8, K)
-        return self._masked((far[:, None, :, None] | far[None, :, None, :]).reshape(TILE * TILE, 1, K * K), like)
+        return self._masked(
+            (far[:, None, :, None] | far[None, :, None, :]).reshape(TILE * TILE, 1, K * K), like
+        )
 
     def beyond(self, like: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
         """(tiles, 1, 1, K * K): 0 where a key lies in the image, else a huge negative."""
         K = TILE + 2 * self.radius
         outside = self.outside(like, band, grid[0] * TILE, grid[1] * TILE)
-        return self._masked(outside.unfold(0, K, TILE).unfold(1, K, TILE).reshape(-1, 1, 1, K * K), like)
+        return self._masked(
+            outside.unfold(0, K, TILE).unfold(1, K, TILE).reshape(-1, 1, 1, K * K), like
+        )
 
     @staticmethod
     def _masked(where: Tensor, like: Tensor) -> Tensor:
-        return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill_(where, MASKED)
+        return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill_(
+            where, MASKED
+        )
 
-    def affinities(self, q: Tensor, k: Tensor, query: Tensor, band: slice, scale: float, N: int) -> Tensor:
+    def affinities(
+        self, q: Tensor, k: Tensor, query: Tensor, band: slice, scale: float, N: int
+    ) -> Tensor:
         grid = self.grid(band, query.shape[3])
         scores = torch.bmm(q * scale, k)
         windows = scores.view(-1, grid[0] * grid[1], TILE * TILE, N, k.shape[2] // N)
         windows.add_(self.far(query)).add_(self.beyond(query, band, grid))
         return _softmax(scores)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, band: slice, scale: float) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, band: slice, scale: float
+    ) -> Tensor:
         grid = self.grid(band, query.shape[3])
-        q, k, v = self.split(query[:, :, band], grid), self.gather(key, band, grid), self.gather(value, band, grid)
+        q, k, v = (
+            self.split(query[:, :, band], grid),
+            self.gather(key, band, grid),
+            self.gather(value, band, grid),
+        )
         weights = self.affinities(q, k, query, band, scale, key.shape[1])
         shape = (query.shape[0], value.shape[2], band.stop - band.start, query.shape[3])
         return self.join(torch.bmm(weights, v.transpose(1, 2)), shape, grid)
@@ -205,10 +240,16 @@ class Tiles(Bands):
         weights = self.affinities(q, k, query, band, scale, key.shape[1])
         self.scatter_add(grads[2], torch.bmm(go.transpose(1, 2), weights), band, grid)
         dweights = torch.bmm(go, v)
-        dscores = weights.mul_(dweights.sub_((weights * dweights).sum(dim=-1, keepdim=True))).mul_(scale)
+        dscores = weights.mul_(dweights.sub_((weights * dweights).sum(dim=-1, keepdim=True))).mul_(
+            scale
+        )
         self.scatter_add(grads[1], torch.bmm(q.transpose(1, 2), dscores), band, grid)
-        grads[0][:, :, band] = self.join(torch.bmm(dscores, k.transpose(1, 2)), query[:, :, band].shape, grid)
+        grads[0][:, :, band] = self.join(
+            torch.bmm(dscores, k.transpose(1, 2)), query[:, :, band].shape, grid
+        )
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(
+        scores.dtype
+    )

@@ -1,7 +1,9 @@
-"""Compiled inner loops of the pipeline, where a chain of array operations would spend its time on memory.
+"""Compiled inner loops of the pipeline, where a chain of array operations would spend its time on
+memory.
 
-numba compiles each at its first call and keeps the machine code beside this file (or where NUMBA_CACHE_DIR says), so
-that only the first worker of a machine waits for it. Each has its slow form in tests/reference.
+numba compiles each at its first call and keeps the machine code beside this file (or where
+NUMBA_CACHE_DIR says), so that only the first worker of a machine waits for it. Each has its slow
+form in tests/reference.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ BLOCK = 1024  # pixels whose channels and scores stay in the cache
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def nearest(channels: F32, weights: F32, offsets: F32, labels: U8) -> None:  # pragma: no cover (compiled)
+def nearest(
+    channels: F32, weights: F32, offsets: F32, labels: U8
+) -> None:  # pragma: no cover (compiled)
     """labels[i] = the first k with the least ``offsets[k] + weights[k] . channels[:, i]``.
 
-    Two scores and four channels at a time: fewer wait for memory, with more the compiler gives up on vectors.
+    Two scores and four channels at a time: fewer wait for memory, with more the compiler gives up
+    on vectors.
 
     Args:
         channels: float32 (D, N), D a multiple of 4.
@@ -55,16 +60,21 @@ def nearest(channels: F32, weights: F32, offsets: F32, labels: U8) -> None:  # p
                 nearer = first[i] < least[i]
                 score, winner = first[i] if nearer else least[i], label if nearer else which[i]
                 nearer = second[i] < score
-                least[i], which[i] = second[i] if nearer else score, next_label if nearer else winner
+                least[i], which[i] = (
+                    second[i] if nearer else score,
+                    next_label if nearer else winner,
+                )
         for i in range(n):
             labels[start + i] = which[i]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def lab_ab(pixels: U8, out: F32) -> None:  # pragma: no cover (compiled)
-    """Axes a and b of CIE Lab, to 0.001; OpenCV's are off by up to 0.5, from tables, and take three times as long.
+    """Axes a and b of CIE Lab, to 0.001; OpenCV's are off by up to 0.5, from tables, and take three
+    times as long.
 
-    The cube root is Newton's, from a third of the exponent: the bits of a float are about its logarithm.
+    The cube root is Newton's, from a third of the exponent: the bits of a float are about its
+    logarithm.
 
     Args:
         pixels: uint8 (N, 3) RGB.
@@ -89,7 +99,9 @@ def lab_ab(pixels: U8, out: F32) -> None:  # pragma: no cover (compiled)
                 v, f = xyz[c, i], root[c, i]
                 f = (f + f + v / (f * f)) * third
                 f = (f + f + v / (f * f)) * third
-                root[c, i] = f if v > np.float32(0.008856) else np.float32(7.787) * v + np.float32(16 / 116)
+                root[c, i] = (
+                    f if v > np.float32(0.008856) else np.float32(7.787) * v + np.float32(16 / 116)
+                )
         for i in range(n):
             out[0, start + i] = np.float32(500) * (root[0, i] - root[1, i])
             out[1, start + i] = np.float32(200) * (root[1, i] - root[2, i])
@@ -100,7 +112,8 @@ def moments(channels: F32, out: npt.NDArray[np.float64]) -> None:  # pragma: no 
     """Mean and standard deviation of each channel, (D, N) -> (D, 2)."""
     N = channels.shape[1]
     for d in range(len(channels)):
-        origin, total, squares = channels[d, 0], 0.0, 0.0  # about a value of its own, a constant has no deviation
+        # About a value of its own, a constant has no deviation
+        origin, total, squares = channels[d, 0], 0.0, 0.0
         for start in range(0, N, BLOCK):
             part = channels[d, start : start + BLOCK]
             s = q = np.float32(0)
@@ -115,7 +128,8 @@ def moments(channels: F32, out: npt.NDArray[np.float64]) -> None:  # pragma: no 
 
 @njit(cache=True, nogil=True)
 def count_labels(labels: U8, counts: npt.NDArray[np.int64]) -> int:  # pragma: no cover (compiled)
-    """Add up pixels by label into ``counts``; return how many differ from the pixel at their place one frame before.
+    """Add up pixels by label into ``counts``; return how many differ from the pixel at their place
+    one frame before.
 
     Args:
         labels: uint8 (T, H, W).
@@ -156,7 +170,9 @@ def filtered_rows(labels: U8, rows: U8) -> None:  # pragma: no cover (compiled)
 
 
 @njit(cache=True, nogil=True)
-def signed_window_sum(plane: U8, rows: I16, columns: I16, out: F32) -> None:  # pragma: no cover (compiled)
+def signed_window_sum(
+    plane: U8, rows: I16, columns: I16, out: F32
+) -> None:  # pragma: no cover (compiled)
     """out[y, x] = sum over i, j of rows[i] * columns[j] * plane[y + i, x + j]: integer adds only, exact.
 
     Args:
@@ -185,7 +201,12 @@ def signed_window_sum(plane: U8, rows: I16, columns: I16, out: F32) -> None:  # 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def weighted_windows(
-    image: U8, top: npt.NDArray[np.int64], down: F32, left: npt.NDArray[np.int64], across: F32, out: U8
+    image: U8,
+    top: npt.NDArray[np.int64],
+    down: F32,
+    left: npt.NDArray[np.int64],
+    across: F32,
+    out: U8,
 ) -> None:  # pragma: no cover (compiled)
     """Each output pixel is a weighted mean of a window of the image: ``down[y]`` by ``across[x]``.
 

@@ -5,8 +5,9 @@
     shard-000000.json    one ``Sidecar``: where each sample lies in the tar, and what became of each source
     quarantine.jsonl     the sources that are damaged, one a line
 
-Every file is plain JSON with the fields of the dataclass of its name. ``digest`` in a sidecar and in the manifest is
-the SHA-256 of the canonical JSON of all its other fields, so a damaged file is noticed before it is believed.
+Every file is plain JSON with the fields of the dataclass of its name. ``digest`` in a sidecar and
+in the manifest is the SHA-256 of the canonical JSON of all its other fields, so a damaged file is
+noticed before it is believed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ T = TypeVar("T", "Sidecar", "Manifest")
 
 @dataclass(frozen=True, kw_only=True)
 class SampleEntry:
-    """Where a clip lies in its shard: ``length`` bytes from ``offset`` on are its tar members, whole."""
+    """Where a clip lies in its shard: ``length`` bytes from ``offset`` on are its tar members,
+    whole."""
 
     key: str
     offset: int
@@ -54,8 +56,8 @@ class SourceEntry:
 
     Attributes:
         uri, sha256: which video; see ``pipeline.sources``.
-        outcome: ``"sampled"``; ``"quarantined"``: damaged, clips before the damage are kept; ``"rejected"``: whole, but
-            nothing to sample in it, or the same bytes as another source.
+        outcome: ``"sampled"``; ``"quarantined"``: damaged, clips before the damage are kept;
+            ``"rejected"``: whole, but nothing to sample in it, or the same bytes as another source.
         clips: clips in the shard.
         frames, fps: as decoded; 0 where it could not be opened.
         decoder: ``"decord"``, ``"pyav"`` or ``"images"``; ``""`` where none was reached.
@@ -63,7 +65,8 @@ class SourceEntry:
         reason: in words; None if sampled.
         first_bad_frame: index of the first frame that could not be had, where known.
         frames_stored: frames in the shard; of a quarantined source these are what was salvaged.
-        segment, segments: which of how many segments; a short video has one. 0 and their number in the manifest.
+        segment, segments: which of how many segments; a short video has one. 0 and their number in
+            the manifest.
         cuts: shot cuts that no clip spans.
         static: clips left out because next to nothing moves in them.
     """
@@ -87,10 +90,12 @@ class SourceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelStatistics:
-    """Counts over label maps, exact and so the same in any order of adding. A *label set* is one view of one clip.
+    """Counts over label maps, exact and so the same in any order of adding. A *label set* is one
+    view of one clip.
 
     Attributes:
-        by_rank: pixels under the most frequent label of their label set, under the second, and so on (K at most).
+        by_rank: pixels under the most frequent label of their label set, under the second, and so
+            on (K at most).
         by_used: label sets that use one label, those that use two, and so on.
         dominated: label sets with over nine tenths of their pixels under one label.
         still: label sets in which fewer than one in a hundred of the compared pixels changed.
@@ -123,11 +128,14 @@ class LabelStatistics:
     @property
     def occupancy(self) -> tuple[float, ...]:
         """Shares of the pixels by rank; empty without pixels."""
-        return tuple(count / sum(self.by_rank) for count in self.by_rank) if any(self.by_rank) else ()
+        return (
+            tuple(count / sum(self.by_rank) for count in self.by_rank) if any(self.by_rank) else ()
+        )
 
     @property
     def entropy(self) -> float:
-        """Of ``occupancy``, in bits: 0 if all pixels have one label, log2 K if all labels are equally frequent."""
+        """Of ``occupancy``, in bits: 0 if all pixels have one label, log2 K if all labels are
+        equally frequent."""
         return sum(-share * math.log2(share) for share in self.occupancy if share)
 
     @property
@@ -138,7 +146,8 @@ class LabelStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """One shard. ``sha256`` and ``bytes`` are the tar's; ``spec`` is the digest of what it was made from."""
+    """One shard. ``sha256`` and ``bytes`` are the tar's; ``spec`` is the digest of what it was made
+    from."""
 
     name: str
     spec: str
@@ -167,7 +176,11 @@ class ShardEntry:
 
     def __post_init__(self) -> None:
         """Name and hash become parts of paths, wherever a manifest comes from."""
-        if not SHARD_NAME.fullmatch(self.name) or not SHA256.fullmatch(self.sha256) or self.bytes < 0:
+        if (
+            not SHARD_NAME.fullmatch(self.name)
+            or not SHA256.fullmatch(self.sha256)
+            or self.bytes < 0
+        ):
             raise ValueError(f"no shard: {self.name!r}, {self.sha256!r}, {self.bytes} bytes")
 
 
@@ -190,7 +203,8 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A data set. ``config`` is the pipeline's configuration as plain values, ``versions`` what else decides bytes."""
+    """A data set. ``config`` is the pipeline's configuration as plain values, ``versions`` what
+    else decides bytes."""
 
     schema: int
     config: dict[str, Any]
@@ -204,7 +218,8 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRef:
-    """A clip and where its bytes are: ``length`` bytes from ``offset`` on in the file ``shard`` of the folder."""
+    """A clip and where its bytes are: ``length`` bytes from ``offset`` on in the file ``shard`` of
+    the folder."""
 
     shard: str
     key: str
@@ -215,7 +230,8 @@ class SampleRef:
 
 
 def load_manifest(shards: str | Path) -> Manifest:
-    """Read the manifest of a folder of shards (the folder, or its ``manifest.json``), local or at a URI.
+    """Read the manifest of a folder of shards (the folder, or its ``manifest.json``), local or at a
+    URI.
 
     Raises:
         NotFoundError: there is none.
@@ -223,7 +239,9 @@ def load_manifest(shards: str | Path) -> Manifest:
     """
     location = str(shards) if str(shards).endswith(".json") else storage.join(shards, MANIFEST)
     if storage.kind(location) != "file":
-        raise NotFoundError(f"no finished shards at {shards}: run `corrfractal precompute` first, to its end")
+        raise NotFoundError(
+            f"no finished shards at {shards}: run `corrfractal precompute` first, to its end"
+        )
     manifest = read_sealed(location, Manifest)
     if manifest.schema != SCHEMA:
         raise IntegrityError(
@@ -241,7 +259,9 @@ def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
     location = storage.join(shards, sidecar_name(shard.name))
     sidecar = read_sealed(location, Sidecar)
     if sidecar.digest != shard.sidecar:
-        raise IntegrityError(f"{location} is not the one that {MANIFEST} names: run `corrfractal precompute` again")
+        raise IntegrityError(
+            f"{location} is not the one that {MANIFEST} names: run `corrfractal precompute` again"
+        )
     return sidecar
 
 
@@ -270,7 +290,10 @@ def seal(document: T) -> T:
 
 def to_text(document: T) -> str:
     """JSON text of a sealed document, the same for the same contents."""
-    return json.dumps(dataclasses.asdict(document), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(dataclasses.asdict(document), indent=1, sort_keys=True, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def read_sealed(location: str | Path, cls: type[T]) -> T:
@@ -289,7 +312,9 @@ def read_sealed(location: str | Path, cls: type[T]) -> T:
     except (ValueError, ValidationError, RecursionError) as exc:
         raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
     if digest(_unsealed(values)) != document.digest:
-        raise IntegrityError(f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again")
+        raise IntegrityError(
+            f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again"
+        )
     return document
 
 

@@ -27,7 +27,8 @@ anti-aliased drawing."""
 
 SQUARE = np.ones((3, 3), dtype=np.uint8)
 BRIGHT = 32  # a drawing has one bright value, 128 or 255; ids are small numbers
-REACH = 8  # pixels around an edge in which anti-aliasing and JPEG, whose blocks are 8x8, leave values between
+# Pixels around an edge in which anti-aliasing and JPEG, whose blocks are 8x8, leave values between
+REACH = 8
 
 
 def read_mask(path: str | Path, size: tuple[int, ...] | None = None) -> U8:
@@ -61,7 +62,9 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
     mask, lossy = _read(path, size)
     ids = np.unique(mask[mask > 0])
     if ids.size == 0:
-        raise MaskError(f"the mask {path} is all background (0): mark each object with an id from 1 on")
+        raise MaskError(
+            f"the mask {path} is all background (0): mark each object with an id from 1 on"
+        )
     if not lossy and not _has_blends(mask, ids):
         return np.where(mask == 255, np.uint8(1), mask) if ids.tolist() == [255] else mask
     if (one := _one_object(mask)) is not None:

@@ -30,11 +30,14 @@ from .storage import Location, is_uri
 Identity = tuple[object, ...]
 Lineage = list[Identity]
 
-SCHEMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}  # spellings of one store
+# Spellings of one store
+SCHEMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 SEAL = re.compile(rb"<!-- written by corrfractal, sha256 ([0-9a-f]{64}) -->\n\Z")
 
 
-def refuse_overlap(outputs: Mapping[str, Location | None], inputs: Iterable[Location | None]) -> None:
+def refuse_overlap(
+    outputs: Mapping[str, Location | None], inputs: Iterable[Location | None]
+) -> None:
     """Check that no output of a call touches one of its inputs, or another output. Nothing is
     written.
 
@@ -80,7 +83,9 @@ def refuse_existing(paths: Iterable[Path], advice: str) -> None:
     """
     for path in paths:
         if os.path.lexists(path):
-            raise CallError(f"{path} exists, and was not written by this command: {advice}. Nothing was written")
+            raise CallError(
+                f"{path} exists, and was not written by this command: {advice}. Nothing was written"
+            )
 
 
 class Written:
@@ -131,7 +136,9 @@ class Written:
             if not os.path.lexists(path):
                 continue
             if path.is_dir():
-                raise CallError(f"{path} is a folder, and a file would be written there: name another output")
+                raise CallError(
+                    f"{path} is a folder, and a file would be written there: name another output"
+                )
             if not overwrite and not self.owns(path):
                 raise CallError(
                     f"{path} exists, and is not what this command wrote there: move it away, name another output, "
@@ -143,7 +150,8 @@ class Written:
         """A temporary file beside ``path`` that takes its name at the end of the block, once the
         note names it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # the name may be as long as names can be
+        # The name may be as long as names can be
+        short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
         temporary = path.with_name(f".{short}.{os.getpid()}.tmp{path.suffix}")
         try:
             yield temporary
@@ -168,7 +176,11 @@ class Written:
             elif os.path.lexists(path):
                 changed.append(path)
             del self._hashes[self._name(path)]
-        lines = [_line(name, sha256) for name, hashes in self._hashes.items() for sha256 in sorted(hashes)]
+        lines = [
+            _line(name, sha256)
+            for name, hashes in self._hashes.items()
+            for sha256 in sorted(hashes)
+        ]
         if self._note.exists():
             write_text(self._note, "".join(lines))
         return changed
@@ -186,7 +198,9 @@ class Written:
     def _name(self, path: Path) -> str:
         absolute = path.parent.resolve() / path.name
         folder = self._root.resolve()
-        return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+        return (
+            str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+        )
 
 
 def refuse_foreign_page(path: Path, *, overwrite: bool = False) -> None:
@@ -259,7 +273,8 @@ def _identity(path: Path) -> Identity:
         try:
             found = path.stat()
         except OSError:
-            rest.insert(0, path.name.casefold())  # whether the file system ignores case is not known yet
+            # Whether the file system ignores case is not known yet
+            rest.insert(0, path.name.casefold())
             path = path.parent
         else:
             return (found.st_dev, found.st_ino, *rest)

@@ -1,10 +1,12 @@
-"""Pattern-boosted quantisation (III-A, Fig. 2): ab colour + random Walsh-Hadamard patterns -> k-means pseudo-labels.
+"""Pattern-boosted quantisation (III-A, Fig. 2): ab colour + random Walsh-Hadamard patterns ->
+k-means pseudo-labels.
 
-The frames of a clip are quantised together with one codebook, so that a label means the same thing in every frame; with
-a codebook per frame only 23 % of the pixels kept their label along optical flow, with a joint one 68 %.
+The frames of a clip are quantised together with one codebook, so that a label means the same thing
+in every frame; with a codebook per frame only 23 % of the pixels kept their label along optical
+flow, with a joint one 68 %.
 
-A *view* is one random selection of patterns. Where the paper draws anew for every training pair, a clip is stored with
-one or more views and training draws one of them.
+A *view* is one random selection of patterns. Where the paper draws anew for every training pair, a
+clip is stored with one or more views and training draws one of them.
 """
 
 from __future__ import annotations
@@ -33,11 +35,14 @@ class QuantizationConfig(Config):
     clusters: int = 16
     """K, number of labels; at most 16, since label maps are stored with 4 bits a pixel."""
     n_patterns: int = 6
-    """Walsh-Hadamard responses drawn per view; 0 gives colour only (the paper's Fig. 8b, its ablation without P)."""
+    """Walsh-Hadamard responses drawn per view; 0 gives colour only (the paper's Fig. 8b, its
+    ablation without P)."""
     pattern_weight: float = 0.5
-    """Weight of each standardised pattern channel beside the standardised a and b; see ``docs/decisions/0006``."""
+    """Weight of each standardised pattern channel beside the standardised a and b; see
+    ``docs/decisions/0006``."""
     max_sequency: int | None = 1
-    """Largest row or column sequency to draw from; None, or ``basis`` - 1, draws from the whole basis."""
+    """Largest row or column sequency to draw from; None, or ``basis`` - 1, draws from the whole
+    basis."""
     basis: int = 4
     """Size of the Walsh-Hadamard basis, 4 or 8."""
     luminance: bool = False
@@ -47,7 +52,8 @@ class QuantizationConfig(Config):
     colour: str = "ab"
     """``ab``: both; ``one``: a or b, drawn per view."""
     fit_pixels: int = 4096
-    """Pixels of the clip on which k-means is fitted; more cost time and gain nothing (``docs/decisions/0010``)."""
+    """Pixels of the clip on which k-means is fitted; more cost time and gain nothing
+    (``docs/decisions/0010``)."""
     iterations: int = 10
     """k-means iterations (``docs/decisions/0010``)."""
 
@@ -57,7 +63,9 @@ class QuantizationConfig(Config):
         if self.basis not in (4, 8):
             raise ValueError(f"basis must be 4 or 8, got {self.basis}")
         if self.max_sequency is not None and not 1 <= self.max_sequency < self.basis:
-            raise ValueError(f"max_sequency must lie in 1..{self.basis - 1}, got {self.max_sequency}")
+            raise ValueError(
+                f"max_sequency must lie in 1..{self.basis - 1}, got {self.max_sequency}"
+            )
         if not 0 <= self.n_patterns <= len(self.candidates()):
             raise ValueError(
                 f"n_patterns must lie in 0..{len(self.candidates())}, what max_sequency {self.max_sequency} leaves to "
@@ -74,7 +82,8 @@ class QuantizationConfig(Config):
             )
 
     def candidates(self) -> list[int]:
-        """Pattern ids that a view may draw. All three colours of a luminance are equal: its patterns are those of R."""
+        """Pattern ids that a view may draw. All three colours of a luminance are equal: its
+        patterns are those of R."""
         count = pattern_count(self.basis)
         ids = [*range(count // 3 if self.luminance else count)]
         if self.keep_dc:
@@ -85,7 +94,8 @@ class QuantizationConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One random selection of channels: colour axes (0: a, 1: b), then Walsh-Hadamard patterns by id, ascending."""
+    """One random selection of channels: colour axes (0: a, 1: b), then Walsh-Hadamard patterns by
+    id, ascending."""
 
     colour: tuple[int, ...] = (0, 1)
     selection: tuple[int, ...] = ()
@@ -143,11 +153,11 @@ def quantize_clip(
     Args:
         frames: uint8 (T, H, W, 3) RGB.
         config: how to quantise; None takes the defaults.
-        seed: draws the patterns, the pixels to fit on and the first centroids. Same seed, same labels, whatever the
-            number of threads.
+        seed: draws the patterns, the pixels to fit on and the first centroids. Same seed, same
+            labels, whatever the number of threads.
         codebook: a global one, made by ``fit_codebook``; None fits one to this clip.
-        device: compute with PyTorch on this device (``"cuda"``, ``"cpu"``) instead of compiled loops and faiss; see
-            ``quantization_torch``.
+        device: compute with PyTorch on this device (``"cuda"``, ``"cpu"``) instead of compiled
+            loops and faiss; see ``quantization_torch``.
 
     Returns:
         labels, uint8 (T, H, W) in 0 .. K-1; and the codebook that made them.
@@ -171,12 +181,15 @@ def quantize_clip(
 
 
 def fit_codebook(clips: Sequence[U8], config: QuantizationConfig, seed: int) -> Codebook:
-    """One codebook for many clips, uint8 (T, H, W, 3) each: the global alternative to a codebook per clip."""
+    """One codebook for many clips, uint8 (T, H, W, 3) each: the global alternative to a codebook
+    per clip."""
     for clip in clips:
         _check(clip)
     rng = np.random.default_rng(seed)
     view = _draw_view(config, rng)
-    return _fit_codebook(np.concatenate([clip_channels(clip, view) for clip in clips], axis=1), view, config, rng)
+    return _fit_codebook(
+        np.concatenate([clip_channels(clip, view) for clip in clips], axis=1), view, config, rng
+    )
 
 
 def clip_channels(frames: U8, view: View) -> F32:
@@ -190,7 +203,9 @@ def clip_channels(frames: U8, view: View) -> F32:
         channels[: len(view.colour), t] = both[list(view.colour)]
         if view.selection:
             source = (
-                np.repeat(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2) if view.luminance else frame
+                np.repeat(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+                if view.luminance
+                else frame
             )
             write_responses(source, view.selection, view.basis, channels[len(view.colour) :, t])
     return channels.reshape(len(channels), -1)
@@ -198,17 +213,24 @@ def clip_channels(frames: U8, view: View) -> F32:
 
 def _check(frames: U8) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
-        raise ValueError(f"frames must be uint8 (T, H, W, 3), not empty, got {frames.dtype} {frames.shape}")
+        raise ValueError(
+            f"frames must be uint8 (T, H, W, 3), not empty, got {frames.dtype} {frames.shape}"
+        )
 
 
 def _draw_view(config: QuantizationConfig, rng: np.random.Generator) -> View:
-    selection = tuple(sorted(rng.choice(config.candidates(), config.n_patterns, replace=False).tolist()))
+    selection = tuple(
+        sorted(rng.choice(config.candidates(), config.n_patterns, replace=False).tolist())
+    )
     colour = (0, 1) if config.colour == "ab" else (int(rng.integers(2)),)
     return View(colour=colour, selection=selection, basis=config.basis, luminance=config.luminance)
 
 
-def _fit_codebook(channels: F32, view: View, config: QuantizationConfig, rng: np.random.Generator) -> Codebook:
-    """Standardise each channel over all pixels, weight the patterns, and fit k-means on a sub-sample."""
+def _fit_codebook(
+    channels: F32, view: View, config: QuantizationConfig, rng: np.random.Generator
+) -> Codebook:
+    """Standardise each channel over all pixels, weight the patterns, and fit k-means on a
+    sub-sample."""
     from .loops import moments  # late: what only propagates masks does without the compiler
 
     measured = np.empty((len(channels), 2))
@@ -232,7 +254,10 @@ def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
     weights = -2 * centroids * scale
     offsets = (centroids**2).sum(axis=1) - weights @ mean
     if short := -len(channels) % 4:
-        channels, weights = np.pad(channels, ((0, short), (0, 0))), np.pad(weights, ((0, 0), (0, short)))
+        channels, weights = (
+            np.pad(channels, ((0, short), (0, 0))),
+            np.pad(weights, ((0, 0), (0, short))),
+        )
     if len(centroids) % 2:
         weights, offsets = np.pad(weights, ((0, 1), (0, 0))), np.append(offsets, np.inf)
     labels = np.empty(channels.shape[1], dtype=np.uint8)
@@ -243,8 +268,8 @@ def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
 def _fit(points: F32, config: QuantizationConfig, seed: int) -> F32:
     """k-means centroids, float32 (K, D).
 
-    One thread: faiss sums in thread order, which would change the last digits. Distances without BLAS: for so few
-    centroids and channels it takes twice as long.
+    One thread: faiss sums in thread order, which would change the last digits. Distances without
+    BLAS: for so few centroids and channels it takes twice as long.
     """
     threads, blas_from = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
     faiss.omp_set_num_threads(1)

@@ -1,6 +1,6 @@
-"""``quantize_clip`` as tensor operations on one device: the same views, pixels and standardisation, so nearly the same
-labels; k-means starts from other points than faiss does. One path for CUDA and CPU, where it is slower than the
-compiled one and serves to try it.
+"""``quantize_clip`` as tensor operations on one device: the same views, pixels and standardisation,
+so nearly the same labels; k-means starts from other points than faiss does. One path for CUDA and
+CPU, where it is slower than the compiled one and serves to try it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ def _responses(rgb: Tensor, view: View) -> Tensor:
     """float32 (T, patterns, H, W) from (T, 3, H, W): one convolution per colour channel."""
     n, functions = view.basis, torch.from_numpy(walsh_basis(view.basis)).to(rgb)
     before, after = n // 2 - 1, n // 2
-    padded = F.pad(rgb, (before, after, before, after), mode="reflect" if min(rgb.shape[2:]) > after else "replicate")
+    padded = F.pad(
+        rgb,
+        (before, after, before, after),
+        mode="reflect" if min(rgb.shape[2:]) > after else "replicate",
+    )
     kernels = rgb.new_zeros(len(view.selection), 3, n, n)
     for kernel, pattern in zip(kernels, view.selection, strict=True):
         channel, row, column = place(pattern, n)
@@ -65,25 +69,38 @@ def _responses(rgb: Tensor, view: View) -> Tensor:
     return F.conv2d(padded, kernels)
 
 
-def _fit_codebook(channels: Tensor, view: View, config: QuantizationConfig, rng: np.random.Generator) -> Codebook:
-    moments = torch.stack((channels.double().mean(dim=1), channels.double().std(dim=1, correction=0))).float()
+def _fit_codebook(
+    channels: Tensor, view: View, config: QuantizationConfig, rng: np.random.Generator
+) -> Codebook:
+    moments = torch.stack(
+        (channels.double().mean(dim=1), channels.double().std(dim=1, correction=0))
+    ).float()
     mean, deviation = moments
-    scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), torch.zeros_like(deviation))
+    scale = torch.where(
+        deviation > 1e-6, 1 / deviation.clamp(min=1e-6), torch.zeros_like(deviation)
+    )
     scale[len(view.colour) :] *= config.pattern_weight
-    pixels = torch.from_numpy(rng.integers(channels.shape[1], size=config.fit_pixels)).to(channels.device)
+    pixels = torch.from_numpy(rng.integers(channels.shape[1], size=config.fit_pixels)).to(
+        channels.device
+    )
     points = ((channels[:, pixels] - mean[:, None]) * scale[:, None]).T
-    first = torch.from_numpy(rng.choice(len(points), config.clusters, replace=False)).to(channels.device)
+    first = torch.from_numpy(rng.choice(len(points), config.clusters, replace=False)).to(
+        channels.device
+    )
     centroids = kmeans(points, points[first], config.iterations)
     return Codebook(
-        view=view, mean=mean.cpu().numpy(), scale=scale.cpu().numpy(), centroids=centroids.float().cpu().numpy()
+        view=view,
+        mean=mean.cpu().numpy(),
+        scale=scale.cpu().numpy(),
+        centroids=centroids.float().cpu().numpy(),
     )
 
 
 def kmeans(points: Tensor, centroids: Tensor, iterations: int) -> Tensor:
     """Lloyd's iterations from given centroids, (N, D) and (K, D) -> (K, D).
 
-    Sums are matrix products, not scattered additions: the same on every run of a device. A cluster that nobody is
-    nearest to moves to the point that lies farthest from its own centroid.
+    Sums are matrix products, not scattered additions: the same on every run of a device. A cluster
+    that nobody is nearest to moves to the point that lies farthest from its own centroid.
     """
     for _ in range(iterations):
         distances, nearest = torch.cdist(points, centroids).min(dim=1)
@@ -105,4 +122,9 @@ def _assign(channels: Tensor, codebook: Codebook) -> Tensor:
     weights = -2 * centroids * scale
     offsets = (centroids**2).sum(dim=1) - weights @ mean
     parts = channels.split(ASSIGN_CHUNK, dim=1)
-    return torch.cat([torch.addmm(offsets[:, None], weights, part).argmin(dim=0).to(torch.uint8) for part in parts])
+    return torch.cat(
+        [
+            torch.addmm(offsets[:, None], weights, part).argmin(dim=0).to(torch.uint8)
+            for part in parts
+        ]
+    )

@@ -1,9 +1,9 @@
-"""Settings of a process, kept in one place: how this project starts or joins Ray, what it asks of MLflow, and how files
-get their names.
+"""Settings of a process, kept in one place: how this project starts or joins Ray, what it asks of
+MLflow, and how files get their names.
 
-This file does not import Ray; the ``run.py`` of each stage does, and hands it to ``ray_session``. Ray reads part
-of its environment when it is *imported*, so that part is set when this file is: the packages that use Ray import it
-first.
+This file does not import Ray; the ``run.py`` of each stage does, and hands it to ``ray_session``.
+Ray reads part of its environment when it is *imported*, so that part is set when this file is: the
+packages that use Ray import it first.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _settle_environment() -> None:
-    """Ray: no usage reports; and a private Ray listens on loopback only, where by default it listens on every interface
-    (``_node_ip_address`` does not change that). A process that joins a cluster must keep its real address.
+    """Ray: no usage reports; and a private Ray listens on loopback only, where by default it
+    listens on every interface (``_node_ip_address`` does not change that). A process that joins a
+    cluster must keep its real address.
 
-    glibc gives each of a worker's threads a heap of its own, up to eight a core, and every decoder starts threads: the
-    workers of a build of 30 small videos came to 627 MB each, with two heaps to 367.
+    glibc gives each of a worker's threads a heap of its own, up to eight a core, and every decoder
+    starts threads: the workers of a build of 30 small videos came to 627 MB each, with two heaps to
+    367.
 
-    MLflow: it prints no address at the end of a run, since there may be a password in it; files come through its
-    server, where by default those of an S3 store are fetched from the store, which often only the server can reach;
-    and a server that is away is given up after seconds, where by default MLflow tries for minutes.
+    MLflow: it prints no address at the end of a run, since there may be a password in it; files
+    come through its server, where by default those of an S3 store are fetched from the store, which
+    often only the server can reach; and a server that is away is given up after seconds, where by
+    default MLflow tries for minutes.
     """
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if os.environ.get(name) == "":
@@ -58,7 +61,8 @@ _settle_environment()
 
 @contextmanager
 def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
-    """The Ray session at hand; else one for this block: of the cluster of ``RAY_ADDRESS`` if set, or a private one.
+    """The Ray session at hand; else one for this block: of the cluster of ``RAY_ADDRESS`` if set,
+    or a private one.
 
     Args:
         ray: the module, which this layer does not import.
@@ -80,7 +84,8 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
         where = cluster_address() or "on this machine"
         raise CorrFractalError(f"no Ray session {where}: {describe_error(exc)}") from exc
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which exits without a word
+        # Ray puts its own there, which exits without a word
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
@@ -90,8 +95,9 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
 def _installed_code_only(ray: ModuleType) -> Any:
     """A job whose workers do not import from the folder where the command was given, but from ours.
 
-    Ray puts the driver's working folder and script folder first on its workers' search path, unless the job has a
-    ``working_dir``: a ``statistics.py`` there would be imported, and run, in place of Python's.
+    Ray puts the driver's working folder and script folder first on its workers' search path, unless
+    the job has a ``working_dir``: a ``statistics.py`` there would be imported, and run, in place of
+    Python's.
     """
 
     base: Any = ray.job_config.JobConfig
@@ -112,13 +118,15 @@ def _ray_options(ray: ModuleType, cpus: int | None) -> dict[str, Any]:
     if cluster_address() is not None:
         return options
     # Frames never travel through the object store.
-    private = {"address": "local", "include_dashboard": False}  # never a cluster that happens to run on this machine
+    # Never a cluster that happens to run on this machine
+    private = {"address": "local", "include_dashboard": False}
     return {**options, **private, "num_cpus": cpus, "object_store_memory": 256 << 20}
 
 
 def cpu_count() -> int:
     """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: a container or a queue may have given us a part of the machine
+    # Linux: a container or a queue may have given us a part of the machine
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -142,7 +150,8 @@ def resident_mb() -> float:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a finished file its final name, so that a half-written file is never taken for a whole one.
+    """Give a finished file its final name, so that a half-written file is never taken for a whole
+    one.
 
     The file's contents reach the disk before the name does (fsync, rename, fsync of the folder).
     """
@@ -157,7 +166,8 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def without_password(text: str) -> str:
-    """A URI, or a text that names some, as it may be shown and stored: a password in a URI gives way to three stars."""
+    """A URI, or a text that names some, as it may be shown and stored: a password in a URI gives
+    way to three stars."""
     return re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1:***@", text)
 
 
@@ -169,7 +179,8 @@ def file_sha256(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file in one atomic step."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # names of files may hold other bytes
+    # Names of files may hold other bytes
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, contents: bytes) -> None:

@@ -1,4 +1,5 @@
-"""What a stored clip is. The pipeline writes it, training reads it; this file is the whole of their agreement.
+"""What a stored clip is. The pipeline writes it, training reads it; this file is the whole of
+their agreement.
 
 A clip of T frames and V views is one WebDataset sample, a run of tar members with a common key:
 
@@ -6,7 +7,8 @@ A clip of T frames and V views is one WebDataset sample, a run of tar members wi
     KEY.json                source, frame indices, presentation times, codebooks
     KEY.v0.f000.png ...     pseudo-labels of view v and frame t, PNG with palette, 4 bits a pixel, ids 0..15
 
-Any image viewer opens the members; ``webdataset`` reads the shards as they are. Nothing is pickled.
+Any image viewer opens the members; ``webdataset`` reads the shards as they are. Nothing is
+pickled.
 """
 
 from __future__ import annotations
@@ -80,9 +82,12 @@ def encode_clip(clip: Clip) -> dict[str, bytes]:
 
 
 def decode_clip(
-    members: dict[str, bytes], frames: tuple[int, ...] | None = None, views: tuple[int, ...] | None = None
+    members: dict[str, bytes],
+    frames: tuple[int, ...] | None = None,
+    views: tuple[int, ...] | None = None,
 ) -> Clip:
-    """Read a clip back from its members; of the frames and views, only those named (default: all) are decoded.
+    """Read a clip back from its members; of the frames and views, only those named (default: all)
+    are decoded.
 
     Raises:
         IntegrityError: a member is missing or damaged; its name is in the message.
@@ -94,9 +99,13 @@ def decode_clip(
         ts = frames if frames is not None else tuple(range(len(meta["frame_indices"])))
         vs = views if views is not None else tuple(range(len(meta["codebooks"])))
         images = np.stack([_decode_jpeg(members, f"{key}.f{t:03d}.jpg") for t in ts])
-        labels = np.stack([[_decode_labels(members, f"{key}.v{v}.f{t:03d}.png") for t in ts] for v in vs])
+        labels = np.stack(
+            [[_decode_labels(members, f"{key}.v{v}.f{t:03d}.png") for t in ts] for v in vs]
+        )
     except (KeyError, StopIteration, json.JSONDecodeError) as exc:
-        raise IntegrityError(f"a stored clip lacks a member: {exc}; members: {sorted(members)[:3]} ...") from exc
+        raise IntegrityError(
+            f"a stored clip lacks a member: {exc}; members: {sorted(members)[:3]} ..."
+        ) from exc
     return Clip(key=key, frames=images, labels=labels, meta=meta)
 
 
@@ -115,18 +124,22 @@ def read_members(block: bytes) -> dict[str, bytes]:
         members[name] = block[start : start + size]
         at = start + size + -size % tarfile.BLOCKSIZE
     if at != len(block):
-        raise IntegrityError(f"the last of its members is cut short, {at - len(block)} bytes are missing")
+        raise IntegrityError(
+            f"the last of its members is cut short, {at - len(block)} bytes are missing"
+        )
     return members
 
 
 def _header(header: bytes) -> tuple[str, int]:
-    """Name and size of a member (POSIX.1-1988 ustar). ``tarfile`` takes longer over a clip's headers than decoding its
-    labels takes; it also checks their sums, but a shard's SHA-256 has been checked by then."""
+    """Name and size of a member (POSIX.1-1988 ustar). ``tarfile`` takes longer over a clip's
+    headers than decoding its labels takes; it also checks their sums, but a shard's SHA-256 has
+    been checked by then."""
     try:
         if header[257:262] != b"ustar" or header[156:157] != tarfile.REGTYPE:
             raise ValueError("no header of a regular file")
         name, prefix = (part.rstrip(b"\0").decode() for part in (header[:100], header[345:500]))
-        if not header[124:135].isdigit():  # int() takes a sign too: a member before the one at hand, for ever
+        # int() takes a sign too: a member before the one at hand, for ever
+        if not header[124:135].isdigit():
             raise ValueError("a size that is no octal number")
         return f"{prefix}/{name}" if prefix else name, int(header[124:135], 8)
     except ValueError as exc:
@@ -139,7 +152,9 @@ def colorize(labels: U8) -> U8:
 
 
 def _encode_jpeg(frame: U8) -> bytes:
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    ok, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
     assert ok, "cv2.imencode refuses no uint8 image"
     return bytes(data)
 
@@ -152,8 +167,8 @@ def _decode_jpeg(members: dict[str, bytes], name: str) -> U8:
 
 
 def _encode_labels(labels: U8) -> bytes:
-    """PNG (ISO 15948) by hand: two pixels a byte, each row less the one above it, run lengths; PIL takes five times as
-    long to find a larger file."""
+    """PNG (ISO 15948) by hand: two pixels a byte, each row less the one above it, run lengths; PIL
+    takes five times as long to find a larger file."""
     from .loops import filtered_rows  # late: who only reads samples does without the compiler
 
     H, W = labels.shape
@@ -167,7 +182,8 @@ def _encode_labels(labels: U8) -> bytes:
         (b"IEND", b""),
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )
 
 

@@ -1,5 +1,6 @@
-"""The score of a registered model on an evaluation set, bound to both by digests. Evaluation notes it on the version,
-the gate of the registry reads it there: no loose file comes between, and unlike is never compared with like.
+"""The score of a registered model on an evaluation set, bound to both by digests. Evaluation notes
+it on the version, the gate of the registry reads it there: no loose file comes between, and unlike
+is never compared with like.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ PREFIX = "scores."
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Config):
-    """J and F, fractions 0..1, of one model on one evaluation set. Stored as a tag of the model's version."""
+    """J and F, fractions 0..1, of one model on one evaluation set. Stored as a tag of the model's
+    version."""
 
     dataset: str
     """Name of the evaluation set, such as ``davis2017-val``."""

@@ -1,8 +1,10 @@
-"""Files by their location: a local path, or any URI that fsspec knows (``s3://``, ``gs://``, ``memory://``, ...).
+"""Files by their location: a local path, or any URI that fsspec knows (``s3://``, ``gs://``,
+``memory://``, ...).
 
-The same promise on both: a location appears when its contents are whole, never before. Locally that is fsync and
-rename, an object store gives it with every upload. Every failure is an ``OSError`` that names the location, but for a
-URI with a password in it, which is refused (``CallError``): locations end in manifests, reports and logs.
+The same promise on both: a location appears when its contents are whole, never before. Locally that
+is fsync and rename, an object store gives it with every upload. Every failure is an ``OSError``
+that names the location, but for a URI with a password in it, which is refused (``CallError``):
+locations end in manifests, reports and logs.
 """
 
 from __future__ import annotations
@@ -25,7 +27,14 @@ from .runtime import file_sha256, publish, without_password, write_bytes
 
 Location = str | Path
 
-EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+EXTRAS = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
 
 
 def is_uri(location: Location) -> bool:
@@ -67,7 +76,8 @@ def identity(folder: Location) -> str:
 
 
 def kind(location: Location) -> str | None:
-    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what cannot be reached; see ``fault``."""
+    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what cannot be
+    reached; see ``fault``."""
     if is_uri(location):
         with _remote(location) as (fs, path):
             return "file" if fs.isfile(path) else "folder" if fs.isdir(path) else None
@@ -99,7 +109,8 @@ def fault(location: Location) -> str:
 
 
 def entries(folder: Location) -> list[tuple[str, str | None]]:
-    """Name and ``kind`` of everything in a folder, sorted by name. A store may have a file and a folder of one name."""
+    """Name and ``kind`` of everything in a folder, sorted by name. A store may have a file and a
+    folder of one name."""
     if not is_uri(folder):
         with os.scandir(folder) as found:
             return sorted((entry.name, _entry_kind(entry)) for entry in found)
@@ -107,8 +118,12 @@ def entries(folder: Location) -> list[tuple[str, str | None]]:
         listed = [(entry["name"], entry["type"]) for entry in fs.ls(path, detail=True)]
     own = path.rstrip("/")
     kinds = {"file": "file", "directory": "folder"}
-    children = [(name.rstrip("/"), what) for name, what in listed if name.rstrip("/") != own]  # the folder's own marker
-    return sorted(((posixpath.basename(name), kinds.get(what)) for name, what in children), key=lambda entry: entry[0])
+    # The folder's own marker
+    children = [(name.rstrip("/"), what) for name, what in listed if name.rstrip("/") != own]
+    return sorted(
+        ((posixpath.basename(name), kinds.get(what)) for name, what in children),
+        key=lambda entry: entry[0],
+    )
 
 
 def _entry_kind(entry: os.DirEntry[str]) -> str | None:
@@ -123,11 +138,14 @@ def _entry_kind(entry: os.DirEntry[str]) -> str | None:
 def listing(folder: Location) -> tuple[list[str], list[str]]:
     """Names of the files and names of the folders in a folder, each sorted."""
     found = entries(folder)
-    return [name for name, what in found if what == "file"], [name for name, what in found if what == "folder"]
+    return [name for name, what in found if what == "file"], [
+        name for name, what in found if what == "folder"
+    ]
 
 
 def matches(pattern: str) -> list[str]:
-    """Locations that a glob pattern fits, sorted; ``**`` reaches into sub-folders, each entered once."""
+    """Locations that a glob pattern fits, sorted; ``**`` reaches into sub-folders, each entered
+    once."""
     if not is_uri(pattern):
         return sorted(set(_local_matches(pattern)))
     with _remote(pattern) as (fs, path):
@@ -135,7 +153,8 @@ def matches(pattern: str) -> list[str]:
 
 
 def _local_matches(pattern: str) -> Iterator[str]:
-    """As ``glob.glob``, which follows links that lead back up until the system refuses: with two of them, for ever."""
+    """As ``glob.glob``, which follows links that lead back up until the system refuses: with two of
+    them, for ever."""
     head, found, tail = pattern.partition("**/")
     if not found or (head and not head.endswith("/")):
         yield from glob.glob(pattern, recursive=True)  # noqa: PTH207 (a pattern may be absolute)
@@ -146,7 +165,8 @@ def _local_matches(pattern: str) -> Iterator[str]:
 
 
 def _folders_below(start: str) -> Iterator[str]:
-    """A folder and all below it, each real one once, with a slash at the end; ``""`` is the working folder."""
+    """A folder and all below it, each real one once, with a slash at the end; ``""`` is the working
+    folder."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:
@@ -157,7 +177,11 @@ def _folders_below(start: str) -> Iterator[str]:
                 continue
             seen.add(real)
             yield folder
-            below = [name for name, what in entries(folder or ".") if what == "folder" and not name.startswith(".")]
+            below = [
+                name
+                for name, what in entries(folder or ".")
+                if what == "folder" and not name.startswith(".")
+            ]
         except OSError:
             continue  # as a shell's glob
         waiting.extend(f"{folder}{name}/" for name in reversed(below))
@@ -202,7 +226,8 @@ def write(location: Location, contents: bytes) -> None:
 
 
 def put(temporary: Path, location: Location) -> None:
-    """Give a finished local file, made in ``scratch``, its location; the temporary is gone afterwards."""
+    """Give a finished local file, made in ``scratch``, its location; the temporary is gone
+    afterwards."""
     if not is_uri(location):
         publish(temporary, Path(location))
         return
@@ -218,7 +243,8 @@ def fetch(location: Location, target: Path) -> None:
 
 
 def scratch(folder: Location) -> Path:
-    """The local folder in which a file for ``folder`` is made: itself, or the system's for temporary files."""
+    """The local folder in which a file for ``folder`` is made: itself, or the system's for
+    temporary files."""
     return Path(tempfile.gettempdir() if is_uri(folder) else folder)
 
 
@@ -236,7 +262,10 @@ def sha256(location: Location) -> str:
     """SHA-256 (hex) of a file's bytes."""
     if not is_uri(location):
         return file_sha256(Path(location))
-    with _remote(location) as (fs, path), fs.open(path, "rb", cache_type="readahead", block_size=8 << 20) as file:
+    with (
+        _remote(location) as (fs, path),
+        fs.open(path, "rb", cache_type="readahead", block_size=8 << 20) as file,
+    ):
         digest = hashlib.sha256()
         while block := file.read(8 << 20):
             digest.update(block)
@@ -256,7 +285,10 @@ def local_copy(location: Location) -> Iterator[Path]:
             if not fs.isfile(path):
                 target.mkdir()
                 names = listing(location)[0]
-                fs.get([posixpath.join(path, name) for name in names], [str(target / name) for name in names])
+                fs.get(
+                    [posixpath.join(path, name) for name in names],
+                    [str(target / name) for name in names],
+                )
             else:
                 fs.get_file(path, str(target))
         yield target

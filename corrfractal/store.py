@@ -109,9 +109,13 @@ def sqlite_file(uri: str) -> Path | None:
         return None
     path, query = match.groups()
     if query and not all(re.fullmatch(r"\w+=.*", part) for part in query.split("&")):
-        raise CallError(f"cannot read the store's URI {uri}: in a file's name, '?' is written %3F and '%' is %25")
+        raise CallError(
+            f"cannot read the store's URI {uri}: in a file's name, '?' is written %3F and '%' is %25"
+        )
     if not path or path == ":memory:" or path.startswith("file:"):
-        raise CallError(f"the store's URI {uri} names no file: write sqlite:////absolute/path/mlflow.db")
+        raise CallError(
+            f"the store's URI {uri} names no file: write sqlite:////absolute/path/mlflow.db"
+        )
     return Path(unquote(path))
 
 
@@ -181,7 +185,9 @@ def holds_run(file: Path, run_id: str) -> bool:
     if not file.is_file():
         return False
     with contextlib.suppress(sqlite3.Error), connect(file) as base:
-        return base.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone() is not None
+        return (
+            base.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone() is not None
+        )
     return False
 
 
@@ -313,7 +319,8 @@ def _split(uri: str) -> urllib.parse.SplitResult:
 def _check_server(uri: str) -> None:
     """Ask for an experiment: any answer shows that a server is there; 401 is a refused login."""
     parts = _split(uri)
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])  # urllib takes no login from a URI
+    # Urllib takes no login from a URI
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     if not bare.hostname:
         raise CallError(f"cannot read the store's URI {without_password(uri)}: it names no host")
     query = "/api/2.0/mlflow/experiments/get?experiment_id=0"
@@ -328,7 +335,8 @@ def _check_server(uri: str) -> None:
             raise login_refused(uri) from answer
     except (OSError, http.client.HTTPException, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
-        if not isinstance(reason, ssl.SSLError):  # MLflow may have been told to trust the certificate
+        # MLflow may have been told to trust the certificate
+        if not isinstance(reason, ssl.SSLError):
             raise no_answer(uri, str(reason) or type(reason).__name__) from exc
 
 
@@ -405,7 +413,9 @@ def _check_folder(file: Path) -> None:
     """SQLite creates its journal beside the file."""
     folder = next(parent for parent in file.parents if parent.exists())
     if not folder.is_dir():
-        raise CallError(f"the MLflow store {file} cannot be in {folder}, which is a file: {ANOTHER}")
+        raise CallError(
+            f"the MLflow store {file} cannot be in {folder}, which is a file: {ANOTHER}"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise unwritable(file, f"no access to {folder}")
 
@@ -439,6 +449,8 @@ def mlflow_revisions() -> tuple[frozenset[str], str | None]:
         for file in (Path(folder) / "store" / "db_migrations" / "versions").glob("*.py"):
             text = file.read_text(encoding="utf-8")
             known |= set(re.findall(r"^revision\b[^=\n]*=\s*['\"](\w+)", text, re.MULTILINE))
-            replaced |= set(re.findall(r"^down_revision\b[^=\n]*=\s*['\"](\w+)", text, re.MULTILINE))
+            replaced |= set(
+                re.findall(r"^down_revision\b[^=\n]*=\s*['\"](\w+)", text, re.MULTILINE)
+            )
     heads = known - replaced
     return frozenset(known), heads.pop() if len(heads) == 1 else None

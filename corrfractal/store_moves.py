@@ -116,7 +116,9 @@ def _updates(base: sqlite3.Connection, old: Path, new: Path) -> list[Update]:
     # The tag keeps the old path while a location does, so that the next opening looks again.
     if not kept:
         updates += _checkpoints(base, old.parent, new.parent)
-        statement = "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)"
+        statement = (
+            "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)"
+        )
         updates.append((statement, (STORE_TAG, str(new), experiment)))
     return updates
 

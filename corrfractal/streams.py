@@ -37,7 +37,9 @@ def safe_writer(descriptor: int, encoding: str = "utf-8") -> TextIO:
     ``lost``."""
     raw = _Forgiving(descriptor, "w", closefd=False)
     # A line at a time, as on a terminal: what a killed process printed is not lost in a buffer.
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="bytes-or-escape", line_buffering=True)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=encoding, errors="bytes-or-escape", line_buffering=True
+    )
 
 
 def lost(stream: TextIO) -> OSError | None:

@@ -109,7 +109,9 @@ def _ray_address(value: str) -> str | None:
     if not 0 < int(port) < 65536:
         return "has no valid port"
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as peer:
+        with socket.create_connection(
+            (host.strip("[]"), int(port)), timeout=ANSWER_SECONDS
+        ) as peer:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
                 return None
             peer.sendall(_HTTP2_HELLO)
@@ -174,11 +176,19 @@ def _auth_token_file(value: str) -> str | None:
 
 
 def _auth_mode(value: str) -> str | None:
-    return None if value.lower() in ("token", "disabled") else "is not known, so nothing would be authenticated"
+    return (
+        None
+        if value.lower() in ("token", "disabled")
+        else "is not known, so nothing would be authenticated"
+    )
 
 
 def _compilation_off(value: str) -> str | None:
-    return None if value == "0" else "leaves the loops uncompiled, which takes hours where seconds are usual"
+    return (
+        None
+        if value == "0"
+        else "leaves the loops uncompiled, which takes hours where seconds are usual"
+    )
 
 
 def _whole(least: int) -> Callable[[str], str | None]:
@@ -203,7 +213,9 @@ def _without_docstrings(value: str) -> str | None:
 
 def _warnings_as_errors(value: str) -> str | None:
     actions = {part.partition(":")[0] for part in value.split(",")}
-    return "makes every warning of a library stop the processes of Ray" if "error" in actions else None
+    return (
+        "makes every warning of a library stop the processes of Ray" if "error" in actions else None
+    )
 
 
 def _json_object(value: str) -> str | None:
@@ -251,7 +263,9 @@ def _home_folder() -> _Check | None:
 
 
 def _token_folder(home: str) -> str | None:
-    return None if (Path(home) / ".ray" / "auth_token").is_file() else _unwritable(Path(home) / ".ray")
+    return (
+        None if (Path(home) / ".ray" / "auth_token").is_file() else _unwritable(Path(home) / ".ray")
+    )
 
 
 _CHECKS = (

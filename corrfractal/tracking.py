@@ -41,7 +41,8 @@ from .store_moves import EXPERIMENT, mend_locations
 
 SHARD_MAP = "shards.json"
 DIGEST_TAG = "shards.digest"
-DECISIVE = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")  # packages whose versions are tags of a run
+# Packages whose versions are tags of a run
+DECISIVE = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")
 REFUSED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED")  # HTTP's 401 and 403
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +111,8 @@ def existing_store(given: str | None = None, *, write: bool = False) -> str:
 
 
 def open_experiment(uri: str) -> str:
-    """Open a store to write to it, creating store and experiment if new; return the experiment's id.
+    """Open a store to write to it, creating store and experiment if new; return the experiment's
+    id.
 
     Raises:
         CorrFractalError: the store cannot be used.
@@ -258,7 +260,9 @@ def store_error(exc: BaseException, uri: str) -> CorrFractalError:
         if _by_requests(cause) or "API request to" in str(cause):
             return no_answer(uri, said)
         if isinstance(cause, ImportError):
-            return CallError(f"the MLflow store {shown} needs a package that is not installed: {said}")
+            return CallError(
+                f"the MLflow store {shown} needs a package that is not installed: {said}"
+            )
         if isinstance(cause, OSError):
             where = f" ({cause.filename})" if cause.filename else ""
             return CorrFractalError(f"the MLflow store {shown}: {cause.strerror or said}{where}")
@@ -294,16 +298,18 @@ def data_set(shards: str | Path, shards_digest: str) -> Any:
         warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
         try:
             source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(shards))
-        except mlflow.exceptions.MlflowException:  # a kind of storage that MLflow does not know, such as az://
+        # A kind of storage that MLflow does not know, such as az://
+        except mlflow.exceptions.MlflowException:
             source = mlflow.data.code_dataset_source.CodeDatasetSource({"uri": str(shards)})
-    # The store holds 36 characters of a digest; the whole one is a tag of the run and of the model version.
+    # The store holds 36 characters of a digest; the whole one is a tag of the run and of the model
+    # version.
     name = Path(str(shards)).name or "shards"
     return mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=shards_digest[:36])
 
 
 def describe_run(shards: str | Path, shards_digest: str, stage: str) -> None:
-    """Tell the active run what it works on, and with what code: tags, data set, installed packages, and what lineage
-    needs when the shards themselves are gone.
+    """Tell the active run what it works on, and with what code: tags, data set, installed packages,
+    and what lineage needs when the shards themselves are gone.
 
     Args:
         shards: folder with ``manifest.json``.
@@ -312,30 +318,40 @@ def describe_run(shards: str | Path, shards_digest: str, stage: str) -> None:
     """
     import mlflow
 
-    mlflow.set_tags({DIGEST_TAG: shards_digest, "shards.path": str(shards), "stage": stage, **code_state()})
+    mlflow.set_tags(
+        {DIGEST_TAG: shards_digest, "shards.path": str(shards), "stage": stage, **code_state()}
+    )
     mlflow.log_input(data_set(shards, shards_digest), context=stage)
     mlflow.log_text(_environment(), "environment.txt")
     _log_shards(shards)
 
 
 def code_state() -> dict[str, str]:
-    """What code runs, as tags: the commit, whether files differ from it, and the versions that decide numbers.
+    """What code runs, as tags: the commit, whether files differ from it, and the versions that
+    decide numbers.
 
-    Without git, or outside a checkout of this project (an image, an installed wheel), the commit is ``unknown``.
+    Without git, or outside a checkout of this project (an image, an installed wheel), the commit is
+    ``unknown``.
     """
     found = {"git.commit": "unknown", "git.dirty": "unknown"}
-    if _git("rev-parse", "--show-toplevel") == str(ROOT):  # not the repository of something around us
+    # Not the repository of something around us
+    if _git("rev-parse", "--show-toplevel") == str(ROOT):
         commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
         if commit is not None and status is not None:
             found = {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
     installed = {p.metadata["Name"]: p.version for p in metadata.distributions()}
     versions = {name: installed[name] for name in ("corrfractal", *DECISIVE) if name in installed}
-    return {**found, **{f"version.{k}": v for k, v in {"python": platform.python_version(), **versions}.items()}}
+    return {
+        **found,
+        **{f"version.{k}": v for k, v in {"python": platform.python_version(), **versions}.items()},
+    }
 
 
 def _environment() -> str:
     """All installed packages, one ``name==version`` a line."""
-    return "".join(sorted({f"{p.metadata['Name']}=={p.version}\n" for p in metadata.distributions()}))
+    return "".join(
+        sorted({f"{p.metadata['Name']}=={p.version}\n" for p in metadata.distributions()})
+    )
 
 
 def _log_shards(shards: str | Path) -> None:
@@ -344,7 +360,9 @@ def _log_shards(shards: str | Path) -> None:
 
     manifest = load_manifest(shards)
     holds = {
-        shard.name: sorted({source.sha256 for source in load_sidecar(shards, shard).sources if source.clips})
+        shard.name: sorted(
+            {source.sha256 for source in load_sidecar(shards, shard).sources if source.clips}
+        )
         for shard in manifest.shards
     }
     mlflow.log_text(storage.read(storage.join(shards, MANIFEST)).decode(), MANIFEST)
@@ -355,7 +373,11 @@ def _git(*arguments: str) -> str | None:
     """What git answers, or None where it cannot."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=30
+            ["git", "-C", str(ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
         )
     except (OSError, subprocess.SubprocessError):
         return None

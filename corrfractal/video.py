@@ -1,10 +1,12 @@
-"""Video in and out: one reader for the pipeline and for inference. decord first, PyAV second, folders of frames too.
+"""Video in and out: one reader for the pipeline and for inference. decord first, PyAV second,
+folders of frames too.
 
-Frames are RGB, upright (rotation metadata applied), in presentation order, with their presentation time. A video is
-read in one sequential pass: random access costs several seeks a frame. ``open_video`` is the door to both decoders.
+Frames are RGB, upright (rotation metadata applied), in presentation order, with their presentation
+time. A video is read in one sequential pass: random access costs several seeks a frame.
+``open_video`` is the door to both decoders.
 
-About 1 in 30 videos found in the wild opens in PyAV and not in decord, hence the second decoder. The readers themselves
-are in ``decoders.py``.
+About 1 in 30 videos found in the wild opens in PyAV and not in decord, hence the second decoder.
+The readers themselves are in ``decoders.py``.
 """
 
 from __future__ import annotations
@@ -51,20 +53,25 @@ class Video(Protocol):
         """Decode frames in one pass: all of them, or the given ascending ``indices``.
 
         Raises:
-            VideoError: a frame cannot be decoded; ``frame`` is its index. Frames already yielded are good.
+            VideoError: a frame cannot be decoded; ``frame`` is its index. Frames already yielded
+            are good.
         """
         ...
 
 
-def open_video(path: str | Path, decoder: str = "auto", size: tuple[int, int] | None = None) -> Video:
+def open_video(
+    path: str | Path, decoder: str = "auto", size: tuple[int, int] | None = None
+) -> Video:
     """Open a video file or a folder of JPEG or PNG frames.
 
     Args:
         path: file or folder.
-        decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord where it shows exactly what a player shows
-            (``container.py``), otherwise PyAV; PyAV also reads on where decord meets damage.
-        size: height and width for callers that resize frames anyway: frames may come so, or smaller than they are.
-            Damage then raises, and the caller reads again with ``"pyav"``, so that all frames are scaled alike.
+        decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord where it shows exactly what a
+            player shows (``container.py``), otherwise PyAV; PyAV also reads on where decord meets
+            damage.
+        size: height and width for callers that resize frames anyway: frames may come so, or smaller
+            than they are. Damage then raises, and the caller reads again with ``"pyav"``, so that
+            all frames are scaled alike.
 
     Raises:
         NotFoundError: no such file or folder, or a folder without images.
@@ -135,23 +142,30 @@ class _Salvaged:
 
 
 def resize_area(image: U8, height: int, width: int) -> U8:
-    """Resize uint8 (H, W, 3) to (height, width, 3): area averaging when shrinking, bilinear when growing."""
+    """Resize uint8 (H, W, 3) to (height, width, 3): area averaging when shrinking, bilinear when
+    growing."""
     if image.shape[:2] == (height, width):
         return image
     if image.shape[0] < height or image.shape[1] < width:
-        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+        return np.asarray(
+            cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8
+        )
     from .loops import weighted_windows  # late: what does not shrink does without the compiler
 
     out = np.empty((height, width, 3), dtype=np.uint8)
     weighted_windows(
-        np.ascontiguousarray(image), *_shares(image.shape[0], height), *_shares(image.shape[1], width), out
+        np.ascontiguousarray(image),
+        *_shares(image.shape[0], height),
+        *_shares(image.shape[1], width),
+        out,
     )
     return out
 
 
 @functools.cache
 def _shares(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Area averaging of a side: where each output pixel's window begins, and the share of each pixel in it."""
+    """Area averaging of a side: where each output pixel's window begins, and the share of each
+    pixel in it."""
     ratio = size / target
     begin = np.arange(target) * ratio
     taps = min(math.ceil(ratio) + 1, size)
@@ -162,11 +176,14 @@ def _shares(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[
 
 
 def write_video(path: str | Path, images: Iterable[U8], fps: float, codec: str = "libx264") -> int:
-    """Encode uint8 (H, W, 3) RGB images, all of one size, as a video that plays in a browser (4:2:0, even size).
+    """Encode uint8 (H, W, 3) RGB images, all of one size, as a video that plays in a browser
+    (4:2:0, even size).
 
-    Images of four channels are RGBA, for a codec that holds transparency: ``libvpx-vp9`` in ``.webm``.
+    Images of four channels are RGBA, for a codec that holds transparency: ``libvpx-vp9`` in
+    ``.webm``.
 
-    Odd sizes lose their last row or column, which 4:2:0 cannot hold. The file gets its name when it is whole.
+    Odd sizes lose their last row or column, which 4:2:0 cannot hold. The file gets its name when it
+    is whole.
 
     Returns:
         The number of frames written.
@@ -194,7 +211,12 @@ def _encode(path: Path, images: Iterable[U8], fps: float, codec: str) -> int:
                 alpha = image.shape[2] == 4
                 stream.pix_fmt = "yuva420p" if alpha else "yuv420p"
                 if codec == "libvpx-vp9":
-                    stream.options = {"deadline": "realtime", "cpu-used": "6", "crf": "24", "b": "0"}
+                    stream.options = {
+                        "deadline": "realtime",
+                        "cpu-used": "6",
+                        "crf": "24",
+                        "b": "0",
+                    }
             even = np.ascontiguousarray(image[: stream.height, : stream.width])
             frame = av.VideoFrame.from_ndarray(even, format="rgba" if alpha else "rgb24")
             container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))

@@ -1,4 +1,5 @@
-"""The report of an evaluation of any data set: scores, sequences best first, the worst in pictures, settings, lineage.
+"""The report of an evaluation of any data set: scores, sequences best first, the worst in pictures,
+settings, lineage.
 
 DAVIS has a fuller one, ``evaluation_report``, with curves and a second model beside.
 """
@@ -24,7 +25,11 @@ PICTURED = 24  # sequences; of thousands, the worst are what one looks for
 
 
 def benchmark_report(
-    path: Path, summary: Summary, results: Sequence[Result], benchmark: PicturedBenchmark, settings: Settings
+    path: Path,
+    summary: Summary,
+    results: Sequence[Result],
+    benchmark: PicturedBenchmark,
+    settings: Settings,
 ) -> None:
     """Write ``report.html``.
 
@@ -36,7 +41,9 @@ def benchmark_report(
         settings: how it was made.
     """
     assert summary.out is not None
-    best_first = sorted(results, key=lambda result: -1.0 if result.score is None else result.score, reverse=True)
+    best_first = sorted(
+        results, key=lambda result: -1.0 if result.score is None else result.score, reverse=True
+    )
     pictured = best_first[-PICTURED:]
     sections = [
         Section(title="Scores", figures=_figures(summary), table=_details(summary.to_dict())),
@@ -50,7 +57,9 @@ def benchmark_report(
     write_report(path, f"{summary.dataset}: {_headline(summary)}", sections, lead=lead)
 
 
-def mask_strip(shown: Sequence[tuple[U8, U8, U8 | None]], stems: Sequence[str], opacity: float) -> Picture:
+def mask_strip(
+    shown: Sequence[tuple[U8, U8, U8 | None]], stems: Sequence[str], opacity: float
+) -> Picture:
     """Frames under their predicted masks, and below under the annotated ones where there are any.
 
     Args:
@@ -62,7 +71,10 @@ def mask_strip(shown: Sequence[tuple[U8, U8, U8 | None]], stems: Sequence[str], 
     if annotated:
         rows.append([(frame, truth) for frame, _, truth in shown if truth is not None])
     which = "Predicted (above) and annotated (below)" if annotated else "Predicted"
-    return Picture(data=overlay_strip(rows, opacity=opacity).data, caption=f"{which}, frames {', '.join(stems)}.")
+    return Picture(
+        data=overlay_strip(rows, opacity=opacity).data,
+        caption=f"{which}, frames {', '.join(stems)}.",
+    )
 
 
 def later(count: int) -> range:
@@ -76,9 +88,13 @@ def some(indices: Sequence[int]) -> list[int]:
 
 
 def _figures(summary: Summary) -> tuple[Figure, ...]:
-    figures = [Figure(label=_spoken(k), value=f"{100 * v:.1f} %") for k, v in summary.measures().items()]
+    figures = [
+        Figure(label=_spoken(k), value=f"{100 * v:.1f} %") for k, v in summary.measures().items()
+    ]
     if summary.seconds_per_frame is not None and summary.peak_rss_mb is not None:
-        figures.append(Figure(label="tracker, per frame", value=f"{summary.seconds_per_frame:.2f} s"))
+        figures.append(
+            Figure(label="tracker, per frame", value=f"{summary.seconds_per_frame:.2f} s")
+        )
         figures.append(Figure(label="peak memory", value=f"{summary.peak_rss_mb:.0f} MB"))
     return tuple(figures)
 
@@ -86,12 +102,21 @@ def _figures(summary: Summary) -> tuple[Figure, ...]:
 def _details(facts: dict[str, Any]) -> Table | None:
     """What ``scores.json`` holds of every part, joint or object."""
     key = next(key for key in facts if key.startswith("per_"))
-    rows = {name: values if isinstance(values, dict) else {"%": values} for name, values in facts[key].items()}
-    rows = {name: values for name, values in rows.items() if any(value is not None for value in values.values())}
+    rows = {
+        name: values if isinstance(values, dict) else {"%": values}
+        for name, values in facts[key].items()
+    }
+    rows = {
+        name: values
+        for name, values in rows.items()
+        if any(value is not None for value in values.values())
+    }
     if not rows:
         return None
     columns = tuple(next(iter(rows.values())))
-    cells = tuple((name, *(_cell(values[column]) for column in columns)) for name, values in rows.items())
+    cells = tuple(
+        (name, *(_cell(values[column]) for column in columns)) for name, values in rows.items()
+    )
     return Table(header=(key.removeprefix("per_"), *columns), rows=cells)
 
 

@@ -1,4 +1,5 @@
-"""The commands ``corrfractal propagate``, and ``corrfractal evaluate`` and ``score`` of every data set."""
+"""The commands ``corrfractal propagate``, and ``corrfractal evaluate`` and ``score`` of every data
+set."""
 
 from __future__ import annotations
 
@@ -49,22 +50,56 @@ def _tracker_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "palette or grey, 0 = background. Later masks correct and add objects. FRAME is a number from 0 on or, in a folder "
     "of frames, a file's name without suffix.",
 )  # fmt: skip
-@click.option("--box", "boxes", multiple=True, metavar="[FRAME:]ID,X0,Y0,X1,Y1", help="An object as a box, in pixels.")
-@click.option("--point", "points", multiple=True, metavar="[FRAME:]ID,X,Y[,RADIUS]", help="An object as a disk.")
-@click.option("--points", "keypoints", type=FILE, help="Follow key points instead: CSV id,x,y or JSON {name: [x, y]}.")
+@click.option(
+    "--box",
+    "boxes",
+    multiple=True,
+    metavar="[FRAME:]ID,X0,Y0,X1,Y1",
+    help="An object as a box, in pixels.",
+)
+@click.option(
+    "--point",
+    "points",
+    multiple=True,
+    metavar="[FRAME:]ID,X,Y[,RADIUS]",
+    help="An object as a disk.",
+)
+@click.option(
+    "--points",
+    "keypoints",
+    type=FILE,
+    help="Follow key points instead: CSV id,x,y or JSON {name: [x, y]}.",
+)
 @click.option(
     "--out", type=FILE, required=True,
     help="Folder for the masks, named as the frames (00000.png on for a video file); for key points, points.csv.",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace files of others where results go. Never an input.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace files of others where results go. Never an input."
+)
 @click.option("--model", help=MODEL_HELP)
-@click.option("--video", "overlay", type=FILE, help="Also write this h264 video (.mp4) with the objects tinted.")
+@click.option(
+    "--video",
+    "overlay",
+    type=FILE,
+    help="Also write this h264 video (.mp4) with the objects tinted.",
+)
 @click.option("--contours", type=FILE, help="Also write this h264 video with their outlines.")
 @click.option(
-    "--cutout", type=FILE, help="Also write the objects alone, with alpha: a .webm, or a folder of PNG files."
+    "--cutout",
+    type=FILE,
+    help="Also write the objects alone, with alpha: a .webm, or a folder of PNG files.",
 )
-@click.option("--probabilities", is_flag=True, help="Also write soft labels, OUT/probabilities/ID/00000.png of 8 bits.")
-@click.option("--workers", type=click.IntRange(min=1), help="Videos at once, of many.  [default: one for every core]")
+@click.option(
+    "--probabilities",
+    is_flag=True,
+    help="Also write soft labels, OUT/probabilities/ID/00000.png of 8 bits.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Videos at once, of many.  [default: one for every core]",
+)
 @_tracker_options
 @command
 def propagate(
@@ -83,11 +118,12 @@ def propagate(
     overwrite: bool,
     **tracker: Any,
 ) -> dict[str, Any]:
-    """Carry masks or key points through VIDEO: a mask for every frame. Run again to go on where it stopped.
+    """Carry masks or key points through VIDEO: a mask for every frame. Run again to go on where it
+    stopped.
 
-    VIDEO is a file, a folder of frames, or many videos: a folder of them, or a text file that lists them. For many,
-    --mask is a folder with NAME.png, or a folder NAME of numbered masks, for each; --video, --contours and --cutout are
-    folders too.
+    VIDEO is a file, a folder of frames, or many videos: a folder of them, or a text file that lists
+    them. For many, --mask is a folder with NAME.png, or a folder NAME of numbered masks, for each;
+    --video, --contours and --cutout are folders too.
     """
     from dataclasses import asdict
 
@@ -97,26 +133,47 @@ def propagate(
     from .propagate import frame_names, propagate_video
     from .videos import is_many
 
-    outputs = Outputs(overlay=overlay, contours=contours, cutout=cutout, probabilities=probabilities)
+    outputs = Outputs(
+        overlay=overlay, contours=contours, cutout=cutout, probabilities=probabilities
+    )
     if is_many(video):
         from .run import propagate_videos
 
         if len(masks) != 1 or boxes or points or keypoints:
-            raise click.UsageError("many videos take one --mask FOLDER, with NAME.png for each of them")
+            raise click.UsageError(
+                "many videos take one --mask FOLDER, with NAME.png for each of them"
+            )
         done = propagate_videos(
-            video, Path(masks[0]), out, model, _config(tracker), outputs=outputs, workers=workers, overwrite=overwrite
+            video,
+            Path(masks[0]),
+            out,
+            model,
+            _config(tracker),
+            outputs=outputs,
+            workers=workers,
+            overwrite=overwrite,
         )
         say(f"{sum(p.frames for p in done)} masks of {len(done)} videos in {out}")
         return {"videos": [asdict(result) for result in done]}
     if keypoints is not None and (masks or boxes or points):
-        raise click.UsageError("--points follows key points alone: give masks in a call of their own")
+        raise click.UsageError(
+            "--points follows key points alone: give masks in a call of their own"
+        )
     frames = frame_names(video)
-    given = read_prompts(masks, boxes, points, frames) if keypoints is None else read_points(keypoints, frames)
-    result = propagate_video(video, given, out, model, _config(tracker), outputs=outputs, overwrite=overwrite)
+    given = (
+        read_prompts(masks, boxes, points, frames)
+        if keypoints is None
+        else read_points(keypoints, frames)
+    )
+    result = propagate_video(
+        video, given, out, model, _config(tracker), outputs=outputs, overwrite=overwrite
+    )
     ids = ", ".join(map(str, result.objects))
     what = "masks of object" if keypoints is None else "frames with point"
     kept = f", {result.kept} of them kept from an earlier run" if result.kept else ""
-    say(f"{result.frames} {what} {ids} in {out}{kept} ({result.seconds_per_frame:.2f} s per frame, {result.model})")
+    say(
+        f"{result.frames} {what} {ids} in {out}{kept} ({result.seconds_per_frame:.2f} s per frame, {result.model})"
+    )
     for path in (overlay, contours, cutout):
         if path is not None:
             say(f"also: {path}")
@@ -133,7 +190,11 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     name = function.__name__.removeprefix("evaluate_")
     for option in (
         _tracker_options,
-        click.option("--workers", type=click.IntRange(min=1), help="Sequences at once.  [default: one for every core]"),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Sequences at once.  [default: one for every core]",
+        ),
         click.option(
             "--out",
             type=FILE,
@@ -141,7 +202,11 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Folder for predictions and scores.json.",
         ),
-        click.option("--overwrite", is_flag=True, help="Replace files of others where results go. Never an input."),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace files of others where results go. Never an input.",
+        ),
         click.option("--model", help=MODEL_HELP),
     ):
         function = option(function)
@@ -149,29 +214,49 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 DAVIS_DATA = click.option(
-    "--data", type=FILE, required=True, help="DAVIS: the folder of JPEGImages, Annotations, ImageSets."
+    "--data",
+    type=FILE,
+    required=True,
+    help="DAVIS: the folder of JPEGImages, Annotations, ImageSets.",
 )
 DAVIS_YEAR = click.option(
     "--year",
     type=click.Choice(["2017", "2016"]),
     help="Which lists to read.  [default: those that are there, 2017 first]",
 )
-YOUTUBEVOS_DATA = click.option("--data", type=FILE, required=True, help="YouTube-VOS: the folder of valid, train.")
-YOUTUBEVOS_SPLIT = click.option("--split", default="valid", show_default=True, help="Which folder: valid, train, ...")
+YOUTUBEVOS_DATA = click.option(
+    "--data", type=FILE, required=True, help="YouTube-VOS: the folder of valid, train."
+)
+YOUTUBEVOS_SPLIT = click.option(
+    "--split", default="valid", show_default=True, help="Which folder: valid, train, ..."
+)
 JHMDB_DATA = click.option(
-    "--data", type=FILE, required=True, help="JHMDB: the folder of Rename_Images, joint_positions, splits."
+    "--data",
+    type=FILE,
+    required=True,
+    help="JHMDB: the folder of Rename_Images, joint_positions, splits.",
 )
 JHMDB_SPLIT = click.option(
-    "--split", type=click.Choice(["1", "2", "3", "all"]), default="1", show_default=True, help="all: every video."
+    "--split",
+    type=click.Choice(["1", "2", "3", "all"]),
+    default="1",
+    show_default=True,
+    help="all: every video.",
 )
-VIP_DATA = click.option("--data", type=FILE, required=True, help="VIP_Fine: the folder of Images, Annotations, lists.")
+VIP_DATA = click.option(
+    "--data", type=FILE, required=True, help="VIP_Fine: the folder of Images, Annotations, lists."
+)
 
 
 @evaluate.command("davis")
 @DAVIS_DATA
 @DAVIS_YEAR
 @evaluation_options
-@click.option("--compare", type=FILE, help="Folder of another evaluation, to be set beside this one in the report.")
+@click.option(
+    "--compare",
+    type=FILE,
+    help="Folder of another evaluation, to be set beside this one in the report.",
+)
 @command
 def evaluate_davis(
     data: Path,
@@ -183,11 +268,19 @@ def evaluate_davis(
     overwrite: bool,
     **tracker: Any,
 ) -> dict[str, Any]:
-    """DAVIS val, semi-supervised: J and F per object, masks and a report. Run again to go on where it stopped."""
+    """DAVIS val, semi-supervised: J and F per object, masks and a report. Run again to go on where
+    it stopped."""
     from .run import evaluate_davis as run
 
     evaluation = run(
-        data, out, model, _config(tracker), workers=workers, year=year, compare=compare, overwrite=overwrite
+        data,
+        out,
+        model,
+        _config(tracker),
+        workers=workers,
+        year=year,
+        compare=compare,
+        overwrite=overwrite,
     )
     return _told(evaluation)
 
@@ -198,9 +291,16 @@ def evaluate_davis(
 @evaluation_options
 @command
 def evaluate_youtubevos(
-    data: Path, split: str, model: str | None, out: Path, workers: int | None, overwrite: bool, **tracker: Any
+    data: Path,
+    split: str,
+    model: str | None,
+    out: Path,
+    workers: int | None,
+    overwrite: bool,
+    **tracker: Any,
 ) -> dict[str, Any]:
-    """YouTube-VOS: masks of all frames, to submit; J and F of seen and unseen categories where the truth is there."""
+    """YouTube-VOS: masks of all frames, to submit; J and F of seen and unseen categories where the
+    truth is there."""
     from .youtubevos import YoutubeVos
 
     return _evaluate(YoutubeVos(data.resolve(), split), out, model, workers, overwrite, tracker)
@@ -212,7 +312,13 @@ def evaluate_youtubevos(
 @evaluation_options
 @command
 def evaluate_jhmdb(
-    data: Path, split: str, model: str | None, out: Path, workers: int | None, overwrite: bool, **tracker: Any
+    data: Path,
+    split: str,
+    model: str | None,
+    out: Path,
+    workers: int | None,
+    overwrite: bool,
+    **tracker: Any,
 ) -> dict[str, Any]:
     """JHMDB: key points carried from the first frame, PCK at 0.1 and 0.2."""
     from .jhmdb import Jhmdb
@@ -265,7 +371,12 @@ def score_youtubevos(data: Path, split: str, masks: Path) -> dict[str, Any]:
 @score.command("jhmdb")
 @JHMDB_DATA
 @JHMDB_SPLIT
-@click.option("--points", type=FILE, required=True, help="Folder of CLASS/VIDEO.json, as `evaluate jhmdb` writes it.")
+@click.option(
+    "--points",
+    type=FILE,
+    required=True,
+    help="Folder of CLASS/VIDEO.json, as `evaluate jhmdb` writes it.",
+)
 @command
 def score_jhmdb(data: Path, split: str, points: Path) -> dict[str, Any]:
     """PCK of key points for JHMDB."""
@@ -293,7 +404,9 @@ def _config(options: dict[str, Any]) -> InferenceConfig:
     from .config import InferenceConfig
 
     tracker = FAST if options["fast"] else TrackerConfig()
-    return InferenceConfig(tracker=replace(tracker, resolution=options["resolution"], precision=options["precision"]))
+    return InferenceConfig(
+        tracker=replace(tracker, resolution=options["resolution"], precision=options["precision"])
+    )
 
 
 def _evaluate(

@@ -1,8 +1,10 @@
-"""Colour-only matching: what the tracker reaches without any learning, the rival that a trained network must beat.
+"""Colour-only matching: what the tracker reaches without any learning, the rival that a trained
+network must beat.
 
-The network's embedding is replaced by the Lab colours of 3 x 3 cells around each pixel, 4 pixels apart; at density 4
-that is a patch of 12 x 12 pixels. Everything else (memory frames, restricted attention, feedback) is the same tracker,
-at one density and with one affinity, as the siblings of the paper do it.
+The network's embedding is replaced by the Lab colours of 3 x 3 cells around each pixel, 4 pixels
+apart; at density 4 that is a patch of 12 x 12 pixels. Everything else (memory frames, restricted
+attention, feedback) is the same tracker, at one density and with one affinity, as the siblings of
+the paper do it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ class LabPatches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.device = nn.Parameter(torch.zeros(()), requires_grad=False)  # where the tracker puts its frames
+        # Where the tracker puts its frames
+        self.device = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def forward(self, lab: Tensor) -> Tensor:
         return lab_patches(lab)

@@ -13,7 +13,8 @@ class InferenceConfig(Config):
     """Settings of propagation and evaluation."""
 
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
-    """Densities, memory frames and window of the label propagation: everything that changes a mask."""
+    """Densities, memory frames and window of the label propagation: everything that changes a mask.
+    """
 
     workers: int = 0
     """Sequences evaluated at once, one core each; 0 is one for every core."""

@@ -1,6 +1,8 @@
-"""DAVIS evaluation without Ray: one sequence propagated and scored, masks made elsewhere scored, and the sums.
+"""DAVIS evaluation without Ray: one sequence propagated and scored, masks made elsewhere scored,
+and the sums.
 
-``scores.json`` and the folder ``masks/<sequence>/00000.png`` follow the official tools' conventions.
+``scores.json`` and the folder ``masks/<sequence>/00000.png`` follow the official tools'
+conventions.
 """
 
 from __future__ import annotations
@@ -52,12 +54,18 @@ class SequenceResult(Result):
     @property
     def line(self) -> str:
         """J and F of every object."""
-        return ", ".join(f"object {o.object_id} J {o.J.mean:.3f} F {o.F.mean:.3f}" for o in self.objects)
+        return ", ".join(
+            f"object {o.object_id} J {o.J.mean:.3f} F {o.F.mean:.3f}" for o in self.objects
+        )
 
     @property
     def score(self) -> float | None:
         """Mean J&F of its objects."""
-        return float(np.mean([(o.J.mean + o.F.mean) / 2 for o in self.objects])) if self.objects else None
+        return (
+            float(np.mean([(o.J.mean + o.F.mean) / 2 for o in self.objects]))
+            if self.objects
+            else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +75,8 @@ class Evaluation(Summary):
     objects: tuple[ObjectScore, ...]
 
     def mean(self, measure: str, statistic: str = "mean") -> float:
-        """Mean over objects: ``measure`` is ``"J"`` or ``"F"``; ``statistic`` mean, recall or decay."""
+        """Mean over objects: ``measure`` is ``"J"`` or ``"F"``; ``statistic`` mean, recall or
+        decay."""
         return float(np.mean([getattr(getattr(o, measure), statistic) for o in self.objects]))
 
     @property
@@ -99,7 +108,8 @@ class Evaluation(Summary):
 
 @dataclass(frozen=True)
 class Davis:
-    """DAVIS, semi-supervised: the first mask is given. ``year`` is 2017 or 2016; None looks which one is there."""
+    """DAVIS, semi-supervised: the first mask is given. ``year`` is 2017 or 2016; None looks which
+    one is there."""
 
     data: Path
     year: str | None = None
@@ -136,7 +146,8 @@ class Davis:
         """Propagate one sequence, store its masks and scores, and return them.
 
         Raises:
-            NotFoundError, MaskError, VideoError: a file of the sequence is missing or damaged; names it.
+            NotFoundError, MaskError, VideoError: a file of the sequence is missing or damaged;
+            names it.
         """
         sequence = self.open(name)
         size, objects = sequence.frame(0).shape[:2], sequence.objects()
@@ -164,7 +175,9 @@ class Davis:
         store(out, result)
         return result
 
-    def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> SequenceResult | None:
+    def stored(
+        self, name: str, out: Path, source: ModelSource, config: InferenceConfig
+    ) -> SequenceResult | None:
         """The result of an earlier run, if model, settings, files and all masks are still the same.
 
         Raises:
@@ -173,21 +186,30 @@ class Davis:
         digest = result_digest(self.open(name).fingerprint(), source, config)
         return load(SequenceResult, out, name, digest, self.predictions(name, out))
 
-    def summarize(self, results: Many[SequenceResult], source: ModelSource, out: Path) -> Evaluation:
+    def summarize(
+        self, results: Many[SequenceResult], source: ModelSource, out: Path
+    ) -> Evaluation:
         """Scores over all sequences, with ``scores.json`` written."""
         objects = tuple(score for result in results for score in result.objects)
         evaluation = Evaluation(
-            dataset=self.dataset, objects=objects, sequences=len(results), model=source.name, out=out, **cost(results)
+            dataset=self.dataset,
+            objects=objects,
+            sequences=len(results),
+            model=source.name,
+            out=out,
+            **cost(results),
         )
         write_scores(out, evaluation)
         return evaluation
 
     def score(self, masks: Path, advance: Advance = lambda n: None) -> Evaluation:
-        """Score masks made elsewhere, laid out as ``masks/<sequence>/00000.png``; reads the scored frames only.
+        """Score masks made elsewhere, laid out as ``masks/<sequence>/00000.png``; reads the scored
+        frames only.
 
         Raises:
             NotFoundError: the data set, or a mask file, is missing; names it.
-            MaskError: a mask is unreadable, of another size, or holds an id that the sequence does not have.
+            MaskError: a mask is unreadable, of another size, or holds an id that the sequence does
+            not have.
         """
 
         def score_one(name: str) -> Many[ObjectScore]:
@@ -212,11 +234,16 @@ def object_lines(objects: Iterable[ObjectScore], last: str) -> list[str]:
     width = max(len(o.name) for o in objects)
     rows = [f"{o.name:{width}}  {o.J.mean:.4f}  {o.F.mean:.4f}" for o in objects]
     means = [np.mean([getattr(o, m).mean for o in objects]) for m in "JF"]
-    return [f"{'object':{width}}       J       F", *rows, f"{'mean':{width}}  {means[0]:.4f}  {means[1]:.4f}   {last}"]
+    return [
+        f"{'object':{width}}       J       F",
+        *rows,
+        f"{'mean':{width}}  {means[0]:.4f}  {means[1]:.4f}   {last}",
+    ]
 
 
 def score_network(network: Model, data: Path) -> dict[str, float]:
-    """J, F and J&F of a network on all sequences of a small set, three densities; nothing is written.
+    """J, F and J&F of a network on all sequences of a small set, three densities; nothing is
+    written.
 
     For training, which calls it by its name (docs/decisions/0024).
 
@@ -240,14 +267,17 @@ def evaluate_network(network: Model, data: Path, config: InferenceConfig) -> Eva
         size = sequence.frame(0).shape[:2]
         images = (sequence.frame(t) for t in range(len(sequence.frames)))
         last = len(sequence.frames) - 1  # the official evaluation leaves out both ends
-        masks = enumerate(step.mask for step in track(images, sequence.annotation(0, size), network, config))
+        masks = enumerate(
+            step.mask for step in track(images, sequence.annotation(0, size), network, config)
+        )
         pairs = ((sequence.annotation(t, size), mask) for t, mask in masks if 0 < t < last)
         objects += score_sequence(name, sequence.objects(), pairs)
     return Evaluation(dataset=data.name, objects=tuple(objects), sequences=len(benchmark.names()))
 
 
 def _pairs(sequence: Sequence, objects: tuple[int, ...], masks: Path) -> Iterator[tuple[U8, U8]]:
-    """Truth and prediction of the scored frames; like the official code, an id beyond the objects is refused."""
+    """Truth and prediction of the scored frames; like the official code, an id beyond the objects
+    is refused."""
     size = sequence.annotation(0).shape
     for t in range(1, len(sequence.frames) - 1):
         path = masks / sequence.annotations[t].name

@@ -1,4 +1,5 @@
-"""The report of an evaluation: scores, sequences in curves and pictures, settings, lineage; or of two side by side."""
+"""The report of an evaluation: scores, sequences in curves and pictures, settings, lineage; or of
+two side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +20,19 @@ from .evaluation import Davis, Evaluation
 from .masks import bright_palette, read_mask
 from .metrics.jf import ObjectScore
 from .pictures import STRIP_WIDTH, object_table, overlay_strip, picture_grid, subtraction, tile
-from .report import Cell, Chart, Curve, Delta, Figure, Link, Picture, Section, Share, Table, write_report
+from .report import (
+    Cell,
+    Chart,
+    Curve,
+    Delta,
+    Figure,
+    Link,
+    Picture,
+    Section,
+    Share,
+    Table,
+    write_report,
+)
 
 U8 = npt.NDArray[np.uint8]
 
@@ -45,9 +58,14 @@ class Settings:
 
 
 def evaluation_report(
-    path: Path, evaluation: Evaluation, benchmark: Davis, settings: Settings, rival: Evaluation | None = None
+    path: Path,
+    evaluation: Evaluation,
+    benchmark: Davis,
+    settings: Settings,
+    rival: Evaluation | None = None,
 ) -> None:
-    """Write ``report.html``: the scores, sequences and objects best first, every sequence in curves and pictures.
+    """Write ``report.html``: the scores, sequences and objects best first, every sequence in curves
+    and pictures.
 
     Args:
         path: of the report.
@@ -60,7 +78,10 @@ def evaluation_report(
     names = sorted(ours, key=lambda name: -_mean_jf(ours[name]))
     sections = [_scores(evaluation, rival), _sequences(names, ours, theirs)]
     sections += [
-        _sequence(benchmark.open(name), ours[name], theirs.get(name, []), evaluation, rival, settings) for name in names
+        _sequence(
+            benchmark.open(name), ours[name], theirs.get(name, []), evaluation, rival, settings
+        )
+        for name in names
     ]
     sections.append(Section(title="Objects", table=object_table(evaluation.objects)))
     sections += settings_sections(settings)
@@ -80,7 +101,10 @@ def read_evaluation(out: Path) -> Evaluation:
     """
     try:
         facts = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-        results = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((out / "sequences").glob("*.json"))]
+        results = [
+            json.loads(p.read_text(encoding="utf-8"))
+            for p in sorted((out / "sequences").glob("*.json"))
+        ]
         objects = tuple(
             ObjectScore(**{**o, "j_frames": tuple(o["j_frames"]), "f_frames": tuple(o["f_frames"])})
             for result in results
@@ -91,7 +115,9 @@ def read_evaluation(out: Path) -> Evaluation:
             seconds_per_frame=facts["seconds_per_frame"], peak_rss_mb=facts["peak_rss_mb"], out=out.resolve(),
         )  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError) as exc:
-        raise NotFoundError(f"{out} holds no finished evaluation: scores.json and sequences/ are expected") from exc
+        raise NotFoundError(
+            f"{out} holds no finished evaluation: scores.json and sequences/ are expected"
+        ) from exc
 
 
 def worst_frames(objects: Many[ObjectScore]) -> list[int]:
@@ -108,11 +134,19 @@ def _scores(evaluation: Evaluation, rival: Evaluation | None) -> Section:
     figures = [
         Figure(label="J&F", value=f"{100 * evaluation.JF:.1f} %"),
         *(Figure(label=f"{m} mean", value=f"{100 * evaluation.mean(m):.1f} %") for m in "JF"),
-        *(Figure(label=f"{m} recall", value=f"{100 * evaluation.mean(m, 'recall'):.1f} %") for m in "JF"),
-        *(Figure(label=f"{m} decay", value=f"{100 * evaluation.mean(m, 'decay'):+.1f}") for m in "JF"),
+        *(
+            Figure(label=f"{m} recall", value=f"{100 * evaluation.mean(m, 'recall'):.1f} %")
+            for m in "JF"
+        ),
+        *(
+            Figure(label=f"{m} decay", value=f"{100 * evaluation.mean(m, 'decay'):+.1f}")
+            for m in "JF"
+        ),
     ]
     if evaluation.seconds_per_frame is not None and evaluation.peak_rss_mb is not None:
-        figures.append(Figure(label="tracker, per frame", value=_duration(evaluation.seconds_per_frame)))
+        figures.append(
+            Figure(label="tracker, per frame", value=_duration(evaluation.seconds_per_frame))
+        )
         figures.append(Figure(label="peak memory", value=f"{evaluation.peak_rss_mb:.0f} MB"))
     text = "J is region similarity, F contour accuracy, both as the official DAVIS evaluation computes them."
     official = OFFICIAL_SEQUENCES.get(evaluation.dataset)
@@ -128,15 +162,24 @@ def _scores(evaluation: Evaluation, rival: Evaluation | None) -> Section:
 def _side_by_side(evaluation: Evaluation, rival: Evaluation) -> Table:
     def row(e: Evaluation) -> tuple[Cell, ...]:
         shares = (e.JF, e.mean("J"), e.mean("F"), e.mean("J", "recall"), e.mean("F", "recall"))
-        return (str(e.model), *(Share(value=share) for share in shares), _duration(e.seconds_per_frame or 0.0))
+        return (
+            str(e.model),
+            *(Share(value=share) for share in shares),
+            _duration(e.seconds_per_frame or 0.0),
+        )
 
-    means = [[e.JF, *(e.mean(m) for m in "JF"), *(e.mean(m, "recall") for m in "JF")] for e in (evaluation, rival)]
+    means = [
+        [e.JF, *(e.mean(m) for m in "JF"), *(e.mean(m, "recall") for m in "JF")]
+        for e in (evaluation, rival)
+    ]
     deltas = tuple(Delta(value=a - b) for a, b in zip(*means, strict=True))
     header = ("", "J&F %", "J %", "F %", "J recall %", "F recall %", "per frame")
     return Table(header=header, rows=(row(evaluation), row(rival), ("difference", *deltas, "")))
 
 
-def _sequences(names: list[str], ours: dict[str, list[ObjectScore]], theirs: dict[str, list[ObjectScore]]) -> Section:
+def _sequences(
+    names: list[str], ours: dict[str, list[ObjectScore]], theirs: dict[str, list[ObjectScore]]
+) -> Section:
     rows: list[tuple[Cell, ...]] = []
     for name in names:
         objects = ours[name]
@@ -144,7 +187,11 @@ def _sequences(names: list[str], ours: dict[str, list[ObjectScore]], theirs: dic
         row: list[Cell] = [Link(title=name), *(Share(value=share) for share in shares)]
         if theirs:
             rival = theirs.get(name)
-            row += ["", ""] if not rival else [Share(value=_mean_jf(rival)), Delta(value=shares[0] - _mean_jf(rival))]
+            row += (
+                ["", ""]
+                if not rival
+                else [Share(value=_mean_jf(rival)), Delta(value=shares[0] - _mean_jf(rival))]
+            )
         rows.append((*row, len(objects), len(objects[0].j_frames), worst_frames(objects)[0]))
     beside = ("other J&F %", "difference") if theirs else ()
     header = ("sequence", "J&F %", "J %", "F %", *beside, "objects", "scored frames", "worst frame")
@@ -160,9 +207,14 @@ def _sequence(
     settings: Settings,
 ) -> Section:
     worst = worst_frames(objects)
-    scores = "; ".join(f"object {o.object_id}: J {100 * o.J.mean:.1f} %, F {100 * o.F.mean:.1f} %" for o in objects)
+    scores = "; ".join(
+        f"object {o.object_id}: J {100 * o.J.mean:.1f} %, F {100 * o.F.mean:.1f} %" for o in objects
+    )
     chart = Chart(
-        curves=(*_curves(objects, ""), *(_curves(theirs, " (other)", faint=True) if theirs else ())),
+        curves=(
+            *_curves(objects, ""),
+            *(_curves(theirs, " (other)", faint=True) if theirs else ()),
+        ),
         marks=tuple(worst),
         caption="Region similarity J and contour accuracy F in per cent, frame by frame; dashed: the worst frames.",
     )
@@ -179,7 +231,9 @@ def _curves(objects: list[ObjectScore], note: str, faint: bool = False) -> list[
         color = "#{:02x}{:02x}{:02x}".format(*bright_palette()[o.object_id])
         which = f", object {o.object_id}{note}" if len(objects) > 1 else note
         curves.append(Curve(label=f"J{which}", values=o.j_frames, color=color, faint=faint))
-        curves.append(Curve(label=f"F{which}", values=o.f_frames, color=color, faint=faint, dotted=True))
+        curves.append(
+            Curve(label=f"F{which}", values=o.f_frames, color=color, faint=faint, dotted=True)
+        )
     return curves
 
 
@@ -187,7 +241,9 @@ def _strip(sequence: Sequence, folders: list[Path], opacity: float) -> Picture:
     ts = [int(t) for t in np.linspace(1, len(sequence.frames) - 1, STRIP_FRAMES).round()]
     frames = {t: sequence.frame(t) for t in ts}
     rows = [[(frames[t], _prediction(sequence, folder, t)) for t in ts] for folder in folders]
-    strip = overlay_strip([*rows, [(frames[t], sequence.annotation(t)) for t in ts]], opacity=opacity)
+    strip = overlay_strip(
+        [*rows, [(frames[t], sequence.annotation(t)) for t in ts]], opacity=opacity
+    )
     which = "Predicted (above) and annotated (below)"
     if len(folders) > 1:
         which = "Predicted, predicted by the other model, and annotated (from above)"
@@ -222,14 +278,18 @@ def settings_sections(settings: Settings) -> list[Section]:
     """The last sections of every report: how it was made, and by which model."""
     plain = flatten(config_to_dict(settings.config.tracker))
     rows = [
-        (key.replace("_", " "), ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in plain.items()
+        (key.replace("_", " "), ", ".join(map(str, v)) if isinstance(v, list) else str(v))
+        for key, v in plain.items()
     ]
     rows.append(("settings (SHA-256)", settings.config.digest))
     if settings.digest:
         rows.append(("annotations (SHA-256)", settings.digest))
     return [
         Section(title="Settings", table=Table(header=("", ""), rows=tuple(rows))),
-        Section(title="Where the model came from", table=Table(header=("", ""), rows=tuple(settings.model.items()))),
+        Section(
+            title="Where the model came from",
+            table=Table(header=("", ""), rows=tuple(settings.model.items())),
+        ),
     ]
 
 

@@ -1,7 +1,9 @@
-"""The passes of a tracker over one video: forward from the first frame that something is given for, then backward.
+"""The passes of a tracker over one video: forward from the first frame that something is given for,
+then backward.
 
-A mask is written as soon as it is known. A pass that finds masks of an earlier run goes on behind them: the frames that
-the tracker still asks for are embedded again, so that the rest comes out as if it had never stopped.
+A mask is written as soon as it is known. A pass that finds masks of an earlier run goes on behind
+them: the frames that the tracker still asks for are embedded again, so that the rest comes out as
+if it had never stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class LabelModel(Protocol):
 
 @dataclass(kw_only=True)
 class Totals:
-    """What the passes did: frames with a result, those kept from an earlier run, steps and their seconds."""
+    """What the passes did: frames with a result, those kept from an earlier run, steps and their
+    seconds."""
 
     frames: int = 0
     kept: int = 0
@@ -70,7 +73,8 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Follower:
-    """What all passes over a video share: ``out`` is the folder for masks, ``written`` notes those that are ours."""
+    """What all passes over a video share: ``out`` is the folder for masks, ``written`` notes those
+    that are ours."""
 
     video: Video
     out: Path
@@ -86,14 +90,18 @@ class Follower:
         return self.video.info.height, self.video.info.width
 
     def follow_masks(self, prompts: Prompts) -> Totals:
-        """Write a mask for every frame; later given masks correct and add objects on the way forward.
+        """Write a mask for every frame; later given masks correct and add objects on the way
+        forward.
 
         Raises:
             CallError: probabilities are wanted of a model that has none.
         """
         totals = Totals()
         first, *later = prompts.frames
-        passes: list[tuple[range, list[int]]] = [(self._forward(first), later), (self._back(first), [])]
+        passes: list[tuple[range, list[int]]] = [
+            (self._forward(first), later),
+            (self._back(first), []),
+        ]
         for order, corrected in passes:
             try:
                 self._mask_pass(order, prompts, corrected, totals)
@@ -115,12 +123,15 @@ class Follower:
                 totals.error = totals.error or exc
         return totals, tracks
 
-    def _mask_pass(self, order: range, prompts: Prompts, later: Sequence[int], totals: Totals) -> None:
+    def _mask_pass(
+        self, order: range, prompts: Prompts, later: Sequence[int], totals: Totals
+    ) -> None:
         first = prompts.mask(prompts.frames[0], self.size)
         ids = set(np.unique(first)) - {0}
         kept = self._kept(order)
         if kept == len(order):  # nothing is left to do
-            fresh = kept - (order.step < 0)  # the forward pass has counted the frame where both begin
+            # The forward pass has counted the frame where both begin
+            fresh = kept - (order.step < 0)
             totals.frames += fresh
             totals.kept += fresh
             self.advance(fresh)
@@ -145,28 +156,38 @@ class Follower:
             if position < kept:
                 totals.kept += 1
             else:
-                self._save(frame.index, mask, tracker, sorted(ids), given=first if position == 0 else given)
+                self._save(
+                    frame.index, mask, tracker, sorted(ids), given=first if position == 0 else given
+                )
             totals.frames += 1
             self.advance(1)
 
-    def _save(self, index: int, mask: U8, tracker: Tracker, ids: list[int], given: U8 | None) -> None:
+    def _save(
+        self, index: int, mask: U8, tracker: Tracker, ids: list[int], given: U8 | None
+    ) -> None:
         """The mask last: where it is, the frame is done."""
         if self.probabilities:
             if not isinstance(tracker, SoftTracker):
-                raise CallError("this model has no probabilities: it is a baseline that gives masks alone")
+                raise CallError(
+                    "this model has no probabilities: it is a baseline that gives masks alone"
+                )
             for i in ids:
                 p = (mask == i).astype(np.float32) if given is not None else tracker.probability(i)
                 path = mask_file(self.out / "probabilities" / str(i), self.names[index])
                 self.written.write(path, encode_png((p * 255).round().astype(np.uint8)))
         self.written.write(self._mask_file(index), encode_mask(mask))
 
-    def _point_pass(self, order: range, points: Points, tracks: dict[int, Track], totals: Totals) -> None:
+    def _point_pass(
+        self, order: range, points: Points, tracks: dict[int, Track], totals: Totals
+    ) -> None:
         if not isinstance(self.model, LabelModel):
             raise CallError("this model follows masks only: name a trained network with --model")
         tracker: LabelTracker | None = None
         for frame in self._frames(order):
             if tracker is None:
-                tracker = self.model.label_tracker(frame.image, heat_maps(points.xy, self.size), self.config)
+                tracker = self.model.label_tracker(
+                    frame.image, heat_maps(points.xy, self.size), self.config
+                )
                 tracks[frame.index] = [(x, y, 1.0) for x, y in points.xy]
             else:
                 started = time.perf_counter()
@@ -199,19 +220,26 @@ class Follower:
         return len(order)
 
     def _frames(self, order: range) -> Iterator[Frame]:
-        """Frames in the order given, checked for their size; backward ones in runs that fit into memory."""
+        """Frames in the order given, checked for their size; backward ones in runs that fit into
+        memory."""
         if order.step > 0:
             parts = [order] if order else []
         else:
             each = max(2, BACKWARD_BYTES // (3 * self.size[0] * self.size[1]))
             parts = [order[i : i + each] for i in range(0, len(order), each)]
         for part in parts:
-            frames = self.video.frames(sorted(part)) if part.step < 0 or part.start else self.video.frames()
+            frames = (
+                self.video.frames(sorted(part))
+                if part.step < 0 or part.start
+                else self.video.frames()
+            )
             for frame in frames if part.step > 0 else reversed(list(frames)):
                 if frame.image.shape[:2] != self.size:
-                    (height, width), (new_height, new_width) = self.size, frame.image.shape[:2]
+                    height, width = self.size
+                    new_height, new_width = frame.image.shape[:2]
                     reason = (
-                        f"the picture changes from {width}x{height} to {new_width}x{new_height}; split the video there"
+                        f"the picture changes from {width}x{height} to {new_width}x{new_height}; "
+                        "split the video there"
                     )
                     raise VideoError(self.video.info.path, "decode", reason, frame.index)
                 yield frame

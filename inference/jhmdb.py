@@ -1,7 +1,9 @@
-"""JHMDB evaluation: the joints of the first frame are carried through the video as heat maps, scored by PCK.
+"""JHMDB evaluation: the joints of the first frame are carried through the video as heat maps,
+scored by PCK.
 
-Frames are resized to 320 x 320. Each joint is a Gaussian (sigma 4 pixels), its map is propagated as soft labels, and
-its place is the mean of the map's five strongest pixels, weighted by their strength.
+Frames are resized to 320 x 320. Each joint is a Gaussian (sigma 4 pixels), its map is propagated as
+soft labels, and its place is the mean of the map's five strongest pixels, weighted by their
+strength.
 """
 
 from __future__ import annotations
@@ -30,7 +32,18 @@ from .metrics.pck import Distances, distances, pck
 from .outputs import dotted
 from .pictures import picture_grid
 from .report import Picture
-from .results import Advance, Result, Summary, cost, load, result_digest, score_each, sequence_note, store, write_scores
+from .results import (
+    Advance,
+    Result,
+    Summary,
+    cost,
+    load,
+    result_digest,
+    score_each,
+    sequence_note,
+    store,
+    write_scores,
+)
 
 U8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
@@ -45,7 +58,8 @@ THRESHOLDS = (0.1, 0.2)
 
 @dataclass(frozen=True, kw_only=True)
 class PointsResult(Result):
-    """One video's joints: ``points`` holds x, y in the video's pixels per frame and joint, None where undetected."""
+    """One video's joints: ``points`` holds x, y in the video's pixels per frame and joint, None
+    where undetected."""
 
     points: Points
     pck: tuple[float, ...]
@@ -53,7 +67,9 @@ class PointsResult(Result):
     @property
     def line(self) -> str:
         """Strict PCK of this video."""
-        return ", ".join(f"PCK@{a} {value:.3f}" for a, value in zip(THRESHOLDS, self.pck, strict=True))
+        return ", ".join(
+            f"PCK@{a} {value:.3f}" for a, value in zip(THRESHOLDS, self.pck, strict=True)
+        )
 
     @property
     def score(self) -> float | None:
@@ -72,16 +88,23 @@ class PckSummary(Summary):
     distances: tuple[Distances, ...]
 
     def pck(self, form: str, threshold: float) -> tuple[float | None, dict[str, float | None]]:
-        """PCK@threshold in the ``loose`` or ``strict`` form: the mean over joints, and of each joint by name.
+        """PCK@threshold in the ``loose`` or ``strict`` form: the mean over joints, and of each
+        joint by name.
 
         None where no joint was detected.
         """
         mean, each = pck([getattr(d, form) for d in self.distances], threshold)
-        return _number(mean), {name: _number(value) for name, value in zip(JOINTS, each, strict=True)}
+        return _number(mean), {
+            name: _number(value) for name, value in zip(JOINTS, each, strict=True)
+        }
 
     def measures(self) -> dict[str, float]:
         """PCK at both thresholds in both forms, under names that MLflow takes (it knows no @)."""
-        return {name.replace("@", "_"): value for name, value in self._figures().items() if value is not None}
+        return {
+            name.replace("@", "_"): value
+            for name, value in self._figures().items()
+            if value is not None
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``scores.json``."""
@@ -91,25 +114,40 @@ class PckSummary(Summary):
             "sequences": self.sequences,
             **self._figures(),
             "detected": float(np.mean(np.concatenate([c.ravel() for c in counts]))),
-            "per_joint": {name: {f"PCK@{a}": self.pck("loose", a)[1][name] for a in THRESHOLDS} for name in JOINTS},
+            "per_joint": {
+                name: {f"PCK@{a}": self.pck("loose", a)[1][name] for a in THRESHOLDS}
+                for name in JOINTS
+            },
             "model": self.model,
             "seconds_per_frame": self.seconds_per_frame,
             "peak_rss_mb": self.peak_rss_mb,
         }
 
     def _figures(self) -> dict[str, float | None]:
-        return {f"PCK@{a}{_suffix(form)}": self.pck(form, a)[0] for form in ("loose", "strict") for a in THRESHOLDS}
+        return {
+            f"PCK@{a}{_suffix(form)}": self.pck(form, a)[0]
+            for form in ("loose", "strict")
+            for a in THRESHOLDS
+        }
 
     def lines(self) -> list[str]:
         """A row per joint, and the means of both forms."""
         each = [self.pck("loose", a)[1] for a in THRESHOLDS]
         width = max(map(len, JOINTS))
-        rows = [f"{name:{width}}  " + "  ".join(_cell(column[name]) for column in each) for name in JOINTS]
+        rows = [
+            f"{name:{width}}  " + "  ".join(_cell(column[name]) for column in each)
+            for name in JOINTS
+        ]
         means = [
-            f"{f'mean, {form}':{width}}  " + "  ".join(_cell(self.pck(form, a)[0]) for a in THRESHOLDS)
+            f"{f'mean, {form}':{width}}  "
+            + "  ".join(_cell(self.pck(form, a)[0]) for a in THRESHOLDS)
             for form in ("loose", "strict")
         ]
-        return [f"{'joint':{width}}  " + "  ".join(f"@{a}".ljust(6) for a in THRESHOLDS), *rows, *means]
+        return [
+            f"{'joint':{width}}  " + "  ".join(f"@{a}".ljust(6) for a in THRESHOLDS),
+            *rows,
+            *means,
+        ]
 
 
 @dataclass(frozen=True)
@@ -135,10 +173,12 @@ class Jhmdb:
     def evaluate(
         self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
     ) -> PointsResult:
-        """Propagate the joints of one video, store and return them. They also go to ``points/<class>/<video>.json``.
+        """Propagate the joints of one video, store and return them. They also go to
+        ``points/<class>/<video>.json``.
 
         Raises:
-            NotFoundError, IntegrityError, VideoError: a file of the video is missing or damaged; names it.
+            NotFoundError, IntegrityError, VideoError: a file of the video is missing or damaged;
+            names it.
         """
         video = open_video(self.data, name)
         seconds: list[float] = []
@@ -160,16 +200,25 @@ class Jhmdb:
         store(out, result)
         return result
 
-    def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> PointsResult | None:
+    def stored(
+        self, name: str, out: Path, source: ModelSource, config: InferenceConfig
+    ) -> PointsResult | None:
         """The result of an earlier run, if model, settings, files and joints are still the same."""
         digest = result_digest(open_video(self.data, name).fingerprint(), source, config)
         return load(PointsResult, out, name, digest, self.predictions(name, out))
 
-    def summarize(self, results: Sequence[PointsResult], source: ModelSource, out: Path) -> PckSummary:
+    def summarize(
+        self, results: Sequence[PointsResult], source: ModelSource, out: Path
+    ) -> PckSummary:
         """Scores over all videos, with ``scores.json`` written."""
         scored = tuple(self._distances(result.name, result.points) for result in results)
         summary = PckSummary(
-            dataset=self.dataset, distances=scored, sequences=len(results), model=source.name, out=out, **cost(results)
+            dataset=self.dataset,
+            distances=scored,
+            sequences=len(results),
+            model=source.name,
+            out=out,
+            **cost(results),
         )
         write_scores(out, summary)
         return summary
@@ -178,14 +227,19 @@ class Jhmdb:
         """Some frames with their joints."""
         video = open_video(self.data, result.name)
         ts = some(later(len(video.frames)))
-        rows = [[dotted(video.frame(t), joints[t]) for t in ts] for joints in (result.points, video.joints)]
+        rows = [
+            [dotted(video.frame(t), joints[t]) for t in ts]
+            for joints in (result.points, video.joints)
+        ]
         which = ", ".join(video.frames[t].stem for t in ts)
         return Picture(
-            data=picture_grid(rows).data, caption=f"Predicted (above) and annotated (below), frames {which}."
+            data=picture_grid(rows).data,
+            caption=f"Predicted (above) and annotated (below), frames {which}.",
         )
 
     def score(self, points: Path, advance: Advance = lambda n: None) -> PckSummary:
-        """Score joints made elsewhere, in ``points/<class>/<video>.json`` as ``evaluate`` writes them.
+        """Score joints made elsewhere, in ``points/<class>/<video>.json`` as ``evaluate`` writes
+        them.
 
         Raises:
             NotFoundError: the data set, or a file of joints, is missing; names it.
@@ -193,27 +247,39 @@ class Jhmdb:
         """
         names = self.names()
         scored = score_each(
-            names, points, lambda name: self._distances(name, _read_points(points / f"{name}.json")), advance
+            names,
+            points,
+            lambda name: self._distances(name, _read_points(points / f"{name}.json")),
+            advance,
         )
         return PckSummary(dataset=self.dataset, distances=tuple(scored), sequences=len(names))
 
     def _distances(self, name: str, points: Points) -> Distances:
         truth = open_video(self.data, name).joints
-        predicted = np.array([[p or (np.nan, np.nan) for p in frame] for frame in points], dtype=np.float64)
+        predicted = np.array(
+            [[p or (np.nan, np.nan) for p in frame] for frame in points], dtype=np.float64
+        )
         if predicted.shape != truth.shape:
-            raise IntegrityError(f"the joints of {name} are {predicted.shape}, not {truth.shape} as annotated")
+            raise IntegrityError(
+                f"the joints of {name} are {predicted.shape}, not {truth.shape} as annotated"
+            )
         return distances(truth[1:], predicted[1:])
 
 
-def track_joints(video: Video, model: Model, config: InferenceConfig, seconds: list[float]) -> Float:
-    """Joints of every frame, float (T, 15, 2) in the video's pixels, NaN where undetected; the first frame's are given.
+def track_joints(
+    video: Video, model: Model, config: InferenceConfig, seconds: list[float]
+) -> Float:
+    """Joints of every frame, float (T, 15, 2) in the video's pixels, NaN where undetected; the
+    first frame's are given.
 
     ``seconds`` takes what the tracker spent on each frame.
     """
     first = video.frame(0)
     scale = SIZE / np.array([first.shape[1], first.shape[0]], dtype=np.float64)
     # Centres of pixels lie at whole numbers in both sizes, so their borders at -0.5 stay together.
-    tracker = model.label_tracker(_square(first), heat_maps((video.joints[0] + 0.5) * scale - 0.5), config.tracker)
+    tracker = model.label_tracker(
+        _square(first), heat_maps((video.joints[0] + 0.5) * scale - 0.5), config.tracker
+    )
     joints = [video.joints[0]]
     for t in range(1, len(video.joints)):
         frame = _square(video.frame(t))
@@ -225,7 +291,8 @@ def track_joints(video: Video, model: Model, config: InferenceConfig, seconds: l
 
 
 def heat_maps(joints: Float, size: int = SIZE, sigma: float = SIGMA) -> npt.NDArray[np.float32]:
-    """A Gaussian of height 1 around each joint, float32 (joints, size, size); exactly 0 beyond three sigmas.
+    """A Gaussian of height 1 around each joint, float32 (joints, size, size); exactly 0 beyond
+    three sigmas.
 
     Args:
         joints: (joints, 2) x, y in pixels; those far outside have an empty map.
@@ -233,11 +300,14 @@ def heat_maps(joints: Float, size: int = SIZE, sigma: float = SIGMA) -> npt.NDAr
     grid = np.arange(size)
     x, y = ((grid - joints[:, k : k + 1]) ** 2 for k in (0, 1))
     squared = y[:, :, None] + x[:, None, :]
-    return np.where(squared <= (REACH * sigma) ** 2, np.exp(-squared / (2 * sigma**2)), 0).astype(np.float32)
+    return np.where(squared <= (REACH * sigma) ** 2, np.exp(-squared / (2 * sigma**2)), 0).astype(
+        np.float32
+    )
 
 
 def peaks(maps: npt.NDArray[np.float32], top: int = TOP) -> Float:
-    """Place of each map's joint, (joints, 2) x, y: mean of its ``top`` strongest pixels, weighted; NaN if all are 0.
+    """Place of each map's joint, (joints, 2) x, y: mean of its ``top`` strongest pixels, weighted;
+    NaN if all are 0.
 
     Args:
         maps: float32 (joints, H, W), none negative.
@@ -248,17 +318,24 @@ def peaks(maps: npt.NDArray[np.float32], top: int = TOP) -> Float:
     total = weights.sum(axis=1)
     y, x = np.divmod(chosen, maps.shape[2])
     sums = np.stack([(x * weights).sum(axis=1), (y * weights).sum(axis=1)], axis=1)
-    return np.divide(sums, total[:, None], out=np.full_like(sums, math.nan), where=total[:, None] > 0)
+    return np.divide(
+        sums, total[:, None], out=np.full_like(sums, math.nan), where=total[:, None] > 0
+    )
 
 
 def _square(frame: U8) -> U8:
     shrinks = max(frame.shape[:2]) > SIZE
-    return np.asarray(cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    return np.asarray(
+        cv2.resize(
+            frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+    )
 
 
 def _as_points(joints: Float) -> Points:
     return tuple(
-        tuple(None if np.isnan(x) else (round(float(x), 4), round(float(y), 4)) for x, y in frame) for frame in joints
+        tuple(None if np.isnan(x) else (round(float(x), 4), round(float(y), 4)) for x, y in frame)
+        for frame in joints
     )
 
 

@@ -1,7 +1,9 @@
-"""Key points as labels: points -> soft heat maps that propagate like masks, and back (method, section 8).
+"""Key points as labels: points -> soft heat maps that propagate like masks, and back (method,
+section 8).
 
-A point file is CSV with the columns ``id,x,y`` and, optionally, ``frame``; or JSON: a list of such objects, or of
-``[x, y]``, or ``{"name": [x, y]}``. All points lie on one frame, in pixels; without ``frame``, on the first.
+A point file is CSV with the columns ``id,x,y`` and, optionally, ``frame``; or JSON: a list of such
+objects, or of ``[x, y]``, or ``{"name": [x, y]}``. All points lie on one frame, in pixels; without
+``frame``, on the first.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
 
     Raises:
         NotFoundError: no such file.
-        CallError: it cannot be read, its points are on several frames or too many, or no frame has this name.
+        CallError: it cannot be read, its points are on several frames or too many, or no frame has
+        this name.
     """
     if not path.is_file():
         raise NotFoundError(f"no such file of points: {path}")
@@ -66,9 +69,13 @@ def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
         form = "CSV with the columns id,x,y and optionally frame, or JSON {name: [x, y]}"
         raise CallError(f"cannot read the points of {path} ({exc}): write {form}") from exc
     if len(on) != 1 or len(set(names)) != len(names) or len(names) > MAX_POINTS:
-        raise CallError(f"{path} should hold 1..{MAX_POINTS} points of one frame, each with an id of its own")
+        raise CallError(
+            f"{path} should hold 1..{MAX_POINTS} points of one frame, each with an id of its own"
+        )
     frame = on.pop()
-    return Points(frame=frame_index(frame, frames) if frame else 0, names=names, xy=xy, files=(path,))
+    return Points(
+        frame=frame_index(frame, frames) if frame else 0, names=names, xy=xy, files=(path,)
+    )
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -79,18 +86,26 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     values = json.loads(text)
     pairs = values.items() if isinstance(values, dict) else enumerate(values, start=1)
     for name, value in pairs:
-        yield {"id": name, **value} if isinstance(value, dict) else {"id": name, "x": value[0], "y": value[1]}
+        yield (
+            {"id": name, **value}
+            if isinstance(value, dict)
+            else {"id": name, "x": value[0], "y": value[1]}
+        )
 
 
-def heat_maps(xy: Sequence[tuple[float, float]], size: tuple[int, int], sigma: float = SIGMA) -> F32:
-    """Gaussians around points, float32 (K, H, W), 1 at the point; a point far outside leaves its map empty."""
+def heat_maps(
+    xy: Sequence[tuple[float, float]], size: tuple[int, int], sigma: float = SIGMA
+) -> F32:
+    """Gaussians around points, float32 (K, H, W), 1 at the point; a point far outside leaves its
+    map empty."""
     y, x = np.ogrid[: size[0], : size[1]]
     maps = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2)) for px, py in xy]
     return np.stack(maps).astype(np.float32)
 
 
 def locate(heat: F32) -> tuple[float, float, float]:
-    """x, y and height of a heat map's peak, float32 (H, W): the mean of its highest pixels, weighted by their heat."""
+    """x, y and height of a heat map's peak, float32 (H, W): the mean of its highest pixels,
+    weighted by their heat."""
     flat = heat.ravel()
     top = np.argpartition(flat, -TOP)[-TOP:] if flat.size > TOP else np.arange(flat.size)
     weights = np.maximum(flat[top], 1e-12).astype(np.float64)
@@ -110,7 +125,8 @@ def points_table(
     Args:
         names: of the points.
         tracks: x, y and confidence of the points, by frame.
-        frames: names of the frames. Where they are the numbers from 0 on, the table has plain numbers.
+        frames: names of the frames. Where they are the numbers from 0 on, the table has plain
+            numbers.
     """
     if all(name.isdecimal() and int(name) == index for index, name in enumerate(frames)):
         frames = [str(index) for index in range(len(frames))]

@@ -15,7 +15,8 @@ LONGEST = 400  # characters of a fact in a report
 
 
 def describe_model(source: ModelSource) -> dict[str, str]:
-    """What is known of a model, for people to read: name, weights, the file's metadata, MLflow's run and version."""
+    """What is known of a model, for people to read: name, weights, the file's metadata, MLflow's
+    run and version."""
     facts = {"model": source.name, "weights (SHA-256)": source.digest}
     if source.path is not None:
         facts["file"] = str(source.path)

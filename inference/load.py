@@ -1,7 +1,8 @@
-"""Which model: a registered version, a run, a folder, a file, the starter, a baseline -> something that makes trackers.
+"""Which model: a registered version, a run, a folder, a file, the starter, a baseline -> something
+that makes trackers.
 
-``resolve_model`` finds the weights and says where they came from; ``open_model`` loads them, in whatever process needs
-them. Only ``*.safetensors`` files are ever read: nothing is unpickled.
+``resolve_model`` finds the weights and says where they came from; ``open_model`` loads them, in
+whatever process needs them. Only ``*.safetensors`` files are ever read: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ U8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
 
 STARTER = "starter"
-"""The slim network that comes with the program (docs/starter-model.md), for whoever has trained none yet."""
+"""The slim network that comes with the program (docs/starter-model.md), for whoever has trained
+none yet."""
 BASELINES = ("baseline:copy", "baseline:colour", "baseline:untrained")
 
 
@@ -36,7 +38,8 @@ class Tracker(Protocol):
     """Carries the masks of a first frame through a video."""
 
     def step(self, frame: U8, mask: U8 | None = None) -> U8:
-        """Object ids, uint8 (H, W), of the next ``frame``; a given ``mask`` overwrites where it is above 0."""
+        """Object ids, uint8 (H, W), of the next ``frame``; a given ``mask`` overwrites where it is
+        above 0."""
         ...
 
 
@@ -52,7 +55,8 @@ class Model(Protocol):
     """Whatever makes trackers."""
 
     def tracker(self, first_frame: U8, first_mask: U8, config: TrackerConfig) -> Tracker:
-        """A tracker that starts from a frame, uint8 (H, W, 3) RGB, and its object ids, uint8 (H, W)."""
+        """A tracker that starts from a frame, uint8 (H, W, 3) RGB, and its object ids, uint8 (H,
+        W)."""
         ...
 
     def label_tracker(self, first_frame: U8, labels: Float, config: TrackerConfig) -> LabelTracker:
@@ -83,9 +87,11 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
     """Find a model.
 
     Args:
-        name: ``starter``, baseline, file, folder, ``models:/...``, ``runs:/...`` or a bare run id; None is the
-            registry's champion or, while there is none, its candidate or, where nothing is registered, the starter.
-        download_to: folder for weights of the MLflow store (default: where they lie, or a temporary one).
+        name: ``starter``, baseline, file, folder, ``models:/...``, ``runs:/...`` or a bare run id;
+            None is the registry's champion or, while there is none, its candidate or, where nothing
+            is registered, the starter.
+        download_to: folder for weights of the MLflow store (default: where they lie, or a temporary
+            one).
 
     Raises:
         NotFoundError: there is no such model.
@@ -95,7 +101,9 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
         try:
             return _from_store(fetch_default(download_to))
         except NotFoundError as exc:
-            say(f"{exc}. Until then: the starter model that comes with the program (docs/starter-model.md)")
+            say(
+                f"{exc}. Until then: the starter model that comes with the program (docs/starter-model.md)"
+            )
             name = STARTER
     if name == STARTER:
         return _from_file(STARTER, Path(__file__).parent / "starter.safetensors")
@@ -121,7 +129,8 @@ def open_model(source: ModelSource) -> Model:
 
     Raises:
         NotFoundError: the weights are gone.
-        IntegrityError: the file is damaged, not a CorrFractal network, or no longer the one that was found.
+        IntegrityError: the file is damaged, not a CorrFractal network, or no longer the one that
+        was found.
     """
     if source.digest == "baseline:copy":
         return _CopyModel()
@@ -136,7 +145,9 @@ def open_model(source: ModelSource) -> Model:
     else:
         network = _untrained() if source.path is None else CorrFractal.load(source.path)
     if source.path is not None and file_sha256(source.path) != source.digest:
-        raise IntegrityError(f"the model {source.path} was changed after it was found: run the same command again")
+        raise IntegrityError(
+            f"the model {source.path} was changed after it was found: run the same command again"
+        )
     return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -169,7 +180,8 @@ class _CopyLabels:
 
 
 def _untrained() -> CorrFractal:
-    """A slim network with the weights of seed 0: what the architecture does before it has learnt anything."""
+    """A slim network with the weights of seed 0: what the architecture does before it has learnt
+    anything."""
     import torch
 
     from corrfractal import CorrFractal, CorrFractalConfig
@@ -191,5 +203,7 @@ def _from_store(stored: StoredModel) -> ModelSource:
 
 def _from_file(name: str, path: Path) -> ModelSource:
     if path.suffix != ".safetensors":
-        raise CallError(f"the model {path} is not a .safetensors file: other formats are not opened")
+        raise CallError(
+            f"the model {path} is not a .safetensors file: other formats are not opened"
+        )
     return ModelSource(name=name, digest=file_sha256(path), path=path.resolve())

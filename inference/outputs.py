@@ -1,7 +1,8 @@
-"""What is made of a video and its masks besides the masks: overlay, contours, cut-out, points drawn on their frames.
+"""What is made of a video and its masks besides the masks: overlay, contours, cut-out, points drawn
+on their frames.
 
-Each is a pass of its own over the video and the masks on disk, so that it can be had later, or again, without
-tracking; nothing but one frame is held.
+Each is a pass of its own over the video and the masks on disk, so that it can be had later, or
+again, without tracking; nothing but one frame is held.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Outputs:
     Attributes:
         overlay: h264 video with the objects tinted.
         contours: h264 video with their outlines.
-        cutout: the objects alone with an alpha channel: a ``.webm`` video (VP9, plays in browsers), else a folder of
-            RGBA PNG files.
-        probabilities: also write the soft labels, ``probabilities/<id>/<frame>.png`` of 8 bits, 255 = certain.
+        cutout: the objects alone with an alpha channel: a ``.webm`` video (VP9, plays in browsers),
+            else a folder of RGBA PNG files.
+        probabilities: also write the soft labels, ``probabilities/<id>/<frame>.png`` of 8 bits, 255
+            = certain.
     """
 
     overlay: Path | None = None
@@ -61,7 +63,9 @@ class Outputs:
     @property
     def videos(self) -> tuple[Path, ...]:
         """The files among the outputs."""
-        return tuple(path for path in self.places.values() if path is not None and path != self.cutout_folder)
+        return tuple(
+            path for path in self.places.values() if path is not None and path != self.cutout_folder
+        )
 
     def check(self) -> None:
         """Raises CallError: a name does not say what can be written."""
@@ -75,7 +79,9 @@ class Outputs:
             )
 
 
-def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float, written: Written) -> None:
+def write_outputs(
+    video: Video, masks: Path, outputs: Outputs, opacity: float, written: Written
+) -> None:
     """Write overlay, contours and cut-out of the frames that have a mask.
 
     Args:
@@ -83,7 +89,8 @@ def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float, w
         masks: folder of their masks, named by frame.
         outputs: where to write.
         opacity: of the colours over the objects.
-        written: the note of what is ours: only masks that it names are read, and it names what is written.
+        written: the note of what is ours: only masks that it names are read, and it names what is
+            written.
     """
     pictures: list[tuple[Path | None, Callable[[U8, U8], U8]]] = [
         (outputs.overlay, lambda image, mask: blend(image, mask, opacity)),
@@ -103,9 +110,15 @@ def write_outputs(video: Video, masks: Path, outputs: Outputs, opacity: float, w
                 write_video(temporary, (image for _, image in images), video.info.fps, codec=codec)
 
 
-def write_point_video(path: Path, video: Video, tracks: dict[int, Track], written: Written, trail: int = 8) -> None:
+def write_point_video(
+    path: Path, video: Video, tracks: dict[int, Track], written: Written, trail: int = 8
+) -> None:
     """Write an h264 video with points and the way they came in the last frames."""
-    images = (_trailed(frame.image, frame.index, tracks, trail) for frame in video.frames() if frame.index in tracks)
+    images = (
+        _trailed(frame.image, frame.index, tracks, trail)
+        for frame in video.frames()
+        if frame.index in tracks
+    )
     with written.replacing(path) as temporary:
         write_video(temporary, images, video.info.fps)
 
@@ -123,7 +136,8 @@ def encode_png(image: U8) -> bytes:
 
 
 def _pairs(video: Video, masks: Path, written: Written) -> Iterator[tuple[str, U8, U8]]:
-    """Name, picture and mask of each frame, up to the first that cannot be decoded: its error was reported before."""
+    """Name, picture and mask of each frame, up to the first that cannot be decoded: its error was
+    reported before."""
     names = video.names()
     try:
         for frame in video.frames():

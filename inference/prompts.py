@@ -1,9 +1,12 @@
-"""What a user gives to start a propagation: masks of some frames, boxes, points -> object ids by frame.
+"""What a user gives to start a propagation: masks of some frames, boxes, points -> object ids by
+frame.
 
-A box or a point, each with an object id, is drawn onto the mask of its frame, the later ones over the earlier.
+A box or a point, each with an object id, is drawn onto the mask of its frame, the later ones over
+the earlier.
 
-Frames are named as the results name them: ``00040`` or ``40`` in a video file; in a folder of frames by their files'
-names without suffix, where a number fits the name that is this number (docs/decisions/0040).
+Frames are named as the results name them: ``00040`` or ``40`` in a video file; in a folder of
+frames by their files' names without suffix, where a number fits the name that is this number
+(docs/decisions/0040).
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ BOX_FORM, POINT_FORM = "[FRAME:]ID,X0,Y0,X1,Y1", "[FRAME:]ID,X,Y[,RADIUS]"
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A box or a disk on a frame: ``x1``, ``y1`` lie outside a box; a disk has a ``radius`` (None: 2 % of the side)."""
+    """A box or a disk on a frame: ``x1``, ``y1`` lie outside a box; a disk has a ``radius`` (None:
+    2 % of the side)."""
 
     frame: int
     object_id: int
@@ -54,7 +58,9 @@ class Shape:
             inside = (x - self.x0) ** 2 + (y - self.y0) ** 2 <= radius**2
         if not inside.any():
             at = f"{self.x0:g},{self.y0:g}"
-            raise MaskError(f"nothing of object {self.object_id} at {at} lies on the frame of {width}x{height}")
+            raise MaskError(
+                f"nothing of object {self.object_id} at {at} lies on the frame of {width}x{height}"
+            )
         mask[inside] = self.object_id
 
 
@@ -93,7 +99,9 @@ class Prompts:
     def digest(self) -> str:
         """SHA-256 of what is given."""
         shapes = [[s.frame, s.object_id, s.x0, s.y0, s.x1, s.y1, s.radius] for s in self.shapes]
-        return digest([[[frame, file_sha256(path)] for frame, path in sorted(self.masks.items())], shapes])
+        return digest(
+            [[[frame, file_sha256(path)] for frame, path in sorted(self.masks.items())], shapes]
+        )
 
 
 def read_prompts(
@@ -105,7 +113,8 @@ def read_prompts(
     """Read what the command line gives.
 
     Args:
-        masks: ``PNG`` (of the first frame), ``FRAME:PNG``, or a folder of PNG files named by their frames.
+        masks: ``PNG`` (of the first frame), ``FRAME:PNG``, or a folder of PNG files named by their
+            frames.
         boxes: ``[FRAME:]ID,X0,Y0,X1,Y1`` in pixels.
         points: ``[FRAME:]ID,X,Y[,RADIUS]`` in pixels.
         names: of the frames of a folder; None: frames are numbered from 0, as in a video file.
@@ -117,7 +126,9 @@ def read_prompts(
     files: dict[int, Path] = {}
     folders = [Path(text) for text in masks if Path(text).is_dir()]
     for text in masks:
-        found = masks_by_frame(Path(text), names) if Path(text).is_dir() else [_mask_file(text, names)]
+        found = (
+            masks_by_frame(Path(text), names) if Path(text).is_dir() else [_mask_file(text, names)]
+        )
         for frame, path in found:
             if frame in files:
                 shown = frame if names is None else names[frame]
@@ -126,29 +137,38 @@ def read_prompts(
     shapes = [_shape(text, BOX_FORM, (5,), names) for text in boxes]
     shapes += [_shape(text, POINT_FORM, (3, 4), names) for text in points]
     if not files and not shapes:
-        raise CallError("say where the objects are: --mask PNG, --box ID,X0,Y0,X1,Y1 or --point ID,X,Y")
+        raise CallError(
+            "say where the objects are: --mask PNG, --box ID,X0,Y0,X1,Y1 or --point ID,X,Y"
+        )
     return Prompts(masks=files, shapes=tuple(shapes), folders=tuple(folders))
 
 
 def frame_index(text: str, names: Sequence[str] | None) -> int:
     """Position of the frame that a text names; see ``read_prompts`` for ``names``.
 
-    A name that fits exactly comes first; a number also fits the one name that is the same number, such as 7 and 00007.
+    A name that fits exactly comes first; a number also fits the one name that is the same number,
+    such as 7 and 00007.
 
     Raises:
         CallError: no frame has this name.
     """
     if names is None:
         if not text.isdecimal():
-            raise CallError(f"no frame is called '{text}': the frames of a video file are numbered from 0")
+            raise CallError(
+                f"no frame is called '{text}': the frames of a video file are numbered from 0"
+            )
         return int(text)
     if text in names:
         return list(names).index(text)
     if text.isdecimal():
-        same = [index for index, name in enumerate(names) if name.isdecimal() and int(name) == int(text)]
+        same = [
+            index for index, name in enumerate(names) if name.isdecimal() and int(name) == int(text)
+        ]
         if len(same) == 1:
             return same[0]
-    raise CallError(f"no frame is called '{text}': the frames are called {names[0]} to {names[-1]}, as their files")
+    raise CallError(
+        f"no frame is called '{text}': the frames are called {names[0]} to {names[-1]}, as their files"
+    )
 
 
 def masks_by_frame(folder: Path, names: Sequence[str] | None) -> list[tuple[int, Path]]:
@@ -158,9 +178,13 @@ def masks_by_frame(folder: Path, names: Sequence[str] | None) -> list[tuple[int,
         NotFoundError: there is none.
         CallError: the name of a mask fits no frame, or two fit one.
     """
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith("."))
+    paths = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith(".")
+    )
     if not paths:
-        raise NotFoundError(f"the folder {folder} holds no masks named by their frame, such as 00000.png")
+        raise NotFoundError(
+            f"the folder {folder} holds no masks named by their frame, such as 00000.png"
+        )
     found: dict[int, Path] = {}
     for path in paths:
         try:
@@ -204,5 +228,13 @@ def _shape(text: str, form: str, lengths: tuple[int, ...], names: Sequence[str] 
     if lengths == (5,):
         if not (values[1] < values[3] and values[2] < values[4]):
             raise CallError(f"the box '{text}' is empty: write {form} with X0 < X1 and Y0 < Y1")
-        return Shape(frame=at, object_id=object_id, x0=values[1], y0=values[2], x1=values[3], y1=values[4])
-    return Shape(frame=at, object_id=object_id, x0=values[1], y0=values[2], radius=values[3] if values[3:] else None)
+        return Shape(
+            frame=at, object_id=object_id, x0=values[1], y0=values[2], x1=values[3], y1=values[4]
+        )
+    return Shape(
+        frame=at,
+        object_id=object_id,
+        x0=values[1],
+        y0=values[2],
+        radius=values[3] if values[3:] else None,
+    )

@@ -1,8 +1,10 @@
-"""Label propagation through one video: frames and given masks in, a mask for every frame out (paper, III-D, Fig. 5b).
+"""Label propagation through one video: frames and given masks in, a mask for every frame out
+(paper, III-D, Fig. 5b).
 
-Frames stream through: memory does not grow with the video's length. From the first frame that a mask is given for, one
-pass goes forward, with later masks as corrections, and one backward to the beginning. Each mask is written when it is
-known; a run that was stopped goes on from the masks that are there, and ends at the same ones.
+Frames stream through: memory does not grow with the video's length. From the first frame that a
+mask is given for, one pass goes forward, with later masks as corrections, and one backward to the
+beginning. Each mask is written when it is known; a run that was stopped goes on from the masks that
+are there, and ends at the same ones.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class Propagation:
         objects: ids in the given masks; names of the points.
         masks: their folder.
         overlay, contours, cutout: what else was asked for.
-        seconds_per_frame: of the tracker alone, without reading and writing files; 0 if nothing was left to do.
+        seconds_per_frame: of the tracker alone, without reading and writing files; 0 if nothing was
+            left to do.
         peak_rss_mb: largest resident memory of the process so far.
     """
 
@@ -96,8 +99,8 @@ def propagate_video(
     Args:
         video: file, or folder of frames.
         given: masks and shapes of some frames; or the file of the first frame's mask; or points.
-        out: folder for a palette PNG a frame, named as the frame (``00000.png`` on for a video file); made if
-            missing. For points, ``points.csv``.
+        out: folder for a palette PNG a frame, named as the frame (``00000.png`` on for a video
+            file); made if missing. For points, ``points.csv``.
         model: see ``inference.load.resolve_model``.
         outputs: what else to write; ``overlay`` is short for its most usual part.
         overwrite: replace files of others where results go.
@@ -151,7 +154,9 @@ class Job:
         frames = (self.given.frame,) if isinstance(self.given, Points) else self.given.frames
         for frame in frames:
             if frame >= info.frames:
-                raise CallError(f"frame {frame} is given, but {self.video} has the frames 0..{info.frames - 1}")
+                raise CallError(
+                    f"frame {frame} is given, but {self.video} has the frames 0..{info.frames - 1}"
+                )
             if isinstance(self.given, Prompts):
                 self.given.mask(frame, (info.height, info.width))
         self.refuse_foreign()
@@ -187,9 +192,17 @@ class Job:
         make_folder(self.out)
         size = (video.info.height, video.info.width)
         if (working := working_size(*size, config.tracker)) != size:
-            say(f"frames of {size[1]}x{size[0]} are embedded at {working[1]}x{working[0]}; masks keep the full size")
+            say(
+                f"frames of {size[1]}x{size[0]} are embedded at {working[1]}x{working[0]}; masks keep the full size"
+            )
         identity = digest(
-            [fingerprint(self.video), self.given.digest(), source.digest, config.digest, self.outputs.probabilities]
+            [
+                fingerprint(self.video),
+                self.given.digest(),
+                source.digest,
+                config.digest,
+                self.outputs.probabilities,
+            ]
         )
         written = self._begin(identity)
         follower = Follower(
@@ -218,11 +231,18 @@ class Job:
             seconds_per_frame=totals.seconds / max(totals.steps, 1),
             peak_rss_mb=peak_rss_mb(),
         )
-        facts = {**asdict(result), "digest": identity, "model_digest": source.digest, "config": config_to_dict(config)}
+        facts = {
+            **asdict(result),
+            "digest": identity,
+            "model_digest": source.digest,
+            "config": config_to_dict(config),
+        }
         self._note(written, facts)
         others = [path for path in _results(self.out) if not written.names(path)]
         if others:
-            say(f"{len(others)} files in {self.out} are not of this run and were left there, such as {others[0].name}")
+            say(
+                f"{len(others)} files in {self.out} are not of this run and were left there, such as {others[0].name}"
+            )
         if _state(self.video) != self.first_state:
             self._begin("")  # no mask belongs to the bytes that were hashed
             raise VideoError(str(self.video), "read", CHANGED)
@@ -231,7 +251,8 @@ class Job:
         return result
 
     def _begin(self, identity: str) -> Written:
-        """Keep the results of an earlier run of the same work; delete those of other work that nobody changed."""
+        """Keep the results of an earlier run of the same work; delete those of other work that
+        nobody changed."""
         written = self._written()
         try:
             before = json.loads((self.out / NOTE).read_bytes())["digest"]
@@ -250,7 +271,11 @@ class Job:
 
 
 def track(
-    images: Iterable[U8], first_mask: U8, model: Model, config: InferenceConfig, given: dict[int, U8] | None = None
+    images: Iterable[U8],
+    first_mask: U8,
+    model: Model,
+    config: InferenceConfig,
+    given: dict[int, U8] | None = None,
 ) -> Iterator[Step]:
     """Yield a step for every frame, the first with the given mask.
 
@@ -282,7 +307,8 @@ def make_folder(folder: Path) -> None:
 
 
 def frame_names(video: Path) -> Sequence[str] | None:
-    """How prompts name the frames: by the files of a folder of frames; None for a video file, which has numbers."""
+    """How prompts name the frames: by the files of a folder of frames; None for a video file, which
+    has numbers."""
     return open_video(video).names() if video.is_dir() else None
 
 
@@ -308,13 +334,17 @@ def _results(out: Path) -> list[Path]:
 
 def _png_files(folder: Path) -> list[Path]:
     found = folder.iterdir() if folder.is_dir() else []
-    return sorted(path for path in found if path.suffix.lower() == ".png" and not path.name.startswith("."))
+    return sorted(
+        path for path in found if path.suffix.lower() == ".png" and not path.name.startswith(".")
+    )
 
 
 def _objects(given: Prompts | Points, size: tuple[int, int]) -> tuple[int, ...] | tuple[str, ...]:
     if isinstance(given, Points):
         return given.names
-    return tuple(sorted({int(i) for frame in given.frames for i in np.unique(given.mask(frame, size)) if i}))
+    return tuple(
+        sorted({int(i) for frame in given.frames for i in np.unique(given.mask(frame, size)) if i})
+    )
 
 
 def _text(path: Path | None) -> str | None:

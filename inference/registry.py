@@ -1,4 +1,5 @@
-"""The MLflow side of inference: find the weights of a registered model or a run, and note scores beside the model.
+"""The MLflow side of inference: find the weights of a registered model or a run, and note scores
+beside the model.
 
 The store is that of ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working folder. Looking for
 a model never creates an empty data base.
@@ -58,7 +59,8 @@ def fetch_default(download_to: Path | None) -> StoredModel:
 
 
 def fetch(uri: str, download_to: Path | None) -> StoredModel:
-    """Look up ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``runs:/ID/model`` and fetch its weights.
+    """Look up ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``runs:/ID/model`` and fetch its
+    weights.
 
     Raises:
         NotFoundError: no such store, model, version or run.
@@ -87,7 +89,8 @@ def fetch(uri: str, download_to: Path | None) -> StoredModel:
         if download_to is not None:
             download_to.mkdir(parents=True, exist_ok=True)
         path = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{fixed}/{weights}", dst_path=None if download_to is None else str(download_to)
+            artifact_uri=f"{fixed}/{weights}",
+            dst_path=None if download_to is None else str(download_to),
         )
     return StoredModel(uri=fixed, weights=Path(path), run_id=run_id, registered=registered)
 
@@ -100,12 +103,17 @@ def only_weights(paths: list[str], where: str) -> str:
     """
     if len(paths) != 1:
         found = ", ".join(paths) or "none"
-        raise CallError(f"the model {where} should hold exactly one .safetensors file, found: {found}")
+        raise CallError(
+            f"the model {where} should hold exactly one .safetensors file, found: {found}"
+        )
     return paths[0]
 
 
-def log_scores(run_id: str, registered: tuple[str, str], scores: Scores, document: Mapping[str, Any]) -> None:
-    """Note scores on a registered version, as the tag that the registry's gate reads, and as ``log_measures`` does.
+def log_scores(
+    run_id: str, registered: tuple[str, str], scores: Scores, document: Mapping[str, Any]
+) -> None:
+    """Note scores on a registered version, as the tag that the registry's gate reads, and as
+    ``log_measures`` does.
 
     Raises:
         CorrFractalError: the store refuses or does not answer.
@@ -126,7 +134,8 @@ def log_measures(
     document: Mapping[str, Any],
     name: str | None = None,
 ) -> None:
-    """Note scores as metrics of the run that made a version, and all of ``scores.json`` as an artefact of it.
+    """Note scores as metrics of the run that made a version, and all of ``scores.json`` as an
+    artefact of it.
 
     Args:
         dataset: leads the names of the metrics, as in ``davis2017-val/J``.
@@ -143,11 +152,14 @@ def log_measures(
         client = mlflow.MlflowClient()
         metrics = [Metric(f"{dataset}/{key}", value, now, 0) for key, value in measures.items()]
         client.log_batch(run_id, metrics=metrics)
-        client.log_dict(run_id, dict(document), f"{name or f'scores.{dataset}.{registered[1]}'}.json")
+        client.log_dict(
+            run_id, dict(document), f"{name or f'scores.{dataset}.{registered[1]}'}.json"
+        )
 
 
 def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]:
-    """What the store says of where a model came from: aliases, parameters and tags of its run, for people to read.
+    """What the store says of where a model came from: aliases, parameters and tags of its run, for
+    people to read.
 
     Raises:
         CorrFractalError: the store does not answer.
@@ -158,11 +170,17 @@ def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]
         client = mlflow.MlflowClient()
         run = client.get_run(run_id)
         facts = {"MLflow run": f"{run.info.run_name} ({run_id})"}
-        facts["trained"] = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        facts["trained"] = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime(
+            "%Y-%m-%d %H:%M UTC"
+        )
         if registered is not None:
             version = client.get_model_version(*registered)
-            facts["version"] = f"{registered[0]}/{registered[1]}" + "".join(f" @{a}" for a in version.aliases)
-        facts |= {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+            facts["version"] = f"{registered[0]}/{registered[1]}" + "".join(
+                f" @{a}" for a in version.aliases
+            )
+        facts |= {
+            key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")
+        }
         return facts
 
 
@@ -172,9 +190,15 @@ def _facts(client: Any, uri: str) -> tuple[tuple[str, str] | None, str | None]:
         return None, match[1]
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if match is None:
-        raise CallError(f"cannot read the model name {uri}: write models:/NAME@ALIAS, models:/NAME/3 or runs:/ID/model")
+        raise CallError(
+            f"cannot read the model name {uri}: write models:/NAME@ALIAS, models:/NAME/3 or runs:/ID/model"
+        )
     name, alias, number = match.groups()
-    version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    version = (
+        client.get_model_version_by_alias(name, alias)
+        if alias
+        else client.get_model_version(name, number)
+    )
     return (name, str(version.version)), version.run_id or None
 
 

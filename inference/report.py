@@ -1,4 +1,5 @@
-"""Self-contained HTML reports: one file, pictures inside, nothing fetched, light or dark as the reader's system is.
+"""Self-contained HTML reports: one file, pictures inside, nothing fetched, light or dark as the
+reader's system is.
 
 Any stage can use it: give sections of text, tables and pictures to ``write_report``.
 """
@@ -30,7 +31,8 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """A table cell that holds a difference of two fractions, shown in points of a hundred with its sign."""
+    """A table cell that holds a difference of two fractions, shown in points of a hundred with its
+    sign."""
 
     value: float
 
@@ -55,7 +57,9 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.header):
-                raise ValueError(f"a row has {len(row)} cells, the header {len(self.header)}: {row}")
+                raise ValueError(
+                    f"a row has {len(row)} cells, the header {len(self.header)}: {row}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,8 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A line of a chart: a value 0..1 for every frame, the first of them ``start``; CSS ``color``; maybe dotted."""
+    """A line of a chart: a value 0..1 for every frame, the first of them ``start``; CSS ``color``;
+    maybe dotted."""
 
     label: str
     values: tuple[float, ...]
@@ -114,18 +119,25 @@ class Chart:
 
     def points(self, curve: Curve) -> str:
         """A curve as the points of an SVG polyline."""
-        return " ".join(f"{self.x(curve.start + t)},{self.y(value)}" for t, value in enumerate(curve.values))
+        return " ".join(
+            f"{self.x(curve.start + t)},{self.y(value)}" for t, value in enumerate(curve.values)
+        )
 
     @property
     def ticks(self) -> list[int]:
         """Frames to write below: a handful of round numbers."""
-        step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6) if self.last / step <= 12)
+        step = next(
+            step
+            for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6)
+            if self.last / step <= 12
+        )
         return list(range(0, self.last + 1, step))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a report; whatever is empty is left out. A blank line in ``text`` starts a paragraph."""
+    """A part of a report; whatever is empty is left out. A blank line in ``text`` starts a
+    paragraph."""
 
     title: str
     text: str = ""
@@ -136,7 +148,8 @@ class Section:
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], *, lead: str = "") -> None:
-    """Render sections below a title and an opening sentence, in one atomic step; see ``write_page``."""
+    """Render sections below a title and an opening sentence, in one atomic step; see
+    ``write_page``."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

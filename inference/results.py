@@ -1,8 +1,9 @@
-"""What every evaluation shares, whatever it measures: a stored result per sequence, and what ``run.py`` asks of it.
+"""What every evaluation shares, whatever it measures: a stored result per sequence, and what
+``run.py`` asks of it.
 
-A data set is a ``Benchmark``: it names its sequences, turns one of them into a result, and sums results up. Results are
-stored in ``sequences/<name>.json``; one is taken as it is while its digest fits and the note in
-``written/<name>.jsonl`` shows that nobody changed it or a prediction.
+A data set is a ``Benchmark``: it names its sequences, turns one of them into a result, and sums
+results up. Results are stored in ``sequences/<name>.json``; one is taken as it is while its digest
+fits and the note in ``written/<name>.jsonl`` shows that nobody changed it or a prediction.
 """
 
 from __future__ import annotations
@@ -117,11 +118,15 @@ class Benchmark(Protocol):
         """The files of predictions that ``evaluate`` writes for a sequence."""
         ...
 
-    def evaluate(self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig) -> Result:
+    def evaluate(
+        self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
+    ) -> Result:
         """Propagate one sequence, store predictions and scores, and return them."""
         ...
 
-    def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> Result | None:
+    def stored(
+        self, name: str, out: Path, source: ModelSource, config: InferenceConfig
+    ) -> Result | None:
         """The result of an earlier run, if model, settings and files are still the same."""
         ...
 
@@ -164,7 +169,8 @@ def store(out: Path, result: Result) -> None:
 
 
 def load(kind: type[R], out: Path, name: str, digest: str, predictions: Sequence[Path]) -> R | None:
-    """A stored result, if its digest is this one, and it and its predictions are as they were written."""
+    """A stored result, if its digest is this one, and it and its predictions are as they were
+    written."""
     path, written = result_file(out, name), sequence_note(out, name)
     if not all(written.owns(file) for file in (path, *predictions)):
         return None
@@ -196,13 +202,18 @@ def result_file(out: Path, name: str) -> Path:
 
 
 def score_each(
-    names: Sequence[str], predictions: Path, score_one: Callable[[str], S], advance: Advance = lambda n: None
+    names: Sequence[str],
+    predictions: Path,
+    score_one: Callable[[str], S],
+    advance: Advance = lambda n: None,
 ) -> list[S]:
-    """Score predictions made elsewhere, sequence by sequence. One that cannot be scored does not stop the others.
+    """Score predictions made elsewhere, sequence by sequence. One that cannot be scored does not
+    stop the others.
 
     Raises:
         NotFoundError: the folder of predictions does not exist.
-        CorrFractalError: sequences cannot be scored; names each with its reason. Of one alone, its own error.
+        CorrFractalError: sequences cannot be scored; names each with its reason. Of one alone, its
+        own error.
     """
     if not predictions.is_dir():
         raise NotFoundError(f"the folder of masks {predictions} does not exist")
@@ -218,9 +229,15 @@ def score_each(
     if len(failures) == 1:
         raise next(iter(failures.values()))
     if failures:
-        reasons = "; ".join(f"{name}: {exc}" for name, exc in islice(failures.items(), MOST_REASONS))
+        reasons = "; ".join(
+            f"{name}: {exc}" for name, exc in islice(failures.items(), MOST_REASONS)
+        )
         more = f"; and {len(failures) - MOST_REASONS} more" if len(failures) > MOST_REASONS else ""
-        kind = CallError if all(isinstance(exc, CallError) for exc in failures.values()) else CorrFractalError
+        kind = (
+            CallError
+            if all(isinstance(exc, CallError) for exc in failures.values())
+            else CorrFractalError
+        )
         raise kind(
             f"{len(failures)} of {len(names)} sequences cannot be scored, so there is no score ({reasons}{more})"
         )
@@ -228,12 +245,17 @@ def score_each(
 
 
 def report_unknown(folder: Path, known: Iterable[str]) -> None:
-    """Print what a folder of predictions holds that the data set does not know; names are compared without suffix."""
+    """Print what a folder of predictions holds that the data set does not know; names are compared
+    without suffix."""
     stems = {PurePosixPath(name).stem for name in known}
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    unknown = [name for name in found if not name.startswith(".") and PurePosixPath(name).stem not in stems]
+    unknown = [
+        name for name in found if not name.startswith(".") and PurePosixPath(name).stem not in stems
+    ]
     if unknown:
-        say(f"{folder}: the data set does not know {len(unknown)} of its entries, such as {unknown[0]}: not scored")
+        say(
+            f"{folder}: the data set does not know {len(unknown)} of its entries, such as {unknown[0]}: not scored"
+        )
 
 
 def _flat(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Evaluation, and propagation through many videos, spread over a Ray cluster: one task per sequence or video, the model
-loaded once in every worker process.
+"""Evaluation, and propagation through many videos, spread over a Ray cluster: one task per sequence
+or video, the model loaded once in every worker process.
 
-The chain: names of the sequences -> stored results that still hold -> tasks for the others -> sums -> report -> MLflow.
-What fails is named and does not stop the rest; running the same call again does only what is missing.
+The chain: names of the sequences -> stored results that still hold -> tasks for the others -> sums
+-> report -> MLflow. What fails is named and does not stop the rest; running the same call again
+does only what is missing.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def propagate_videos(
     """Carry masks through many videos, each into a folder of its name in ``out``.
 
     Args:
-        videos: folder of videos, searched with its sub-folders, or a list of them (``corrfractal.discovery``).
+        videos: folder of videos, searched with its sub-folders, or a list of them
+            (``corrfractal.discovery``).
         masks: folder with ``NAME.png``, or a folder ``NAME`` of numbered masks, for each video.
         model: see ``inference.load.resolve_model``.
         outputs: what else to write; its paths are folders.
@@ -105,9 +107,11 @@ def propagate_videos(
         overwrite: replace files of others where results go.
 
     Raises:
-        CallError: an output touches an input, or would replace files of others. Nothing was written.
+        CallError: an output touches an input, or would replace files of others. Nothing was
+        written.
         NotFoundError: no such videos, masks or model.
-        CorrFractalError: videos failed; names each with its reason. The others' results are kept.
+        CorrFractalError: videos failed; names each with its reason. The others' results are
+        kept.
     """
     config, outputs = config or InferenceConfig(), outputs or Outputs()
     # Before anything is resolved, so that messages name what the user named.
@@ -115,7 +119,9 @@ def propagate_videos(
     out, masks = out.resolve(), masks.resolve()
     if not masks.is_dir():
         raise NotFoundError(f"the folder of masks {masks} does not exist")
-    entries = list_videos(videos, skip=[out, masks, *(path for path in outputs.places.values() if path is not None)])
+    entries = list_videos(
+        videos, skip=[out, masks, *(path for path in outputs.places.values() if path is not None)]
+    )
     refuse_overlap({"--out": out, **outputs.places}, [entry.location for entry in entries])
     named = dict(zip(names_of(entries), entries, strict=True))
     each = {name: outputs_of(name, _resolved(outputs)) for name in named}
@@ -123,7 +129,9 @@ def propagate_videos(
     refuse_overlap(links, (videos, masks, *(entry.location for entry in entries)))
     for name, of_video in each.items():
         nothing = Prompts(masks={})
-        Job(video=videos, given=nothing, out=out / name, outputs=of_video, overwrite=overwrite).refuse_foreign()
+        Job(
+            video=videos, given=nothing, out=out / name, outputs=of_video, overwrite=overwrite
+        ).refuse_foreign()
     source = _resolve_shared(model, out, overwrite)
     make_folder(out)
     jobs: dict[str, Any] = {
@@ -141,22 +149,30 @@ def propagate_videos(
         if not entry.fault
     }
     done: dict[str, Propagation] = {}
-    failures = [_Failure(name=name, reason=entry.fault) for name, entry in named.items() if entry.fault]
+    failures = [
+        _Failure(name=name, reason=entry.fault) for name, entry in named.items() if entry.fault
+    ]
     for failure in failures:
         say(f"  {failure.name}: failed, {failure.reason}")
     for path in unused_masks(named, masks):
         say(f"  {path}: no video of this name, so this mask is not used")
     with progress("propagate", len(jobs)) as advance, ray_session(ray):
-        for name, outcome in _run_tasks(_propagate_task, jobs, config.workers if workers is None else workers):
+        for name, outcome in _run_tasks(
+            _propagate_task, jobs, config.workers if workers is None else workers
+        ):
             if isinstance(outcome, _Failure):
                 failures.append(outcome)
                 say(f"  {name}: failed, {outcome.reason}")
             else:
                 done[name] = outcome
-                say(f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an earlier run")
+                say(
+                    f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an earlier run"
+                )
             advance(1)
     if failures:
-        raise CorrFractalError(f"{len(failures)} of {len(named)} videos failed ({_named(failures)}); {AGAIN}")
+        raise CorrFractalError(
+            f"{len(failures)} of {len(named)} videos failed ({_named(failures)}); {AGAIN}"
+        )
     return [done[name] for name in jobs]
 
 
@@ -171,12 +187,14 @@ def evaluate_davis(
     compare: Path | None = None,
     overwrite: bool = False,
 ) -> Evaluation:
-    """Propagate and score DAVIS val; write masks, ``scores.json`` and ``report.html`` to ``out``; see ``evaluate``.
+    """Propagate and score DAVIS val; write masks, ``scores.json`` and ``report.html`` to ``out``;
+    see ``evaluate``.
 
     Args:
         data: folder with JPEGImages, Annotations and ImageSets.
         year: 2017 or 2016; None looks which one is there.
-        compare: folder of another evaluation of the same data set, set beside this one in the report.
+        compare: folder of another evaluation of the same data set, set beside this one in the
+            report.
         overwrite: replace files of others where results go.
     """
     config, benchmark = config or InferenceConfig(), Davis(data.resolve(), year)
@@ -199,7 +217,8 @@ def evaluate(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Summary:
-    """Propagate and score a data set; write predictions, ``scores.json`` and ``report.html`` to ``out``.
+    """Propagate and score a data set; write predictions, ``scores.json`` and ``report.html`` to
+    ``out``.
 
     Args:
         benchmark: the data set with its protocol.
@@ -208,9 +227,11 @@ def evaluate(
         overwrite: replace files of others where results go.
 
     Raises:
-        CallError: ``out`` touches the data set or the model, or holds files of others where results go.
+        CallError: ``out`` touches the data set or the model, or holds files of others where results
+        go.
         NotFoundError: no such data set or model.
-        CorrFractalError: sequences failed; names each with its reason. The others' results are kept.
+        CorrFractalError: sequences failed; names each with its reason. The others' results are
+        kept.
     """
     _refuse_outputs(benchmark, out, (benchmark.data, model and Path(model)), overwrite)
     source = _resolve_shared(model, out.resolve(), overwrite)
@@ -221,14 +242,21 @@ def evaluate(
     return summary
 
 
-def _refuse_outputs(benchmark: Benchmark, out: Path, inputs: Sequence[Path | str | None], overwrite: bool) -> None:
-    """Check that ``out`` touches no input, and that nothing of others is where results go; nothing is written.
+def _refuse_outputs(
+    benchmark: Benchmark, out: Path, inputs: Sequence[Path | str | None], overwrite: bool
+) -> None:
+    """Check that ``out`` touches no input, and that nothing of others is where results go; nothing
+    is written.
 
     Raises:
         CallError: names the first that does.
     """
     names = benchmark.names()  # first, since a folder that is no data set is the greater mistake
-    links = {f"--out {part.name}": part for part in (out.iterdir() if out.is_dir() else ()) if part.is_symlink()}
+    links = {
+        f"--out {part.name}": part
+        for part in (out.iterdir() if out.is_dir() else ())
+        if part.is_symlink()
+    }
     refuse_overlap({"--out": out, **links}, inputs)
     refuse_foreign_page(out / REPORT, overwrite=overwrite)
     summary_note(out).refuse_foreign([out / SCORES], overwrite=overwrite)
@@ -242,10 +270,12 @@ def _refuse_outputs(benchmark: Benchmark, out: Path, inputs: Sequence[Path | str
 
 
 def _resolve_shared(model: str | None, out: Path, overwrite: bool) -> ModelSource:
-    """Find a model; weights of the MLflow store are copied to ``out/model``, where all workers can read them.
+    """Find a model; weights of the MLflow store are copied to ``out/model``, where all workers
+    can read them.
 
     Raises:
-        NotFoundError, CallError: as ``resolve_model``; or a file of others is where the weights go.
+        NotFoundError, CallError: as ``resolve_model``; or a file of others is where the weights
+        go.
     """
     with tempfile.TemporaryDirectory(prefix="corrfractal-") as folder:
         source = resolve_model(model, Path(folder))
@@ -260,7 +290,11 @@ def _resolve_shared(model: str | None, out: Path, overwrite: bool) -> ModelSourc
 
 
 def _evaluate(
-    benchmark: Benchmark, out: Path, source: ModelSource, config: InferenceConfig, workers: int | None
+    benchmark: Benchmark,
+    out: Path,
+    source: ModelSource,
+    config: InferenceConfig,
+    workers: int | None,
 ) -> tuple[Summary, list[Result]]:
     names = benchmark.names()
     make_folder(out)
@@ -278,12 +312,15 @@ def _evaluate(
         try:
             _log(summary, source.run_id, source.registered, job)
         except CorrFractalError as exc:  # the scores themselves are complete
-            say(f"warning: the scores are in {out}, but not in the registry: {exc}. The same command again adds them")
+            say(
+                f"warning: the scores are in {out}, but not in the registry: {exc}. The same command again adds them"
+            )
     return summary, results
 
 
 def _log(summary: Summary, run_id: str, registered: tuple[str, str], job: _Job) -> None:
-    """Note the scores on the model version that made them; J and F of DAVIS in the form that the gate reads."""
+    """Note the scores on the model version that made them; J and F of DAVIS in the form that the
+    gate reads."""
     benchmark = job.benchmark
     if not isinstance(summary, Evaluation) or not isinstance(benchmark, Davis):
         measures = {**summary.measures(), "sequences": summary.sequences}
@@ -322,8 +359,11 @@ def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Resul
             yield from (outcome for _, outcome in _run_tasks(_evaluate_task, tasks, workers))
 
 
-def _run_tasks(work: Callable[[Any], Any], jobs: dict[str, Any], workers: int) -> Iterator[tuple[str, Any]]:
-    """Name and outcome of every job as it ends, ``workers`` at once; a task whose process dies twice is a failure."""
+def _run_tasks(
+    work: Callable[[Any], Any], jobs: dict[str, Any], workers: int
+) -> Iterator[tuple[str, Any]]:
+    """Name and outcome of every job as it ends, ``workers`` at once; a task whose process dies
+    twice is a failure."""
     resources = ray.cluster_resources()
     window = workers or max(int(resources.get("CPU", 1)), 1)
     task = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=1)(work)
@@ -366,7 +406,9 @@ def _propagate_task(job: _Video) -> Propagation | _Failure:
     _one_core()
     try:
         prompts = prompts_of(job.name, job.masks, frame_names(job.path))
-        work = Job(video=job.path, given=prompts, out=job.out, outputs=job.outputs, overwrite=job.overwrite)
+        work = Job(
+            video=job.path, given=prompts, out=job.out, outputs=job.outputs, overwrite=job.overwrite
+        )
         return work.run(work.check(), job.source, _model(job.source), job.config)
     except (CorrFractalError, OSError) as exc:
         return _Failure(name=job.name, reason=str(exc))

@@ -19,7 +19,8 @@ REMOTE = "masks are propagated through local files only: copy the video first"
 
 
 def is_many(path: Path) -> bool:
-    """Whether a path names many videos: a list, or a folder that is not itself a video of single frames.
+    """Whether a path names many videos: a list, or a folder that is not itself a video of single
+    frames.
 
     Raises:
         CallError: it is a folder that cannot be read.
@@ -33,7 +34,8 @@ def is_many(path: Path) -> bool:
 
 
 def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
-    """The videos of a folder or of a list, sorted by URI; those that cannot be read have a ``fault``.
+    """The videos of a folder or of a list, sorted by URI; those that cannot be read have a
+    ``fault``.
 
     Args:
         path: folder or list, see ``corrfractal.discovery``.
@@ -46,27 +48,36 @@ def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
     found = discover([str(path)], skip=skip)
     if found.ignored:
         say(ignored_summary(found.ignored))
-    return [replace(entry, fault=REMOTE) if storage.is_uri(entry.location) else entry for entry in found.entries]
+    return [
+        replace(entry, fault=REMOTE) if storage.is_uri(entry.location) else entry
+        for entry in found.entries
+    ]
 
 
 def names_of(entries: Sequence[Entry]) -> list[str]:
     """A name for each video, used for its masks and results.
 
-    The file's without suffix; where two agree in that, with it; where they still agree, the path below the folder or
-    list that names them.
+    The file's without suffix; where two agree in that, with it; where they still agree, the path
+    below the folder or list that names them.
 
     Raises:
-        CallError: two videos still have the same name, or one has a name that leads out of the folder of results.
+        CallError: two videos still have the same name, or one has a name that leads out of the
+        folder of results.
     """
     paths = [PurePosixPath(entry.uri) for entry in entries]
     names = [path.stem for path in paths]
     for longer in (lambda path: path.name, str):
         uses = Counter(names)
-        names = [longer(path) if uses[name] > 1 else name for name, path in zip(names, paths, strict=True)]
+        names = [
+            longer(path) if uses[name] > 1 else name
+            for name, path in zip(names, paths, strict=True)
+        ]
     uses = Counter(names)
     for name, entry in zip(names, entries, strict=True):
         if uses[name] > 1 or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise CallError(f"two of the videos are called {Path(entry.uri).name}: their masks could not be told apart")
+            raise CallError(
+                f"two of the videos are called {Path(entry.uri).name}: their masks could not be told apart"
+            )
     return names
 
 
@@ -76,12 +87,15 @@ def unused_masks(names: Iterable[str], masks: Path) -> list[Path]:
     return sorted(
         path
         for path in masks.iterdir()
-        if path.name not in used and not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() == ".png")
+        if path.name not in used
+        and not path.name.startswith(".")
+        and (path.is_dir() or path.suffix.lower() == ".png")
     )
 
 
 def prompts_of(name: str, masks: Path, frames: Sequence[str] | None = None) -> Prompts:
-    """The masks given for a video: ``masks/NAME.png``, or the files of ``masks/NAME/``, named by their frames.
+    """The masks given for a video: ``masks/NAME.png``, or the files of ``masks/NAME/``, named by
+    their frames.
 
     Args:
         name: of the video.
@@ -96,7 +110,9 @@ def prompts_of(name: str, masks: Path, frames: Sequence[str] | None = None) -> P
         return Prompts(masks={0: file})
     if folder.is_dir():
         return Prompts(masks=dict(masks_by_frame(folder, frames)))
-    raise NotFoundError(f"no mask for the video {name}: neither {file} nor the folder {folder} exists")
+    raise NotFoundError(
+        f"no mask for the video {name}: neither {file} nor the folder {folder} exists"
+    )
 
 
 def outputs_of(name: str, outputs: Outputs) -> Outputs:

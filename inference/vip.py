@@ -1,8 +1,8 @@
 """VIP evaluation: the parts of the first frame are carried through the video, scored by mean IoU.
 
-Frames and first mask are resized to 560 x 560, masks back to the truth by nearest neighbour. One confusion matrix is
-kept over the whole data set. ``mIoU`` counts the given first frames too, as the scripts of the paper's siblings do;
-``mIoU_predicted`` leaves them out.
+Frames and first mask are resized to 560 x 560, masks back to the truth by nearest neighbour. One
+confusion matrix is kept over the whole data set. ``mIoU`` counts the given first frames too, as the
+scripts of the paper's siblings do; ``mIoU_predicted`` leaves them out.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ SIZE = 560
 
 @dataclass(frozen=True, kw_only=True)
 class PartsResult(Result):
-    """One video: confusion matrices (truth by prediction, pixels) of the given first frame and of all others."""
+    """One video: confusion matrices (truth by prediction, pixels) of the given first frame and of
+    all others."""
 
     first: Rows
     others: Rows
@@ -83,7 +84,10 @@ class PartsSummary(Summary):
             "dataset": self.dataset,
             "sequences": self.sequences,
             **self.measures(),
-            "per_part": {name: None if np.isnan(v) else float(v) for name, v in zip(PARTS, self._each(), strict=True)},
+            "per_part": {
+                name: None if np.isnan(v) else float(v)
+                for name, v in zip(PARTS, self._each(), strict=True)
+            },
             "model": self.model,
             "seconds_per_frame": self.seconds_per_frame,
             "peak_rss_mb": self.peak_rss_mb,
@@ -92,7 +96,10 @@ class PartsSummary(Summary):
     def lines(self) -> list[str]:
         """A row per part, and the means."""
         width = max(map(len, PARTS))
-        rows = [f"{n:{width}}  {'-' if np.isnan(v) else f'{v:.4f}'}" for n, v in zip(PARTS, self._each(), strict=True)]
+        rows = [
+            f"{n:{width}}  {'-' if np.isnan(v) else f'{v:.4f}'}"
+            for n, v in zip(PARTS, self._each(), strict=True)
+        ]
         means = [f"{name:{width}}  {value:.4f}" for name, value in self.measures().items()]
         return [f"{'part':{width}}  IoU", *rows, *means]
 
@@ -118,13 +125,20 @@ class Vip:
 
     def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
         """The masks that ``evaluate`` writes for a video."""
-        return tuple(out / "masks" / name / f"{frame.stem}.png" for frame in open_video(self.data, name).frames)
+        return tuple(
+            out / "masks" / name / f"{frame.stem}.png"
+            for frame in open_video(self.data, name).frames
+        )
 
-    def evaluate(self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig) -> PartsResult:
-        """Propagate the parts of one video, store its masks, of the truth's size, and scores, and return them.
+    def evaluate(
+        self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
+    ) -> PartsResult:
+        """Propagate the parts of one video, store its masks, of the truth's size, and scores, and
+        return them.
 
         Raises:
-            NotFoundError, MaskError, VideoError: a file of the video is missing or damaged; names it.
+            NotFoundError, MaskError, VideoError: a file of the video is missing or damaged; names
+            it.
         """
         video = open_video(self.data, name)
         first = _resize(video.first(), (SIZE, SIZE))
@@ -152,14 +166,20 @@ class Vip:
         store(out, result)
         return result
 
-    def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> PartsResult | None:
+    def stored(
+        self, name: str, out: Path, source: ModelSource, config: InferenceConfig
+    ) -> PartsResult | None:
         """The result of an earlier run, if model, settings, files and all masks are still the same."""
         digest = result_digest(open_video(self.data, name).fingerprint(), source, config)
         return load(PartsResult, out, name, digest, self.predictions(name, out))
 
-    def summarize(self, results: Sequence[PartsResult], source: ModelSource, out: Path) -> PartsSummary:
+    def summarize(
+        self, results: Sequence[PartsResult], source: ModelSource, out: Path
+    ) -> PartsSummary:
         """Scores over all videos, with ``scores.json`` written."""
-        given, others = (np.sum([getattr(r, which) for r in results], axis=0) for which in ("first", "others"))
+        given, others = (
+            np.sum([getattr(r, which) for r in results], axis=0) for which in ("first", "others")
+        )
         summary = PartsSummary(
             dataset=self.dataset,
             first=given,
@@ -175,10 +195,17 @@ class Vip:
     def strip(self, result: PartsResult, out: Path, opacity: float) -> Picture:
         """Some frames under their parts."""
         video = open_video(self.data, result.name)
-        shown = [(video.frames[t].stem, video.frame(t), video.annotation(t)) for t in some(later(len(video.frames)))]
+        shown = [
+            (video.frames[t].stem, video.frame(t), video.annotation(t))
+            for t in some(later(len(video.frames)))
+        ]
         return mask_strip(
             [
-                (frame, read_mask(out / "masks" / result.name / f"{stem}.png"), np.where(truth < len(PARTS), truth, 0))
+                (
+                    frame,
+                    read_mask(out / "masks" / result.name / f"{stem}.png"),
+                    np.where(truth < len(PARTS), truth, 0),
+                )
                 for stem, frame, truth in shown
             ],
             [stem for stem, *_ in shown],
@@ -196,15 +223,20 @@ class Vip:
         def score_one(name: str) -> I64:
             video = open_video(self.data, name)
             report_unknown(masks / name, (path.name for path in video.annotations))
-            return np.stack(_confusions(video, (_read(masks / name / path.name) for path in video.annotations)))
+            return np.stack(
+                _confusions(video, (_read(masks / name / path.name) for path in video.annotations))
+            )
 
         names = self.names()
         totals = np.sum(score_each(names, masks, score_one, advance), axis=0)
-        return PartsSummary(dataset=self.dataset, first=totals[0], others=totals[1], sequences=len(names))
+        return PartsSummary(
+            dataset=self.dataset, first=totals[0], others=totals[1], sequences=len(names)
+        )
 
 
 def _confusions(video: Video, masks: Iterator[U8]) -> tuple[I64, I64]:
-    """Confusion matrices of the first frame and of all others; masks are brought to the truth's size."""
+    """Confusion matrices of the first frame and of all others; masks are brought to the truth's
+    size."""
     totals = np.zeros((2, len(PARTS), len(PARTS)), dtype=np.int64)
     for t, mask in enumerate(masks):
         truth = video.annotation(t)
@@ -215,13 +247,19 @@ def _confusions(video: Video, masks: Iterator[U8]) -> tuple[I64, I64]:
 def _read(path: Path) -> U8:
     mask = read_mask(path)
     if mask.max() >= len(PARTS):
-        raise MaskError(f"the mask {path} holds the id {mask.max()}, but parts are 0..{len(PARTS) - 1}")
+        raise MaskError(
+            f"the mask {path} holds the id {mask.max()}, but parts are 0..{len(PARTS) - 1}"
+        )
     return mask
 
 
 def _square(frame: U8) -> U8:
     shrinks = max(frame.shape[:2]) > SIZE
-    return np.asarray(cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    return np.asarray(
+        cv2.resize(
+            frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+    )
 
 
 def _resize(mask: U8, size: tuple[int, ...]) -> U8:

@@ -1,7 +1,9 @@
-"""YouTube-VOS evaluation: objects join where they are annotated first; J and F of seen and unseen categories.
+"""YouTube-VOS evaluation: objects join where they are annotated first; J and F of seen and unseen
+categories.
 
-The masks of all frames lie in ``Annotations/<video>/<frame>.png``, the tree that the benchmark's server takes. The
-overall score is the mean of four: J and F, each over the objects of seen and of unseen categories.
+The masks of all frames lie in ``Annotations/<video>/<frame>.png``, the tree that the benchmark's
+server takes. The overall score is the mean of four: J and F, each over the objects of seen and of
+unseen categories.
 """
 
 from __future__ import annotations
@@ -48,11 +50,13 @@ FOUR = ("J_seen", "J_unseen", "F_seen", "F_unseen")
 
 @dataclass(frozen=True, kw_only=True)
 class YoutubeVosSummary(Summary):
-    """Scores over all objects that have a public truth, fractions 0..1; with none, there are masks and no scores.
+    """Scores over all objects that have a public truth, fractions 0..1; with none, there are masks
+    and no scores.
 
     Attributes:
         objects: scores of every object.
-        seen: whether each object's category is among the training set's; None where no category is public.
+        seen: whether each object's category is among the training set's; None where no category is
+            public.
     """
 
     objects: tuple[ObjectScore, ...]
@@ -63,8 +67,12 @@ class YoutubeVosSummary(Summary):
         found: dict[str, float | None] = {}
         for measure in "JF":
             for group, wanted in (("seen", True), ("unseen", False)):
-                chosen = [o for o, seen in zip(self.objects, self.seen, strict=True) if seen is wanted]
-                mean = float(np.mean([getattr(o, measure).mean for o in chosen])) if chosen else None
+                chosen = [
+                    o for o, seen in zip(self.objects, self.seen, strict=True) if seen is wanted
+                ]
+                mean = (
+                    float(np.mean([getattr(o, measure).mean for o in chosen])) if chosen else None
+                )
                 found[f"{measure}_{group}"] = mean
         return {name: found[name] for name in FOUR}
 
@@ -81,14 +89,19 @@ class YoutubeVosSummary(Summary):
     def to_dict(self) -> dict[str, Any]:
         """The fields of ``scores.json``."""
         pairs = zip(self.objects, self.seen, strict=True)
-        means = {m: float(np.mean([getattr(o, m).mean for o in self.objects])) if self.objects else None for m in "JF"}
+        means = {
+            m: float(np.mean([getattr(o, m).mean for o in self.objects])) if self.objects else None
+            for m in "JF"
+        }
         return {
             "dataset": self.dataset,
             "sequences": self.sequences,
             "overall": self.overall,
             **self.four(),
             **means,
-            "per_object": {o.name: {"J": o.J.mean, "F": o.F.mean, "seen": seen} for o, seen in pairs},
+            "per_object": {
+                o.name: {"J": o.J.mean, "F": o.F.mean, "seen": seen} for o, seen in pairs
+            },
             "model": self.model,
             "seconds_per_frame": self.seconds_per_frame,
             "peak_rss_mb": self.peak_rss_mb,
@@ -97,7 +110,9 @@ class YoutubeVosSummary(Summary):
     def lines(self) -> list[str]:
         """A row per object, and the benchmark's figures."""
         if not self.objects:
-            return ["no truth beyond the first annotations: there are masks to submit, and no scores"]
+            return [
+                "no truth beyond the first annotations: there are masks to submit, and no scores"
+            ]
         figures = ", ".join(
             f"{name} {'-' if value is None else f'{value:.4f}'}"
             for name, value in {"overall": self.overall, **self.four()}.items()
@@ -132,14 +147,17 @@ class YoutubeVos:
         """Propagate one video, store a mask for every frame and the scores, and return them.
 
         Raises:
-            NotFoundError, MaskError, VideoError: a file of the video is missing or damaged; names it.
+            NotFoundError, MaskError, VideoError: a file of the video is missing or damaged; names
+            it.
         """
         video = open_video(self.data, name, self.split)
         written = sequence_note(out, name)
         seconds: list[float] = []
         masks: dict[str, U8] = {}
         predicted = _masks(video, model, config, seconds)
-        for frame, path, mask in zip(video.frames, self.predictions(name, out), predicted, strict=True):
+        for frame, path, mask in zip(
+            video.frames, self.predictions(name, out), predicted, strict=True
+        ):
             written.write(path, encode_mask(mask))
             if frame.stem in video.annotations:
                 masks[frame.stem] = mask
@@ -154,12 +172,18 @@ class YoutubeVos:
         store(out, result)
         return result
 
-    def stored(self, name: str, out: Path, source: ModelSource, config: InferenceConfig) -> SequenceResult | None:
+    def stored(
+        self, name: str, out: Path, source: ModelSource, config: InferenceConfig
+    ) -> SequenceResult | None:
         """The result of an earlier run, if model, settings, files and all masks are still the same."""
-        digest = result_digest(open_video(self.data, name, self.split).fingerprint(), source, config)
+        digest = result_digest(
+            open_video(self.data, name, self.split).fingerprint(), source, config
+        )
         return load(SequenceResult, out, name, digest, self.predictions(name, out))
 
-    def summarize(self, results: Sequence[SequenceResult], source: ModelSource, out: Path) -> YoutubeVosSummary:
+    def summarize(
+        self, results: Sequence[SequenceResult], source: ModelSource, out: Path
+    ) -> YoutubeVosSummary:
         """Scores over all videos, with ``scores.json`` written."""
         objects = [o for result in results for o in result.objects]
         summary = self._summary(objects, len(results), model=source.name, out=out, **cost(results))
@@ -180,11 +204,13 @@ class YoutubeVos:
         return mask_strip(shown, stems, opacity)
 
     def score(self, masks: Path, advance: Advance = lambda n: None) -> YoutubeVosSummary:
-        """Score masks made elsewhere, laid out as ``masks/<video>/<frame>.png``; reads the scored frames only.
+        """Score masks made elsewhere, laid out as ``masks/<video>/<frame>.png``; reads the scored
+        frames only.
 
         Raises:
             NotFoundError: the data set, its truth, or a mask file, is missing; names it.
-            MaskError: a mask is unreadable, of another size, or holds an id that the video does not have.
+            MaskError: a mask is unreadable, of another size, or holds an id that the video does not
+            have.
         """
 
         def score_one(name: str) -> Sequence[ObjectScore]:
@@ -201,14 +227,24 @@ class YoutubeVos:
             )
         return self._summary(objects, len(names))
 
-    def _summary(self, objects: Sequence[ObjectScore], sequences: int, **facts: Any) -> YoutubeVosSummary:
-        about = {name: open_video(self.data, name, self.split).objects for name in {o.sequence for o in objects}}
+    def _summary(
+        self, objects: Sequence[ObjectScore], sequences: int, **facts: Any
+    ) -> YoutubeVosSummary:
+        about = {
+            name: open_video(self.data, name, self.split).objects
+            for name in {o.sequence for o in objects}
+        }
         seen = tuple(about[o.sequence][o.object_id].seen for o in objects)
-        return YoutubeVosSummary(dataset=self.dataset, objects=tuple(objects), seen=seen, sequences=sequences, **facts)
+        return YoutubeVosSummary(
+            dataset=self.dataset, objects=tuple(objects), seen=seen, sequences=sequences, **facts
+        )
 
 
-def _masks(video: Video, model: Model, config: InferenceConfig, seconds: list[float]) -> Iterator[U8]:
-    """A mask per frame: predicted, and overwritten by the objects that are given there, which the memory keeps."""
+def _masks(
+    video: Video, model: Model, config: InferenceConfig, seconds: list[float]
+) -> Iterator[U8]:
+    """A mask per frame: predicted, and overwritten by the objects that are given there, which the
+    memory keeps."""
     first = video.frame(0)
     size = first.shape[:2]
     given = video.given(0, size)
@@ -256,5 +292,7 @@ class _Stored(dict[str, U8]):
         strange = sorted(set(np.unique(mask).tolist()) - {0, *self._video.objects})
         if strange:
             known = ", ".join(map(str, sorted(self._video.objects)))
-            raise MaskError(f"the mask {path} holds the id {strange[-1]}, but {self._video.name} has objects {known}")
+            raise MaskError(
+                f"the mask {path} holds the id {strange[-1]}, but {self._video.name} has objects {known}"
+            )
         return mask

@@ -18,27 +18,60 @@ class Share(click.ParamType[float]):
 
     name = "share"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         text = str(value).strip()
         try:
             share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         except ValueError:
             share = -1.0
         if not 0 <= share <= 1:
-            self.fail(f"{value!r} is no share: give a percentage such as 1%, or a fraction such as 0.01", param, ctx)
+            self.fail(
+                f"{value!r} is no share: give a percentage such as 1%, or a fraction such as 0.01",
+                param,
+                ctx,
+            )
         return share
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Write the plan as JSON, for `precompute --plan`.")
-@click.option("--workers", type=click.IntRange(min=1), help="Workers to tell the hours for. [default: one per CPU]")
-@click.option("--pilots", type=click.IntRange(min=1), default=16, show_default=True, help="Videos to run a piece of.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the plan as JSON, for `precompute --plan`.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Workers to tell the hours for. [default: one per CPU]",
+)
+@click.option(
+    "--pilots",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Videos to run a piece of.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides which.")
-@click.option("--videos", type=click.IntRange(min=1), help="Take SOURCES for a sample of so many videos ...")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="... of so many seconds on average.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
-@click.option("--overwrite", is_flag=True, help="Replace a file at --out that is no plan. Never an input.")
+@click.option(
+    "--videos", type=click.IntRange(min=1), help="Take SOURCES for a sample of so many videos ..."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="... of so many seconds on average.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with a [precompute] table.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a file at --out that is no plan. Never an input."
+)
 @command
 def plan(
     sources: tuple[str, ...],
@@ -51,7 +84,8 @@ def plan(
     config_file: Path | None,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """What `precompute SOURCES` will take. Pieces of a few videos are decoded and labelled here; nothing is stored."""
+    """What `precompute SOURCES` will take. Pieces of a few videos are decoded and labelled here;
+    nothing is stored."""
     from dataclasses import asdict
 
     from corrfractal.runtime import cpu_count
@@ -73,15 +107,38 @@ def plan(
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--out", required=True, help="Folder of the shards, local or a URI such as s3://bucket/shards.")
-@click.option("--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]")
-@click.option("--max-bad", type=Share(), help="Fail if more than this share of the sources is damaged, e.g. 1%.")
+@click.option(
+    "--out", required=True, help="Folder of the shards, local or a URI such as s3://bucket/shards."
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]"
+)
+@click.option(
+    "--max-bad",
+    type=Share(),
+    help="Fail if more than this share of the sources is damaged, e.g. 1%.",
+)
 @click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where labels are made. [default: cpu]")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with a [precompute] table.")
-@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Compare with this plan at the end.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="Where labels are made. [default: cpu]"
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with a [precompute] table.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    help="Compare with this plan at the end.",
+)
 @click.option("--track", is_flag=True, help="Log the finished data set to MLflow.")
-@click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
+@click.option(
+    "--tracking-uri",
+    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
+)
 @command
 def precompute(
     sources: tuple[str, ...],
@@ -95,7 +152,8 @@ def precompute(
     track: bool,
     tracking_uri: str | None,
 ) -> dict[str, Any]:
-    """Videos, folders of frames, globs and text lists -> shards, manifest.json and quarantine.jsonl.
+    """Videos, folders of frames, globs and text lists -> shards, manifest.json and
+    quarantine.jsonl.
 
     Stopped at any point, the same command goes on from there; once complete, it only checks.
     """
@@ -114,7 +172,9 @@ def precompute(
         check_store(store, write=True)  # before hours of work, not after
 
     given = {"max_bad": max_bad, "device": device}
-    config = _configuration(config_file, {name: value for name, value in given.items() if value is not None})
+    config = _configuration(
+        config_file, {name: value for name, value in given.items() if value is not None}
+    )
     predicted = prediction.load(plan_file, config.recipe()) if plan_file else None
     result = run.precompute(
         sources,
@@ -138,7 +198,9 @@ def precompute(
     errors = {}
     for quantity in prediction.compare(predicted, result) if predicted and result.made else ():
         errors[quantity.name] = quantity.error
-        say(f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: {quantity.error:+.1%}")
+        say(
+            f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: {quantity.error:+.1%}"
+        )
     run_id = None
     if store is not None:
         from corrfractal.foreign_errors import describe_error
@@ -146,13 +208,19 @@ def precompute(
 
         from .tracking import log_build
 
-        took = {"seconds": result.seconds, "frames_per_second": result.frames_per_second, "made": result.made}
+        took = {
+            "seconds": result.seconds,
+            "frames_per_second": result.frames_per_second,
+            "made": result.made,
+        }
         try:
             run_id = log_build(store, out, took)
             say(f"logged as run {run_id} in {without_password(store)}")
         except Exception as exc:  # the shards themselves are complete, whatever the store says
             reason = without_password(describe_error(exc))
-            say(f"warning: the shards are in {out}, but not in MLflow: {reason}. The same command again adds them")
+            say(
+                f"warning: the shards are in {out}, but not in MLflow: {reason}. The same command again adds them"
+            )
     told = {"frames_per_second": result.frames_per_second, "run_id": run_id, "plan_errors": errors}
     return {"out": out, **asdict(result), **told}
 
@@ -170,18 +238,29 @@ def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> 
     values = tables["precompute"]
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: field 'precompute' must be a table, got {values!r}")
-    return config_from_dict(PipelineConfig, {**values, **(changed or {})}, where=str(file or "command line"))
+    return config_from_dict(
+        PipelineConfig, {**values, **(changed or {})}, where=str(file or "command line")
+    )
 
 
 @click.command()
 @click.argument("shards")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a contact sheet to this file.")
-@click.option("--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Clips on the sheet.")
+@click.option(
+    "--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Clips on the sheet."
+)
 @click.option("--seed", default=0, show_default=True, help="Decides which clips are drawn.")
-@click.option("--overwrite", is_flag=True, help="Replace a file at --html that is no such sheet. Never an input.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a file at --html that is no such sheet. Never an input.",
+)
 @command
-def inspect(shards: str, html: Path | None, clips: int, seed: int, overwrite: bool) -> dict[str, Any]:
-    """Label health of SHARDS, in all and one by one, and the inputs that were quarantined or rejected."""
+def inspect(
+    shards: str, html: Path | None, clips: int, seed: int, overwrite: bool
+) -> dict[str, Any]:
+    """Label health of SHARDS, in all and one by one, and the inputs that were quarantined or
+    rejected."""
     from corrfractal.output_guard import refuse_foreign_page, refuse_overlap
 
     from .inspect import inspect as look
@@ -196,7 +275,9 @@ def inspect(shards: str, html: Path | None, clips: int, seed: int, overwrite: bo
             say(line)
     else:
         write_sheet(html, found, clips=clips, seed=seed)
-        say(f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost sources in {html}")
+        say(
+            f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost sources in {html}"
+        )
     return {**to_json(found), "html": str(html) if html else None}
 
 
@@ -214,7 +295,11 @@ def verify(shards: str) -> dict[str, Any]:
     report = verify_shards(shards)
     if report.damaged:
         more = f" (and {len(report.damaged) - 1} more)" if len(report.damaged) > 1 else ""
-        raise IntegrityError(f"{report.damaged[0]}{more}; `corrfractal precompute` with the same sources mends it")
-    say(f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all as written")
+        raise IntegrityError(
+            f"{report.damaged[0]}{more}; `corrfractal precompute` with the same sources mends it"
+        )
+    say(
+        f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all as written"
+    )
     say(f"data set {report.digest[:16]}")
     return asdict(report)

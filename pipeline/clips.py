@@ -1,4 +1,5 @@
-"""Presentation times -> which frames are sampled; samples in order -> which of them make up which clip."""
+"""Presentation times -> which frames are sampled; samples in order -> which of them make up which
+clip."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from .config import ClipConfig
 
 Sample = TypeVar("Sample")
 
-TICK_TOLERANCE = 0.05  # of a tick: containers round times to a millisecond, and the last frame must not fall behind
+# Of a tick: containers round times to a millisecond, and the last frame must not fall behind
+TICK_TOLERANCE = 0.05
 
 
 def sampled_frames(times: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np.intp]:
@@ -34,7 +36,8 @@ def sampled_frames(times: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np
 class ClipCutter(Generic[Sample]):
     """Cuts a stream of samples into clips; holds no more samples than one clip.
 
-    Within a run of neighbouring samples clips start every ``config.step`` samples; a break starts a new run.
+    Within a run of neighbouring samples clips start every ``config.step`` samples; a break starts a
+    new run.
     """
 
     def __init__(self, config: ClipConfig) -> None:
@@ -43,7 +46,9 @@ class ClipCutter(Generic[Sample]):
         self._skip = 0  # samples until the next clip starts, where clips do not touch
         self._last: float | None = None
 
-    def add(self, sample: Sample, seconds: float, *, starts_shot: bool = False) -> list[Sample] | None:
+    def add(
+        self, sample: Sample, seconds: float, *, starts_shot: bool = False
+    ) -> list[Sample] | None:
         """Take the next sample; return the clip that it completes, if it does.
 
         Args:

@@ -16,16 +16,20 @@ class ClipConfig(Config):
     frames: int = 8
     """Frames of a clip, T."""
     fps: float = 7.5
-    """Sampled frames per second of presentation time; 7.5 is a gap of 4 frames at 30 fps, as in the paper (III-E1)."""
+    """Sampled frames per second of presentation time; 7.5 is a gap of 4 frames at 30 fps, as in the
+    paper (III-E1)."""
     hop: int | None = None
-    """Sampled frames from the start of a clip to the start of the next; None: ``frames``, so clips do not overlap."""
+    """Sampled frames from the start of a clip to the start of the next; None: ``frames``, so clips
+    do not overlap."""
     max_gap: float = 0.5
-    """Seconds. No clip spans two sampled frames further apart: they are no neighbours in time any more."""
+    """Seconds. No clip spans two sampled frames further apart: they are no neighbours in time any
+    more."""
     cut_threshold: float = 1.0
-    """How much more than usual two consecutive samples must differ to be a shot cut, which no clip spans
-    (``docs/decisions/0007``); 0: no cut is looked for."""
+    """How much more than usual two consecutive samples must differ to be a shot cut, which no clip
+    spans (``docs/decisions/0007``); 0: no cut is looked for."""
     min_motion: float = 0.0
-    """Clips whose consecutive frames differ by less than this, mean grey levels, are left out; 0 keeps all."""
+    """Clips whose consecutive frames differ by less than this, mean grey levels, are left out; 0
+    keeps all."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.frames <= 1000:
@@ -39,7 +43,9 @@ class ClipConfig(Config):
         if not 0 <= self.min_motion <= 255:
             raise ValueError(f"min_motion must lie in 0..255, got {self.min_motion}")
         if not self.max_gap > 1 / self.fps:
-            raise ValueError(f"max_gap must exceed the sampling gap of {1 / self.fps:.3f} s, got {self.max_gap}")
+            raise ValueError(
+                f"max_gap must exceed the sampling gap of {1 / self.fps:.3f} s, got {self.max_gap}"
+            )
 
     @property
     def step(self) -> int:
@@ -49,11 +55,12 @@ class ClipConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig(Config):
-    """How videos become shards. Everything but ``max_...`` and ``gpus_per_task`` decides the bytes, and so the data
-    set's digest."""
+    """How videos become shards. Everything but ``max_...`` and ``gpus_per_task`` decides the bytes,
+    and so the data set's digest."""
 
     size: int = 256
-    """Height and width of stored frames, pixels: square as in the paper, whatever the video's aspect."""
+    """Height and width of stored frames, pixels: square as in the paper, whatever the video's
+    aspect."""
     clip: ClipConfig = field(default_factory=ClipConfig)
     """How clips are cut."""
     views: int = 1
@@ -61,19 +68,22 @@ class PipelineConfig(Config):
     seed: int = 0
     """Seed of all random draws; those of a clip and view derive from it and the clip's key."""
     segment_seconds: float = 600.0
-    """Longer videos are cut into segments of about this length, each sampled like a video of its own."""
+    """Longer videos are cut into segments of about this length, each sampled like a video of its
+    own."""
     videos_per_shard: int = 8
-    """Videos, or segments of long ones, of one shard, which is the unit of work of one task; fewer where they last
-    more than ``segment_seconds`` together."""
+    """Videos, or segments of long ones, of one shard, which is the unit of work of one task; fewer
+    where they last more than ``segment_seconds`` together."""
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     """How pseudo-labels are made."""
     device: str = "cpu"
-    """Where labels are made: ``cpu``: compiled loops and faiss; ``cuda``: PyTorch on a GPU; ``torch``: the code of
-    ``cuda`` on the CPU, to try it. Decides the last digits of sums, so it is part of the data set's identity."""
+    """Where labels are made: ``cpu``: compiled loops and faiss; ``cuda``: PyTorch on a GPU;
+    ``torch``: the code of ``cuda`` on the CPU, to try it. Decides the last digits of sums, so it is
+    part of the data set's identity."""
     gpus_per_task: float = 0.25
     """Share of a GPU that a task takes with ``device`` = ``cuda``."""
     max_bad: float = 1.0
-    """Share of the sources that may be quarantined before the run counts as failed; 1 never fails."""
+    """Share of the sources that may be quarantined before the run counts as failed; 1 never fails.
+    """
     max_cpu_seconds: float = 3600.0
     """Processor time that one segment may take; a file that takes more is quarantined."""
     max_memory_mb: float = 4000.0

@@ -1,8 +1,10 @@
-"""Where one shot ends and the next begins, told from the sampled frames alone, in the one pass over a video.
+"""Where one shot ends and the next begins, told from the sampled frames alone, in the one pass over
+a video.
 
-The *change* between two consecutive samples is the mean difference of small Lab pictures over 20 levels plus the share
-of a Lab histogram that moved over 0.5. A cut is a change that exceeds the median of the last four by the threshold:
-a shaking camera raises the median with it. Thresholds and figures: docs/decisions/0007.
+The *change* between two consecutive samples is the mean difference of small Lab pictures over 20
+levels plus the share of a Lab histogram that moved over 0.5. A cut is a change that exceeds the
+median of the last four by the threshold: a shaking camera raises the median with it. Thresholds and
+figures: docs/decisions/0007.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
 
-DIFFERENCE, MOVED = 20.0, 0.5  # mean difference of Lab levels, share of the histogram, that count as one unit
+# Mean difference of Lab levels, share of the histogram, that count as one unit
+DIFFERENCE, MOVED = 20.0, 0.5
 REMEMBERED = 4  # changes of the shot at hand that the next one is compared with
 HISTOGRAM_SIDE, THUMB_SIDE, BINS = 128, 32, 8
 

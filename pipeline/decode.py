@@ -1,4 +1,5 @@
-"""A video -> the frames of its clips, scaled, in one sequential pass and with memory for one clip at a time."""
+"""A video -> the frames of its clips, scaled, in one sequential pass and with memory for one clip
+at a time."""
 
 from __future__ import annotations
 
@@ -46,9 +47,14 @@ class Tally:
 
 
 def decode_clips(
-    video: Video, config: PipelineConfig, start: float = 0.0, stop: float = math.inf, tally: Tally | None = None
+    video: Video,
+    config: PipelineConfig,
+    start: float = 0.0,
+    stop: float = math.inf,
+    tally: Tally | None = None,
 ) -> Iterator[RawClip]:
-    """Clips of a video, or of its segment from ``start`` up to ``stop``; nothing, if that is too short for one.
+    """Clips of a video, or of its segment from ``start`` up to ``stop``; nothing, if that is too
+    short for one.
 
     Args:
         video: open.
@@ -57,8 +63,8 @@ def decode_clips(
         tally: counts what is met.
 
     Raises:
-        VideoError: the video is damaged or cut short; what was yielded before is good. A segment is read to its end for
-            this, wherever its last clip ends.
+        VideoError: the video is damaged or cut short; what was yielded before is good. A segment is
+            read to its end for this, wherever its last clip ends.
     """
     tally = Tally() if tally is None else tally
     times = video.times()
@@ -92,7 +98,11 @@ def decode_clips(
 def motion(clip: list[Frame]) -> float:
     """Mean absolute difference between consecutive frames in grey levels, on small pictures."""
     small = [
-        cv2.resize(cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY), (MOTION_SIDE, MOTION_SIDE), interpolation=cv2.INTER_AREA)
+        cv2.resize(
+            cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY),
+            (MOTION_SIDE, MOTION_SIDE),
+            interpolation=cv2.INTER_AREA,
+        )
         for f in clip
     ]
     return float(np.abs(np.diff(np.stack(small).astype(np.int16), axis=0)).mean())

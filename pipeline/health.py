@@ -1,4 +1,5 @@
-"""Label health: what the counts of a shard, or of a data set, say about its labels, as figures that can be compared."""
+"""Label health: what the counts of a shard, or of a data set, say about its labels, as figures that
+can be compared."""
 
 from __future__ import annotations
 
@@ -17,12 +18,15 @@ class Health:
         clips: stored.
         label_sets: one for each view of each clip.
         entropy: bits a pixel, 0 .. log2 of the number of clusters.
-        change_rate: share of pixels whose label differs from the one at their place one stored frame earlier.
-        occupancy: share of the pixels under the most frequent label of their label set, the second, and so on.
+        change_rate: share of pixels whose label differs from the one at their place one stored
+            frame earlier.
+        occupancy: share of the pixels under the most frequent label of their label set, the second,
+            and so on.
         empty: mean number of clusters without a pixel, of a label set.
         with_empty: share of the label sets that have such clusters.
         dominated: share of the label sets with over nine tenths of their pixels under one label.
-        still: share of the label sets in which under a hundredth of the labels changes from frame to frame.
+        still: share of the label sets in which under a hundredth of the labels changes from frame
+            to frame.
         cuts: shot cuts that no clip spans.
         cuts_per_minute: of the videos' length.
         static: clips left out because next to nothing moves in them (``min_motion``).
@@ -49,14 +53,25 @@ def data_set_health(manifest: Manifest) -> Health:
     """Health of all shards together."""
     statistics = manifest.statistics
     seconds = sum(source.frames / source.fps for source in manifest.sources if source.fps)
-    return _health("all", statistics.samples, statistics.labels, manifest.sources, seconds, clusters(manifest))
+    return _health(
+        "all", statistics.samples, statistics.labels, manifest.sources, seconds, clusters(manifest)
+    )
 
 
 def shard_health(sidecar: Sidecar, clusters: int) -> Health:
     """Health of one shard, whose labels are of that many clusters."""
     # The entry of a segment counts the frames of its whole video.
-    seconds = sum(source.frames / source.fps / source.segments for source in sidecar.sources if source.fps)
-    return _health(sidecar.name, len(sidecar.samples), sidecar.label_statistics, sidecar.sources, seconds, clusters)
+    seconds = sum(
+        source.frames / source.fps / source.segments for source in sidecar.sources if source.fps
+    )
+    return _health(
+        sidecar.name,
+        len(sidecar.samples),
+        sidecar.label_statistics,
+        sidecar.sources,
+        seconds,
+        clusters,
+    )
 
 
 def clusters(manifest: Manifest) -> int:
@@ -65,7 +80,12 @@ def clusters(manifest: Manifest) -> int:
 
 
 def _health(
-    name: str, clips: int, labels: LabelStatistics, sources: Sequence[SourceEntry], seconds: float, clusters: int
+    name: str,
+    clips: int,
+    labels: LabelStatistics,
+    sources: Sequence[SourceEntry],
+    seconds: float,
+    clusters: int,
 ) -> Health:
     sets = max(1, labels.label_sets)
     used = sum(count * number for number, count in enumerate(labels.by_used, start=1))

@@ -1,4 +1,5 @@
-"""Finished shards for people: label health as text, and a contact sheet as one HTML file that fetches nothing."""
+"""Finished shards for people: label health as text, and a contact sheet as one HTML file that
+fetches nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ import numpy as np
 
 from corrfractal import storage
 from corrfractal.errors import IntegrityError
-from corrfractal.manifest import Manifest, SampleRef, Sidecar, SourceEntry, load_manifest, load_sidecar
+from corrfractal.manifest import (
+    Manifest,
+    SampleRef,
+    Sidecar,
+    SourceEntry,
+    load_manifest,
+    load_sidecar,
+)
 from corrfractal.output_guard import write_page
 from corrfractal.sample import Clip, decode_clip, encode_clip, read_members
 
@@ -23,7 +31,8 @@ from .health import Health, clusters, data_set_health, shard_health
 from .labels import label_statistics
 
 READERS = 8
-TILE, TILES = 160, 4  # side in pixels of a picture of a card, and how many of a clip's frames it shows
+# Side in pixels of a picture of a card, and how many of a clip's frames it shows
+TILE, TILES = 160, 4
 VIEWS_SHOWN = 3
 SHARDS_SHOWN, LOST_SHOWN = 60, 400  # rows of the tables; a data set may have millions
 
@@ -151,8 +160,8 @@ def write_sheet(path: Path, found: Inspection, *, clips: int = 24, seed: int = 0
 
 @dataclass(frozen=True, kw_only=True)
 class _Card:
-    """A clip on the sheet: ``frames`` and, for each view, label maps as ``data:`` addresses, and what its labels are
-    like."""
+    """A clip on the sheet: ``frames`` and, for each view, label maps as ``data:`` addresses, and
+    what its labels are like."""
 
     source: str
     key: str
@@ -177,7 +186,9 @@ def _card(found: Inspection, sample: SampleRef) -> _Card:
     labels = label_statistics(clip.labels)
     empty = sum(number < len(found.health.occupancy) for number in _used(clip))
     remarks = [
-        (f"{empty} with empty clusters" if len(clip.labels) > 1 else "an empty cluster") if empty else "",
+        (f"{empty} with empty clusters" if len(clip.labels) > 1 else "an empty cluster")
+        if empty
+        else "",
         "one label on over 90 %" if labels.dominated else "",
         "still" if labels.still else "",
     ]
@@ -199,8 +210,13 @@ def _card(found: Inspection, sample: SampleRef) -> _Card:
 def _tiles(clip: Clip, ts: Sequence[int]) -> dict[str, bytes]:
     """A few frames of a clip and their label maps, small, encoded as they are in a shard."""
     frames = [cv2.resize(clip.frames[t], (TILE, TILE), interpolation=cv2.INTER_AREA) for t in ts]
-    labels = [[cv2.resize(view[t], (TILE, TILE), interpolation=cv2.INTER_NEAREST) for t in ts] for view in clip.labels]
-    return encode_clip(Clip(key=clip.key, frames=np.stack(frames), labels=np.array(labels), meta={}))
+    labels = [
+        [cv2.resize(view[t], (TILE, TILE), interpolation=cv2.INTER_NEAREST) for t in ts]
+        for view in clip.labels
+    ]
+    return encode_clip(
+        Clip(key=clip.key, frames=np.stack(frames), labels=np.array(labels), meta={})
+    )
 
 
 def _used(clip: Clip) -> list[int]:

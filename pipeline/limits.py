@@ -1,7 +1,9 @@
-"""What the reading of one segment may take: decoders are other people's C++, fed with files from anywhere.
+"""What the reading of one segment may take: decoders are other people's C++, fed with files from
+anywhere.
 
-Nothing within a process stops a decoder that does not return, so a thread ends the process, and leaves word why. The
-pipeline then puts the segment into quarantine and makes the shard again without it.
+Nothing within a process stops a decoder that does not return, so a thread ends the process, and
+leaves word why. The pipeline then puts the segment into quarantine and makes the shard again
+without it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ PERIOD = 0.05  # seconds between two looks; an allocation may overshoot by what 
 
 
 @contextmanager
-def limited(cpu_seconds: float, memory_mb: float, leave_word: Callable[[str], None]) -> Iterator[None]:
+def limited(
+    cpu_seconds: float, memory_mb: float, leave_word: Callable[[str], None]
+) -> Iterator[None]:
     """End this process, at once, if the block takes more than it may.
 
     Args:

@@ -1,7 +1,8 @@
 """The plan before the work, the manifest after it, and the check of what lies in the folder.
 
-``plan.json`` is written first and marks a folder as this project's. ``manifest.json`` exists only while every shard
-that it names is whole: it goes before any shard is made anew, and comes back last.
+``plan.json`` is written first and marks a folder as this project's. ``manifest.json`` exists only
+while every shard that it names is whole: it goes before any shard is made anew, and comes back
+last.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from .sources import Source
 
 PLAN = "plan.json"
 SHARD = r"shard-\d{6,}\.(tar|json)"
-HALF_WRITTEN = rf"\.{{1,2}}({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"  # by a killed run
+# By a killed run
+HALF_WRITTEN = rf"\.{{1,2}}({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"
 HASH_THREADS = 8
 
 
@@ -84,7 +86,8 @@ def make_plan(sources: Sequence[Source], config: PipelineConfig) -> Plan:
     kept, refused = [], []
     for source in sources:
         twin = first.setdefault(source.sha256, source)
-        if twin is source or not source.bytes:  # empty files have nothing in common, nor have those that cannot be read
+        # Empty files have nothing in common, nor have those that cannot be read
+        if twin is source or not source.bytes:
             kept.append(source)
         else:
             refused.append(
@@ -101,7 +104,9 @@ def make_plan(sources: Sequence[Source], config: PipelineConfig) -> Plan:
         ShardSpec(
             name=f"shard-{number:06d}.tar",
             segments=group,
-            digest=digest([SCHEMA, recipe, versions, number, [segment.facts() for segment in group]]),
+            digest=digest(
+                [SCHEMA, recipe, versions, number, [segment.facts() for segment in group]]
+            ),
         )
         for number, group in enumerate(group_segments(kept, config))
     )
@@ -145,7 +150,8 @@ def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
         storage.make_folder(out)
     except OSError as exc:
         raise CallError(f"cannot make the folder {out}: {exc.strerror or exc}") from exc
-    there = set(storage.listing(out)[0]) if storage.kind(out) else set()  # an object store has no empty folders
+    # An object store has no empty folders
+    there = set(storage.listing(out)[0]) if storage.kind(out) else set()
     _refuse_foreign(out, there)
     _remove(out, there, HALF_WRITTEN)
     storage.write(storage.join(out, PLAN), _plan_text(plan))
@@ -160,7 +166,8 @@ def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
 
 
 def commit(out: str, plan: Plan) -> Manifest:
-    """Write ``quarantine.jsonl`` and the manifest over all sidecars; remove what an earlier plan left.
+    """Write ``quarantine.jsonl`` and the manifest over all sidecars; remove what an earlier plan
+    left.
 
     Raises:
         CorrFractalError: no source gave a single clip.
@@ -168,15 +175,25 @@ def commit(out: str, plan: Plan) -> Manifest:
     """
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         sidecars = list(
-            pool.map(lambda spec: read_sealed(storage.join(out, sidecar_name(spec.name)), Sidecar), plan.shards)
+            pool.map(
+                lambda spec: read_sealed(storage.join(out, sidecar_name(spec.name)), Sidecar),
+                plan.shards,
+            )
         )
     parts = [entry for sidecar in sidecars for entry in sidecar.sources]
-    joined = [join_segments(list(group)) for _, group in groupby(parts, key=lambda entry: entry.uri)]
+    joined = [
+        join_segments(list(group)) for _, group in groupby(parts, key=lambda entry: entry.uri)
+    ]
     entries = sorted([*joined, *plan.refused], key=lambda entry: entry.uri)
     bad = [
-        {**asdict(entry), "frames_salvaged": entry.frames_stored} for entry in entries if entry.outcome == "quarantined"
+        {**asdict(entry), "frames_salvaged": entry.frames_stored}
+        for entry in entries
+        if entry.outcome == "quarantined"
     ]
-    lines = [json.dumps({field: entry[field] for field in QUARANTINE_FIELDS}, ensure_ascii=False) for entry in bad]
+    lines = [
+        json.dumps({field: entry[field] for field in QUARANTINE_FIELDS}, ensure_ascii=False)
+        for entry in bad
+    ]
     storage.write(storage.join(out, QUARANTINE), "".join(line + "\n" for line in lines).encode())
     statistics = _statistics(sidecars, entries)
     if statistics.samples == 0:
@@ -192,7 +209,13 @@ def commit(out: str, plan: Plan) -> Manifest:
             config_digest=digest(plan.config),
             versions=plan.versions,
             shards=tuple(
-                ShardEntry(name=s.name, sha256=s.sha256, bytes=s.bytes, samples=len(s.samples), sidecar=s.digest)
+                ShardEntry(
+                    name=s.name,
+                    sha256=s.sha256,
+                    bytes=s.bytes,
+                    samples=len(s.samples),
+                    sidecar=s.digest,
+                )
                 for s in sidecars
             ),
             sources=tuple(entries),
@@ -208,7 +231,8 @@ def commit(out: str, plan: Plan) -> Manifest:
 
 
 def _refuse_foreign(out: str, there: set[str]) -> None:
-    """Check that files of our names are ours: the plan, which is written first and carries its digest, says so."""
+    """Check that files of our names are ours: the plan, which is written first and carries its
+    digest, says so."""
     if PLAN in there:
         try:
             values = json.loads(storage.read(storage.join(out, PLAN)))
@@ -216,13 +240,20 @@ def _refuse_foreign(out: str, there: set[str]) -> None:
         except (ValueError, TypeError, KeyError, AttributeError):
             ours = False
         if not ours:
-            raise CallError(f"{storage.join(out, PLAN)} is not what this command wrote; name another folder with --out")
-    elif foreign := sorted(n for n in there if re.fullmatch(SHARD, n) or n in (MANIFEST, QUARANTINE)):
-        raise CallError(f"{out} holds {foreign[0]}, which this command did not write; name another folder with --out")
+            raise CallError(
+                f"{storage.join(out, PLAN)} is not what this command wrote; name another folder with --out"
+            )
+    elif foreign := sorted(
+        n for n in there if re.fullmatch(SHARD, n) or n in (MANIFEST, QUARANTINE)
+    ):
+        raise CallError(
+            f"{out} holds {foreign[0]}, which this command did not write; name another folder with --out"
+        )
 
 
 def _remove_stale(out: str, names: set[str]) -> None:
-    """Remove shards of an earlier plan, each with its sidecar, which names it with its SHA-256. Others stay."""
+    """Remove shards of an earlier plan, each with its sidecar, which names it with its SHA-256.
+    Others stay."""
     for name in sorted(names):
         tar = re.fullmatch(r"(shard-\d{6,})\.tar", name)
         if not tar:
@@ -238,14 +269,16 @@ def _remove_stale(out: str, names: set[str]) -> None:
             storage.remove(location)
             storage.remove(note)
         else:
-            say(f"warning: {location} is not what this command wrote there, and was left; the manifest leaves it out")
+            say(
+                f"warning: {location} is not what this command wrote there, and was left; the manifest leaves it out"
+            )
 
 
 def join_segments(parts: Sequence[SourceEntry]) -> SourceEntry:
     """What became of a source from what became of its segments, in their order.
 
-    One damaged segment puts the source into quarantine, with what all the others gave as salvaged; a segment without a
-    clip counts only where no other has one.
+    One damaged segment puts the source into quarantine, with what all the others gave as salvaged;
+    a segment without a clip counts only where no other has one.
     """
     by_outcome = {part.outcome: part for part in reversed(parts)}  # the first of each
     telling = by_outcome.get("quarantined") or by_outcome.get("sampled") or parts[0]
@@ -269,7 +302,9 @@ def verify(out: str | Path) -> VerifyReport:
     manifest = load_manifest(out)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         damaged = [
-            fault for faults in pool.map(lambda shard: list(_faults(out, shard)), manifest.shards) for fault in faults
+            fault
+            for faults in pool.map(lambda shard: list(_faults(out, shard)), manifest.shards)
+            for fault in faults
         ]
     return VerifyReport(
         digest=manifest.digest,
@@ -316,19 +351,27 @@ def _plan_text(plan: Plan) -> bytes:
         "config": plan.config,
         "versions": plan.versions,
         "shards": [
-            {"name": spec.name, "digest": spec.digest, "segments": [segment.facts() for segment in spec.segments]}
+            {
+                "name": spec.name,
+                "digest": spec.digest,
+                "segments": [segment.facts() for segment in spec.segments],
+            }
             for spec in plan.shards
         ],
         "refused": [asdict(entry) for entry in plan.refused],
     }
-    text = json.dumps({**values, "digest": digest(values)}, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(
+        {**values, "digest": digest(values)}, indent=1, sort_keys=True, ensure_ascii=False
+    )
     return (text + "\n").encode()
 
 
 def _forget_if_quarantined(out: str, spec: ShardSpec) -> None:
     location = storage.join(out, sidecar_name(spec.name))
     try:
-        bad = any(source.outcome == "quarantined" for source in read_sealed(location, Sidecar).sources)
+        bad = any(
+            source.outcome == "quarantined" for source in read_sealed(location, Sidecar).sources
+        )
     except IntegrityError:
         return
     if bad:

@@ -1,7 +1,9 @@
-"""What a build will take, told from pieces of a few videos that are really decoded and labelled. Nothing is written.
+"""What a build will take, told from pieces of a few videos that are really decoded and labelled.
+Nothing is written.
 
-Everything is a ratio: clips, bytes and core time of the pieces, over what the headers of the same pieces promise, times
-what the headers of all videos promise. The videos are drawn one each from equally large groups of like work.
+Everything is a ratio: clips, bytes and core time of the pieces, over what the headers of the same
+pieces promise, times what the headers of all videos promise. The videos are drawn one each from
+equally large groups of like work.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from .tar import TarWriter
 
 PROBED = 400  # videos whose headers are read, at most
 PIECE_SECONDS = 10.0
-LARGEST_SECONDS = 2.0  # of the video with the largest frames, which is run for the memory that it takes
+# Of the video with the largest frames, which is run for the memory that it takes
+LARGEST_SECONDS = 2.0
 RAY_WORKER_MB = 90.0  # of a Ray worker beside this process, both with the decoders loaded
 USUAL_FPS = 30.0  # where a file has no clock
 
@@ -70,12 +73,15 @@ class Facts:
 
     def source(self) -> Source:
         """As the pipeline would see it, unread."""
-        return Source(uri=self.location, path=self.location, sha256="", bytes=self.bytes, seconds=self.seconds)
+        return Source(
+            uri=self.location, path=self.location, sha256="", bytes=self.bytes, seconds=self.seconds
+        )
 
 
 @dataclass(kw_only=True)
 class Pilot:
-    """A piece of a video that was run: what its header promised, what came of it, core-seconds by stage."""
+    """A piece of a video that was run: what its header promised, what came of it, core-seconds by
+    stage."""
 
     whole: Facts
     piece: Facts
@@ -134,15 +140,22 @@ def plan(
             advance(1, Path(one.location).name)
     _run(max(facts, key=lambda one: one.pixels), config, rng, LARGEST_SECONDS)
     if not any(pilot.clips for pilot in done):
-        raise CorrFractalError(f"none of the {len(done)} videos tried gave a clip, the first is {chosen[0].location}")
+        raise CorrFractalError(
+            f"none of the {len(done)} videos tried gave a clip, the first is {chosen[0].location}"
+        )
     if seconds is not None:
         longer = seconds / (sum(one.seconds for one in facts) / len(facts))
-        facts = [replace(one, seconds=one.seconds * longer, bytes=round(one.bytes * longer)) for one in facts]
+        facts = [
+            replace(one, seconds=one.seconds * longer, bytes=round(one.bytes * longer))
+            for one in facts
+        ]
     scale = (videos or len(listed)) / len(facts)
     return _predict(done, facts, scale, config)
 
 
-def _predict(done: Sequence[Pilot], facts: Sequence[Facts], scale: float, config: PipelineConfig) -> Prediction:
+def _predict(
+    done: Sequence[Pilot], facts: Sequence[Facts], scale: float, config: PipelineConfig
+) -> Prediction:
     promised = scale * sum(_clips(one, config) for one in facts)
     kept = _ratio((pilot.clips for pilot in done), (_clips(pilot.piece, config) for pilot in done))
     clips = promised * kept
@@ -164,7 +177,9 @@ def _predict(done: Sequence[Pilot], facts: Sequence[Facts], scale: float, config
         lost=_ratio((pilot.lost for pilot in done), (1 for _ in done)),
         clips=round(clips),
         frames=round(clips * config.clip.frames),
-        bytes=round(clips * _ratio((pilot.bytes for pilot in done), (pilot.clips for pilot in done))),
+        bytes=round(
+            clips * _ratio((pilot.bytes for pilot in done), (pilot.clips for pilot in done))
+        ),
         shards=max(1, round(shards)),
         source_bytes=round(scale * sum(one.bytes for one in facts)),
         core_hours=sum(hours.values()),
@@ -194,7 +209,9 @@ def _clips(facts: Facts, config: PipelineConfig) -> int:
     return count
 
 
-def _run(facts: Facts, config: PipelineConfig, rng: random.Random, seconds: float = PIECE_SECONDS) -> Pilot:
+def _run(
+    facts: Facts, config: PipelineConfig, rng: random.Random, seconds: float = PIECE_SECONDS
+) -> Pilot:
     """Decode, label and encode a piece of a video as ``pipeline.shards`` would."""
     start = max(0.0, rng.random() * (facts.seconds - seconds))
     stop = start + seconds if facts.seconds > seconds else math.inf
@@ -203,7 +220,8 @@ def _run(facts: Facts, config: PipelineConfig, rng: random.Random, seconds: floa
         with storage.local_copy(facts.location) as path:
             with pilot.timed("read"):
                 content_sha256(path)
-            for decoder in ("auto", "pyav"):  # the second has the last word on what the first cannot read to its end
+            # The second has the last word on what the first cannot read to its end
+            for decoder in ("auto", "pyav"):
                 pilot.clips = pilot.bytes = 0
                 pilot.lost = False
                 with pilot.timed("open"):
@@ -247,7 +265,9 @@ def _warm_up(config: PipelineConfig) -> None:
     import decord  # noqa: F401
 
     cv2.setNumThreads(1)
-    noise = np.random.default_rng(0).integers(0, 256, (2, config.size, config.size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(
+        0, 256, (2, config.size, config.size, 3), dtype=np.uint8
+    )
     labels, _ = label_views(noise, "", config)
     encode_clip(Clip(key="0", frames=noise, labels=labels, meta={}))
 
@@ -263,7 +283,10 @@ def _completed(facts: list[Facts]) -> list[Facts]:
     """Where a header is silent on the length, it is that of the others for as many bytes."""
     known = [one for one in facts if one.seconds]
     rate = _ratio((one.seconds for one in known), [one.bytes for one in known])
-    return [one if one.seconds or not one.pixels else replace(one, seconds=rate * one.bytes) for one in facts]
+    return [
+        one if one.seconds or not one.pixels else replace(one, seconds=rate * one.bytes)
+        for one in facts
+    ]
 
 
 def _probe_entry(entry: Entry) -> Facts:
@@ -293,4 +316,10 @@ def _probe_folder(location: str, path: Path) -> Facts:
     files = content_files(path)
     height, width = image_size(files[0])
     size = sum(file.stat().st_size for file in files)
-    return Facts(location=location, bytes=size, seconds=len(files) / FOLDER_FPS, fps=FOLDER_FPS, pixels=height * width)
+    return Facts(
+        location=location,
+        bytes=size,
+        seconds=len(files) / FOLDER_FPS,
+        fps=FOLDER_FPS,
+        pixels=height * width,
+    )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .run import PrecomputeResult
 
 STAGES = ("read", "open", "decode", "label", "store")
-"""Hash a source; open it with a decoder; decode, scale, look for cuts and damage; pseudo-labels; encode and write."""
+"""Hash a source; open it with a decoder; decode, scale, look for cuts and damage; pseudo-labels;
+encode and write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Prediction:
     config: dict[str, Any]
 
     def hours(self, workers: int) -> float:
-        """Wall time at so many workers: as many rounds of shards as it takes, each worker on a core of its own."""
+        """Wall time at so many workers: as many rounds of shards as it takes, each worker on a core
+        of its own."""
         rounds = -(-self.shards // workers)
         return self.core_hours * rounds / self.shards
 
@@ -73,7 +75,8 @@ class Compared:
 def compare(prediction: Prediction, result: PrecomputeResult) -> list[Compared]:
     """Set what a build came to beside what was predicted for it.
 
-    Shards that were there already cost nothing now, so core-hours are compared for the part that was made.
+    Shards that were there already cost nothing now, so core-hours are compared for the part that
+    was made.
     """
     p = prediction
     stored = result.samples * p.config["clip"]["frames"]
@@ -104,7 +107,9 @@ def save(prediction: Prediction, path: Path) -> None:
     write_text(path, json.dumps(asdict(prediction), indent=1, sort_keys=True) + "\n")
 
 
-def refuse_foreign(path: Path, inputs: Sequence[str | Path | None], *, overwrite: bool = False) -> None:
+def refuse_foreign(
+    path: Path, inputs: Sequence[str | Path | None], *, overwrite: bool = False
+) -> None:
     """Check that a prediction may be written to a file.
 
     Raises:
@@ -112,7 +117,9 @@ def refuse_foreign(path: Path, inputs: Sequence[str | Path | None], *, overwrite
     """
     refuse_overlap({"--out": path}, inputs)
     if path.is_dir():
-        raise CallError(f"{path} is a folder: name a file for the plan, such as {path / 'prediction.json'}")
+        raise CallError(
+            f"{path} is a folder: name a file for the plan, such as {path / 'prediction.json'}"
+        )
     if not path.parent.is_dir():
         raise CallError(f"cannot write {path}: the folder {path.parent} does not exist")
     if os.path.lexists(path) and not overwrite:
@@ -146,7 +153,9 @@ def _read(path: Path) -> Prediction:
     except FileNotFoundError as exc:
         raise NotFoundError(f"no such plan: {path}") from exc
     except ValidationError as exc:
-        raise CallError(f"{path} is no plan: `corrfractal plan SOURCES --out {path}` writes one") from exc
+        raise CallError(
+            f"{path} is no plan: `corrfractal plan SOURCES --out {path}` writes one"
+        ) from exc
 
 
 def _size(count: float) -> str:

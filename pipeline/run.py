@@ -1,7 +1,9 @@
-"""The pipeline from end to end: plan, execute, commit. The only file of this package that imports Ray.
+"""The pipeline from end to end: plan, execute, commit. The only file of this package that imports
+Ray.
 
-Plain tasks, one per shard specification, with a window of as many as there are workers. The task of a killed worker is
-run again; a segment of a video over which workers keep dying goes into quarantine.
+Plain tasks, one per shard specification, with a window of as many as there are workers. The task of
+a killed worker is run again; a segment of a video over which workers keep dying goes into
+quarantine.
 """
 
 from __future__ import annotations
@@ -80,19 +82,23 @@ def precompute(
     retry_quarantined: bool = False,
     files: Sequence[Path | None] = (),
 ) -> PrecomputeResult:
-    """Make shards of clips and pseudo-labels from videos. Stopped at any point, the same call goes on from there.
+    """Make shards of clips and pseudo-labels from videos. Stopped at any point, the same call goes
+    on from there.
 
     Args:
         sources: files, folders, globs, lists, URIs; see ``corrfractal/discovery.py``.
-        out: folder of the shards, local or a URI; only files of this pipeline's own names are touched in it.
+        out: folder of the shards, local or a URI; only files of this pipeline's own names are
+            touched in it.
         config: how.
         workers: tasks at a time; None: one per CPU of the Ray cluster.
         retry_quarantined: read quarantined sources again.
         files: what else the call reads, such as a configuration: ``out`` may not touch it either.
 
     Raises:
-        CallError: a source does not exist, or ``out`` touches one or cannot be used. Nothing was written.
-        BoundExceededError: more than ``config.max_bad`` of the sources are quarantined. The shards are complete.
+        CallError: a source does not exist, or ``out`` touches one or cannot be used. Nothing was
+        written.
+        BoundExceededError: more than ``config.max_bad`` of the sources are quarantined. The shards
+        are complete.
         CorrFractalError: no source gave a clip, or a shard could not be written.
     """
     started = time.monotonic()
@@ -132,7 +138,9 @@ def precompute(
     )
 
 
-def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None) -> Made:
+def _execute(
+    specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None
+) -> Made:
     """Make shards on Ray."""
     if not specs:
         return Made()
@@ -140,7 +148,10 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
     waiting = collections.deque(specs)
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
     reasons: dict[str, str] = {}
-    with ray_session(ray, workers), progress("videos", sum(len(spec.segments) for spec in specs)) as advance:
+    with (
+        ray_session(ray, workers),
+        progress("videos", sum(len(spec.segments) for spec in specs)) as advance,
+    ):
         _check_devices(config)
         make = ray.remote(**config.task_resources(), max_retries=0)(make_shard)
         window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -175,7 +186,9 @@ def _execute(specs: Sequence[ShardSpec], out: str, config: PipelineConfig, worke
 
 def _check_devices(config: PipelineConfig) -> None:
     if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
-        raise CallError("device cuda: Ray finds no GPU; use --device cpu, or join a cluster that has one (RAY_ADDRESS)")
+        raise CallError(
+            "device cuda: Ray finds no GPU; use --device cpu, or join a cluster that has one (RAY_ADDRESS)"
+        )
 
 
 class _Meters:
@@ -185,7 +198,9 @@ class _Meters:
         self.deaths = Counter("corrfractal_worker_deaths", "Workers that died at a shard")
         self._clips = Counter("corrfractal_clips", "Clips stored")
         self._frames = Counter("corrfractal_frames", "Frames stored")
-        self._videos = Counter("corrfractal_videos", "Videos and segments of videos done", tag_keys=("outcome",))
+        self._videos = Counter(
+            "corrfractal_videos", "Videos and segments of videos done", tag_keys=("outcome",)
+        )
 
     def add(self, made: Made) -> None:
         for meter, count, tags in (
@@ -198,14 +213,23 @@ class _Meters:
 
 
 def _summary(made: Made, seconds: float) -> str:
-    lost = f", {made.quarantined} quarantined, {made.rejected} rejected" if made.quarantined + made.rejected else ""
+    lost = (
+        f", {made.quarantined} quarantined, {made.rejected} rejected"
+        if made.quarantined + made.rejected
+        else ""
+    )
     return f"{made.clips} clips, {made.frames / seconds:.0f} frames/s{lost}"
 
 
 def _count_death(
-    spec: ShardSpec, out: str, deaths: collections.Counter[str], reasons: dict[str, str], exc: Exception
+    spec: ShardSpec,
+    out: str,
+    deaths: collections.Counter[str],
+    reasons: dict[str, str],
+    exc: Exception,
 ) -> None:
-    """Put the death of a worker down to the segment it was reading; one that went over its limits has no other try."""
+    """Put the death of a worker down to the segment it was reading; one that went over its limits
+    has no other try."""
     culprit, reason = read_note(spec, out)
     if reason and deaths[culprit] < MAX_DEATHS:
         reasons[culprit], deaths[culprit] = reason, MAX_DEATHS

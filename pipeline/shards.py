@@ -1,7 +1,9 @@
-"""One shard specification -> one tar and its sidecar: the body of a task. No state outside it, no Ray in it.
+"""One shard specification -> one tar and its sidecar: the body of a task. No state outside it, no
+Ray in it.
 
-A source is read by decord. If that fails anywhere, PyAV reads it again from the start and has the last word: it alone
-notices damage that the codec conceals, and decord was seen to give up one frame earlier or later from run to run.
+A source is read by decord. If that fails anywhere, PyAV reads it again from the start and has the
+last word: it alone notices damage that the codec conceals, and decord was seen to give up one frame
+earlier or later from run to run.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ MOVED = "the file was moved or removed after it was listed"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
-    """The work of one task: the segments of the shard ``name``; ``digest`` covers all that decides its bytes."""
+    """The work of one task: the segments of the shard ``name``; ``digest`` covers all that decides
+    its bytes."""
 
     name: str
     segments: tuple[Segment, ...]
@@ -55,8 +58,9 @@ class ShardSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What making a shard came to: clips and frames stored, segments that gave clips, and those that did not or not
-    wholly (quarantined, rejected); the processor time that it took, and the worker's peak memory so far."""
+    """What making a shard came to: clips and frames stored, segments that gave clips, and those
+    that did not or not wholly (quarantined, rejected); the processor time that it took, and the
+    worker's peak memory so far."""
 
     clips: int = 0
     frames: int = 0
@@ -67,7 +71,10 @@ class Made:
     peak_mb: float = 0.0
 
     def __add__(self, other: Made) -> Made:
-        sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        sums = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(self)
+        }
         return Made(**{**sums, "peak_mb": max(self.peak_mb, other.peak_mb)})
 
 
@@ -80,7 +87,9 @@ class _Sampled:
     statistics: LabelStatistics = field(default_factory=LabelStatistics)
 
 
-def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mapping[str, str] | None = None) -> Made:
+def make_shard(
+    spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mapping[str, str] | None = None
+) -> Made:
     """Make a shard and its sidecar in the folder ``out``, unless both are there and whole.
 
     Args:
@@ -109,7 +118,11 @@ def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mappi
                 if crashed and segment.name in crashed:
                     parts.append(_bad(segment, "decode", crashed[segment.name]))
                     continue
-                with limited(config.max_cpu_seconds, config.max_memory_mb, partial(leave_note, note, segment.name)):
+                with limited(
+                    config.max_cpu_seconds,
+                    config.max_memory_mb,
+                    partial(leave_note, note, segment.name),
+                ):
                     parts.append(_sample(segment, config, tar))
             tar.close()
         except BaseException:
@@ -125,7 +138,8 @@ def make_shard(spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mappi
         sources=tuple(part.entry for part in parts),
         label_statistics=sum((part.statistics for part in parts), LabelStatistics()),
     )
-    # The sidecar first: no shard is ever there without a note of its hash, which allows to delete it.
+    # The sidecar first: no shard is ever there without a note of its hash, which allows to delete
+    # it.
     storage.write(storage.join(out, sidecar_name(spec.name)), to_text(seal(sidecar)).encode())
     storage.put(temporary, storage.join(out, spec.name))
     storage.remove(note)
@@ -145,7 +159,9 @@ def is_whole(spec: ShardSpec, out: str) -> bool:
     """Whether the shard was made from this very specification and every byte of it is still there."""
     try:
         sidecar = read_sealed(storage.join(out, sidecar_name(spec.name)), Sidecar)
-        return sidecar.spec == spec.digest and sidecar.sha256 == storage.sha256(storage.join(out, spec.name))
+        return sidecar.spec == spec.digest and sidecar.sha256 == storage.sha256(
+            storage.join(out, spec.name)
+        )
     except (IntegrityError, FileNotFoundError):
         return False
 
@@ -161,7 +177,8 @@ def leave_note(note: str, segment: str, reason: str = "") -> None:
 
 
 def read_note(spec: ShardSpec, out: str) -> tuple[str, str]:
-    """The segment that was at work, and why its process ended over it; empty where that is not known."""
+    """The segment that was at work, and why its process ended over it; empty where that is not
+    known."""
     try:
         note = json.loads(storage.read(crash_note(spec, out)))
         return str(note["segment"]), str(note["reason"])
@@ -180,9 +197,12 @@ def _sample(segment: Segment, config: PipelineConfig, tar: TarWriter) -> _Sample
         return _bad(segment, "read", MOVED)
 
 
-def _sample_unchanged(segment: Segment, path: Path, config: PipelineConfig, tar: TarWriter) -> _Sampled:
-    """Store the clips of a source, if all its bytes were those that its SHA-256 was made of, from the first read to the
-    last. What is done meanwhile to the file may have any effect on a decoder, so its errors do not count either."""
+def _sample_unchanged(
+    segment: Segment, path: Path, config: PipelineConfig, tar: TarWriter
+) -> _Sampled:
+    """Store the clips of a source, if all its bytes were those that its SHA-256 was made of, from
+    the first read to the last. What is done meanwhile to the file may have any effect on a decoder,
+    so its errors do not count either."""
     mark = tar.position
     known = segment.source.state
     for _ in range(ATTEMPTS):
@@ -191,7 +211,11 @@ def _sample_unchanged(segment: Segment, path: Path, config: PipelineConfig, tar:
             if before != known and content_sha256(path) != segment.source.sha256:
                 return _bad(segment, "read", REPLACED)
         except OSError as exc:
-            return _bad(segment, "read", MOVED if isinstance(exc, FileNotFoundError) else str(exc.strerror or exc))
+            return _bad(
+                segment,
+                "read",
+                MOVED if isinstance(exc, FileNotFoundError) else str(exc.strerror or exc),
+            )
         sampled = _sample_file(segment, path, config, tar)
         if _unchanged(path, before):
             return sampled
@@ -240,7 +264,13 @@ def _read(segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter
         clip = _label(raw, segment, config)
         length = tar.add(encode_clip(clip))
         samples.append(
-            SampleEntry(key=clip.key, offset=offset, length=length, frames=len(clip.frames), views=len(clip.labels))
+            SampleEntry(
+                key=clip.key,
+                offset=offset,
+                length=length,
+                frames=len(clip.frames),
+                views=len(clip.labels),
+            )
         )
         statistics += label_statistics(clip.labels)
     entry = replace(
@@ -264,7 +294,9 @@ def _read(segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter
             first_bad_frame=damage.frame,
         )
     elif not samples:
-        entry = replace(entry, outcome="rejected", stage="clips", reason=_no_clip(video, tally, config))
+        entry = replace(
+            entry, outcome="rejected", stage="clips", reason=_no_clip(video, tally, config)
+        )
     return _Sampled(entry=entry, samples=tuple(samples), statistics=statistics)
 
 

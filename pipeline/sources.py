@@ -1,6 +1,8 @@
-"""What the user names -> a sorted list of unique sources, each with its content's SHA-256 and its length.
+"""What the user names -> a sorted list of unique sources, each with its content's SHA-256 and its
+length.
 
-Which entries are videos is decided in ``corrfractal.discovery``, for all commands alike. Here each is read once.
+Which entries are videos is decided in ``corrfractal.discovery``, for all commands alike. Here each
+is read once.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Source:
         sha256: hex, see ``corrfractal.content``; ``""`` where it cannot be read.
         bytes: size of its contents.
         seconds: length by its header, 0 where that says nothing.
-        state: of its files when they were hashed, see ``corrfractal.content``; no digest depends on it.
+        state: of its files when they were hashed, see ``corrfractal.content``; no digest depends on
+            it.
         fault: why it cannot be read; ``""`` where it can.
     """
 
@@ -51,7 +54,8 @@ class Source:
 
 
 def find_sources(names: Sequence[str], skip: str | Path | None = None) -> list[Source]:
-    """Sources behind ``names``, sorted by URI, each file once; nothing in the folder ``skip`` is one.
+    """Sources behind ``names``, sorted by URI, each file once; nothing in the folder ``skip`` is
+    one.
 
     Raises:
         NotFoundError: a name leads to nothing.
@@ -61,7 +65,8 @@ def find_sources(names: Sequence[str], skip: str | Path | None = None) -> list[S
 
 
 def read_sources(entries: Sequence[Entry]) -> list[Source]:
-    """Read every entry once; what cannot be read becomes a source with a fault, which the pipeline quarantines."""
+    """Read every entry once; what cannot be read becomes a source with a fault, which the pipeline
+    quarantines."""
     sources = []
     with ThreadPoolExecutor(2 * cpu_count()) as pool, progress("sources", len(entries)) as advance:
         for source in pool.map(_read, entries):

@@ -1,4 +1,5 @@
-"""A tar file whose bytes follow from its members alone (POSIX.1-1988 ustar; fixed times, owner and mode)."""
+"""A tar file whose bytes follow from its members alone (POSIX.1-1988 ustar; fixed times, owner and
+mode)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class TarWriter:
         """Bytes written so far: where the next member will begin."""
 
     def add(self, members: Mapping[str, bytes]) -> int:
-        """Append members in the order given; return the number of bytes that they take in the archive."""
+        """Append members in the order given; return the number of bytes that they take in the
+        archive."""
         start = self.position
         for name, contents in members.items():
             padding = b"\0" * (-len(contents) % tarfile.BLOCKSIZE)
@@ -43,7 +45,8 @@ class TarWriter:
 
 
 def _header(name: str, size: int) -> bytes:
-    """The header of a member. tarfile takes longer for one than zlib for a label map, so it makes one for all."""
+    """The header of a member. tarfile takes longer for one than zlib for a label map, so it makes
+    one for all."""
     encoded = name.encode()
     if len(encoded) > tarfile.LENGTH_NAME:
         return _by_tarfile(name, size)

@@ -1,4 +1,5 @@
-"""Finished shards as an MLflow run: configuration, counts, label health, and the manifest as its data set."""
+"""Finished shards as an MLflow run: configuration, counts, label health, and the manifest as its
+data set."""
 
 from __future__ import annotations
 
@@ -31,14 +32,23 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
     import mlflow
 
     manifest = load_manifest(out)
-    counts = {name: value for name, value in flatten(asdict(manifest.statistics)).items() if isinstance(value, int)}
-    shards = [asdict(shard_health(load_sidecar(out, shard), clusters(manifest))) for shard in manifest.shards]
+    counts = {
+        name: value
+        for name, value in flatten(asdict(manifest.statistics)).items()
+        if isinstance(value, int)
+    }
+    shards = [
+        asdict(shard_health(load_sidecar(out, shard), clusters(manifest)))
+        for shard in manifest.shards
+    ]
     experiment = open_experiment(uri)
     with (
         mlflow_errors(),
         mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run,
     ):
-        mlflow.log_params({key: str(value)[:500] for key, value in flatten(manifest.config).items()})
+        mlflow.log_params(
+            {key: str(value)[:500] for key, value in flatten(manifest.config).items()}
+        )
         describe_run(out, manifest.digest, "precompute")
         mlflow.log_metrics({**counts, **_health_metrics(data_set_health(manifest)), **metrics})
         mlflow.log_text("".join(json.dumps(shard) + "\n" for shard in shards), SHARD_HEALTH)
@@ -48,6 +58,8 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
 
 def _health_metrics(health: Health) -> dict[str, float]:
     """``health.entropy`` and so on; ``health.occupancy.00`` is the most frequent label's."""
-    values = {name: value for name, value in asdict(health).items() if isinstance(value, int | float)}
+    values = {
+        name: value for name, value in asdict(health).items() if isinstance(value, int | float)
+    }
     values |= {f"occupancy.{rank:02d}": share for rank, share in enumerate(health.occupancy)}
     return {f"health.{name}": value for name, value in values.items()}

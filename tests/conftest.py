@@ -1,4 +1,5 @@
-"""What all tests share: real input where it lies beside the checkout, tiny real videos otherwise, one Ray session."""
+"""What all tests share: real input where it lies beside the checkout, tiny real videos otherwise,
+one Ray session."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ import corrfractal.runtime  # noqa: F401  (before anything imports Ray)
 from corrfractal.video import write_video
 from tests.tracking_server import TrackingServer
 
-os.environ.setdefault("MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db")
+os.environ.setdefault(
+    "MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db"
+)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +37,8 @@ def photograph() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def moving_frames(photograph: np.ndarray) -> np.ndarray:
-    """24 frames, uint8 (24, 160, 192, 3): a window that moves 3 pixels right and 1 down per frame over a photograph."""
+    """24 frames, uint8 (24, 160, 192, 3): a window that moves 3 pixels right and 1 down per frame
+    over a photograph."""
     return np.stack([photograph[100 + t : 260 + t, 50 + 3 * t : 242 + 3 * t] for t in range(24)])
 
 
@@ -77,7 +81,8 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ray_session(s3: str) -> Iterator[None]:
-    """One private Ray on two CPUs for the whole run: starting it costs more than most tests. It knows the S3 server."""
+    """One private Ray on two CPUs for the whole run: starting it costs more than most tests. It
+    knows the S3 server."""
     import ray
 
     from corrfractal.runtime import ray_session as session

@@ -1,11 +1,14 @@
-"""Shards -> batches. Order is arithmetic: what sample stands where depends on (seed, epoch, place) alone.
+"""Shards -> batches. Order is arithmetic: what sample stands where depends on (seed, epoch, place)
+alone.
 
-Every random choice about a sample (view, target frame, crop, flip, dropped channels) comes from a counter-based
-generator keyed by the seed and the sample's position in the run (``training.order``); nothing is drawn in sequence,
-nothing needs saving. So a run stopped at any step goes on with exactly the next sample, on any number of workers.
+Every random choice about a sample (view, target frame, crop, flip, dropped channels) comes from a
+counter-based generator keyed by the seed and the sample's position in the run (``training.order``);
+nothing is drawn in sequence, nothing needs saving. So a run stopped at any step goes on with
+exactly the next sample, on any number of workers.
 
-Clips are read by (shard, offset, length): one read, no tar to scan. Batches are prepared ahead, in a thread of this
-process or in ``loader_workers`` processes of their own, and come in order in either case.
+Clips are read by (shard, offset, length): one read, no tar to scan. Batches are prepared ahead, in
+a thread of this process or in ``loader_workers`` processes of their own, and come in order in
+either case.
 """
 
 from __future__ import annotations
@@ -74,7 +77,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(self.frames.to(device), self.labels.to(device), self.keep.to(device), self.keys)
+        return Batch(
+            self.frames.to(device), self.labels.to(device), self.keep.to(device), self.keys
+        )
 
 
 class Batches:
@@ -88,18 +93,28 @@ class Batches:
     """
 
     def __init__(
-        self, shards: str | Path, config: TrainingConfig, rank: int = 0, world: int = 1, cache: Path | None = None
+        self,
+        shards: str | Path,
+        config: TrainingConfig,
+        rank: int = 0,
+        world: int = 1,
+        cache: Path | None = None,
     ) -> None:
         check_share(config.batch_size, config.accumulate, [world])
         manifest = load_manifest(shards)
         self._shards, self._config, self._rank, self._world = shards, config, rank, world
         self._samples = usable_samples(shards, config)
         self.files = ShardFiles(
-            shards, {entry.name: entry for entry in manifest.shards}, cache, int(config.cache_gb * 1e9)
+            shards,
+            {entry.name: entry for entry in manifest.shards},
+            cache,
+            int(config.cache_gb * 1e9),
         )
         counts = Counter(sample.shard for sample in self._samples)
         self._names = tuple(counts)
-        self._order = partial(epoch_order, config.seed, counts=tuple(counts.values()), window=config.shuffle_window)
+        self._order = partial(
+            epoch_order, config.seed, counts=tuple(counts.values()), window=config.shuffle_window
+        )
         self._fetching: tuple[int, int] | None = None
         self.side = min(config.crop or manifest.config["size"], manifest.config["size"])
         """Height and width of the frames, pixels."""
@@ -123,10 +138,15 @@ class Batches:
 
     def iterate(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of steps ``first`` .. ``last - 1``, prepared before their turn."""
-        return self._from_processes(first, last) if self._config.loader_workers else self._from_thread(first, last)
+        return (
+            self._from_processes(first, last)
+            if self._config.loader_workers
+            else self._from_thread(first, last)
+        )
 
     def _from_thread(self, first: int, last: int) -> Iterator[Batch]:
-        """Decoding leaves the interpreter's lock, so a thread is enough where the network's step is long."""
+        """Decoding leaves the interpreter's lock, so a thread is enough where the network's step is
+        long."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
             pending: list[Future[Batch]] = [
                 pool.submit(self.__getitem__, s) for s in range(first, min(first + AHEAD, last))
@@ -146,7 +166,8 @@ class Batches:
             num_workers=self._config.loader_workers,
             prefetch_factor=AHEAD,
             collate_fn=_as_it_is,
-            multiprocessing_context="forkserver",  # fork would copy the locks of Ray's and PyTorch's threads
+            # Fork would copy the locks of Ray's and PyTorch's threads
+            multiprocessing_context="forkserver",
         )
         for batch in loader:
             if isinstance(batch, IntegrityError):
@@ -159,7 +180,10 @@ class Batches:
         draw = rng(self._config.seed, SAMPLE, position)
         view = int(draw.integers(ref.views))
         target = int(draw.integers(self._config.clip_frames_needed - 1, ref.frames))
-        indices = (*(target + r if r < 0 else r for r in REFERENCES[self._config.references]), target)
+        indices = (
+            *(target + r if r < 0 else r for r in REFERENCES[self._config.references]),
+            target,
+        )
         clip = self._read(ref, indices, view)
         frames, labels = _crop_and_flip(clip, self._config.crop, draw)
         return Example(
@@ -185,14 +209,19 @@ class Batches:
             ) from exc
 
     def _fetch_ahead(self, position: int) -> None:
-        """At the first batch of a window, begin to fetch and check its shards, then those of the next one."""
+        """At the first batch of a window, begin to fetch and check its shards, then those of the
+        next one."""
         epoch, place = divmod(position, len(self._samples))
         order = self._order(epoch)
         window = order.window_at(place)
         if self._fetching == (epoch, window):
             return
         self._fetching = (epoch, window)
-        following = order.windows[window + 1] if window + 1 < len(order.windows) else self._order(epoch + 1).windows[0]
+        following = (
+            order.windows[window + 1]
+            if window + 1 < len(order.windows)
+            else self._order(epoch + 1).windows[0]
+        )
         names = [self._names[shard] for shard in (*order.windows[window], *following)]
         threading.Thread(target=self._fetch, args=(names,), name="shards", daemon=True).start()
 
@@ -211,7 +240,8 @@ def usable_samples(shards: str | Path, config: TrainingConfig) -> list[SampleRef
 
 
 class _Steps(torch.utils.data.Dataset[Batch | IntegrityError]):
-    """What a loader process holds. An error travels as a value: PyTorch would wrap its message in a traceback."""
+    """What a loader process holds. An error travels as a value: PyTorch would wrap its message in a
+    traceback."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
@@ -234,16 +264,24 @@ def _crop_and_flip(clip: Clip, crop: int | None, draw: np.random.Generator) -> t
     side = min(H, W) if crop is None else min(crop, H, W)
     y, x = int(draw.integers(H - side + 1)), int(draw.integers(W - side + 1))
     if crop is not None:
-        frames, labels = frames[:, y : y + side, x : x + side], labels[:, y : y + side, x : x + side]
+        frames, labels = (
+            frames[:, y : y + side, x : x + side],
+            labels[:, y : y + side, x : x + side],
+        )
     if draw.random() < 0.5:
         frames, labels = frames[:, :, ::-1], labels[:, :, ::-1]
     return np.ascontiguousarray(frames), np.ascontiguousarray(labels)
 
 
 def _channels_to_keep(config: TrainingConfig, draw: np.random.Generator) -> Tensor:
-    """The input bottleneck of a sample: which of R, G, B (one or two are dropped) or of a, b (one) the network sees."""
+    """The input bottleneck of a sample: which of R, G, B (one or two are dropped) or of a, b (one)
+    the network sees."""
     keep = np.ones(3, dtype=np.float32)
-    order, count, dropped = draw.permutation(3), int(draw.integers(1, 3)), draw.random() < config.channel_dropout
+    order, count, dropped = (
+        draw.permutation(3),
+        int(draw.integers(1, 3)),
+        draw.random() < config.channel_dropout,
+    )
     if dropped and config.network.bottleneck == "rgb":
         keep[order[:count]] = 0
     elif dropped and config.network.bottleneck == "lab":

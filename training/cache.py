@@ -1,10 +1,10 @@
 """Shards as local files whose bytes have been checked: the only way in which training reads them.
 
-A local shard is hashed at its first read in each process, and again when its file was changed. A shard at a URI is
-fetched into a folder of this host, by one process for all of them, hashed on its way, and published under its SHA-256.
-The folder holds ``limit`` bytes at most, files being fetched included; the shards that were used longest ago go first.
-Any process may be killed at any time: whole files have final names, and half ones are removed by whoever needs the
-room.
+A local shard is hashed at its first read in each process, and again when its file was changed. A
+shard at a URI is fetched into a folder of this host, by one process for all of them, hashed on its
+way, and published under its SHA-256. The folder holds ``limit`` bytes at most, files being fetched
+included; the shards that were used longest ago go first. Any process may be killed at any time:
+whole files have final names, and half ones are removed by whoever needs the room.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ PART = re.compile(r"[0-9a-f]+\.\d+\.\d+\.part")
 
 
 def default_folder() -> Path:
-    """Where fetched shards are kept: ``corrfractal/shards`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corrfractal" / "shards"
+    """Where fetched shards are kept: ``corrfractal/shards`` in ``XDG_CACHE_HOME``, else in
+    ``~/.cache``."""
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corrfractal" / "shards"
+    )
 
 
 class ShardFiles:
@@ -44,7 +47,11 @@ class ShardFiles:
     """
 
     def __init__(
-        self, shards: str | Path, entries: Mapping[str, ShardEntry], folder: Path | None = None, limit: int = 10 << 30
+        self,
+        shards: str | Path,
+        entries: Mapping[str, ShardEntry],
+        folder: Path | None = None,
+        limit: int = 10 << 30,
     ) -> None:
         self._shards, self._entries = shards, entries
         self._folder, self._limit = folder or default_folder(), limit
@@ -118,7 +125,8 @@ class ShardFiles:
                 f"the shard {entry.name} has {entry.bytes / 1e9:.2f} GB and the cache in {self._folder} may take "
                 f"{self._limit / 1e9:.2f} GB: raise cache_gb"
             )
-        # The name tells the lane and the room that the file will take: it is counted in full from its first byte on.
+        # The name tells the lane and the room that the file will take: it is counted in full from
+        # its first byte on.
         part = path.with_suffix(f".{int(entry.sha256[:8], 16) % LANES}.{entry.bytes}.part")
         with self._lock(_lane(part)):
             if path.exists():  # another process was faster
@@ -134,13 +142,16 @@ class ShardFiles:
                 raise
 
     def _reserve(self, part: Path, size: int) -> None:
-        """Make room for a file and take it, so that processes that fetch side by side count each other."""
+        """Make room for a file and take it, so that processes that fetch side by side count each
+        other."""
         with self._lock("lock"):
             for stray in self._ours(PART):
                 if stray != part and self._abandoned(stray):
                     stray.unlink(missing_ok=True)
             held = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._ours(FETCHED))
-            total = sum(s for _, s, _ in held) + sum(int(p.suffixes[-2][1:]) for p in self._ours(PART))
+            total = sum(s for _, s, _ in held) + sum(
+                int(p.suffixes[-2][1:]) for p in self._ours(PART)
+            )
             for _, freed, old in held:
                 if total + size <= self._limit:
                     break
@@ -149,7 +160,8 @@ class ShardFiles:
             part.touch()
 
     def _ours(self, pattern: re.Pattern[str]) -> list[Path]:
-        """The files of the cache, which are named by their SHA-256; whatever else is in the folder stays there."""
+        """The files of the cache, which are named by their SHA-256; whatever else is in the folder
+        stays there."""
         return [path for path in self._folder.iterdir() if pattern.fullmatch(path.name)]
 
     def _abandoned(self, part: Path) -> bool:

@@ -1,10 +1,12 @@
 """Checkpoints: whole or absent, checked before use, the newest few kept.
 
-``step-00000200.pt`` is written to a temporary file and reaches the disk; then ``step-00000200.json`` with its SHA-256
-is written, and the file renamed. A checkpoint without such a note, or one that does not match, is skipped in favour of
-the one before, and is never deleted. Reading uses ``weights_only``: a checkpoint cannot run code.
+``step-00000200.pt`` is written to a temporary file and reaches the disk; then
+``step-00000200.json`` with its SHA-256 is written, and the file renamed. A checkpoint without such
+a note, or one that does not match, is skipped in favour of the one before, and is never deleted.
+Reading uses ``weights_only``: a checkpoint cannot run code.
 
-The loop stops only for the copy of the state: ``CheckpointWriter`` writes it in a thread, one at a time.
+The loop stops only for the copy of the state: ``CheckpointWriter`` writes it in a thread, one at a
+time.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ HALF_WRITTEN = re.compile(r"\.step-\d{8,}\.(pt|json)\.\d+\.tmp")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that a run needs to go on. Randomness is counter-based, so there is no generator state to keep.
+    """All that a run needs to go on. Randomness is counter-based, so there is no generator state to
+    keep.
 
     Attributes:
         step: steps done.
@@ -58,7 +61,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint in one atomic step and remove all but the ``keep`` newest.
 
     Raises:
-        OSError: it could not be written, for want of room for example. The older ones are untouched.
+        OSError: it could not be written, for want of room for example. The older ones are
+        untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stray in folder.iterdir():  # of a process that was killed: only one writes at a time
@@ -70,7 +74,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         torch.save(vars(checkpoint), temporary)
         sha256 = file_sha256(temporary)
         # The note first: no checkpoint is ever there without its hash, which allows to delete it.
-        write_text(path.with_suffix(".json"), json.dumps({"step": checkpoint.step, "sha256": sha256}))
+        write_text(
+            path.with_suffix(".json"), json.dumps({"step": checkpoint.step, "sha256": sha256})
+        )
         publish(temporary, path)
     except RuntimeError as exc:  # what PyTorch's writer makes of a full disk
         temporary.unlink(missing_ok=True)
@@ -107,8 +113,8 @@ def checkpoint_name(step: int) -> str:
 class CheckpointWriter:
     """Writes checkpoints of one folder in the background, at most one at a time.
 
-    One that cannot be written is told of and costs nothing but itself: training goes on, and the next is tried when it
-    is due.
+    One that cannot be written is told of and costs nothing but itself: training goes on, and the
+    next is tried when it is due.
     """
 
     def __init__(self, folder: Path, keep: int, tell: Callable[[str], None] = say) -> None:
@@ -122,7 +128,8 @@ class CheckpointWriter:
         self.join()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy the state, begin to write it; waits only while the one before is still being written."""
+        """Copy the state, begin to write it; waits only while the one before is still being
+        written."""
         snapshot = checkpoint.snapshot()
         self.join()
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")

@@ -1,4 +1,5 @@
-"""How a network is trained: the paper's recipe (III-E1) in its two presets, and a slim profile for CPUs."""
+"""How a network is trained: the paper's recipe (III-E1) in its two presets, and a slim profile for
+CPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ REFERENCES = {
     "base": (-1,),
     "full": (-1, -3, -5, 0, 5),
 }
-"""Reference frames of a preset, nearest first: negative = back from the target t, others = from the clip's start."""
+"""Reference frames of a preset, nearest first: negative = back from the target t, others = from the clip's start.
+"""
 
 PROFILES = ("gpu", "cpu")
 
@@ -29,7 +31,8 @@ PRACTICAL = ("loader_workers", "cache_gb", "checkpoint_every", "keep_checkpoints
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
-    """One training run. The same configuration and shards give the same order of samples on any number of workers."""
+    """One training run. The same configuration and shards give the same order of samples on any
+    number of workers."""
 
     network: CorrFractalConfig = field(default_factory=CorrFractalConfig)
     """The network."""
@@ -42,32 +45,40 @@ class TrainingConfig(Config):
     steps: int | None = None
     """Length of the run in steps."""
     learning_rate: float = 2e-4
-    """Of Adam; halved after 2/5, 3/5 and 4/5 of the run, which for five epochs is after epochs 2, 3 and 4."""
+    """Of Adam; halved after 2/5, 3/5 and 4/5 of the run, which for five epochs is after epochs 2, 3
+    and 4."""
     crop: int | None = None
     """Side of a random square crop of the stored frames; None takes them whole."""
     channel_dropout: float = 0.7
-    """Probability that one or two of R, G, B are dropped from all frames of a sample (the input bottleneck)."""
+    """Probability that one or two of R, G, B are dropped from all frames of a sample (the input
+    bottleneck)."""
     clip_gradient: float = 1.0
     """Largest norm of the gradient."""
     accumulate: int = 1
-    """Parts of the batch that go through the network one after another, their gradients added up. Batch normalisation
-    sees one part, of all workers together, at a time: so this changes the weights a little, the workers do not."""
+    """Parts of the batch that go through the network one after another, their gradients added up.
+    Batch normalisation sees one part, of all workers together, at a time: so this changes the
+    weights a little, the workers do not."""
     recompute: bool = False
-    """Gradient checkpointing in the backbone: activations are computed again in the backward pass instead of kept."""
+    """Gradient checkpointing in the backbone: activations are computed again in the backward pass
+    instead of kept."""
     compile: bool = False
     """``torch.compile`` for the backbone."""
     precision: str = "fp32"
     """``fp32``, or ``bf16`` for automatic mixed precision in the backbone."""
     min_label_entropy: float = 1.0
-    """Bits a pixel. Shards whose labels hold less are refused: most pixels have one label. 0 takes any."""
+    """Bits a pixel. Shards whose labels hold less are refused: most pixels have one label. 0 takes
+    any."""
     min_label_change: float = 0.01
-    """Share of the labels that differ from the frame before. Shards below are refused: nothing moves. 0 takes any."""
+    """Share of the labels that differ from the frame before. Shards below are refused: nothing
+    moves. 0 takes any."""
     max_label_change: float = 0.85
-    """The same from above: the labels are noise, of which nothing carries over to the next frame. 1 takes any."""
+    """The same from above: the labels are noise, of which nothing carries over to the next frame. 1
+    takes any."""
     seed: int = 0
     """Decides initial weights, order, crops, dropped channels and densities."""
     shuffle_window: int = 16
-    """Shards whose samples are mixed with each other; with no more shards than this an epoch is a full shuffle."""
+    """Shards whose samples are mixed with each other; with no more shards than this an epoch is a
+    full shuffle."""
     loader_workers: int = 0
     """Processes that prepare batches for each worker; 0: a thread of the worker."""
     cache_gb: float = 10.0
@@ -82,15 +93,19 @@ class TrainingConfig(Config):
     """Steps between pictures of frame, labels and reconstruction."""
 
     evaluate_on: str | None = None
-    """Folder of a small annotated set in the layout of DAVIS-2017, on which rank 0 is scored while it trains."""
+    """Folder of a small annotated set in the layout of DAVIS-2017, on which rank 0 is scored while
+    it trains."""
     evaluate_every: int = 1000
     """Steps between such evaluations."""
     evaluator: str = "inference.evaluation:score_network"
-    """Function (network, folder) -> metrics by name, as ``module:function``: training knows no inference."""
+    """Function (network, folder) -> metrics by name, as ``module:function``: training knows no
+    inference."""
 
     def __post_init__(self) -> None:
         if self.references not in REFERENCES:
-            raise ValueError(f"references must be one of {', '.join(REFERENCES)}, got {self.references!r}")
+            raise ValueError(
+                f"references must be one of {', '.join(REFERENCES)}, got {self.references!r}"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         for name in COUNTS:
@@ -102,7 +117,9 @@ class TrainingConfig(Config):
                 f"{self.cache_gb}"
             )
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate, {self.accumulate}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate, {self.accumulate}"
+            )
         if len(self.evaluator.split(":")) != 2:
             raise ValueError(f"evaluator must be module:function, got {self.evaluator!r}")
         if self.steps is not None and self.steps < 1:
@@ -110,7 +127,9 @@ class TrainingConfig(Config):
         if self.crop is not None and self.crop < 16:
             raise ValueError(f"crop must be at least 16, got {self.crop}")
         if self.min_label_entropy < 0:
-            raise ValueError(f"min_label_entropy must not be negative, got {self.min_label_entropy}")
+            raise ValueError(
+                f"min_label_entropy must not be negative, got {self.min_label_entropy}"
+            )
         for name in ("min_label_change", "max_label_change"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
@@ -130,7 +149,10 @@ def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
     Raises:
         ConfigError: another preset or profile.
     """
-    for name, value, choices in (("preset", preset, tuple(REFERENCES)), ("profile", profile, PROFILES)):
+    for name, value, choices in (
+        ("preset", preset, tuple(REFERENCES)),
+        ("profile", profile, PROFILES),
+    ):
         if value not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     config = TrainingConfig(references=preset)
@@ -141,8 +163,11 @@ def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
     return config
 
 
-def with_settings(config: TrainingConfig, settings: tuple[str, ...], steps: int | None = None) -> TrainingConfig:
-    """Change fields by ``KEY=VALUE`` texts; a dot reaches into the network (``network.width=32``), values are TOML.
+def with_settings(
+    config: TrainingConfig, settings: tuple[str, ...], steps: int | None = None
+) -> TrainingConfig:
+    """Change fields by ``KEY=VALUE`` texts; a dot reaches into the network (``network.width=32``),
+    values are TOML.
 
     Raises:
         ConfigError: no such field, or a value that does not fit it.
@@ -159,7 +184,9 @@ def with_settings(config: TrainingConfig, settings: tuple[str, ...], steps: int 
         for part in path:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
-                raise ConfigError(f"--set {key.strip()}: the field '{part}' has no fields of its own")
+                raise ConfigError(
+                    f"--set {key.strip()}: the field '{part}' has no fields of its own"
+                )
         try:
             place[last] = tomllib.loads(f"value = {text}")["value"]
         except (tomllib.TOMLDecodeError, RecursionError):

@@ -1,4 +1,5 @@
-"""A dry launch: everything that would be checked, and what the run would need, in seconds, without a cluster.
+"""A dry launch: everything that would be checked, and what the run would need, in seconds, without
+a cluster.
 
 Nothing is started and nothing is written, not even the folder of the run.
 """
@@ -24,7 +25,8 @@ from .job import Job
 from .meter import activation_bytes_per_sample, macs_per_sample
 from .run import checked_job
 
-INTERPRETER = 0.75e9  # bytes: PyTorch, MLflow and Ray in a worker on the CPU, before it does anything
+# bytes: PyTorch, MLflow and Ray in a worker on the CPU, before it does anything
+INTERPRETER = 0.75e9
 STATE = 4  # weights, gradients, and Adam's two moments
 
 
@@ -56,7 +58,9 @@ class DryRun:
         say(
             f"{most if least == most else f'{least} to {most}'} workers, {self.samples_per_pass} samples each at a time"
         )
-        say(f"{self.parameters / 1e6:.2f} million weights, {self.gmac_per_sample:.1f} GMAC per sample and step")
+        say(
+            f"{self.parameters / 1e6:.2f} million weights, {self.gmac_per_sample:.1f} GMAC per sample and step"
+        )
         room = f" of {self.memory_available_gb:.2f} GB" if self.memory_available_gb else ""
         say(f"about {self.memory_gb:.2f} GB{room} for each worker")
         if self.cache_gb_needed:
@@ -78,7 +82,8 @@ def dry_run(
 
     Raises:
         CallError: the call is wrong, as ``train`` would say it.
-        IntegrityError: a shard is missing, of another size than the manifest says, or the first sample is unreadable.
+        IntegrityError: a shard is missing, of another size than the manifest says, or the first
+        sample is unreadable.
         CorrFractalError: it will not fit into memory.
     """
     started = time.monotonic()
@@ -107,7 +112,9 @@ def dry_run(
         gmac_per_sample=macs_per_sample(config, batches.side) / 1e9,
         memory_gb=memory / 1e9,
         memory_available_gb=available / 1e9,
-        cache_gb_needed=min(2 * config.shuffle_window, len(manifest.shards)) * largest / 1e9 if remote else 0.0,
+        cache_gb_needed=min(2 * config.shuffle_window, len(manifest.shards)) * largest / 1e9
+        if remote
+        else 0.0,
         seconds=time.monotonic() - started,
     )
     if available and memory > available:
@@ -119,7 +126,8 @@ def dry_run(
 
 
 def _check_files(job: Job) -> None:
-    """Presence of every shard, and on local disks its size; hashes are checked when training reads them."""
+    """Presence of every shard, and on local disks its size; hashes are checked when training reads
+    them."""
     present = set(storage.listing(job.shards)[0])
     for entry in load_manifest(job.shards).shards:
         location = storage.join(job.shards, entry.name)

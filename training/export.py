@@ -88,9 +88,14 @@ def _fill(folder: Path, found: ModelLineage) -> None:
     with tempfile.TemporaryDirectory() as fetched:
         shutil.copyfile(fetch_weights(found.model, Path(fetched)), weights)
     if file_sha256(weights) != found.weights:
-        raise IntegrityError(f"the weights of {found.model.uri} are not those that were registered, {found.weights}")
+        raise IntegrityError(
+            f"the weights of {found.model.uri} are not those that were registered, {found.weights}"
+        )
     metadata = artifact.read_metadata(weights)
-    config = {"network": json.loads(metadata["config"]), "training": json.loads(metadata.get("training", "{}"))}
+    config = {
+        "network": json.loads(metadata["config"]),
+        "training": json.loads(metadata.get("training", "{}")),
+    }
     documents = {
         "config.json": config,
         "lineage.json": {**asdict(found), "model": {**asdict(found.model), "uri": found.model.uri}},
@@ -128,8 +133,11 @@ def _card(found: ModelLineage, weights: Path, config: dict[str, dict[str, object
         references=training.get("references", "unknown"),
         batch_size=training.get("batch_size", "unknown"),
         run=found.run.id,
-        commit=found.run.commit + (" with uncommitted changes" if found.run.dirty == "true" else ""),
+        commit=found.run.commit
+        + (" with uncommitted changes" if found.run.dirty == "true" else ""),
         digest=model.shards_digest,
-        videos=f"{clips} clips of {len(data.videos)} videos" if data else "unknown: no run has kept the manifest",
+        videos=f"{clips} clips of {len(data.videos)} videos"
+        if data
+        else "unknown: no run has kept the manifest",
         scores="\n".join(lines) or "It has not been evaluated.",
     )

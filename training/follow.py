@@ -1,4 +1,5 @@
-"""What the driver shows of a run, read from the files that its workers write: they may be on other machines."""
+"""What the driver shows of a run, read from the files that its workers write: they may be on other
+machines."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ def shown_progress(job: Job) -> Iterator[None]:
 
     def follow() -> None:
         shown, path = 0, Path(job.out) / "metrics.jsonl"
-        with progress("training", job.total) as advance, messages_file(Path(job.out)).open("a+") as messages:
+        with (
+            progress("training", job.total) as advance,
+            messages_file(Path(job.out)).open("a+") as messages,
+        ):
             stopped = False
             while not stopped:
                 stopped = stop.wait(1.0)

@@ -1,8 +1,9 @@
 """The gate before ``champion``: every reason why a version may not pass it.
 
-A version passes when its data set is known down to the manifest, its weights are those that were registered and load as
-a network, its signature is the one that callers rely on, and its J&F on the named evaluation set is not worse than the
-champion's, both scored on the same files with the same settings.
+A version passes when its data set is known down to the manifest, its weights are those that were
+registered and load as a network, its signature is the one that callers rely on, and its J&F on the
+named evaluation set is not worse than the champion's, both scored on the same files with the same
+settings.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Verdict:
     rival: Scores | None
 
 
-def judge(version: ModelVersion, champion: ModelVersion | None, dataset: str, tolerance: float) -> Verdict:
+def judge(
+    version: ModelVersion, champion: ModelVersion | None, dataset: str, tolerance: float
+) -> Verdict:
     """Look at a version of the store that MLflow points at.
 
     Args:
@@ -71,7 +74,9 @@ def _weights(version: ModelVersion) -> list[str]:
             path = fetch_weights(version, Path(folder))
             found, registered = file_sha256(path), version.tags.get(WEIGHTS_TAG, "unknown")
             if found != registered:
-                return [f"its weights are not those that were registered: {found[:12]}, not {registered[:12]}"]
+                return [
+                    f"its weights are not those that were registered: {found[:12]}, not {registered[:12]}"
+                ]
             CorrFractal.load(path)
         except (OSError, CorrFractalError) as exc:
             return [f"its weights do not load: {first_line(exc)}"]
@@ -92,7 +97,8 @@ def _signature(version: ModelVersion) -> list[str]:
 def _compare(
     version: ModelVersion, champion: ModelVersion | None, dataset: str, tolerance: float
 ) -> tuple[Scores | None, Scores | None, list[str]]:
-    """The two scores that decide: on the same basis, the newest where there are several; and what speaks against."""
+    """The two scores that decide: on the same basis, the newest where there are several; and what
+    speaks against."""
     registered = version.tags.get(WEIGHTS_TAG)
     own = {s.basis: s for s in version.scores if s.dataset == dataset and s.weights == registered}
     if not own:
@@ -111,7 +117,11 @@ def _compare(
     rival = theirs[scores.basis]
     if tolerance < rival.JF - scores.JF:
         lost = f"J&F {100 * scores.JF:.2f} % on {dataset}, the champion {champion.uri} has {100 * rival.JF:.2f} %"
-        return scores, rival, [f"it is worse: {lost}, and the tolerance is {100 * tolerance:g} points"]
+        return (
+            scores,
+            rival,
+            [f"it is worse: {lost}, and the tolerance is {100 * tolerance:g} points"],
+        )
     return scores, rival, []
 
 

@@ -33,7 +33,8 @@ class Job(Config):
 
 
 def tell(out: Path, text: str) -> None:
-    """Say something to the user from a worker, whose output Ray keeps to itself: the driver shows this file's lines."""
+    """Say something to the user from a worker, whose output Ray keeps to itself: the driver shows
+    this file's lines."""
     with contextlib.suppress(OSError):  # on a full disk there may be no room to say so
         say(text)
         with messages_file(out).open("a", encoding="utf-8") as file:

@@ -1,7 +1,9 @@
-"""Lineage, both ways: registered model -> run -> checkpoint -> manifest -> shards -> videos, and back.
+"""Lineage, both ways: registered model -> run -> checkpoint -> manifest -> shards -> videos, and
+back.
 
-Everything is read from the tracking store: tags of versions and runs, and the manifest and the shard map that each run
-keeps of its data set (``corrfractal.tracking.log_shards``). So it answers when the shards' folder is gone.
+Everything is read from the tracking store: tags of versions and runs, and the manifest and the
+shard map that each run keeps of its data set (``corrfractal.tracking.log_shards``). So it answers
+when the shards' folder is gone.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The checkpoint that a model's weights came from; ``state`` is what is found of it now: ``whole``, ``damaged``,
-    ``gone`` or, where none was noted, ``unknown``."""
+    """The checkpoint that a model's weights came from; ``state`` is what is found of it now:
+    ``whole``, ``damaged``, ``gone`` or, where none was noted, ``unknown``."""
 
     path: str
     step: str
@@ -106,10 +108,14 @@ class Lineage:
         Raises:
             NotFoundError: no such version, or the file's run has registered none.
         """
-        model = self._by_file(Path(name)) if name.endswith(".safetensors") else show(name, self._uri)
+        model = (
+            self._by_file(Path(name)) if name.endswith(".safetensors") else show(name, self._uri)
+        )
         run = next((r for r in self._runs if r.id == model.run_id), None)
         if run is None:
-            raise NotFoundError(f"the run {model.run_id} of {model.uri} is no longer in {self._uri}")
+            raise NotFoundError(
+                f"the run {model.run_id} of {model.uri} is no longer in {self._uri}"
+            )
         return ModelLineage(
             model=model,
             weights=model.tags.get(WEIGHTS_TAG, "unknown"),
@@ -119,9 +125,14 @@ class Lineage:
         )
 
     def of_video(self, sha256: str) -> list[tuple[Video, Use]]:
-        """The data sets that hold a video, found by the hash of its contents, and what came of each."""
-        uses = (self.of_shards(digest) for digest in sorted({run.shards_digest for run in self._runs}))
-        return [(v, use) for use in uses if use for v in use.data.videos if v.source.sha256 == sha256]
+        """The data sets that hold a video, found by the hash of its contents, and what came of
+        each."""
+        uses = (
+            self.of_shards(digest) for digest in sorted({run.shards_digest for run in self._runs})
+        )
+        return [
+            (v, use) for use in uses if use for v in use.data.videos if v.source.sha256 == sha256
+        ]
 
     def of_shards(self, digest: str) -> Use | None:
         """What came of a data set; None where no run of the store knows it."""
@@ -131,7 +142,11 @@ class Lineage:
         models = tuple(v for v in self._versions if v.shards_digest == digest)
         registered = {model.run_id for model in models}
         trained = (r for r in self._runs if r.shards_digest == digest and r.stage == "train")
-        return Use(data=data, models=models, unregistered=tuple(r for r in trained if r.id not in registered))
+        return Use(
+            data=data,
+            models=models,
+            unregistered=tuple(r for r in trained if r.id not in registered),
+        )
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -185,7 +200,9 @@ def _kept(run: Run) -> DataSet | None:
         try:
             with mlflow_errors():
                 paths = [
-                    mlflow.artifacts.download_artifacts(artifact_uri=f"runs:/{run.id}/{name}", dst_path=folder)
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=f"runs:/{run.id}/{name}", dst_path=folder
+                    )
                     for name in (MANIFEST, SHARD_MAP)
                 ]
             manifest, holds = load_manifest(paths[0]), json.loads(Path(paths[1]).read_text())
@@ -198,7 +215,9 @@ def _kept(run: Run) -> DataSet | None:
         for sha256 in sources:
             shards_of.setdefault(sha256, []).append(shard)
     videos = (Video(source=s, shards=tuple(shards_of.get(s.sha256, ()))) for s in manifest.sources)
-    return DataSet(digest=manifest.digest, path=run.shards_path, shards=manifest.shards, videos=tuple(videos))
+    return DataSet(
+        digest=manifest.digest, path=run.shards_path, shards=manifest.shards, videos=tuple(videos)
+    )
 
 
 def _checkpoint(tags: Any) -> Checkpoint:
@@ -206,5 +225,7 @@ def _checkpoint(tags: Any) -> Checkpoint:
     state = "unknown"
     if path:
         file = Path(path)
-        state = "gone" if not file.is_file() else "whole" if file_sha256(file) == sha256 else "damaged"
+        state = (
+            "gone" if not file.is_file() else "whole" if file_sha256(file) == sha256 else "damaged"
+        )
     return Checkpoint(path=path, step=tags.get("checkpoint.step", ""), sha256=sha256, state=state)

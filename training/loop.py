@@ -1,4 +1,5 @@
-"""The training loop of one worker: batches -> steps -> metrics, pictures, checkpoints -> a model file. Knows no Ray.
+"""The training loop of one worker: batches -> steps -> metrics, pictures, checkpoints -> a model
+file. Knows no Ray.
 
 Everything that outlives the process is a file in the run's folder:
 
@@ -31,7 +32,13 @@ from corrfractal.errors import ConfigError, CorrFractalError
 from corrfractal.model import CorrFractal
 
 from .batches import Batches
-from .checkpoint import Checkpoint, CheckpointWriter, checkpoint_name, latest_checkpoint, read_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    checkpoint_name,
+    latest_checkpoint,
+    read_checkpoint,
+)
 from .config import TrainingConfig
 from .job import Job, tell
 from .meter import Meter, StepTime, macs_per_sample
@@ -62,7 +69,8 @@ def fit(
 ) -> Outcome:
     """Train until ``job.total`` steps are done, going on from the newest whole checkpoint.
 
-    Called by every worker with the process group already up. Rank 0 alone writes; ``watch`` sees every worker's steps.
+    Called by every worker with the process group already up. Rank 0 alone writes; ``watch`` sees
+    every worker's steps.
     """
     out, config = Path(job.out), job.config
     tells = partial(tell, out)
@@ -74,19 +82,24 @@ def fit(
         first = _resume(out, model, optimizer, rank, world)
         batches = Batches(job.shards, config, rank, world)
         wrapped: nn.Module = model
-        if world > 1:  # batch statistics are those of all workers: no buffer needs to be sent around
+        # Batch statistics are those of all workers: no buffer needs to be sent around
+        if world > 1:
             wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
         recorder = Recorder(job, first) if rank == 0 else None
         evaluate = find_evaluator(config) if rank == 0 else None
-        meter = Meter(config, device, world, macs_per_sample(config, batches.side) if rank == 0 else 0, watch)
+        meter = Meter(
+            config, device, world, macs_per_sample(config, batches.side) if rank == 0 else 0, watch
+        )
         stream = batches.iterate(first, job.total)
         for step in range(first, job.total):
             with meter.spending("data_wait"):
                 batch = next(stream).to(device)
             result = train_step(wrapped, optimizer, batch, step, job.total, config)
             done, last = step + 1, step + 1 == job.total
-            finite, leave = meter.add(result, signalled() or (rank == 0 and stop_file(out).exists()))
+            finite, leave = meter.add(
+                result, signalled() or (rank == 0 and stop_file(out).exists())
+            )
             leave = leave and not last
             if recorder is not None:
                 checkpoint = partial(_checkpoint, job, done, model, optimizer)
@@ -118,7 +131,9 @@ def fit(
     return Outcome.FINISHED
 
 
-def build(config: TrainingConfig, device: torch.device, world: int) -> tuple[CorrFractal, torch.optim.Optimizer]:
+def build(
+    config: TrainingConfig, device: torch.device, world: int
+) -> tuple[CorrFractal, torch.optim.Optimizer]:
     """The network with the initial weights of its seed, ready for training, and its optimiser."""
     torch.manual_seed(config.seed)
     model = CorrFractal(config.network).to(device).train()
@@ -153,7 +168,9 @@ def _copy(model: CorrFractal) -> CorrFractal:
     return copy.eval()
 
 
-def _checkpoint(job: Job, step: int, model: CorrFractal, optimizer: torch.optim.Optimizer) -> Checkpoint:
+def _checkpoint(
+    job: Job, step: int, model: CorrFractal, optimizer: torch.optim.Optimizer
+) -> Checkpoint:
     return Checkpoint(
         step=step,
         model=model.state_dict(),
@@ -164,11 +181,16 @@ def _checkpoint(job: Job, step: int, model: CorrFractal, optimizer: torch.optim.
     )
 
 
-def _resume(out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer, rank: int, world: int) -> int:
-    """Put the newest whole checkpoint into model and optimiser, rank 0's choice on all; returns the steps done."""
+def _resume(
+    out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer, rank: int, world: int
+) -> int:
+    """Put the newest whole checkpoint into model and optimiser, rank 0's choice on all; returns the
+    steps done."""
     folder = out / "checkpoints"
     checkpoint = latest_checkpoint(folder) if rank == 0 else None
-    step = torch.tensor([checkpoint.step if checkpoint else 0], device=next(model.parameters()).device)
+    step = torch.tensor(
+        [checkpoint.step if checkpoint else 0], device=next(model.parameters()).device
+    )
     if world > 1:
         dist.broadcast(step, src=0)
     if rank > 0 and step > 0:
@@ -181,7 +203,8 @@ def _resume(out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer, ran
 
 @contextmanager
 def _sole_writer(out: Path) -> Iterator[None]:
-    """Hold the run's lock. The workers of a killed driver live a few seconds longer: wait for them, then give up."""
+    """Hold the run's lock. The workers of a killed driver live a few seconds longer: wait for them,
+    then give up."""
     deadline = time.monotonic() + PATIENCE
     with (out / ".lock").open("w") as lock:
         while True:

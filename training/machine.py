@@ -15,19 +15,25 @@ ATTEMPTS = "attempts.jsonl"
 
 
 def note_attempt(out: Path, workers: tuple[int, int]) -> None:
-    """Add a line to the run's folder: who goes on with it, with what code. The run gets the file when it ends.
+    """Add a line to the run's folder: who goes on with it, with what code. The run gets the file
+    when it ends.
 
     Args:
         workers: least and most.
     """
-    facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "workers": workers}
+    facts = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "workers": workers,
+    }
     with (out / ATTEMPTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({**facts, **code_state()}) + "\n")
 
 
 def talk_over(address: str) -> None:
-    """Let gloo and nccl use the interface with this address, unless the environment names one: gloo looks up the host's
-    name, and where that leads nowhere the workers of other hosts wait for one that listens on loopback."""
+    """Let gloo and nccl use the interface with this address, unless the environment names one: gloo
+    looks up the host's name, and where that leads nowhere the workers of other hosts wait for one
+    that listens on loopback."""
     import psutil
 
     for name, addresses in psutil.net_if_addrs().items():
@@ -37,16 +43,18 @@ def talk_over(address: str) -> None:
 
 
 class Machine:
-    """What the machine of rank 0 does: processor, memory, disk, network, GPUs, as MLflow's own system metrics name it.
+    """What the machine of rank 0 does: processor, memory, disk, network, GPUs, as MLflow's own
+    system metrics name it.
 
-    MLflow's thread for them ends for good when the server does not answer once. Sampled with the run's other metrics
-    they share those' step and delivery.
+    MLflow's thread for them ends for good when the server does not answer once. Sampled with the
+    run's other metrics they share those' step and delivery.
     """
 
     def __init__(self, run_id: str) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # says that there is no GPU
+        # Says that there is no GPU
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
         self._monitors = SystemMetricsMonitor(run_id).monitors
 
     def sample(self) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""What a run costs: where the time goes, arithmetic done and possible, memory. Measured where it runs, not assumed."""
+"""What a run costs: where the time goes, arithmetic done and possible, memory. Measured where it
+runs, not assumed."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ from .config import REFERENCES, TrainingConfig
 from .step import StepResult
 
 SCALARS = ("loss", "loss_a", "loss_c", "error", "copy_error", "gradient_norm")
-SMALL = 64  # side of the frames that a network's cost is measured on; cost grows with the number of pixels
+# Side of the frames that a network's cost is measured on; cost grows with the number of pixels
+SMALL = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """What one step of one worker took: samples of its share, seconds in all, seconds of them without data."""
+    """What one step of one worker took: samples of its share, seconds in all, seconds of them
+    without data."""
 
     samples: float
     step_seconds: float
@@ -33,7 +36,8 @@ class StepTime:
 
 
 class Meter:
-    """Sums of the logged scalars since the last log line, over all workers, and where the time went.
+    """Sums of the logged scalars since the last log line, over all workers, and where the time
+    went.
 
     Args:
         config: of the run.
@@ -51,7 +55,12 @@ class Meter:
         macs: float = 0.0,
         watch: Callable[[StepTime], None] | None = None,
     ) -> None:
-        self._batch_size, self._device, self._world, self._macs = config.batch_size, device, world, macs
+        self._batch_size, self._device, self._world, self._macs = (
+            config.batch_size,
+            device,
+            world,
+            macs,
+        )
         self._peak = world * peak_macs_per_second(device, config.precision) if macs else 0.0
         self._watch, self._last, self._waited = watch, time.monotonic(), 0.0
         self._reset()
@@ -71,7 +80,8 @@ class Meter:
             self._waited += seconds
 
     def add(self, result: StepResult, leave: bool) -> tuple[bool, bool]:
-        """Add a step; returns, on all workers alike, whether its loss was finite, and whether any wants to leave."""
+        """Add a step; returns, on all workers alike, whether its loss was finite, and whether any
+        wants to leave."""
         values = torch.stack([getattr(result, name).float() for name in SCALARS])
         votes = torch.cat([values, values.new_tensor([float(leave)])])
         if self._world > 1:
@@ -79,7 +89,11 @@ class Meter:
         votes = votes.cpu()
         if self._watch is not None:  # here all workers' steps have ended, on a GPU too
             now, samples = time.monotonic(), self._batch_size / self._world
-            self._watch(StepTime(samples=samples, step_seconds=now - self._last, data_wait_seconds=self._waited))
+            self._watch(
+                StepTime(
+                    samples=samples, step_seconds=now - self._last, data_wait_seconds=self._waited
+                )
+            )
             self._last, self._waited = now, 0.0
         values = votes[:-1] / self._world
         self._sums += values
@@ -93,7 +107,11 @@ class Meter:
         rate = self._steps * self._batch_size / seconds
         means["samples_per_second"] = rate
         means["workers"] = float(self._world)
-        means |= {name: spent / seconds for name, spent in self._spent.items() if spent or name != "evaluation"}
+        means |= {
+            name: spent / seconds
+            for name, spent in self._spent.items()
+            if spent or name != "evaluation"
+        }
         if self._macs:
             means["gmac_per_second"] = rate * self._macs / 1e9
             means["share_of_peak"] = rate * self._macs / self._peak
@@ -113,7 +131,9 @@ def peak_memory_mb(device: torch.device) -> float:
 def peak_macs_per_second(device: torch.device, precision: str) -> float:
     """What this worker reaches in a large matrix product: the best of five."""
     side = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    a = torch.ones(
+        side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32
+    )
     times = []
     for _ in range(6):
         started = time.perf_counter()
@@ -124,7 +144,8 @@ def peak_macs_per_second(device: torch.device, precision: str) -> float:
 
 
 def macs_per_sample(config: TrainingConfig, side: int) -> float:
-    """Multiply-adds of a sample of ``side`` x ``side``, forward and backward, counted by PyTorch on a small one."""
+    """Multiply-adds of a sample of ``side`` x ``side``, forward and backward, counted by PyTorch on
+    a small one."""
     with FlopCounterMode(display=False) as counter:
         _loss(config, _network(config)).backward()
     return counter.get_total_flops() / 2 * (side / SMALL) ** 2
@@ -133,7 +154,8 @@ def macs_per_sample(config: TrainingConfig, side: int) -> float:
 def activation_bytes_per_sample(config: TrainingConfig, side: int) -> float:
     """What a sample of ``side`` x ``side`` keeps until its backward pass, measured on a small one.
 
-    With ``recompute`` the stages of the backbone keep nothing; in the backward pass the largest of them is there again.
+    With ``recompute`` the stages of the backbone keep nothing; in the backward pass the largest of
+    them is there again.
     """
     model = _network(config)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -148,7 +170,12 @@ def activation_bytes_per_sample(config: TrainingConfig, side: int) -> float:
         return tensor
 
     stages: list[int] = []
-    for stage in (model.backbone.stage1, model.backbone.stage2, model.backbone.stage3, model.backbone.stage4):
+    for stage in (
+        model.backbone.stage1,
+        model.backbone.stage2,
+        model.backbone.stage3,
+        model.backbone.stage4,
+    ):
         stage.register_forward_pre_hook(lambda *_: stages.append(-sum(kept.values())))
         stage.register_forward_hook(lambda *_: stages.append(stages.pop() + sum(kept.values())))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -164,7 +191,9 @@ def _network(config: TrainingConfig) -> CorrFractal:
 
 def _loss(config: TrainingConfig, model: CorrFractal) -> torch.Tensor:
     densities = draw_densities(config.network.correspondence, (0.5, 0.5))
-    images = torch.zeros(1, len(REFERENCES[config.references]) + 1, 3, SMALL, SMALL, dtype=torch.uint8)
+    images = torch.zeros(
+        1, len(REFERENCES[config.references]) + 1, 3, SMALL, SMALL, dtype=torch.uint8
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         total: torch.Tensor = model(images, images[:, :, 0], densities).total
     return total

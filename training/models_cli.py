@@ -1,4 +1,5 @@
-"""The commands ``corrfractal models``: what is registered, which version is champion, and how it became so."""
+"""The commands ``corrfractal models``: what is registered, which version is champion, and how it
+became so."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from .promotion import Move
     from .registry import ModelVersion
 
-STORE = click.option("--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.")
+STORE = click.option(
+    "--tracking-uri",
+    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
+)
 WHY = click.option("--why", default="", help="Reason, kept with the move.")
 
 
@@ -37,7 +41,9 @@ def list_(tracking_uri: str | None) -> dict[str, Any]:
     for v in versions:
         newest = max(v.scores, key=lambda s: s.at, default=None)
         score = "" if newest is None else f"  J&F {100 * newest.JF:.1f}"
-        say(f"{v.uri}  {', '.join(v.aliases) or '-':20}  {v.created}  shards {v.shards_digest[:12]}{score}")
+        say(
+            f"{v.uri}  {', '.join(v.aliases) or '-':20}  {v.created}  shards {v.shards_digest[:12]}{score}"
+        )
     return {"models": [_plain(v) for v in versions]}
 
 
@@ -70,18 +76,31 @@ def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
 
 @models.command("promote")
 @click.argument("model")
-@click.option("--on", "dataset", default="davis2017-val", show_default=True, help="Evaluation set that decides.")
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 100), default=0.0, show_default=True, help="Points of J&F that may be lost."
+    "--on",
+    "dataset",
+    default="davis2017-val",
+    show_default=True,
+    help="Evaluation set that decides.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    show_default=True,
+    help="Points of J&F that may be lost.",
 )
 @WHY
 @STORE
 @command
-def promote(model: str, dataset: str, tolerance: float, why: str, tracking_uri: str | None) -> dict[str, Any]:
+def promote(
+    model: str, dataset: str, tolerance: float, why: str, tracking_uri: str | None
+) -> dict[str, Any]:
     """Make MODEL the champion, if it passes the gate.
 
-    Its data set must be known, its weights load, its signature fit, and its J&F, as `corrfractal evaluate` noted it on
-    the version, be not worse than the champion's on the same files with the same settings.
+    Its data set must be known, its weights load, its signature fit, and its J&F, as `corrfractal
+    evaluate` noted it on the version, be not worse than the champion's on the same files with the
+    same settings.
     """
     from corrfractal.tracking import existing_store
 
@@ -129,7 +148,11 @@ def history(tracking_uri: str | None) -> dict[str, Any]:
             f"champion is version {past.champion}, and no move says so: it was moved by hand. "
             "`corrfractal models rollback` undoes that"
         )
-    return {"champion": past.champion, "recorded": past.recorded, "moves": [vars(move) for move in past.moves]}
+    return {
+        "champion": past.champion,
+        "recorded": past.recorded,
+        "moves": [vars(move) for move in past.moves],
+    }
 
 
 @models.command("export")
@@ -138,7 +161,8 @@ def history(tracking_uri: str | None) -> dict[str, Any]:
 @STORE
 @command
 def export(model: str, out: Path, tracking_uri: str | None) -> dict[str, Any]:
-    """Write MODEL as a self-contained folder: weights, configuration, lineage, model card, SHA-256 of each file."""
+    """Write MODEL as a self-contained folder: weights, configuration, lineage, model card, SHA-256
+    of each file."""
     from corrfractal.tracking import existing_store
 
     from .export import export as run
@@ -169,4 +193,8 @@ def _compared(scores: dict[str, Any]) -> str:
 
 
 def _plain(version: ModelVersion) -> dict[str, Any]:
-    return {**vars(version), "uri": version.uri, "scores": [{**vars(s), "JF": s.JF} for s in version.scores]}
+    return {
+        **vars(version),
+        "uri": version.uri,
+        "scores": [{**vars(s), "JF": s.JF} for s in version.scores],
+    }

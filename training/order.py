@@ -4,9 +4,9 @@ Positions run 0, 1, 2, ... over all epochs; step s takes positions s * G ... (s 
 step is cut into ``accumulate`` parts of consecutive positions and each part among the workers, so that what stands in
 a part does not depend on their number.
 
-An epoch visits the shards in a random order, ``window`` of them at a time, and mixes all samples of these: reading
-stays local (each shard is fetched once per epoch), and a batch still holds clips of many shards. With no more shards
-than the window it is a full shuffle.
+An epoch visits the shards in a random order, ``window`` of them at a time, and mixes all samples of
+these: reading stays local (each shard is fetched once per epoch), and a batch still holds clips of
+many shards. With no more shards than the window it is a full shuffle.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class EpochOrder:
 
 
 def rng(seed: int, stream: int, *counter: int) -> np.random.Generator:
-    """Counter-based randomness: the same arguments give the same numbers, on any machine, in any order of calls."""
+    """Counter-based randomness: the same arguments give the same numbers, on any machine, in any
+    order of calls."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, *counter))))
 
 
@@ -66,7 +67,9 @@ def epoch_order(seed: int, epoch: int, counts: tuple[int, ...], window: int) -> 
     return EpochOrder(np.concatenate(parts), windows, np.cumsum([len(part) for part in parts]))
 
 
-def positions_of(step: int, batch_size: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> list[int]:
+def positions_of(
+    step: int, batch_size: int, rank: int = 0, world: int = 1, accumulate: int = 1
+) -> list[int]:
     """Positions that a worker takes in a step: its share of each part, part after part."""
     part, share = batch_size // accumulate, batch_size // accumulate // world
     firsts = (step * batch_size + k * part + rank * share for k in range(accumulate))
@@ -82,4 +85,6 @@ def check_share(batch_size: int, accumulate: int, worlds: Sequence[int]) -> None
     for world in worlds:
         if batch_size % (accumulate * world):
             times = f" times accumulate, {accumulate}" if accumulate > 1 else ""
-            raise ValueError(f"batch_size {batch_size} is not a multiple of the number of workers, {world}{times}")
+            raise ValueError(
+                f"batch_size {batch_size} is not a multiple of the number of workers, {world}{times}"
+            )

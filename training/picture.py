@@ -1,7 +1,9 @@
-"""The picture of a training run: what was seen, what was asked for, what came out of each module, and the embedding.
+"""The picture of a training run: what was seen, what was asked for, what came out of each module,
+and the embedding.
 
-A row per sample. ``PCA`` shows the first three principal components of the embedding as red, green and blue, fitted on
-both frames of the row together: what has the same colour in both is what the network takes for the same.
+A row per sample. ``PCA`` shows the first three principal components of the embedding as red, green
+and blue, fitted on both frames of the row together: what has the same colour in both is what the
+network takes for the same.
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def save_picture(path: Path, model: CorrFractal, batch: Batch, densities: tuple[float, float]) -> None:
+def save_picture(
+    path: Path, model: CorrFractal, batch: Batch, densities: tuple[float, float]
+) -> None:
     """Write the picture as PNG.
 
-    The network sees all channels and is in evaluation mode, as in use, not the damaged input of the training step; its
-    weights and statistics stay untouched.
+    The network sees all channels and is in evaluation mode, as in use, not the damaged input of the
+    training step; its weights and statistics stay untouched.
 
     Args:
         path: of the file.
@@ -61,8 +65,8 @@ def save_picture(path: Path, model: CorrFractal, batch: Batch, densities: tuple[
 
 
 def pca_colors(embeddings: npt.NDArray[np.float32]) -> U8:
-    """Embeddings (T, C, H, W) as colours, uint8 (T, H, W, 3): principal components fitted on all T frames, each
-    stretched so that all but the outer hundredths fill the range."""
+    """Embeddings (T, C, H, W) as colours, uint8 (T, H, W, 3): principal components fitted on all T
+    frames, each stretched so that all but the outer hundredths fill the range."""
     from sklearn.decomposition import PCA
 
     T, C, H, W = embeddings.shape
@@ -78,8 +82,8 @@ def pca_colors(embeddings: npt.NDArray[np.float32]) -> U8:
 def _outputs(
     model: CorrFractal, frames: Tensor, labels: Tensor, densities: tuple[float, float]
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Embeddings (B, M, C, H, W); reconstructions of the nearest reference by the appearance module, None where it is
-    off, and of the target by the correspondence module, (B, K, H, W)."""
+    """Embeddings (B, M, C, H, W); reconstructions of the nearest reference by the appearance
+    module, None where it is off, and of the target by the correspondence module, (B, K, H, W)."""
     config, was_training = model.config, model.training
     model.eval()
     B, M = frames.shape[:2]
@@ -91,7 +95,9 @@ def _outputs(
     if config.appearance == "off":
         return embeddings, None, guess_c
     similarity = model.in_training.similarity
-    guess_a = appearance(F_ref[:, 0], F_t, one_hot[:, 0], one_hot[:, -1], config.appearance, similarity)
+    guess_a = appearance(
+        F_ref[:, 0], F_t, one_hot[:, 0], one_hot[:, -1], config.appearance, similarity
+    )
     return embeddings, guess_a, guess_c
 
 
@@ -101,7 +107,9 @@ def _sheet(rows: list[list[U8]], names: list[str]) -> Image.Image:
     rows = [[tile.repeat(enlarge, axis=0).repeat(enlarge, axis=1) for tile in row] for row in rows]
     h, w = rows[0][0].shape[:2]
     size, head = 14, 38
-    sheet = Image.new("RGB", (len(names) * (w + GAP) - GAP, head + len(rows) * (h + GAP) - GAP), "white")
+    sheet = Image.new(
+        "RGB", (len(names) * (w + GAP) - GAP, head + len(rows) * (h + GAP) - GAP), "white"
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
     for x, name in enumerate(names):
         draw.text((x * (w + GAP) + 2, 2), name, fill="black", font=font, spacing=1)

@@ -1,7 +1,9 @@
-"""``champion`` moves through the gate, back by rollback, and every move is a tag of the registered model.
+"""``champion`` moves through the gate, back by rollback, and every move is a tag of the registered
+model.
 
-A move is recorded right after the alias has moved. Whatever moves the alias without a record (a hand in MLflow's pages,
-a process that died in between) shows in the history, and rollback undoes it first.
+A move is recorded right after the alias has moved. Whatever moves the alias without a record (a
+hand in MLflow's pages, a process that died in between) shows in the history, and rollback undoes it
+first.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Move(Config):
     why: str
     """Reason given by who did it."""
     scores: dict[str, Any] | None = None
-    """What the gate compared: ``own`` and, if there was a champion, ``champion``; and the ``tolerance``."""
+    """What the gate compared: ``own`` and, if there was a champion, ``champion``; and the
+    ``tolerance``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +88,14 @@ def promote(
     compared = {"own": verdict.scores, "champion": verdict.rival}
     scores = {key: asdict(value) for key, value in compared.items() if value is not None}
     before = champion.version if champion else None
-    return _move(uri, name, "promote", before, version.version, why, {**scores, "tolerance": tolerance})
+    return _move(
+        uri, name, "promote", before, version.version, why, {**scores, "tolerance": tolerance}
+    )
 
 
 def rollback(uri: str, *, why: str = "", name: str = NAME) -> tuple[ModelVersion, Move]:
-    """Make the champion before this one champion again; or, where the alias was moved without a record, undo that.
+    """Make the champion before this one champion again; or, where the alias was moved without a
+    record, undo that.
 
     Raises:
         CallError: there was none before.
@@ -102,7 +108,9 @@ def rollback(uri: str, *, why: str = "", name: str = NAME) -> tuple[ModelVersion
         standing = _standing(past.moves)
         target = standing[-2] if len(standing) > 1 else None
     if target is None:
-        raise CallError(f"no champion of {name} was promoted before this one: there is nothing to go back to")
+        raise CallError(
+            f"no champion of {name} was promoted before this one: there is nothing to go back to"
+        )
     show(f"{name}/{target}", uri)
     return _move(uri, name, "rollback", past.champion, target, why, None)
 
@@ -120,7 +128,10 @@ def history(uri: str, name: str = NAME) -> History:
         )
     tags = sorted((tag, text) for tag, text in found[0].tags.items() if tag.startswith(PREFIX))
     return History(
-        moves=tuple(config_from_dict(Move, json.loads(text), where=f"tag {tag} of {name}") for tag, text in tags),
+        moves=tuple(
+            config_from_dict(Move, json.loads(text), where=f"tag {tag} of {name}")
+            for tag, text in tags
+        ),
         champion=champion.version if champion else None,
     )
 
@@ -138,21 +149,33 @@ def _standing(moves: Sequence[Move]) -> list[int]:
 
 
 def _champion(uri: str, name: str) -> ModelVersion | None:
-    return next((version for version in list_models(uri, name) if CHAMPION in version.aliases), None)
+    return next(
+        (version for version in list_models(uri, name) if CHAMPION in version.aliases), None
+    )
 
 
 def _move(
-    uri: str, name: str, action: str, before: int | None, after: int, why: str, scores: dict[str, Any] | None
+    uri: str,
+    name: str,
+    action: str,
+    before: int | None,
+    after: int,
+    why: str,
+    scores: dict[str, Any] | None,
 ) -> tuple[ModelVersion, Move]:
     import mlflow
 
     now = datetime.now(UTC)
     at = now.isoformat(timespec="seconds")
-    move = Move(at=at, who=_who(), action=action, before=before, after=after, why=why, scores=scores)
+    move = Move(
+        at=at, who=_who(), action=action, before=before, after=after, why=why, scores=scores
+    )
     client = mlflow.MlflowClient()
     with mlflow_errors():
         client.set_registered_model_alias(name, CHAMPION, str(after))
-        client.set_registered_model_tag(name, f"{PREFIX}{now:%Y%m%dT%H%M%S.%f}", json.dumps(asdict(move)))
+        client.set_registered_model_tag(
+            name, f"{PREFIX}{now:%Y%m%dT%H%M%S.%f}", json.dumps(asdict(move))
+        )
     return show(f"{name}/{after}", uri), move
 
 

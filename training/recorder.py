@@ -1,6 +1,8 @@
-"""What rank 0 writes of a run: metrics, pictures, what diverged, the model. The tracking server gets the same.
+"""What rank 0 writes of a run: metrics, pictures, what diverged, the model. The tracking server
+gets the same.
 
-A full disk or a server that is away costs the run nothing: lines wait in memory until they can be written and sent.
+A full disk or a server that is away costs the run nothing: lines wait in memory until they can be
+written and sent.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ LEAVING = 5.0  # seconds for the tracking server when the run was asked to leave
 
 
 class Recorder:
-    """Writes the folder of a job that goes on after ``first`` steps; what was written of later steps is forgotten."""
+    """Writes the folder of a job that goes on after ``first`` steps; what was written of later
+    steps is forgotten."""
 
     def __init__(self, job: Job, first: int) -> None:
         self._job, self._out = job, Path(job.out)
         self._file = MetricsFile(self._out / "metrics.jsonl", first)
-        self._log = RunLog(job.tracking_uri, job.run_id, self._file.lines, tell=lambda text: tell(self._out, text))
+        self._log = RunLog(
+            job.tracking_uri, job.run_id, self._file.lines, tell=lambda text: tell(self._out, text)
+        )
         self._machine = Machine(job.run_id)
         self._disk_full = False
 
@@ -41,7 +46,9 @@ class Recorder:
         self._log.metrics(replace(line, values={**values, **self._machine.sample()}))
         self._guarded(self._file.append, line)
 
-    def picture(self, step: int, model: CorrFractal, batch: Batch, densities: tuple[float, float]) -> None:
+    def picture(
+        self, step: int, model: CorrFractal, batch: Batch, densities: tuple[float, float]
+    ) -> None:
         """What the network makes of the step's first samples."""
         path = self._out / "pictures" / f"step-{step:08d}.png"
         if self._guarded(save_picture, path, model, batch, densities):
@@ -52,11 +59,15 @@ class Recorder:
     def diverged(self, checkpoint: Checkpoint, batch: Batch) -> None:
         """Leave what is needed to see why the loss is not finite."""
         save_checkpoint(self._out / "diverged", checkpoint, keep=1)
-        write_text(self._out / "diverged" / "step.json", json.dumps({"step": checkpoint.step, "samples": batch.keys}))
+        write_text(
+            self._out / "diverged" / "step.json",
+            json.dumps({"step": checkpoint.step, "samples": batch.keys}),
+        )
         self._log.close("FAILED")
 
     def leave(self) -> None:
-        """The run was asked to stop for now; what the server does not take in time is sent when it goes on."""
+        """The run was asked to stop for now; what the server does not take in time is sent when it
+        goes on."""
         self._log.close(None, LEAVING)
 
     def finish(self, model: CorrFractal) -> None:
@@ -73,7 +84,10 @@ class Recorder:
             if file.exists():
                 self._log.artifact(file)
         self._log.close("FINISHED")
-        facts = {"step": self._job.total, "model_sha256": file_sha256(self._out / "model.safetensors")}
+        facts = {
+            "step": self._job.total,
+            "model_sha256": file_sha256(self._out / "model.safetensors"),
+        }
         write_text(self._out / "result.json", json.dumps({**self._file.lines[-1].values, **facts}))
 
     def _guarded(self, write: Callable[..., None], *arguments: object) -> bool:
@@ -82,7 +96,10 @@ class Recorder:
             write(*arguments)
         except OSError as exc:
             if not self._disk_full:
-                tell(self._out, f"warning: cannot write to {self._out} ({exc.strerror or exc}); training goes on")
+                tell(
+                    self._out,
+                    f"warning: cannot write to {self._out} ({exc.strerror or exc}); training goes on",
+                )
             self._disk_full = True
             return False
         self._disk_full = False
@@ -98,7 +115,8 @@ def deliver(job: Job) -> None:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: a line per log line, in order. What cannot be written now is written with the next line."""
+    """``metrics.jsonl``: a line per log line, in order. What cannot be written now is written with
+    the next line."""
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
@@ -131,7 +149,9 @@ def read_lines(path: Path, last: int) -> list[MetricLine]:
     found = []
     for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
         if text.endswith("\n") and (values := json.loads(text))["step"] <= last:
-            found.append(MetricLine(step=values.pop("step"), time=values.pop("time"), values=values))
+            found.append(
+                MetricLine(step=values.pop("step"), time=values.pop("time"), values=values)
+            )
     return found
 
 

@@ -1,7 +1,9 @@
-"""The model registry: a trained network becomes a version of a registered model, ``candidate`` until promoted.
+"""The model registry: a trained network becomes a version of a registered model, ``candidate``
+until promoted.
 
-What a version is bound to are its tags: ``shards.digest``, ``weights.sha256``, and the checkpoint that the weights came
-from (``checkpoint.path``, ``.step``, ``.sha256``). Checkpoints themselves stay in the run's folder.
+What a version is bound to are its tags: ``shards.digest``, ``weights.sha256``, and the checkpoint
+that the weights came from (``checkpoint.path``, ``.step``, ``.sha256``). Checkpoints themselves
+stay in the run's folder.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ NEEDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """A registered version. ``aliases`` such as ``candidate``; ``metrics`` are those of its run; ``scores`` those that
-    evaluation noted on it."""
+    """A registered version. ``aliases`` such as ``candidate``; ``metrics`` are those of its run;
+    ``scores`` those that evaluation noted on it."""
 
     name: str
     version: int
@@ -63,8 +65,11 @@ class ModelVersion:
         return f"models:/{self.name}/{self.version}"
 
 
-def register(model_file: Path, run_id: str, uri: str, shards_digest: str, name: str = NAME) -> ModelVersion:
-    """Log the model with its run, register it, and give it the alias ``candidate``. A run registers one version only.
+def register(
+    model_file: Path, run_id: str, uri: str, shards_digest: str, name: str = NAME
+) -> ModelVersion:
+    """Log the model with its run, register it, and give it the alias ``candidate``. A run registers
+    one version only.
 
     Args:
         model_file: ``model.safetensors``.
@@ -89,8 +94,11 @@ def _register(model_file: Path, run_id: str, shards_digest: str, name: str) -> s
     found = [v for v in _search(client, name) if v.run_id == run_id]
     if not found:
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            # Of an input example, which would have to be a whole video, and of type hints in MLflow's own modules.
-            warnings.filterwarnings("ignore", message=".*(input example|type hint)", category=UserWarning)
+            # Of an input example, which would have to be a whole video, and of type hints in
+            # MLflow's own modules.
+            warnings.filterwarnings(
+                "ignore", message=".*(input example|type hint)", category=UserWarning
+            )
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("serving.py")),
@@ -102,7 +110,11 @@ def _register(model_file: Path, run_id: str, shards_digest: str, name: str) -> s
                 metadata={"shards_digest": shards_digest},
             )
         found = [v for v in _search(client, name) if v.run_id == run_id]
-    tags = {DIGEST_TAG: shards_digest, WEIGHTS_TAG: file_sha256(model_file), **_checkpoint_tags(model_file.parent)}
+    tags = {
+        DIGEST_TAG: shards_digest,
+        WEIGHTS_TAG: file_sha256(model_file),
+        **_checkpoint_tags(model_file.parent),
+    }
     for key, value in tags.items():
         client.set_model_version_tag(name, found[0].version, key, value)
     client.set_registered_model_alias(name, CANDIDATE, found[0].version)
@@ -127,7 +139,8 @@ def list_models(uri: str, name: str = NAME) -> list[ModelVersion]:
 
 
 def show(model: str, uri: str) -> ModelVersion:
-    """One version, named ``3``, ``candidate``, ``corrfractal/3``, ``corrfractal@candidate`` or ``models:/...``.
+    """One version, named ``3``, ``candidate``, ``corrfractal/3``, ``corrfractal@candidate`` or
+    ``models:/...``.
 
     Raises:
         NotFoundError: no such version; says which there are.
@@ -138,7 +151,9 @@ def show(model: str, uri: str) -> ModelVersion:
     for candidate in versions:
         if which == str(candidate.version) or which in candidate.aliases:
             return candidate
-    known = ", ".join(f"{v.version} ({'/'.join(v.aliases) or 'no alias'})" for v in versions) or "none"
+    known = (
+        ", ".join(f"{v.version} ({'/'.join(v.aliases) or 'no alias'})" for v in versions) or "none"
+    )
     raise NotFoundError(
         f"no model '{model}' in {without_password(uri)}; versions there: {known}. `corrfractal models list` shows them"
     )
@@ -161,7 +176,8 @@ def name_filter(name: str) -> str:
     """What MLflow's searches take to find one name.
 
     Raises:
-        NotFoundError: the name cannot be written in one: it has quotes of both kinds, or a backslash.
+        NotFoundError: the name cannot be written in one: it has quotes of both kinds, or a
+        backslash.
     """
     quote = '"' if "'" in name else "'"
     if quote in name or "\\" in name:
@@ -185,7 +201,9 @@ def _aliases(client: Any, name: str) -> dict[str, list[str]]:
 def _describe(client: Any, found: Any, aliases: Mapping[str, list[str]]) -> ModelVersion:
     from datetime import UTC, datetime
 
-    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
+    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(
+        timespec="seconds"
+    )
     return ModelVersion(
         name=found.name,
         version=int(found.version),
@@ -204,7 +222,8 @@ def _describe(client: Any, found: Any, aliases: Mapping[str, list[str]]) -> Mode
 
 
 def _metrics(client: Any, run_id: str | None) -> dict[str, float]:
-    """Metrics of a run; none where a version was registered by hand without a run, or the run is gone."""
+    """Metrics of a run; none where a version was registered by hand without a run, or the run is
+    gone."""
     from mlflow.exceptions import MlflowException
 
     if not run_id:
@@ -218,17 +237,23 @@ def _metrics(client: Any, run_id: str | None) -> dict[str, float]:
 
 
 def _checkpoint_tags(out: Path) -> dict[str, str]:
-    """Where the newest checkpoint of a run's folder is, and its hash as its companion file tells it."""
+    """Where the newest checkpoint of a run's folder is, and its hash as its companion file tells
+    it."""
     found = sorted((out / "checkpoints").glob("step-*.json"))
     if not found:
         return {}
     facts = json.loads(found[-1].read_text())
     path = found[-1].with_suffix(".pt")
-    return {CHECKPOINT_TAG: str(path), "checkpoint.step": str(facts["step"]), "checkpoint.sha256": facts["sha256"]}
+    return {
+        CHECKPOINT_TAG: str(path),
+        "checkpoint.step": str(facts["step"]),
+        "checkpoint.sha256": facts["sha256"],
+    }
 
 
 def _public_version(package: str) -> str:
-    """As an index knows it: ``2.13.0+cpu`` is a build of this machine's, and no index has it for another."""
+    """As an index knows it: ``2.13.0+cpu`` is a build of this machine's, and no index has it for
+    another."""
     return version(package).partition("+")[0]
 
 

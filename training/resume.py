@@ -58,7 +58,9 @@ def store_of_run(held: Job, out: Path, named: str | None) -> str:
 
 
 def _is(named: str, held: str) -> bool:
-    return without_password(named) == held or (local_file(named) is not None and local_file(named) == local_file(held))
+    return without_password(named) == held or (
+        local_file(named) is not None and local_file(named) == local_file(held)
+    )
 
 
 def _holds(uri: str, run_id: str) -> bool:
@@ -79,5 +81,7 @@ def _holds(uri: str, run_id: str) -> bool:
 def _checked(uri: str) -> str:
     """A local store must be usable now; a server that is away costs a resumed run nothing."""
     if local_file(uri) is not None and not check_store(uri, write=True):
-        raise CallError(f"the MLflow store {local_file(uri)} does not exist, and a run is recorded in it")
+        raise CallError(
+            f"the MLflow store {local_file(uri)} does not exist, and a run is recorded in it"
+        )
     return uri

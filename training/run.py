@@ -1,9 +1,10 @@
-"""Shards -> registered model, on Ray Train. The numbered chain of ``corrfractal train``; the only file here that
-imports ray.
+"""Shards -> registered model, on Ray Train. The numbered chain of ``corrfractal train``; the only
+file here that imports ray.
 
-A run lives in its folder (``training.loop`` lists it). Calling ``train`` again with the same folder goes on where it
-stopped, whatever stopped it; with other settings it is refused. Ray restarts workers that die; every start, Ray's or
-the user's, takes the newest whole checkpoint of the folder (docs/decisions/0003: why not Ray's own checkpoints).
+A run lives in its folder (``training.loop`` lists it). Calling ``train`` again with the same folder
+goes on where it stopped, whatever stopped it; with other settings it is refused. Ray restarts
+workers that die; every start, Ray's or the user's, takes the newest whole checkpoint of the folder
+(docs/decisions/0003: why not Ray's own checkpoints).
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ STEP_COUNTERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """A finished run: its last logged metrics, its model file, and the version it was registered as."""
+    """A finished run: its last logged metrics, its model file, and the version it was registered
+    as."""
 
     steps: int
     metrics: dict[str, float]
@@ -88,15 +90,16 @@ def train(
         shards: folder with ``manifest.json``, local or a URI.
         out: folder of the run; the same again resumes.
         config: how to train.
-        tracking_uri: MLflow store; None is that of the run in ``out`` or, for a new run, ``mlflow.db`` in the working
-            folder.
-        workers: DDP processes, among which ``config.batch_size`` is divided; (least, most) for as many as the cluster
-            has at the time.
+        tracking_uri: MLflow store; None is that of the run in ``out`` or, for a new run,
+            ``mlflow.db`` in the working folder.
+        workers: DDP processes, among which ``config.batch_size`` is divided; (least, most) for as
+            many as the cluster has at the time.
         use_gpu: a GPU and nccl for each worker, instead of a CPU and gloo.
         max_failures: how often Ray starts the workers again after a failure; -1: without limit.
 
     Raises:
-        CallError: no such shards, shards too short, settings that do not fit together or to the folder.
+        CallError: no such shards, shards too short, settings that do not fit together or to the
+        folder.
         BoundExceededError: the labels are collapsed, frozen or noise.
         DivergedError: the loss is no longer finite.
         CorrFractalError: workers failed more often than Ray was allowed to restart them.
@@ -141,13 +144,17 @@ def train(
 
 
 def checked_job(
-    shards: str | Path, out: Path, config: TrainingConfig, tracking_uri: str | None, bounds: tuple[int, int]
+    shards: str | Path,
+    out: Path,
+    config: TrainingConfig,
+    tracking_uri: str | None,
+    bounds: tuple[int, int],
 ) -> Job:
     """The job that is asked for, without an MLflow run yet; nothing is written.
 
     Raises:
-        CallError: no such shards, shards too short, settings that do not fit together or to what the folder holds, a
-            store that does not hold the run.
+        CallError: no such shards, shards too short, settings that do not fit together or to what
+            the folder holds, a store that does not hold the run.
         CorrFractalError: the store cannot be used.
     """
     refuse_faults("training")
@@ -201,8 +208,15 @@ def _opened(job: Job, bounds: tuple[int, int]) -> Job:
         return replace(job, run_id=held.run_id)
     out.mkdir(parents=True, exist_ok=True)
     samples = len(usable_samples(job.shards, job.config))
-    params = {**flatten(config_to_dict(job.config)), "steps": job.total, "samples": samples, "workers": bounds[1]}
-    job = replace(job, run_id=start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest))
+    params = {
+        **flatten(config_to_dict(job.config)),
+        "steps": job.total,
+        "samples": samples,
+        "workers": bounds[1],
+    }
+    job = replace(
+        job, run_id=start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest)
+    )
     shown = replace(job, tracking_uri=without_password(job.tracking_uri))
     write_text(out / "job.json", json.dumps(config_to_dict(shown), indent=2))
     return job
@@ -237,8 +251,11 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
             _worker,
             train_loop_config=config_to_dict(job),
             torch_config=_listening("nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=bounds if bounds[0] < bounds[1] else bounds[1], use_gpu=use_gpu),
-            # Ray keeps nothing that we need: a fresh name each time, so that it never restores a state of its own.
+            scaling_config=ScalingConfig(
+                num_workers=bounds if bounds[0] < bounds[1] else bounds[1], use_gpu=use_gpu
+            ),
+            # Ray keeps nothing that we need: a fresh name each time, so that it never restores a
+            # state of its own.
             run_config=RunConfig(
                 name=f"fit-{time.time_ns()}",
                 storage_path=str(out / "ray"),
@@ -258,7 +275,8 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
 
 
 def _beside(work: Callable[[], object]) -> None:
-    """Call in another thread and wait: signals stay ours. In the main thread Ray would answer Ctrl-C, by aborting."""
+    """Call in another thread and wait: signals stay ours. In the main thread Ray would answer
+    Ctrl-C, by aborting."""
     raised: list[BaseException] = []
 
     def call() -> None:
@@ -276,7 +294,8 @@ def _beside(work: Callable[[], object]) -> None:
 
 @contextmanager
 def _asked_to_stop(out: Path) -> Iterator[threading.Event]:
-    """SIGTERM and Ctrl-C make the workers leave at their next step, with a checkpoint; a second one does not wait."""
+    """SIGTERM and Ctrl-C make the workers leave at their next step, with a checkpoint; a second one
+    does not wait."""
     asked, file = threading.Event(), stop_file(out)
     file.unlink(missing_ok=True)
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -300,9 +319,11 @@ def _asked_to_stop(out: Path) -> Iterator[threading.Event]:
 
 
 def _listening(backend: str) -> Any:
-    """Ray's process group, over the network that Ray itself uses, and workers that take note of SIGTERM.
+    """Ray's process group, over the network that Ray itself uses, and workers that take note of
+    SIGTERM.
 
-    Signals reach the main thread alone, where Ray runs what it is asked to run before training, which has a thread.
+    Signals reach the main thread alone, where Ray runs what it is asked to run before training,
+    which has a thread.
     """
     from ray.train.torch import TorchConfig
 
@@ -330,7 +351,8 @@ def _talk_where_ray_does() -> None:
 
 
 def check_finished(out: Path) -> None:
-    """Raise ``DivergedError`` if the workers left without a result. What an earlier attempt left says nothing."""
+    """Raise ``DivergedError`` if the workers left without a result. What an earlier attempt left
+    says nothing."""
     if not (out / "result.json").exists():
         at = json.loads((out / "diverged" / "step.json").read_text())
         raise DivergedError(
@@ -346,20 +368,27 @@ def _worker(settings: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     job = config_from_dict(Job, settings, where="training job")
-    torch.set_num_threads(1 if torch.cuda.is_available() else max(1, cpu_count() // context.get_local_world_size()))
+    torch.set_num_threads(
+        1 if torch.cuda.is_available() else max(1, cpu_count() // context.get_local_world_size())
+    )
     rank, world = context.get_world_rank(), context.get_world_size()
     outcome = fit(job, ray.train.torch.get_device(), rank, world, _exported(rank))
     if outcome is Outcome.STOPPED and not stop_file(Path(job.out)).exists():
-        # Not the driver's wish: a worker's host is going away. Ray counts a failure and starts again where it can.
-        raise CorrFractalError("a worker was told to leave (SIGTERM); all steps done are in a checkpoint")
+        # Not the driver's wish: a worker's host is going away. Ray counts a failure and starts
+        # again where it can.
+        raise CorrFractalError(
+            "a worker was told to leave (SIGTERM); all steps done are in a checkpoint"
+        )
 
 
 def _exported(rank: int) -> Callable[[StepTime], None]:
-    """Adds a worker's steps to counters that Ray exports to Prometheus, each as ``ray_corrfractal_train_..._total``."""
+    """Adds a worker's steps to counters that Ray exports to Prometheus, each as
+    ``ray_corrfractal_train_..._total``."""
     from ray.util.metrics import Counter
 
     counters = {
-        name: Counter(f"corrfractal_train_{name}", text, tag_keys=("rank",)) for name, text in STEP_COUNTERS.items()
+        name: Counter(f"corrfractal_train_{name}", text, tag_keys=("rank",))
+        for name, text in STEP_COUNTERS.items()
     }
 
     def export(step: StepTime) -> None:

@@ -1,10 +1,12 @@
-"""The registered model's front: MLflow runs this file (models from code, nothing pickled) beside ``model.safetensors``.
+"""The registered model's front: MLflow runs this file (models from code, nothing pickled) beside
+``model.safetensors``.
 
-In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the objects of its
-first frame: palette or grey, 0 = background). Out: a row per frame of every video, with ``video`` (the row it came in),
-``frame`` (its number) and ``mask`` (bytes of a grey PNG with its object ids). In JSON, bytes are base64. With the
-parameter ``fast``, three densities instead of six. What cannot be read is answered with status 400 and the reason. A
-video that is damaged or cut short later has the masks of its sound frames, then one row with an empty ``mask``.
+In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the
+objects of its first frame: palette or grey, 0 = background). Out: a row per frame of every video,
+with ``video`` (the row it came in), ``frame`` (its number) and ``mask`` (bytes of a grey PNG with
+its object ids). In JSON, bytes are base64. With the parameter ``fast``, three densities instead of
+six. What cannot be read is answered with status 400 and the reason. A video that is damaged or cut
+short later has the masks of its sound frames, then one row with an empty ``mask``.
 """
 
 from __future__ import annotations
@@ -37,10 +39,14 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         self.model = CorrFractal.load(context.artifacts["weights"])
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         config = FAST if (params or {}).get("fast") else TrackerConfig()
         rows = []
-        for number, (video, mask) in enumerate(zip(model_input["video"], model_input["mask"], strict=True)):
+        for number, (video, mask) in enumerate(
+            zip(model_input["video"], model_input["mask"], strict=True)
+        ):
             try:
                 masks = enumerate(self._propagate(video, mask, config))
                 rows += [{"video": number, "frame": frame, "mask": png} for frame, png in masks]

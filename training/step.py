@@ -36,7 +36,12 @@ class StepResult:
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, step: int, total: int, config: TrainingConfig
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    total: int,
+    config: TrainingConfig,
 ) -> StepResult:
     """Move the weights once.
 
@@ -50,13 +55,17 @@ def train_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, total, config)
-    densities = draw_densities(config.network.correspondence, tuple(rng(config.seed, STEP, step).random(2)))
+    densities = draw_densities(
+        config.network.correspondence, tuple(rng(config.seed, STEP, step).random(2))
+    )
 
     optimizer.zero_grad(set_to_none=True)
     parts = []
     for k, part in enumerate(batch.parts(config.accumulate)):
         with _gradients_stay_here(model) if k + 1 < config.accumulate else nullcontext():
-            with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with torch.autocast(
+                batch.frames.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+            ):
                 losses = cast(Losses, model(part.frames, part.labels, densities, part.keep))
             (losses.total / config.accumulate).backward()
         parts.append(Losses(*(each.detach() for each in losses)))
@@ -84,4 +93,6 @@ def learning_rate(step: int, total: int, config: TrainingConfig) -> float:
 
 def _gradients_stay_here(model: nn.Module) -> AbstractContextManager[None]:
     """Workers add up their gradients once a step, with the last part."""
-    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+    return (
+        model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+    )

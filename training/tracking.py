@@ -1,4 +1,5 @@
-"""What a run tells MLflow: parameters, data set, metrics, pictures. One run per training, resumed with it; rank 0 only.
+"""What a run tells MLflow: parameters, data set, metrics, pictures. One run per training, resumed
+with it; rank 0 only.
 
 Metrics are sent in the background: a call to an SQL store takes 25 ms and one over HTTP 130 ms.
 """
@@ -16,14 +17,22 @@ from typing import Any
 
 from corrfractal.console import say
 from corrfractal.runtime import without_password
-from corrfractal.tracking import describe_run, first_line, mlflow_errors, open_experiment, settle_mlflow
+from corrfractal.tracking import (
+    describe_run,
+    first_line,
+    mlflow_errors,
+    open_experiment,
+    settle_mlflow,
+)
 
 PATIENCE = 60.0  # seconds to wait at the end of a run for a server that is away
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two attempts
 LINES = 30  # of metrics in one request, which holds 1000 at most
 
 
-def start_run(uri: str, name: str, params: Mapping[str, Any], shards: str | Path, shards_digest: str) -> str:
+def start_run(
+    uri: str, name: str, params: Mapping[str, Any], shards: str | Path, shards_digest: str
+) -> str:
     """Create a run with its parameters, its data set, and what code makes it; returns the run id."""
     import mlflow
 
@@ -47,10 +56,12 @@ class MetricLine:
 
 
 class RunLog:
-    """Delivers to one run, by id, from a thread: in order, each line once, whenever the server can be reached.
+    """Delivers to one run, by id, from a thread: in order, each line once, whenever the server can
+    be reached.
 
-    A server that is away costs the training nothing. What it missed waits here, and in ``metrics.jsonl`` if this
-    process dies too; ``backlog`` are the lines of earlier processes. The server is asked once what it has already.
+    A server that is away costs the training nothing. What it missed waits here, and in
+    ``metrics.jsonl`` if this process dies too; ``backlog`` are the lines of earlier processes. The
+    server is asked once what it has already.
 
     Args:
         uri, run_id: the run.
@@ -59,12 +70,17 @@ class RunLog:
     """
 
     def __init__(
-        self, uri: str, run_id: str, backlog: Sequence[MetricLine] = (), tell: Callable[[str], None] = say
+        self,
+        uri: str,
+        run_id: str,
+        backlog: Sequence[MetricLine] = (),
+        tell: Callable[[str], None] = say,
     ) -> None:
         import mlflow
 
         settle_mlflow()  # a request gives up soon: it is this class that repeats it
-        # MLflow prints the address of a run that ends, with its password, and Ray keeps what a worker prints.
+        # MLflow prints the address of a run that ends, with its password, and Ray keeps what a
+        # worker prints.
         mlflow.set_tracking_uri(uri)
         self._client, self._run_id, self._tell = mlflow.MlflowClient(uri), run_id, tell
         self._uri = without_password(uri)
@@ -83,10 +99,12 @@ class RunLog:
         self._put((path, folder))
 
     def close(self, status: str | None, patience: float = PATIENCE) -> bool:
-        """Wait until everything has arrived, then mark the run FINISHED or FAILED; None leaves it running.
+        """Wait until everything has arrived, then mark the run FINISHED or FAILED; None leaves it
+        running.
 
         Returns:
-            Whether all of that came about within ``patience`` seconds. If not, a later ``RunLog`` delivers it.
+            Whether all of that came about within ``patience`` seconds. If not, a later ``RunLog``
+            delivers it.
         """
         deadline = time.monotonic() + patience
         with self._changed:
@@ -136,7 +154,8 @@ class RunLog:
     def _deliver(self, items: Sequence[MetricLine | tuple[Path, str | None]]) -> int:
         """Send a file, or all metrics up to the next one; returns how many items that were.
 
-        A repeated metric has the time of the first attempt, so a store that did take it keeps one copy.
+        A repeated metric has the time of the first attempt, so a store that did take it keeps one
+        copy.
         """
         from mlflow.entities import Metric
 
@@ -149,7 +168,11 @@ class RunLog:
             self._arrived = max((point.step for point in history), default=0)
         lines = list(itertools.takewhile(lambda item: isinstance(item, MetricLine), items))[:LINES]
         new = [line for line in lines if isinstance(line, MetricLine) and line.step > self._arrived]
-        metrics = [Metric(name, value, line.time, line.step) for line in new for name, value in line.values.items()]
+        metrics = [
+            Metric(name, value, line.time, line.step)
+            for line in new
+            for name, value in line.values.items()
+        ]
         if metrics:
             self._client.log_batch(self._run_id, metrics=metrics)
         return len(lines)

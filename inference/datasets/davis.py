@@ -1,10 +1,12 @@
 """DAVIS as it is published, 480p: JPEGImages/480p, Annotations/480p and the lists of ImageSets.
 
-2017 (several objects, ids 1, 2, ... in palette PNG) is listed in ImageSets/2017/<split>.txt. 2016 (one object, 0 and
-255) is listed in ImageSets/2016/<split>.txt, names, or ImageSets/480p/<split>.txt, pairs of picture and annotation.
+2017 (several objects, ids 1, 2, ... in palette PNG) is listed in ImageSets/2017/<split>.txt. 2016
+(one object, 0 and 255) is listed in ImageSets/2016/<split>.txt, names, or
+ImageSets/480p/<split>.txt, pairs of picture and annotation.
 
-Sources: Pont-Tuset et al., "The 2017 DAVIS challenge on video object segmentation"; Perazzi et al., "A benchmark
-dataset and evaluation methodology for video object segmentation" (CVPR 2016); https://davischallenge.org.
+Sources: Pont-Tuset et al., "The 2017 DAVIS challenge on video object segmentation"; Perazzi et al.,
+"A benchmark dataset and evaluation methodology for video object segmentation" (CVPR 2016);
+https://davischallenge.org.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ from .files import files_in, fingerprint, read_lines, read_picture, require_fold
 U8 = npt.NDArray[np.uint8]
 
 RESOLUTION = "480p"
-OFFICIAL_SEQUENCES = {"davis2017-val": 30, "davis2017-train": 60, "davis2016-val": 20, "davis2016-train": 30}
+OFFICIAL_SEQUENCES = {
+    "davis2017-val": 30,
+    "davis2017-train": 60,
+    "davis2016-val": 20,
+    "davis2016-train": 30,
+}
 YEARS = ("2017", "2016")
 
 
@@ -69,7 +76,8 @@ class Sequence:
         return np.where(mask == VOID, np.uint8(0), mask)
 
     def objects(self) -> tuple[int, ...]:
-        """The objects to follow: 1 up to the highest id of the first annotation, as the official evaluation counts.
+        """The objects to follow: 1 up to the highest id of the first annotation, as the official
+        evaluation counts.
 
         Raises:
             MaskError: the first annotation holds none.
@@ -80,7 +88,8 @@ class Sequence:
         return tuple(range(1, highest + 1))
 
     def fingerprint(self) -> str:
-        """SHA-256 over year, names and contents of all files: changes when the data set is replaced or corrected."""
+        """SHA-256 over year, names and contents of all files: changes when the data set is replaced
+        or corrected."""
         return self.year + fingerprint((*self.frames, *self.annotations))
 
 
@@ -100,10 +109,15 @@ def sequence_names(root: Path, split: str = "val", year: str | None = None) -> t
     what = f"DAVIS-{year}"
     require_folders(what, root, root / "JPEGImages" / RESOLUTION, root / "Annotations" / RESOLUTION)
     lists = _lists(root, year, split)
-    lines = read_lines(f"{what} {split}", next((path for path in lists if path.is_file()), lists[0]))
-    # A line is a name, or a pair such as "/JPEGImages/480p/blackswan/00000.jpg /Annotations/480p/blackswan/00000.png".
+    lines = read_lines(
+        f"{what} {split}", next((path for path in lists if path.is_file()), lists[0])
+    )
+    # A line is a name, or a pair such as "/JPEGImages/480p/blackswan/00000.jpg
+    # /Annotations/480p/blackswan/00000.png".
     names = (PurePosixPath(line.split()[0]) for line in lines)
-    return tuple(dict.fromkeys(name.parent.name if name.suffix == ".jpg" else str(name) for name in names))
+    return tuple(
+        dict.fromkeys(name.parent.name if name.suffix == ".jpg" else str(name) for name in names)
+    )
 
 
 def open_sequence(root: Path, name: str, year: str | None = None) -> Sequence:
@@ -118,14 +132,19 @@ def open_sequence(root: Path, name: str, year: str | None = None) -> Sequence:
     annotations = tuple(folder / f"{frame.stem}.png" for frame in frames)
     missing = [path for path in annotations if not path.is_file()]
     if missing:
-        raise NotFoundError(f"sequence {name}: {len(missing)} annotations are missing, the first is {missing[0]}")
+        raise NotFoundError(
+            f"sequence {name}: {len(missing)} annotations are missing, the first is {missing[0]}"
+        )
     if len(frames) < 3:
-        raise NotFoundError(f"sequence {name} has {len(frames)} frames in {frames[0].parent}: at least 3 are needed")
+        raise NotFoundError(
+            f"sequence {name} has {len(frames)} frames in {frames[0].parent}: at least 3 are needed"
+        )
     return Sequence(name=name, frames=frames, annotations=annotations, year=year or find_year(root))
 
 
 def set_digest(root: Path, split: str = "val", year: str | None = None) -> str:
-    """SHA-256 over the contents of all frames and annotations of a split: the identity of the evaluation set.
+    """SHA-256 over the contents of all frames and annotations of a split: the identity of the
+    evaluation set.
 
     Raises:
         NotFoundError: the data set is not there, or incomplete.

@@ -1,4 +1,5 @@
-"""What all data sets on disk have in common: folders that must be there, pictures that must be readable, a fingerprint.
+"""What all data sets on disk have in common: folders that must be there, pictures that must be
+readable, a fingerprint.
 
 Every complaint names the one folder or file that was expected.
 """
@@ -45,7 +46,9 @@ def read_lines(what: str, path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise NotFoundError(f"the {what} list {path} does not exist: the data set is incomplete")
     try:
-        lines = tuple(line.strip() for line in split_lines(decode_text(path.read_bytes())) if line.strip())
+        lines = tuple(
+            line.strip() for line in split_lines(decode_text(path.read_bytes())) if line.strip()
+        )
     except ValueError as exc:
         raise NotFoundError(f"the {what} list {path} is damaged: it is not text") from exc
     if not lines:
@@ -62,10 +65,16 @@ def files_in(folder: Path, *suffixes: str) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise NotFoundError(f"the folder {folder} does not exist: the data set is incomplete")
     # Hidden files are no frames: macOS puts a ._NAME.jpg beside each NAME.jpg on foreign disks.
-    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    found = (
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
     files = tuple(sorted(found, key=_natural))
     if not files:
-        raise NotFoundError(f"the folder {folder} holds no {' or '.join(suffixes)} files: the data set is incomplete")
+        raise NotFoundError(
+            f"the folder {folder} holds no {' or '.join(suffixes)} files: the data set is incomplete"
+        )
     return files
 
 
@@ -82,7 +91,8 @@ def read_picture(path: Path, t: int) -> U8:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents of files: changes when a data set is replaced, corrected or completed."""
+    """SHA-256 over names and contents of files: changes when a data set is replaced, corrected or
+    completed."""
     facts = [f"{path.name} {file_sha256(path)}" for path in paths]
     return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()
 

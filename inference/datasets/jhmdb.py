@@ -4,7 +4,8 @@
     joint_positions/<class>/<video>/joint_positions.mat   pos_img (2, 15, T): x, y from 1, not always inside the picture
     splits/<class>_test_split<1|2|3>.txt                  a line per video: "<video>.avi 1" (train) or "2" (test)
 
-Source: Jhuang et al., "Towards understanding action recognition" (ICCV 2013), http://jhmdb.is.tue.mpg.de.
+Source: Jhuang et al., "Towards understanding action recognition" (ICCV 2013),
+http://jhmdb.is.tue.mpg.de.
 """
 
 from __future__ import annotations
@@ -56,17 +57,24 @@ class Video:
 
 
 def video_names(root: Path, split: str = "1") -> tuple[str, ...]:
-    """``<class>/<video>`` of the test videos of a split, sorted; ``all`` is every video that has joints.
+    """``<class>/<video>`` of the test videos of a split, sorted; ``all`` is every video that has
+    joints.
 
     Raises:
-        NotFoundError: ``root`` is not the data set, or a listed video is missing; names the folder or file.
+        NotFoundError: ``root`` is not the data set, or a listed video is missing; names the folder
+        or file.
         IntegrityError: a list has a line that cannot be read.
     """
     require_folders("JHMDB", root, root / "Rename_Images", root / "joint_positions")
-    known = {path.parent.name: path.parent.parent.name for path in root.glob("joint_positions/*/*/joint_positions.mat")}
+    known = {
+        path.parent.name: path.parent.parent.name
+        for path in root.glob("joint_positions/*/*/joint_positions.mat")
+    }
     if split == "all":
         if not known:
-            raise NotFoundError(f"the folder {root / 'joint_positions'} holds no CLASS/VIDEO/joint_positions.mat")
+            raise NotFoundError(
+                f"the folder {root / 'joint_positions'} holds no CLASS/VIDEO/joint_positions.mat"
+            )
         return tuple(sorted(f"{kind}/{video}" for video, kind in known.items()))
     names = []
     for path in _split_files(root / "splits", split):
@@ -110,17 +118,27 @@ def read_joints(path: Path) -> Float:
     if not path.is_file():
         raise NotFoundError(f"the joints {path} do not exist: the data set is incomplete")
     try:
-        positions = np.asarray(loadmat(path, variable_names=["pos_img"])["pos_img"], dtype=np.float64)
+        positions = np.asarray(
+            loadmat(path, variable_names=["pos_img"])["pos_img"], dtype=np.float64
+        )
     except Exception as exc:  # scipy raises whatever the bytes lead it to
         raise IntegrityError(f"the joints {path} are damaged: {exc}") from exc
-    if positions.ndim != 3 or positions.shape[:2] != (2, len(JOINTS)) or not np.isfinite(positions).all():
-        raise IntegrityError(f"the joints {path} are damaged: pos_img is {positions.shape}, not (2, 15, frames)")
+    if (
+        positions.ndim != 3
+        or positions.shape[:2] != (2, len(JOINTS))
+        or not np.isfinite(positions).all()
+    ):
+        raise IntegrityError(
+            f"the joints {path} are damaged: pos_img is {positions.shape}, not (2, 15, frames)"
+        )
     return positions.transpose(2, 1, 0) - 1
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     if not folder.is_dir():
-        raise NotFoundError(f"the folder {folder} of the official split lists does not exist; --split all needs none")
+        raise NotFoundError(
+            f"the folder {folder} of the official split lists does not exist; --split all needs none"
+        )
     wanted = (f"_split{split}.txt", f"testlist{split}.txt", f"testlist0{split}.txt")
     files = sorted(path for path in folder.rglob("*.txt") if path.name.endswith(wanted))
     if not files:
@@ -134,7 +152,9 @@ def _test_videos(path: Path) -> list[str]:
     for line in read_lines("split", path):
         name, _, number = line.rpartition(" ")
         if number not in ("0", "1", TEST) or not name:
-            raise IntegrityError(f"{path} is no split list: a line is VIDEO 1 (train) or VIDEO 2 (test), not {line!r}")
+            raise IntegrityError(
+                f"{path} is no split list: a line is VIDEO 1 (train) or VIDEO 2 (test), not {line!r}"
+            )
         if number == TEST:
             videos.append(Path(name.strip()).name.removesuffix(".avi"))
     return videos

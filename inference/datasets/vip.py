@@ -1,11 +1,12 @@
-"""VIP (video instance-level parsing) as it is published, the part VIP_Fine: pictures, part ids, list of videos.
+"""VIP (video instance-level parsing) as it is published, the part VIP_Fine: pictures, part ids,
+list of videos.
 
     Images/<video>/<frame>.jpg                        every 25th frame of a video, all of them annotated
     Annotations/Category_ids/<video>/<frame>.png      ids 0..19
     lists/val_videos.txt                              a video per line
 
-Source: Zhou et al., "Adaptive temporal encoding network for video instance-level human parsing" (ACM MM 2018),
-https://sysu-hcp.net/lip/video_parsing.php.
+Source: Zhou et al., "Adaptive temporal encoding network for video instance-level human parsing"
+(ACM MM 2018), https://sysu-hcp.net/lip/video_parsing.php.
 """
 
 from __future__ import annotations
@@ -95,7 +96,11 @@ def open_video(root: Path, name: str) -> Video:
     annotations = tuple(folder / f"{frame.stem}.png" for frame in frames)
     missing = [path for path in annotations if not path.is_file()]
     if missing:
-        raise NotFoundError(f"video {name}: {len(missing)} annotations are missing, the first is {missing[0]}")
+        raise NotFoundError(
+            f"video {name}: {len(missing)} annotations are missing, the first is {missing[0]}"
+        )
     if len(frames) < 2:
-        raise NotFoundError(f"video {name} has 1 frame in {frames[0].parent}: at least 2 are needed")
+        raise NotFoundError(
+            f"video {name} has 1 frame in {frames[0].parent}: at least 2 are needed"
+        )
     return Video(name=name, frames=frames, annotations=annotations)

@@ -1,10 +1,12 @@
-"""YouTube-VOS as it is published: <split>/JPEGImages/<video>, <split>/Annotations/<video> and <split>/meta.json.
+"""YouTube-VOS as it is published: <split>/JPEGImages/<video>, <split>/Annotations/<video> and
+<split>/meta.json.
 
-Annotations are palette PNG, every fifth frame where the truth is public, else only where objects appear first.
-``meta.json`` names every object's frames and, where it is public, its category. An object is seen if its category is
-among the 65 of the training set.
+Annotations are palette PNG, every fifth frame where the truth is public, else only where objects
+appear first. ``meta.json`` names every object's frames and, where it is public, its category. An
+object is seen if its category is among the 65 of the training set.
 
-Source: Xu et al., "YouTube-VOS: a large-scale video object segmentation benchmark" (2018), https://youtube-vos.org;
+Source: Xu et al., "YouTube-VOS: a large-scale video object segmentation benchmark" (2018),
+https://youtube-vos.org;
 categories: those of the training set's ``meta.json``.
 """
 
@@ -39,7 +41,8 @@ SEEN = frozenset(_CATEGORIES.split())
 
 
 class ObjectMeta(BaseModel):
-    """What ``meta.json`` says of an object: its annotated frames by name, the first being given; its category."""
+    """What ``meta.json`` says of an object: its annotated frames by name, the first being given;
+    its category."""
 
     frames: tuple[str, ...]
     category: str | None = None
@@ -88,7 +91,8 @@ class Video:
         return np.where(mask == VOID, np.uint8(0), mask)
 
     def given(self, t: int, size: tuple[int, ...]) -> U8 | None:
-        """The objects that are given at frame t: those annotated there for the first time. None if there are none.
+        """The objects that are given at frame t: those annotated there for the first time. None if
+        there are none.
 
         Raises:
             MaskError: the annotation does not hold an object that begins there.
@@ -100,24 +104,32 @@ class Video:
         mask = self.annotation(stem, size)
         for i in new:
             if not (mask == i).any():
-                raise MaskError(f"the annotation {self.annotations[stem]} lacks object {i}, which begins there")
+                raise MaskError(
+                    f"the annotation {self.annotations[stem]} lacks object {i}, which begins there"
+                )
         return np.where(np.isin(mask, new), mask, np.uint8(0))
 
     def truth(self, object_id: int) -> tuple[str, ...]:
-        """Names of the frames that an object is scored in: its annotated ones after the first, as far as public."""
-        return tuple(stem for stem in self.objects[object_id].frames[1:] if stem in self.annotations)
+        """Names of the frames that an object is scored in: its annotated ones after the first, as
+        far as public."""
+        return tuple(
+            stem for stem in self.objects[object_id].frames[1:] if stem in self.annotations
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 over names and contents of all files and what is known of the objects."""
         about = {i: o.model_dump() for i, o in self.objects.items()}
-        return fingerprint((*self.frames, *self.annotations.values())) + json.dumps(about, sort_keys=True)
+        return fingerprint((*self.frames, *self.annotations.values())) + json.dumps(
+            about, sort_keys=True
+        )
 
 
 def video_names(root: Path, split: str = "valid") -> tuple[str, ...]:
     """Names of the videos of a split, in the order of ``meta.json``.
 
     Raises:
-        NotFoundError, IntegrityError: ``root`` is not the data set, or ``meta.json`` is damaged; names the file.
+        NotFoundError, IntegrityError: ``root`` is not the data set, or ``meta.json`` is damaged;
+        names the file.
     """
     folder = root / split
     require_folders("YouTube-VOS", root, folder / "JPEGImages", folder / "Annotations")
@@ -128,7 +140,8 @@ def open_video(root: Path, name: str, split: str = "valid") -> Video:
     """Look up the files of a video and check that what is given is there.
 
     Raises:
-        NotFoundError: a folder, or the annotation or picture of an object's first frame, is missing; names it.
+        NotFoundError: a folder, or the annotation or picture of an object's first frame, is
+        missing; names it.
     """
     folder = root / split
     frames = files_in(folder / "JPEGImages" / name, ".jpg")
@@ -137,20 +150,28 @@ def open_video(root: Path, name: str, split: str = "valid") -> Video:
     pictures = {frame.stem for frame in frames}
     for object_id, about in objects.items():
         if not about.frames:
-            raise IntegrityError(f"{folder / 'meta.json'} names no frame of object {object_id} of video {name}")
+            raise IntegrityError(
+                f"{folder / 'meta.json'} names no frame of object {object_id} of video {name}"
+            )
         first = about.frames[0]
         if first not in annotations:
             missing = folder / "Annotations" / name / f"{first}.png"
-            raise NotFoundError(f"video {name}: the annotation {missing}, where object {object_id} begins, is missing")
+            raise NotFoundError(
+                f"video {name}: the annotation {missing}, where object {object_id} begins, is missing"
+            )
         for stem in about.frames:
             if stem in annotations and stem not in pictures:
-                raise NotFoundError(f"video {name}: the picture {frames[0].with_name(f'{stem}.jpg')} is missing")
+                raise NotFoundError(
+                    f"video {name}: the picture {frames[0].with_name(f'{stem}.jpg')} is missing"
+                )
     return Video(name=name, frames=frames, annotations=annotations, objects=objects)
 
 
 def _meta(path: Path) -> _Meta:
     if not path.is_file():
-        raise NotFoundError(f"the list of videos and objects {path} does not exist: the data set is incomplete")
+        raise NotFoundError(
+            f"the list of videos and objects {path} does not exist: the data set is incomplete"
+        )
     return _read_meta(path, path.stat().st_mtime_ns)
 
 
@@ -164,4 +185,6 @@ def _read_meta(path: Path, changed: int) -> _Meta:
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise IntegrityError(f"{path} is not a meta.json of YouTube-VOS: {where}: {first['msg']}") from exc
+        raise IntegrityError(
+            f"{path} is not a meta.json of YouTube-VOS: {where}: {first['msg']}"
+        ) from exc

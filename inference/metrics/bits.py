@@ -1,7 +1,9 @@
-"""Binary pictures as bits, 64 pixels to a word: what J and F need costs a sixth of the same on bytes.
+"""Binary pictures as bits, 64 pixels to a word: what J and F need costs a sixth of the same on
+bytes.
 
-A picture is uint64 (..., H, words); pixel x is bit x mod 64 of word x // 64, and bits beyond the width are 0. Spare
-words at the end of every row take what moves out of it, so that all rows move as one long number.
+A picture is uint64 (..., H, words); pixel x is bit x mod 64 of word x // 64, and bits beyond the
+width are 0. Spare words at the end of every row take what moves out of it, so that all rows move as
+one long number.
 """
 
 from __future__ import annotations
@@ -46,9 +48,12 @@ def boundary(bits: U64, width: int) -> U64:
     right = _from_right(bits)
     right[..., -1] = 0
     word, bit = divmod(width - 1, 64)
-    right[..., word] |= bits[..., word] & (ONE << np.uint64(bit))  # the last column is its own right neighbour
+    # The last column is its own right neighbour
+    right[..., word] |= bits[..., word] & (ONE << np.uint64(bit))
     found = bits ^ right
-    found[..., :-1, :] |= (bits[..., :-1, :] ^ bits[..., 1:, :]) | (bits[..., :-1, :] ^ right[..., 1:, :])
+    found[..., :-1, :] |= (bits[..., :-1, :] ^ bits[..., 1:, :]) | (
+        bits[..., :-1, :] ^ right[..., 1:, :]
+    )
     return found
 
 

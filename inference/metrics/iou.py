@@ -1,4 +1,5 @@
-"""Mean intersection over union from one confusion matrix over a whole data set, as part segmentation is scored."""
+"""Mean intersection over union from one confusion matrix over a whole data set, as part
+segmentation is scored."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def confusion(truth: U8, mask: U8, classes: int) -> I64:
 
 
 def iou(matrix: I64) -> Float:
-    """Intersection over union of every class; NaN for a class that occurs neither in the truth nor in a mask."""
+    """Intersection over union of every class; NaN for a class that occurs neither in the truth nor
+    in a mask."""
     correct = np.diag(matrix)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - correct
     return np.divide(correct, union, out=np.full(len(matrix), np.nan), where=union > 0)

@@ -1,10 +1,13 @@
-"""Region similarity J and contour accuracy F, exactly as the official DAVIS-2017 evaluation (semi-supervised task).
+"""Region similarity J and contour accuracy F, exactly as the official DAVIS-2017 evaluation
+(semi-supervised task).
 
-Sources: Perazzi et al., "A benchmark dataset and evaluation methodology for video object segmentation" (CVPR 2016),
-and the code of davis2017-evaluation: ``db_eval_iou``, ``db_eval_boundary``, ``db_statistics``. Objects are the ids of
-the first annotation; void (255) in an annotation is background; the first and the last frame are left out.
+Sources: Perazzi et al., "A benchmark dataset and evaluation methodology for video object
+segmentation" (CVPR 2016), and the code of davis2017-evaluation: ``db_eval_iou``,
+``db_eval_boundary``, ``db_statistics``. Objects are the ids of the first annotation; void (255) in
+an annotation is background; the first and the last frame are left out.
 
-Everything happens inside the box around the two masks, where the result is the same as on the whole image, and on bits.
+Everything happens inside the box around the two masks, where the result is the same as on the whole
+image, and on bits.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ DECAY_BINS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """One measure of one object over its frames. All are fractions; decay is positive when quality falls."""
+    """One measure of one object over its frames. All are fractions; decay is positive when quality
+    falls."""
 
     mean: float
     recall: float
@@ -69,7 +73,9 @@ class ObjectScore:
         return statistics(self.f_frames)
 
 
-def score_sequence(sequence: str, objects: Sequence[int], pairs: Iterable[tuple[U8, U8]]) -> tuple[ObjectScore, ...]:
+def score_sequence(
+    sequence: str, objects: Sequence[int], pairs: Iterable[tuple[U8, U8]]
+) -> tuple[ObjectScore, ...]:
     """Score every object of a sequence, frame by frame (nothing is kept but the scores).
 
     Args:
@@ -79,7 +85,9 @@ def score_sequence(sequence: str, objects: Sequence[int], pairs: Iterable[tuple[
     """
     rows = [[frame_scores(truth == i, mask == i) for i in objects] for truth, mask in pairs]
     if not rows:
-        raise ValueError(f"sequence {sequence} has no frame to score: the first and the last do not count")
+        raise ValueError(
+            f"sequence {sequence} has no frame to score: the first and the last do not count"
+        )
     return tuple(
         ObjectScore(
             sequence=sequence,
@@ -106,9 +114,11 @@ def boundary_radius(height: int, width: int) -> int:
 
 
 def statistics(values: Sequence[float]) -> Statistics:
-    """Mean, recall (share above 0.5) and decay (first quarter's mean minus the last's; the bins share their ends)."""
+    """Mean, recall (share above 0.5) and decay (first quarter's mean minus the last's; the bins
+    share their ends)."""
     per_frame: Float = np.asarray(values, dtype=np.float64)
-    # The official code stores the bin edges as uint8, which wraps beyond 256 frames; no DAVIS sequence is that long.
+    # The official code stores the bin edges as uint8, which wraps beyond 256 frames; no DAVIS
+    # sequence is that long.
     edges = (np.round(np.linspace(1, len(per_frame), DECAY_BINS + 1) + 1e-10) - 1).astype(int)
     first, last = per_frame[edges[0] : edges[1] + 1], per_frame[edges[-2] : edges[-1] + 1]
     return Statistics(
@@ -130,7 +140,8 @@ def _region_similarity(pair: bits.U64) -> float:
 
 
 def _contour_accuracy(pair: bits.U64, width: int, radius: int) -> float:
-    """F: harmonic mean of precision and recall of the mask's boundary, within ``radius`` pixels of the truth's."""
+    """F: harmonic mean of precision and recall of the mask's boundary, within ``radius`` pixels of
+    the truth's."""
     boundaries = bits.boundary(pair, width)
     n_truth, n_mask = bits.count(boundaries[0]), bits.count(boundaries[1])
     if not n_truth or not n_mask:
@@ -142,7 +153,8 @@ def _contour_accuracy(pair: bits.U64, width: int, radius: int) -> float:
 
 
 def _crop(truth: Bool, mask: Bool) -> Bool:
-    """Truth and mask inside their common box, (2, h, w), one pixel wider: a boundary lies up to a pixel outside."""
+    """Truth and mask inside their common box, (2, h, w), one pixel wider: a boundary lies up to a
+    pixel outside."""
     x, y, width, height = cv2.boundingRect((truth | mask).view(np.uint8))
     box = (slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1))
     return np.stack([truth[box], mask[box]])

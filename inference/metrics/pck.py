@@ -1,11 +1,12 @@
 """Percentage of correct key points, as the field evaluates label propagation on JHMDB.
 
-A joint is correct at PCK@a if it lies within a times the size of the person, which is 0.6 of the diagonal of the box
-around the true joints of that frame. Correct shares are taken per joint over all frames of all videos (the first, which
-is given, is left out), then averaged over the joints.
+A joint is correct at PCK@a if it lies within a times the size of the person, which is 0.6 of the
+diagonal of the box around the true joints of that frame. Correct shares are taken per joint over
+all frames of all videos (the first, which is given, is left out), then averaged over the joints.
 
-Two forms: the ``loose`` one leaves joints that were not detected out of the counts and out of the box, as the scripts
-of the paper's siblings do (TimeCycle, UVC, CRW); in the ``strict`` one they are wrong, and the box is that of all.
+Two forms: the ``loose`` one leaves joints that were not detected out of the counts and out of the
+box, as the scripts of the paper's siblings do (TimeCycle, UVC, CRW); in the ``strict`` one they are
+wrong, and the box is that of all.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def distances(truth: Float, predicted: Float) -> Distances:
         predicted: the same; NaN where a joint was not detected.
 
     Returns:
-        float (T, joints). In a frame whose box has no extent a joint is right only in its very place.
+        float (T, joints). In a frame whose box has no extent a joint is right only in its very
+        place.
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"truth {truth.shape} and prediction {predicted.shape} differ in shape")

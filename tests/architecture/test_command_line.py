@@ -9,7 +9,19 @@ import pytest
 
 from corrfractal.__main__ import COMMANDS
 
-HEAVY = ("torch", "ray", "mlflow", "cv2", "faiss", "numpy", "sklearn", "matplotlib", "av", "decord", "pydantic")
+HEAVY = (
+    "torch",
+    "ray",
+    "mlflow",
+    "cv2",
+    "faiss",
+    "numpy",
+    "sklearn",
+    "matplotlib",
+    "av",
+    "decord",
+    "pydantic",
+)
 
 # In one fresh process: the help of every command and sub-command, and what was imported for it.
 PROBE = f"""
@@ -35,7 +47,9 @@ print("visited", len(COMMANDS))
 
 
 def test_the_help_of_every_command_answers_and_imports_nothing_heavy() -> None:
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert f"visited {len(COMMANDS)}" in done.stdout
 

@@ -26,11 +26,16 @@ def files() -> list[Path]:
 
 def sources() -> list[Path]:
     """The Python files of the packages and benchmarks."""
-    return [path for path in files() if path.suffix == ".py" and "tests" not in path.relative_to(ROOT).parts]
+    return [
+        path
+        for path in files()
+        if path.suffix == ".py" and "tests" not in path.relative_to(ROOT).parts
+    ]
 
 
 def test_no_file_names_a_path_of_a_developers_machine() -> None:
-    here = str(ROOT) if len(ROOT.parts) > 2 else None  # a path such as /app, in a container, is no one's own
+    # A path such as /app, in a container, is no one's own
+    here = str(ROOT) if len(ROOT.parts) > 2 else None
     found = []
     for path in files():
         text = path.read_bytes().decode("utf-8", errors="ignore")
@@ -42,18 +47,28 @@ def test_no_file_names_a_path_of_a_developers_machine() -> None:
 def test_every_module_has_a_docstring() -> None:
     modules = [path for path in sources() if path.stat().st_size > 0]
     bare = [
-        str(path.relative_to(ROOT)) for path in modules if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        str(path.relative_to(ROOT))
+        for path in modules
+        if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
     ]
     assert bare == []
 
 
 def test_tests_are_no_packages() -> None:
-    assert [path for path in files() if path.name == "__init__.py" and "tests" in path.relative_to(ROOT).parts] == []
+    assert [
+        path
+        for path in files()
+        if path.name == "__init__.py" and "tests" in path.relative_to(ROOT).parts
+    ] == []
 
 
 def test_nothing_is_unpickled() -> None:
-    """``torch.load`` is allowed where it names its restricted unpickler, which builds tensors and plain values only."""
+    """``torch.load`` is allowed where it names its restricted unpickler, which builds tensors and
+    plain values only."""
     unsafe = re.compile(
-        r"^\s*(import|from) (pickle|cloudpickle|dill|joblib)\b|torch\.load\((?!.*weights_only=True)", re.M
+        r"^\s*(import|from) (pickle|cloudpickle|dill|joblib)\b|torch\.load\((?!.*weights_only=True)",
+        re.M,
     )
-    assert [str(path.relative_to(ROOT)) for path in sources() if unsafe.search(path.read_text("utf-8"))] == []
+    assert [
+        str(path.relative_to(ROOT)) for path in sources() if unsafe.search(path.read_text("utf-8"))
+    ] == []

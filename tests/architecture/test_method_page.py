@@ -11,7 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 PLACES = sorted(
-    set(re.findall(r"`((?:corrfractal|pipeline|training|inference|cluster|benchmarks)/\S+?\.py)(?:::(\w+))?`", PAGE))
+    set(
+        re.findall(
+            r"`((?:corrfractal|pipeline|training|inference|cluster|benchmarks)/\S+?\.py)(?:::(\w+))?`",
+            PAGE,
+        )
+    )
 )
 
 
@@ -24,5 +29,9 @@ def test_what_the_page_names_exists(file: str, name: str) -> None:
 
 def test_every_equation_has_a_line() -> None:
     table = PAGE.split("## Equations")[1].split("##")[0]
-    rows = [re.findall(r"\d+", line.split("|")[1]) for line in table.splitlines() if re.match(r"\| \d", line)]
+    rows = [
+        re.findall(r"\d+", line.split("|")[1])
+        for line in table.splitlines()
+        if re.match(r"\| \d", line)
+    ]
     assert [int(number) for row in rows for number in row] == list(range(1, 13))

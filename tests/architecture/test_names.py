@@ -22,7 +22,13 @@ def test_each_top_level_name_resolves_inside_the_repository(name: str) -> None:
 
 
 def test_the_public_names_are_frozen() -> None:
-    frozen = {"CorrFractal", "CorrFractalConfig", "hadamard_responses", "quantize_clip", "restricted_attention"}
+    frozen = {
+        "CorrFractal",
+        "CorrFractalConfig",
+        "hadamard_responses",
+        "quantize_clip",
+        "restricted_attention",
+    }
     assert set(corrfractal.__all__) == frozen
     assert all(callable(getattr(corrfractal, name)) for name in frozen)
 

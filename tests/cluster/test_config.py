@@ -1,4 +1,5 @@
-"""A workflow file says everything, wrongly written fields are named, and the ladder adds one module at a time."""
+"""A workflow file says everything, wrongly written fields are named, and the ladder adds one module
+at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_files_fields_lie_over_those_of_preset_and_profile(tmp_path: Path) -> None:
-    text = '[training]\nprofile = "cpu"\npreset = "full"\nsteps = 7\n[training.network]\nwidth = 8\n'
+    text = (
+        '[training]\nprofile = "cpu"\npreset = "full"\nsteps = 7\n[training.network]\nwidth = 8\n'
+    )
     config = read_workflow(written(tmp_path, text))
     assert (config.training.references, config.training.steps) == ("full", 7)
     assert (config.training.network.width, config.training.network.embedding_channels) == (8, 32)
@@ -41,7 +44,11 @@ def test_a_password_in_a_source_is_refused_before_the_file_travels(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("[training]\nstep = 3\n", "training.step"), ("[precompute]\nsize = 1\n", "size"), ('rung = "+D"\n', "rung")],
+    [
+        ("[training]\nstep = 3\n", "training.step"),
+        ("[precompute]\nsize = 1\n", "size"),
+        ('rung = "+D"\n', "rung"),
+    ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):

@@ -99,10 +99,15 @@ def test_a_broken_library_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path
 
     monkeypatch.setattr(doctor, "check_decoder", broken)
     findings = doctor.examine(tmp_path)
-    assert [finding.name for finding in findings if finding.level == "fault"][:2] == ["decord", "pyav"]
+    assert [finding.name for finding in findings if finding.level == "fault"][:2] == [
+        "decord",
+        "pyav",
+    ]
 
 
-def test_a_fault_makes_exit_code_1_and_json_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_fault_makes_exit_code_1_and_json_tells_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fault = doctor.Finding(name="disk", level="fault", found="full", advice="make room")
     monkeypatch.setattr(doctor, "examine", lambda out: [fault])
     result = CliRunner().invoke(doctor_command, ["--out", str(tmp_path)])

@@ -17,14 +17,27 @@ from corrfractal.errors import CallError, CorrFractalError
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a local cluster needs Linux"),
-    pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning"),  # ray 2.60 asks aiohttp so
+    # Ray 2.60 asks aiohttp so
+    pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning"),
 ]
 
 
 def up(state: Path) -> subprocess.CompletedProcess[str]:
     """`corrfractal cluster up` on a free port."""
-    command = [sys.executable, "-m", "corrfractal", "cluster", "up", "--state", state, "--cpus", "1"]
-    return subprocess.run([*command, "--port", str(free_port())], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "corrfractal",
+        "cluster",
+        "up",
+        "--state",
+        state,
+        "--cpus",
+        "1",
+    ]
+    return subprocess.run(
+        [*command, "--port", str(free_port())], capture_output=True, text=True, check=False
+    )
 
 
 def free_port() -> int:
@@ -59,7 +72,9 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         local.stop(folder)
 
 
-def test_a_local_cluster_takes_jobs_with_its_token_listens_on_loopback_and_leaves_nothing(state: Path) -> None:
+def test_a_local_cluster_takes_jobs_with_its_token_listens_on_loopback_and_leaves_nothing(
+    state: Path,
+) -> None:
     started = up(state)
     cluster = local.read(state)
     assert cluster is not None, started.stderr
@@ -75,7 +90,8 @@ def test_a_local_cluster_takes_jobs_with_its_token_listens_on_loopback_and_leave
 
     lines: list[str] = []
     good, bad, _endless = (
-        submit.submit(server, line) for line in ("echo hello from $((6 * 7))", "exit 3", "sleep 600")
+        submit.submit(server, line)
+        for line in ("echo hello from $((6 * 7))", "exit 3", "sleep 600")
     )
     submit.follow(server, good, lines.append)
     assert "hello from 42" in lines

@@ -17,7 +17,9 @@ def test_every_metric_of_the_dashboard_is_one_that_the_code_counts() -> None:
     dashboard = json.loads((ROOT / "cluster" / "monitoring" / "dashboard.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked = set(re.findall(r"ray_(corrfractal_\w+)_total", " ".join(queries)))
-    counted = set(re.findall(r'Counter\("(corrfractal_\w+)"', (ROOT / "pipeline" / "run.py").read_text()))
+    counted = set(
+        re.findall(r'Counter\(\s*"(corrfractal_\w+)"', (ROOT / "pipeline" / "run.py").read_text())
+    )
     counted |= {f"corrfractal_train_{name}" for name in STEP_COUNTERS}
     assert {"steps", *(field.name for field in fields(StepTime))} == set(STEP_COUNTERS)
     assert asked == counted

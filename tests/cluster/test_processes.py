@@ -13,9 +13,12 @@ import pytest
 
 from cluster import processes
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are read from /proc")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="processes are read from /proc"
+)
 
-# A leader with one child in its session and one that opens its own session, as the driver of a Ray job does.
+# A leader with one child in its session and one that opens its own session, as the driver of a Ray
+# job does.
 FAMILY = """
 import subprocess, sys, time
 sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -33,7 +36,9 @@ def until(condition: Callable[[], bool]) -> bool:
 
 
 def test_a_session_with_its_descendants_is_found_and_ended_and_nothing_else() -> None:
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    bystander = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True
+    )
     leader = subprocess.Popen([sys.executable, "-c", FAMILY], start_new_session=True)
     try:
         born = processes.table()[leader.pid].born

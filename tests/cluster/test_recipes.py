@@ -1,4 +1,5 @@
-"""The files for other machines fit their readers' schemas, and a broken one is found with the place of its fault."""
+"""The files for other machines fit their readers' schemas, and a broken one is found with the place
+of its fault."""
 
 from __future__ import annotations
 
@@ -26,11 +27,21 @@ def test_the_files_of_the_repository_are_sound() -> None:
         (KUBERAY, "mode: token", "mode: tokn", "spec.authOptions.mode"),
         (KUBERAY, 'num-cpus: "0"', "num-cpus: 0", "spec.headGroupSpec.rayStartParams['num-cpus']"),
         (KUBERAY, "maxReplicas: 16", "maxReplicas: many", "spec.workerGroupSpecs[0].maxReplicas"),
-        (KUBERAY, "fsGroup: 10001", "fsGrup: 10001", "spec.headGroupSpec.template.spec.securityContext"),
+        (
+            KUBERAY,
+            "fsGroup: 10001",
+            "fsGrup: 10001",
+            "spec.headGroupSpec.template.spec.securityContext",
+        ),
         (KUBERAY, "accessModes: [ReadWriteMany]", "accessModes: ReadWriteMany", "spec.accessModes"),
         (KUBERAY, "policyTypes: [Ingress]", "policyType: [Ingress]", "spec"),
         ("kuberay/job.yaml", "entrypoint:", "entrypont:", "spec"),
-        ("kuberay/job.yaml", "restartPolicy: Never", "restartPolicy: [Never]", "spec.submitterPodTemplate.spec"),
+        (
+            "kuberay/job.yaml",
+            "restartPolicy: Never",
+            "restartPolicy: [Never]",
+            "spec.submitterPodTemplate.spec",
+        ),
         (CLOUD, "max_workers: 18", "max_workers: lots", "max_workers"),
         (CLOUD, "head_node_type: head", "head_node_type: heads", "head_node_type"),
         (CLOUD, "upscaling_speed:", "upscaling_sped:", "$"),

@@ -19,7 +19,10 @@ def evaluation_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def masks_of(root: Path, name: str) -> list[np.ndarray]:
-    return [np.array(Image.open(path)) for path in sorted((root / "Annotations" / "480p" / name).glob("*.png"))]
+    return [
+        np.array(Image.open(path))
+        for path in sorted((root / "Annotations" / "480p" / name).glob("*.png"))
+    ]
 
 
 def names_of(root: Path) -> list[str]:
@@ -51,8 +54,13 @@ def test_the_evaluation_set_has_the_layout_of_davis_2017(evaluation_set: Path) -
         assert (evaluation_set / f"{name}.mp4").stat().st_size > 0
 
 
-def test_every_object_is_whole_at_the_start_and_the_objects_of_a_pair_hide_each_other(evaluation_set: Path) -> None:
-    sizes = [np.bincount(mask.ravel(), minlength=3) for mask in masks_of(evaluation_set, names_of(evaluation_set)[1])]
+def test_every_object_is_whole_at_the_start_and_the_objects_of_a_pair_hide_each_other(
+    evaluation_set: Path,
+) -> None:
+    sizes = [
+        np.bincount(mask.ravel(), minlength=3)
+        for mask in masks_of(evaluation_set, names_of(evaluation_set)[1])
+    ]
     assert sizes[0][1] > 800
     assert sizes[0][2] > 800
     behind = np.array([size[1] for size in sizes])
@@ -75,7 +83,10 @@ def test_consecutive_masks_overlap_so_that_objects_can_be_followed(evaluation_se
 
 
 def test_the_seed_alone_decides_the_pictures(tmp_path: Path) -> None:
-    folders = [render_evaluation_set(tmp_path / n, 1, 2, (64, 80), seed) for n, seed in (("a", 1), ("b", 1), ("c", 2))]
+    folders = [
+        render_evaluation_set(tmp_path / n, 1, 2, (64, 80), seed)
+        for n, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
     a, b, c = (folder / "JPEGImages" / "480p" / "sample-00" / "00001.jpg" for folder in folders)
     assert a.read_bytes() == b.read_bytes() != c.read_bytes()
 

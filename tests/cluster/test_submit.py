@@ -37,13 +37,17 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_the_local_token_goes_to_the_local_cluster_only(state: Path) -> None:
-    assert submit.find_server(None, state, None) == JobServer(url="http://127.0.0.1:7777", token="local-token")
+    assert submit.find_server(None, state, None) == JobServer(
+        url="http://127.0.0.1:7777", token="local-token"
+    )
     assert submit.find_server("http://elsewhere:8265/", state, None) == JobServer(
         url="http://elsewhere:8265", token=None
     )
 
 
-def test_a_named_token_file_comes_first_and_the_environment_last(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_token_file_comes_first_and_the_environment_last(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (state / "named").write_text("named-token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "environment-token")
     assert submit.find_server(None, state, state / "named").token == "named-token"
@@ -72,7 +76,18 @@ def test_the_entry_point_runs_this_interpreter_where_the_configuration_lies(tmp_
     folder.mkdir()
     (folder / "it's.toml").write_text("")
     words = shlex.split(submit.entrypoint(folder / "it's.toml"))
-    assert words == ["cd", str(folder), "&&", "exec", sys.executable, "-P", "-m", "corrfractal", "run", "it's.toml"]
+    assert words == [
+        "cd",
+        str(folder),
+        "&&",
+        "exec",
+        sys.executable,
+        "-P",
+        "-m",
+        "corrfractal",
+        "run",
+        "it's.toml",
+    ]
     with pytest.raises(NotFoundError, match=r"gone\.toml"):
         submit.entrypoint(tmp_path / "gone.toml")
 

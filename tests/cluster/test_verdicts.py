@@ -49,7 +49,9 @@ def test_faiss_must_be_installed_once_and_fit_the_machine(
         ([], 1, "12.8", "ok"),
     ],
 )
-def test_a_gpu_that_torch_cannot_use_is_told(gpus: list[str], usable: int, cuda_build: str | None, level: str) -> None:
+def test_a_gpu_that_torch_cannot_use_is_told(
+    gpus: list[str], usable: int, cuda_build: str | None, level: str
+) -> None:
     assert verdicts.judge_gpus(gpus, usable, cuda_build).level == level
 
 

@@ -1,4 +1,5 @@
-"""Restricted attention is what its formula says, in values and gradients, however it is cut into bands."""
+"""Restricted attention is what its formula says, in values and gradients, however it is cut into
+bands."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def _inputs(
 
 @pytest.mark.parametrize("mask_border", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_equal_the_naive_form(case: tuple[int, ...], mask_border: bool) -> None:
+def test_values_and_gradients_equal_the_naive_form(
+    case: tuple[int, ...], mask_border: bool
+) -> None:
     *shape, radius = case
     inputs = _inputs(*shape)
     ours = restricted_attention(*inputs, radius, mask_border=mask_border)
@@ -59,7 +62,9 @@ def test_gradients_pass_gradcheck_in_double_precision(radius: int) -> None:
 
 
 @pytest.mark.parametrize("radius", [1, 3])
-def test_working_in_many_small_bands_changes_nothing(radius: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_working_in_many_small_bands_changes_nothing(
+    radius: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = _inputs(2, 2, 4, 3, 41, 19)
     whole = restricted_attention(*inputs, radius)
     grads = torch.autograd.grad(whole.square().sum(), inputs)
@@ -82,10 +87,14 @@ def test_the_three_similarities_are_what_they_say(radius: int) -> None:
             (unit(query, dim=1), unit(key, dim=2), value, radius, 2.0),
         ),
     ):
-        torch.testing.assert_close(similarity.attend(query, key, value, radius), naive_restricted_attention(*expected))
+        torch.testing.assert_close(
+            similarity.attend(query, key, value, radius), naive_restricted_attention(*expected)
+        )
 
 
-def test_at_test_time_the_cosines_of_embedding_and_colour_add_up_each_over_its_temperature() -> None:
+def test_at_test_time_the_cosines_of_embedding_and_colour_add_up_each_over_its_temperature() -> (
+    None
+):
     query, key, value = _inputs(1, 2, 5 + PATCH_CHANNELS, 2, 7, 8)
     similarity = attention.Similarity(kind="cosine", test_temperature=0.5, colour_temperature=0.25)
     unit = torch.nn.functional.normalize
@@ -96,8 +105,12 @@ def test_at_test_time_the_cosines_of_embedding_and_colour_add_up_each_over_its_t
     assert similarity.in_training == attention.Similarity(kind="cosine")
 
 
-@pytest.mark.parametrize("fields", [{"colour_temperature": 0.1}, {"kind": "cosine", "test_temperature": 0.0}])
-def test_temperatures_of_test_time_want_the_cosine_and_a_positive_number(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"colour_temperature": 0.1}, {"kind": "cosine", "test_temperature": 0.0}]
+)
+def test_temperatures_of_test_time_want_the_cosine_and_a_positive_number(
+    fields: dict[str, Any],
+) -> None:
     with pytest.raises(ValueError, match="must be positive, and want kind cosine"):
         attention.Similarity(**fields)
 
@@ -137,7 +150,11 @@ def test_nothing_ceases_to_be_finite_in_1000_random_steps_of_bfloat16_autocast()
             out = restricted_attention(*inputs, radius)
         grads = torch.autograd.grad(out.float().square().sum(), inputs, allow_unused=True)
         assert torch.isfinite(out).all(), (step, radius, magnitude)
-        assert all(torch.isfinite(grad).all() for grad in grads if grad is not None), (step, radius, magnitude)
+        assert all(torch.isfinite(grad).all() for grad in grads if grad is not None), (
+            step,
+            radius,
+            magnitude,
+        )
 
 
 def test_huge_similarities_do_not_overflow() -> None:
@@ -155,7 +172,9 @@ def test_huge_similarities_do_not_overflow() -> None:
         ((1, 4, 5, 5), (1, 2, 4, 5, 5), (1, 2, 1, 5, 5), -1, "radius"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused_with_their_sizes(query, key, value, radius, message) -> None:
+def test_shapes_that_do_not_fit_are_refused_with_their_sizes(
+    query, key, value, radius, message
+) -> None:
     with pytest.raises(ValueError, match=message):
         restricted_attention(torch.zeros(query), torch.zeros(key), torch.zeros(value), radius)
 
@@ -177,12 +196,19 @@ print(status("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the kernel's high-water mark, Linux only")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(),
+    reason="reads the kernel's high-water mark, Linux only",
+)
 def test_peak_memory_does_not_grow_with_the_window() -> None:
-    """Unfolding keys and values would take 376 MB at 7 x 7 and 1.7 GB at 15 x 15. (A band is never less than one row of
-    tiles, so that very wide windows take more.)"""
+    """Unfolding keys and values would take 376 MB at 7 x 7 and 1.7 GB at 15 x 15. (A band is never
+    less than one row of tiles, so that very wide windows take more.)"""
     small, large = (
-        int(subprocess.run([sys.executable, "-c", PEAK, radius], capture_output=True, text=True, check=True).stdout)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", PEAK, radius], capture_output=True, text=True, check=True
+            ).stdout
+        )
         for radius in ("3", "7")
     )
     assert small < 40 << 10

@@ -32,7 +32,11 @@ def test_a_configuration_survives_the_way_through_plain_values() -> None:
 
 @pytest.mark.parametrize(
     ("values", "named"),
-    [({"nmae": "y"}, "nmae"), ({"name": 3}, "name"), ({"inner": {"sizes": []}}, "inner.*sizes is empty")],
+    [
+        ({"nmae": "y"}, "nmae"),
+        ({"name": 3}, "name"),
+        ({"inner": {"sizes": []}}, "inner.*sizes is empty"),
+    ],
 )
 def test_a_wrong_field_is_named_with_the_file_it_stands_in(values: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=rf"run\.toml.*{named}"):

@@ -1,4 +1,5 @@
-"""Progress is a bar on a terminal, a real one here, and lines elsewhere; both tell counts, time left and the note."""
+"""Progress is a bar on a terminal, a real one here, and lines elsewhere; both tell counts, time
+left and the note."""
 
 from __future__ import annotations
 
@@ -28,8 +29,12 @@ def on_a_terminal(columns: int) -> str:
     """What the loop writes to a pseudo-terminal of that width."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
-    process = subprocess.Popen([sys.executable, "-c", LOOP], stderr=slave, env={**environment, "TERM": "xterm"})
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOOP], stderr=slave, env={**environment, "TERM": "xterm"}
+    )
     os.close(slave)
     written = b""
     while True:
@@ -57,7 +62,9 @@ def test_a_narrow_terminal_is_not_flooded_with_lines():
 
 
 def test_elsewhere_it_is_a_line_now_and_then():
-    done = subprocess.run([sys.executable, "-c", LOOP], stderr=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOP], stderr=subprocess.PIPE, text=True, check=True
+    )
     first, *_, last = done.stderr.splitlines()
     assert re.fullmatch(r"videos: 1/4 in \d+ s, \d+ s left; 1 clips, 1 rejected", first)
     assert re.fullmatch(r"videos: 4/4 in \d+ s; 4 clips, 1 rejected", last)

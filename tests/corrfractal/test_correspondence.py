@@ -1,4 +1,5 @@
-"""Chains reach as far as the paper says, densities merge to distributions, and known motion is recovered."""
+"""Chains reach as far as the paper says, densities merge to distributions, and known motion is
+recovered."""
 
 from __future__ import annotations
 
@@ -23,10 +24,15 @@ from corrfractal.correspondence import (
 )
 
 
-def coordinates(H: int, W: int, shift: tuple[int, int] = (0, 0), sharp: float = 30.0) -> torch.Tensor:
-    """Features that are the coordinates themselves: the nearest one has the largest inner product. (1, 4, H, W)"""
+def coordinates(
+    H: int, W: int, shift: tuple[int, int] = (0, 0), sharp: float = 30.0
+) -> torch.Tensor:
+    """Features that are the coordinates themselves: the nearest one has the largest inner product.
+    (1, 4, H, W)"""
     y, x = torch.meshgrid(torch.arange(H) - shift[0], torch.arange(W) - shift[1], indexing="ij")
-    angles = [torch.stack((torch.cos(a), torch.sin(a))) for a in (y * 2 * np.pi / 64, x * 2 * np.pi / 64)]
+    angles = [
+        torch.stack((torch.cos(a), torch.sin(a))) for a in (y * 2 * np.pi / 64, x * 2 * np.pi / 64)
+    ]
     return sharp * torch.cat(angles)[None].float()
 
 
@@ -77,7 +83,9 @@ def test_a_known_translation_is_recovered_through_all_densities(shift: tuple[int
 
 @pytest.mark.parametrize(("H", "W"), [(48, 48), (33, 50)])
 @pytest.mark.parametrize("references", [1, 5])
-def test_reconstruction_is_a_distribution_at_full_resolution(H: int, W: int, references: int) -> None:
+def test_reconstruction_is_a_distribution_at_full_resolution(
+    H: int, W: int, references: int
+) -> None:
     torch.manual_seed(0)
     F_ref, F_t = torch.randn(2, references, 8, H, W), torch.randn(2, 8, H, W)
     Q = F.one_hot(torch.randint(0, 16, (2, references, H, W)), 16).movedim(-1, 2).float()
@@ -100,14 +108,19 @@ SWITCHES = [
 
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
-def test_every_switch_gives_a_distribution_in_training_and_at_inference_and_a_gradient(switch: dict) -> None:
+def test_every_switch_gives_a_distribution_in_training_and_at_inference_and_a_gradient(
+    switch: dict,
+) -> None:
     torch.manual_seed(0)
     F_ref, F_t = torch.randn(1, 3, 8, 30, 26, requires_grad=True), torch.randn(1, 8, 30, 26)
     Q = F.one_hot(torch.randint(0, 5, (1, 3, 30, 26)), 5).movedim(-1, 2).float()
     config = CorrespondenceConfig(**switch)
     densities = (6.0, 3.0, 2.0)
     references = [
-        References(torch.stack(f, 1), torch.stack([resize_labels(Q[:, n], f[0].shape[-2:]) for n in range(3)], 1))
+        References(
+            torch.stack(f, 1),
+            torch.stack([resize_labels(Q[:, n], f[0].shape[-2:]) for n in range(3)], 1),
+        )
         for f in zip(*(pyramid(F_ref[:, n], densities) for n in range(3)), strict=True)
     ]
     for out in (
@@ -124,14 +137,20 @@ def test_without_c_the_labels_are_one_affinity_up_sampled() -> None:
     F_ref, F_t = torch.randn(1, 1, 8, 32, 32), torch.randn(1, 8, 32, 32)
     Q = F.one_hot(torch.randint(0, 5, (1, 1, 32, 32)), 5).movedim(-1, 2).float()
     out = reconstruct(F_ref, Q, F_t, (4.0, 8.0), CorrespondenceConfig(multi_density=False))
-    (f,), (f_t,), q = pyramid(F_ref[:, 0], [4.0]), pyramid(F_t, [4.0]), resize_labels(Q[:, 0], (8, 8))
+    (f,), (f_t,), q = (
+        pyramid(F_ref[:, 0], [4.0]),
+        pyramid(F_t, [4.0]),
+        resize_labels(Q[:, 0], (8, 8)),
+    )
     _, low = chain(f[:, None], q[:, None], f_t, radius=5, steps=1)
     torch.testing.assert_close(out, resize_labels(low, (32, 32)))
 
 
 def test_densities_stay_on_their_side_of_the_midpoint_and_above_one() -> None:
     config = CorrespondenceConfig()
-    draws = np.array([draw_densities(config, u) for u in np.random.default_rng(0).random((2000, 2))])
+    draws = np.array(
+        [draw_densities(config, u) for u in np.random.default_rng(0).random((2000, 2))]
+    )
     assert draws[:, 0].min() >= 1
     assert draws[:, 0].max() <= 6 <= draws[:, 1].min()
     assert draws.mean(0) == pytest.approx([3.85, 8.2], abs=0.2)
@@ -155,7 +174,9 @@ def test_loss_is_zero_for_certainty_and_large_but_finite_for_error() -> None:
 
 
 @pytest.mark.parametrize("reading", ["literal", "time_reversed"])
-def test_appearance_of_a_still_scene_with_sharp_features_reconstructs_its_labels(reading: str) -> None:
+def test_appearance_of_a_still_scene_with_sharp_features_reconstructs_its_labels(
+    reading: str,
+) -> None:
     f, Q = coordinates(16, 16, sharp=200), labels_of(square(16, 16, 4, 5, 6))
     assert ((appearance(f, f, Q, Q, reading) - Q).abs() < 1e-3).all()
 

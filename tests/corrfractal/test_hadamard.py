@@ -25,7 +25,11 @@ def test_every_response_equals_the_dense_convolution_bit_for_bit(basis, size):
 
 
 def test_responses_of_extreme_frames_do_not_overflow():
-    frames = (255 * (np.indices((8, 8)).sum(axis=0) % 2)).astype(np.uint8)[None, ..., None].repeat(3, axis=-1)
+    frames = (
+        (255 * (np.indices((8, 8)).sum(axis=0) % 2))
+        .astype(np.uint8)[None, ..., None]
+        .repeat(3, axis=-1)
+    )
     fast = hadamard_responses(frames, range(pattern_count(8)), 8)
     assert np.abs(fast.astype(int)).max() == 255 * 32
 

@@ -1,4 +1,5 @@
-"""The network trains, saves, loads, refuses what is damaged; the tracker follows what it is given, memory bounded."""
+"""The network trains, saves, loads, refuses what is damaged; the tracker follows what it is given,
+memory bounded."""
 
 from __future__ import annotations
 
@@ -30,8 +31,12 @@ def model() -> CorrFractal:
 
 def _batch(references: int = 1, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, (2, references + 1, 3, side, side), generator=generator, dtype=torch.uint8)
-    return frames, torch.randint(0, 16, (2, references + 1, side, side), generator=generator, dtype=torch.uint8)
+    frames = torch.randint(
+        0, 256, (2, references + 1, 3, side, side), generator=generator, dtype=torch.uint8
+    )
+    return frames, torch.randint(
+        0, 16, (2, references + 1, side, side), generator=generator, dtype=torch.uint8
+    )
 
 
 @pytest.mark.parametrize("references", [1, 5])
@@ -54,10 +59,16 @@ def test_what_is_for_test_time_alone_changes_no_loss_but_the_embedding_that_is_m
     for fields in ({}, {"test_temperature": 0.01, "colour_temperature": 0.001}):
         torch.manual_seed(0)
         correspondence = CorrespondenceConfig(similarity=Similarity(kind="cosine", **fields))
-        networks.append(CorrFractal(CorrFractalConfig(width=4, embedding_channels=8, correspondence=correspondence)))
+        networks.append(
+            CorrFractal(
+                CorrFractalConfig(width=4, embedding_channels=8, correspondence=correspondence)
+            )
+        )
     plain, coloured = networks
     frames, labels = _batch()
-    torch.testing.assert_close(coloured(frames, labels, (4.0, 8.0)).total, plain(frames, labels, (4.0, 8.0)).total)
+    torch.testing.assert_close(
+        coloured(frames, labels, (4.0, 8.0)).total, plain(frames, labels, (4.0, 8.0)).total
+    )
     plain.eval(), coloured.eval()
     joined = coloured.embed_to_match(frames[:, 0])
     torch.testing.assert_close(joined[:, :8], plain.embed_to_match(frames[:, 0]))
@@ -92,7 +103,9 @@ def test_a_lab_network_is_blind_to_a_dropped_colour_axis() -> None:
     assert change < 2 * lightness
 
 
-def test_a_saved_model_loads_to_the_same_outputs_and_keeps_its_metadata(model: CorrFractal, tmp_path: Path) -> None:
+def test_a_saved_model_loads_to_the_same_outputs_and_keeps_its_metadata(
+    model: CorrFractal, tmp_path: Path
+) -> None:
     path = tmp_path / "model.safetensors"
     model.save(path, {"shards_digest": "abc"})
     loaded = CorrFractal.load(path)
@@ -103,7 +116,9 @@ def test_a_saved_model_loads_to_the_same_outputs_and_keeps_its_metadata(model: C
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_damaged_foreign_and_missing_model_files_are_named(model: CorrFractal, tmp_path: Path) -> None:
+def test_damaged_foreign_and_missing_model_files_are_named(
+    model: CorrFractal, tmp_path: Path
+) -> None:
     path = tmp_path / "model.safetensors"
     model.save(path)
     cut = tmp_path / "cut.safetensors"
@@ -119,7 +134,9 @@ def test_damaged_foreign_and_missing_model_files_are_named(model: CorrFractal, t
             CorrFractal.load(bad)
 
 
-@pytest.mark.parametrize(("H", "W", "ids"), [(33, 47, [1]), (50, 30, [1, 2, 7]), (40, 40, list(range(1, 11)))])
+@pytest.mark.parametrize(
+    ("H", "W", "ids"), [(33, 47, [1]), (50, 30, [1, 2, 7]), (40, 40, list(range(1, 11)))]
+)
 def test_masks_have_the_frames_exact_size_and_no_foreign_ids(
     model: CorrFractal, H: int, W: int, ids: list[int]
 ) -> None:
@@ -133,8 +150,12 @@ def test_masks_have_the_frames_exact_size_and_no_foreign_ids(
         assert set(np.unique(out)) <= {0, *ids}
 
 
-def test_memory_holds_only_the_frames_that_can_be_asked_for(model: CorrFractal, moving_frames: np.ndarray) -> None:
-    tracker = model.tracker(moving_frames[0], np.eye(160, 192, dtype=np.uint8), TrackerConfig(densities=(8.0,)))
+def test_memory_holds_only_the_frames_that_can_be_asked_for(
+    model: CorrFractal, moving_frames: np.ndarray
+) -> None:
+    tracker = model.tracker(
+        moving_frames[0], np.eye(160, 192, dtype=np.uint8), TrackerConfig(densities=(8.0,))
+    )
     for t in range(1, 16):
         tracker.step(moving_frames[t])
         assert set(tracker._memory) == {i for i in range(t + 1) if i in (0, 5) or i >= t - 4}
@@ -143,13 +164,17 @@ def test_memory_holds_only_the_frames_that_can_be_asked_for(model: CorrFractal, 
 def test_memory_of_the_tracker_is_the_same_after_500_frames(model: CorrFractal) -> None:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (8, 24, 40, 3), dtype=np.uint8)
-    tracker = model.tracker(frames[0], np.eye(24, 40, dtype=np.uint8), TrackerConfig(densities=(4.0, 2.0)))
+    tracker = model.tracker(
+        frames[0], np.eye(24, 40, dtype=np.uint8), TrackerConfig(densities=(4.0, 2.0))
+    )
     held, resident = [], []
     for t in range(1, 501):
         tracker.step(frames[t % 8])
         kept = [x for frame in tracker._memory.values() for x in (*frame.f, *frame.q, frame.ids)]
         held.append(sum(x.untyped_storage().nbytes() for x in kept))
-        resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        resident.append(
+            int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        )
     assert len(set(held[10:])) == 1
     assert resident[-1] - resident[50] < 16 << 20
 
@@ -175,7 +200,9 @@ def box(y: int, x: int, side: int = 64, size: int = 16) -> np.ndarray:
 
 
 def test_with_coordinates_for_features_a_translation_is_followed_through_the_video() -> None:
-    tracker = CoordinateNetwork(SLIM).tracker(scene(0, 0), box(20, 10), TrackerConfig(densities=(6.0, 4.0, 2.0)))
+    tracker = CoordinateNetwork(SLIM).tracker(
+        scene(0, 0), box(20, 10), TrackerConfig(densities=(6.0, 4.0, 2.0))
+    )
     for t in range(1, 8):
         out = tracker.step(scene(-t, 3 * t))
         truth = box(20 - t, 10 + 3 * t)

@@ -7,7 +7,13 @@ import pytest
 from reference_assign import slow_distances
 from threadpoolctl import threadpool_limits
 
-from corrfractal.quantization import QuantizationConfig, assign, clip_channels, fit_codebook, quantize_clip
+from corrfractal.quantization import (
+    QuantizationConfig,
+    assign,
+    clip_channels,
+    fit_codebook,
+    quantize_clip,
+)
 
 CONFIG = QuantizationConfig(fit_pixels=2048)
 
@@ -23,21 +29,27 @@ def test_assignment_is_the_nearest_centroid(moving_frames):
 
 def test_a_tie_goes_to_the_lowest_label():
     centroids = np.zeros((3, 2), np.float32)
-    assert not assign(np.ones((2, 5), np.float32), np.zeros(2, np.float32), np.ones(2, np.float32), centroids).any()
+    assert not assign(
+        np.ones((2, 5), np.float32), np.zeros(2, np.float32), np.ones(2, np.float32), centroids
+    ).any()
 
 
 @pytest.mark.parametrize("clusters", [2, 3, 15])
 def test_any_number_of_clusters_and_channels_is_assigned_to_the_nearest(moving_frames, clusters):
     config = QuantizationConfig(clusters=clusters, n_patterns=3, fit_pixels=500)
     labels, book = quantize_clip(moving_frames[:1], config, seed=1)
-    distances = slow_distances(clip_channels(moving_frames[:1], book.view), book.mean, book.scale, book.centroids)
+    distances = slow_distances(
+        clip_channels(moving_frames[:1], book.view), book.mean, book.scale, book.centroids
+    )
     assert (distances.argmin(axis=1) == labels.ravel()).mean() > 0.9999
 
 
 def test_channels_are_standardised_and_a_constant_one_is_left_out(moving_frames):
     frames = moving_frames[:2].copy()
     frames[..., 2] = 90  # no pattern in blue
-    _, book = quantize_clip(frames, QuantizationConfig(n_patterns=9, fit_pixels=500, pattern_weight=1.0), seed=0)
+    _, book = quantize_clip(
+        frames, QuantizationConfig(n_patterns=9, fit_pixels=500, pattern_weight=1.0), seed=0
+    )
     channels = clip_channels(frames, book.view).astype(np.float64)
     np.testing.assert_allclose(book.mean, channels.mean(axis=1), rtol=1e-4, atol=1e-4)
     deviation = channels.std(axis=1)
@@ -90,12 +102,16 @@ def test_degenerate_clips_get_valid_labels(name):
 
 
 def test_two_colours_are_told_apart():
-    labels, _ = quantize_clip(degenerate_clips()["two colours"], QuantizationConfig(clusters=2, n_patterns=0), seed=0)
+    labels, _ = quantize_clip(
+        degenerate_clips()["two colours"], QuantizationConfig(clusters=2, n_patterns=0), seed=0
+    )
     assert len(np.unique(labels)) <= 2
 
 
 def test_colour_only_labels_need_no_pattern(moving_frames):
-    _, book = quantize_clip(moving_frames[:1], QuantizationConfig(n_patterns=0, fit_pixels=512), seed=0)
+    _, book = quantize_clip(
+        moving_frames[:1], QuantizationConfig(n_patterns=0, fit_pixels=512), seed=0
+    )
     assert book.selection == ()
 
 
@@ -106,7 +122,14 @@ def test_low_sequency_selection_draws_from_low_sequencies_only():
 
 @pytest.mark.parametrize(
     "field",
-    [{"clusters": 17}, {"basis": 5}, {"n_patterns": 46}, {"pattern_weight": 0}, {"fit_pixels": 3}, {"max_sequency": 4}],
+    [
+        {"clusters": 17},
+        {"basis": 5},
+        {"n_patterns": 46},
+        {"pattern_weight": 0},
+        {"fit_pixels": 3},
+        {"max_sequency": 4},
+    ],
 )
 def test_a_field_out_of_range_is_named_with_its_value(field):
     name, value = next(iter(field.items()))
@@ -140,7 +163,9 @@ def test_every_switch_gives_labels_from_the_channels_it_says(moving_frames, swit
 def test_patterns_of_the_luminance_see_only_the_luminance(moving_frames):
     config = QuantizationConfig(luminance=True, n_patterns=3, fit_pixels=512)
     view = quantize_clip(moving_frames[:1], config, seed=0)[1].view
-    grey = cv2.cvtColor(cv2.cvtColor(moving_frames[0], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)[None]
+    grey = cv2.cvtColor(cv2.cvtColor(moving_frames[0], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)[
+        None
+    ]
     of_colour, of_grey = clip_channels(moving_frames[:1], view), clip_channels(grey, view)
     np.testing.assert_array_equal(of_colour[2:], of_grey[2:])
     assert not np.array_equal(of_colour[:2], of_grey[:2])
@@ -156,7 +181,14 @@ def test_a_global_codebook_gives_equal_labels_to_equal_pixels_of_different_clips
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("clusters", 17), ("n_patterns", 46), ("basis", 5), ("max_sequency", 4), ("pattern_weight", 0), ("colour", "L")],
+    [
+        ("clusters", 17),
+        ("n_patterns", 46),
+        ("basis", 5),
+        ("max_sequency", 4),
+        ("pattern_weight", 0),
+        ("colour", "L"),
+    ],
 )
 def test_configurations_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=field):

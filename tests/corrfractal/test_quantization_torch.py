@@ -26,21 +26,29 @@ CONFIG = QuantizationConfig(fit_pixels=2048)
 )
 def test_channels_equal_those_of_the_compiled_path(moving_frames, view):
     frames = moving_frames[:2, :33, :47]
-    ours, theirs = clip_channels(torch.from_numpy(frames), view).numpy(), quantization.clip_channels(frames, view)
+    ours, theirs = (
+        clip_channels(torch.from_numpy(frames), view).numpy(),
+        quantization.clip_channels(frames, view),
+    )
     colours = len(view.colour)
     np.testing.assert_array_equal(ours[colours:], theirs[colours:])
-    np.testing.assert_allclose(ours[:colours], theirs[:colours], atol=0.4)  # OpenCV interpolates in a table
+    # OpenCV interpolates in a table
+    np.testing.assert_allclose(ours[:colours], theirs[:colours], atol=0.4)
 
 
 def test_with_a_given_codebook_labels_equal_those_of_the_compiled_path(moving_frames):
     codebook = fit_codebook([moving_frames[:2]], CONFIG, seed=0)
-    ours, theirs = (quantize_clip(moving_frames[:2], CONFIG, 0, codebook, device)[0] for device in ("cpu", None))
+    ours, theirs = (
+        quantize_clip(moving_frames[:2], CONFIG, 0, codebook, device)[0] for device in ("cpu", None)
+    )
     assert (ours == theirs).mean() > 0.99
 
 
 def test_it_draws_the_view_of_the_compiled_path_and_fits_as_well(moving_frames):
     frames = moving_frames[:3]
-    (ours, book), (theirs, other) = (quantize_clip(frames, CONFIG, 5, device=device) for device in ("cpu", None))
+    (ours, book), (theirs, other) = (
+        quantize_clip(frames, CONFIG, 5, device=device) for device in ("cpu", None)
+    )
     assert book.view == other.view
     np.testing.assert_allclose(book.mean, other.mean, atol=0.05)
     assert ours.shape == theirs.shape
@@ -49,8 +57,12 @@ def test_it_draws_the_view_of_the_compiled_path_and_fits_as_well(moving_frames):
 
 
 def inertia(frames, book):
-    channels = (quantization.clip_channels(frames, book.view) - book.mean[:, None]) * book.scale[:, None]
-    labels = quantization.assign(channels, np.zeros_like(book.mean), np.ones_like(book.scale), book.centroids)
+    channels = (quantization.clip_channels(frames, book.view) - book.mean[:, None]) * book.scale[
+        :, None
+    ]
+    labels = quantization.assign(
+        channels, np.zeros_like(book.mean), np.ones_like(book.scale), book.centroids
+    )
     return float(((channels.T - book.centroids[labels]) ** 2).sum())
 
 

@@ -14,7 +14,12 @@ from corrfractal.sample import Clip, colorize, decode_clip, encode_clip
 @pytest.fixture
 def clip(moving_frames):
     labels = np.random.default_rng(0).integers(0, 16, (2, 3, 160, 192)).astype(np.uint8)
-    meta = {"source": "a/é.mp4", "frame_indices": [0, 3, 6], "seconds": [0.0, 0.125, 0.25], "codebooks": [{}, {}]}
+    meta = {
+        "source": "a/é.mp4",
+        "frame_indices": [0, 3, 6],
+        "seconds": [0.0, 0.125, 0.25],
+        "codebooks": [{}, {}],
+    }
     return Clip(key="a-1_00000", frames=moving_frames[:3], labels=labels, meta=meta)
 
 
@@ -53,7 +58,9 @@ def test_label_maps_of_any_size_come_back(size):
     clip = Clip(key="a_0", frames=np.zeros((1, *size, 3), np.uint8), labels=labels, meta=meta)
     members = encode_clip(clip)
     np.testing.assert_array_equal(decode_clip(members).labels, labels)
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(members["a_0.v0.f000.png"], np.uint8), 1).shape[:2], size)
+    np.testing.assert_array_equal(
+        cv2.imdecode(np.frombuffer(members["a_0.v0.f000.png"], np.uint8), 1).shape[:2], size
+    )
 
 
 def test_a_missing_member_is_named(clip):

@@ -54,7 +54,10 @@ def test_a_local_copy_has_the_contents_and_does_not_stay(folder):
     with storage.local_copy(storage.join(folder, "0.png")) as path:
         assert (path.name, path.read_bytes()) == ("0.png", b"zero")
     with storage.local_copy(folder) as copy:
-        assert {p.name: p.read_bytes() for p in copy.iterdir()} == {"0.png": b"zero", "1.png": b"one"}
+        assert {p.name: p.read_bytes() for p in copy.iterdir()} == {
+            "0.png": b"zero",
+            "1.png": b"one",
+        }
     assert path.exists() == (not storage.is_uri(folder)) == copy.exists()
 
 
@@ -75,7 +78,9 @@ def test_a_store_out_of_reach_is_an_oserror_that_names_the_location(s3, monkeypa
         storage.read("weird://x/y")
 
 
-@pytest.mark.parametrize("location", ["https://me:hunter2@host/v.mp4", "s3://key:hunter2@bucket/shards"])
+@pytest.mark.parametrize(
+    "location", ["https://me:hunter2@host/v.mp4", "s3://key:hunter2@bucket/shards"]
+)
 def test_a_password_in_a_uri_is_refused_and_not_repeated(location):
     for use in (storage.read, storage.kind, storage.make_folder):
         with pytest.raises(CallError, match="leave the password out") as refused:

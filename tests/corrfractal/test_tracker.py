@@ -1,4 +1,5 @@
-"""What bounds the tracker's memory does not change its masks; what it restores goes on as if it had never stopped."""
+"""What bounds the tracker's memory does not change its masks; what it restores goes on as if it had
+never stopped."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def test_probabilities_are_those_of_the_mask(model: CorrFractal) -> None:
 
 
 @pytest.mark.parametrize("stopped", [1, 4, 9])
-def test_a_restored_tracker_goes_on_as_if_it_had_never_stopped(model: CorrFractal, stopped: int) -> None:
+def test_a_restored_tracker_goes_on_as_if_it_had_never_stopped(
+    model: CorrFractal, stopped: int
+) -> None:
     video, first, later = frames(12), regions(side=24), np.zeros((48, 60), dtype=np.uint8)
     later[10:20, 10:20] = 9
     annotated = {3: later}
@@ -135,7 +138,9 @@ def test_the_window_of_test_time_is_the_trackers_and_not_the_losses(model: CorrF
     assert np.any(np.not_equal(wide, run(Tracker(model, video[0], first, SMALL), video[1:])))
 
 
-def test_large_frames_and_half_resolution_are_embedded_smaller_and_masks_keep_the_size(model: CorrFractal) -> None:
+def test_large_frames_and_half_resolution_are_embedded_smaller_and_masks_keep_the_size(
+    model: CorrFractal,
+) -> None:
     assert working_size(480, 854, TrackerConfig()) == (480, 854)
     assert working_size(480, 854, TrackerConfig(resolution="half")) == (240, 427)
     assert working_size(2160, 3840, TrackerConfig()) == (1080, 1920)
@@ -155,7 +160,9 @@ def test_bf16_keeps_half_the_memory_and_nearly_the_masks(model: CorrFractal) -> 
     assert (exact[-1] == rounded[-1]).mean() > 0.9
 
 
-@pytest.mark.parametrize("wrong", [{"resolution": "third"}, {"precision": "fp8"}, {"annotated": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"resolution": "third"}, {"precision": "fp8"}, {"annotated": -1}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrackerConfig(**wrong)

@@ -1,4 +1,5 @@
-"""What code runs: the commit where there is one, and no stranger's. What is said of a server that lets no one in."""
+"""What code runs: the commit where there is one, and no stranger's. What is said of a server that
+lets no one in."""
 
 from __future__ import annotations
 
@@ -50,10 +51,14 @@ def commit_in(folder: Path) -> str:
     (folder / "file").write_text("one")
     for call in (["init", "-q"], ["add", "file"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *call], check=True)
-    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
-def test_the_commit_and_whether_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_and_whether_files_differ_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = commit_in(tmp_path)
     monkeypatch.setattr(tracking, "ROOT", tmp_path.resolve())
     assert tracking.code_state()["git.commit"] == commit
@@ -82,7 +87,10 @@ def test_scores_go_through_a_tag_unchanged_and_their_name_tells_what_can_be_comp
     assert scores_from_text(scores.to_text(), "tag") == scores
     other = scores_from_text(scores.to_text().replace('"settings": "b"', '"settings": "c"'), "tag")
     assert other.tag != scores.tag
-    assert scores_from_text(scores.to_text().replace('"weights": "c"', '"weights": "d"'), "tag").tag == scores.tag
+    assert (
+        scores_from_text(scores.to_text().replace('"weights": "c"', '"weights": "d"'), "tag").tag
+        == scores.tag
+    )
 
 
 def test_a_refused_login_is_one_sentence_with_the_server_the_variables_and_no_password(
@@ -96,10 +104,14 @@ def test_a_refused_login_is_one_sentence_with_the_server_the_variables_and_no_pa
         fetch("models:/corrfractal@champion", None)
 
 
-def test_a_store_that_does_not_answer_is_one_sentence_without_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_one_sentence_without_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = mlflow.get_tracking_uri()
-    with pytest.raises(CorrFractalError, match=r"store http://ann:\*\*\*@127\.0\.0\.1:9 did not answer") as raised:
+    with pytest.raises(
+        CorrFractalError, match=r"store http://ann:\*\*\*@127\.0\.0\.1:9 did not answer"
+    ) as raised:
         tracking.open_experiment("http://ann:s3cret@127.0.0.1:9")
     mlflow.set_tracking_uri(store)
     assert "s3cret" not in str(raised.value)

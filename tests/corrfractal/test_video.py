@@ -43,8 +43,12 @@ def test_chosen_frames_are_those_of_a_full_read(tiny_video, decoder):
         np.testing.assert_array_equal(frame.image, whole[frame.index])
 
 
-@pytest.mark.parametrize(("height", "width", "decoder"), [(64, 96, "pyav"), (48, 32, "pyav"), (160, 160, "decord")])
-def test_narrow_videos_are_rgb_by_the_same_decoder_on_every_processor(moving_frames, tmp_path, height, width, decoder):
+@pytest.mark.parametrize(
+    ("height", "width", "decoder"), [(64, 96, "pyav"), (48, 32, "pyav"), (160, 160, "decord")]
+)
+def test_narrow_videos_are_rgb_by_the_same_decoder_on_every_processor(
+    moving_frames, tmp_path, height, width, decoder
+):
     sent = moving_frames[:3, :height, :width]
     write_video(tmp_path / "narrow.mp4", sent, fps=10)
     video = open_video(tmp_path / "narrow.mp4")
@@ -54,10 +58,16 @@ def test_narrow_videos_are_rgb_by_the_same_decoder_on_every_processor(moving_fra
 
 
 def test_frames_that_come_scaled_are_upright_and_near_the_area_mean(data_dir):
-    for name in ("train_videos/bear.mp4", "odd_videos/decord_rot90.mov", "videos/media3_vp9_642x642.webm"):
+    for name in (
+        "train_videos/bear.mp4",
+        "odd_videos/decord_rot90.mov",
+        "videos/media3_vp9_642x642.webm",
+    ):
         scaled, whole = open_video(data_dir / name, size=(200, 240)), open_video(data_dir / name)
         assert (scaled.info.height, scaled.info.width, scaled.info.decoder) == (200, 240, "decord")
-        for ours, theirs in zip(scaled.frames(range(0, 3, 2)), whole.frames(range(0, 3, 2)), strict=True):
+        for ours, theirs in zip(
+            scaled.frames(range(0, 3, 2)), whole.frames(range(0, 3, 2)), strict=True
+        ):
             assert ours.image.shape == (200, 240, 3)
             assert np.abs(ours.image.astype(int) - resize_area(theirs.image, 200, 240)).mean() < 4
 
@@ -66,7 +76,8 @@ def test_forgetting_what_was_read_ahead_changes_no_frame(data_dir, monkeypatch):
     video = open_video(data_dir / "videos" / "moviepy_bbb_0_30.webm", size=(256, 256))
     assert video.info.decoder == "decord"
     kept = list(video.frames(range(0, 160, 3)))
-    monkeypatch.setattr(decoders, "READ_AHEAD_MB", -1e9)  # at every key frame, of which there are four
+    # At every key frame, of which there are four
+    monkeypatch.setattr(decoders, "READ_AHEAD_MB", -1e9)
     for ours, theirs in zip(video.frames(range(0, 160, 3)), kept, strict=True):
         assert ours.index == theirs.index
         np.testing.assert_array_equal(ours.image, theirs.image)
@@ -90,16 +101,27 @@ def test_a_folder_of_frames_is_a_video_in_natural_order(tmp_path, moving_frames)
 
 @pytest.mark.parametrize(
     ("suffix", "size", "shape"),
-    [("jpg", (41, 49), (80, 96, 3)), ("jpg", (81, 40), (160, 192, 3)), ("png", (40, 40), (160, 192, 3))],
+    [
+        ("jpg", (41, 49), (80, 96, 3)),
+        ("jpg", (81, 40), (160, 192, 3)),
+        ("png", (40, 40), (160, 192, 3)),
+    ],
 )
-def test_jpegs_are_read_at_a_fraction_that_is_not_smaller_than_asked(tmp_path, moving_frames, suffix, size, shape):
+def test_jpegs_are_read_at_a_fraction_that_is_not_smaller_than_asked(
+    tmp_path, moving_frames, suffix, size, shape
+):
     assert moving_frames[0].shape == (160, 192, 3)
     cv2.imwrite(str(tmp_path / f"0.{suffix}"), moving_frames[0][..., ::-1])
     video = open_video(tmp_path, size=size)
     assert (video.info.height, video.info.width) == (160, 192)
     image = next(iter(video.frames())).image
     assert image.shape == shape
-    assert np.abs(resize_area(image, 40, 48).astype(int) - resize_area(moving_frames[0], 40, 48)).mean() < 3
+    assert (
+        np.abs(
+            resize_area(image, 40, 48).astype(int) - resize_area(moving_frames[0], 40, 48)
+        ).mean()
+        < 3
+    )
 
 
 def test_a_damaged_image_is_named_with_its_index(tmp_path, moving_frames):

@@ -105,7 +105,9 @@ def write(
     return path
 
 
-def write_two_sizes(path: Path, codec: str, first: Sequence[U8], second: Sequence[U8], options: dict[str, str]) -> Path:
+def write_two_sizes(
+    path: Path, codec: str, first: Sequence[U8], second: Sequence[U8], options: dict[str, str]
+) -> Path:
     """A video whose picture changes its size at a key frame, as one does when a phone is turned."""
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream(codec, rate=24, options=dict(options))
@@ -127,7 +129,11 @@ def write_two_sizes(path: Path, codec: str, first: Sequence[U8], second: Sequenc
 
 
 def encode(
-    encoder: Any, images: Sequence[U8], rate: int, colours: dict[str, Any] | None = None, start: int = 0
+    encoder: Any,
+    images: Sequence[U8],
+    rate: int,
+    colours: dict[str, Any] | None = None,
+    start: int = 0,
 ) -> list[Any]:
     """Packets of pictures."""
     packets = []

@@ -154,7 +154,9 @@ def test_a_glob_that_matches_frames_says_how_they_are_named(frames):
         found(f"{frames}/*.png")
 
 
-def test_links_that_lead_nowhere_are_quarantined_with_their_target_and_the_others_are_sampled(folder, tmp_path):
+def test_links_that_lead_nowhere_are_quarantined_with_their_target_and_the_others_are_sampled(
+    folder, tmp_path
+):
     (folder / "annexed.mp4").symlink_to("../.git/annex/missing.mp4")
     (folder / "loop.mp4").symlink_to("loop.mp4")
     outcomes = build(tmp_path / "out", folder)
@@ -165,7 +167,10 @@ def test_links_that_lead_nowhere_are_quarantined_with_their_target_and_the_other
     }
     assert outcomes["annexed.mp4"][1] == "a link to ../.git/annex/missing.mp4, which does not exist"
     lines = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
-    assert [(line["uri"], line["stage"]) for line in lines] == [("annexed.mp4", "read"), ("loop.mp4", "read")]
+    assert [(line["uri"], line["stage"]) for line in lines] == [
+        ("annexed.mp4", "read"),
+        ("loop.mp4", "read"),
+    ]
 
 
 def test_two_links_to_the_same_missing_file_are_two_entries(folder):
@@ -189,7 +194,11 @@ def test_pipes_sockets_and_pipes_among_frames_do_not_block_and_are_named(folder,
         server.bind(f"{short}/s.mp4")
         (folder / "socket.mp4").symlink_to(f"{short}/s.mp4")
         faults = found(folder)
-    assert faults == {"a.mp4": "", "pipe.mp4": "a named pipe, not a file", "socket.mp4": "a socket, not a file"}
+    assert faults == {
+        "a.mp4": "",
+        "pipe.mp4": "a named pipe, not a file",
+        "socket.mp4": "a socket, not a file",
+    }
     (source,) = find_sources([str(frames)])
     assert source.fault == "its file 00003.png cannot be read: not a regular file"
     with pytest.raises(CallError, match="named pipe"):
@@ -233,7 +242,11 @@ def test_empty_files_are_quarantined_each(folder, tmp_path):
     for name in ("x.mp4", "y.mp4"):
         (folder / name).touch()
     empty = ("quarantined", "the file is empty")
-    assert build(tmp_path / "out", folder) == {"a.mp4": ("sampled", None), "x.mp4": empty, "y.mp4": empty}
+    assert build(tmp_path / "out", folder) == {
+        "a.mp4": ("sampled", None),
+        "x.mp4": empty,
+        "y.mp4": empty,
+    }
 
 
 ODD_NAMES = (
@@ -255,7 +268,9 @@ def test_files_of_odd_names_are_found_in_folders_by_name_and_in_lists(tmp_path, 
         assert found(folder / name) == {name: ""}
     # A line cannot hold a line break.
     listed = names - {"new\nline.mp4"}
-    (tmp_path / "list.txt").write_bytes(b"".join(os.fsencode(f"odd/{name}\r\n") for name in sorted(listed)))
+    (tmp_path / "list.txt").write_bytes(
+        b"".join(os.fsencode(f"odd/{name}\r\n") for name in sorted(listed))
+    )
     assert found(tmp_path / "list.txt") == {f"odd/{name}": "" for name in listed}
     sources = find_sources([str(folder)])
     json.dumps([source.uri for source in sources]).encode()
@@ -269,7 +284,9 @@ def test_lists_are_read_as_editors_save_them(folder, encoding):
     (folder / "sub" / "c.mp4").write_bytes((folder / "a.mp4").read_bytes() + b"2")
     text = '# videos\r\n\r\na.mp4  \r\n"é b.mp4"\r\nsub\\c.mp4\r\na.mp4\r\n'
     (folder / "list.txt").write_bytes(text.encode(encoding))
-    (folder / "list.csv").write_bytes('id,path\r\n1,a.mp4\r\n2,"é b.mp4"\r\n3,sub/c.mp4\r\n'.encode(encoding))
+    (folder / "list.csv").write_bytes(
+        'id,path\r\n1,a.mp4\r\n2,"é b.mp4"\r\n3,sub/c.mp4\r\n'.encode(encoding)
+    )
     for name in ("list.txt", "list.csv"):
         assert found(folder / name) == {"a.mp4": "", "é b.mp4": "", "sub/c.mp4": ""}
 
@@ -309,7 +326,10 @@ def test_the_same_file_under_several_names_is_one_source_or_rejected_as_a_copy(f
     (folder / "link.mp4").symlink_to("a.mp4")
     os.link(folder / "a.mp4", folder / "hard.mp4")
     outcomes = build(tmp_path / "out", folder)
-    assert outcomes == {"a.mp4": ("sampled", None), "hard.mp4": ("rejected", "the same bytes as a.mp4")}
+    assert outcomes == {
+        "a.mp4": ("sampled", None),
+        "hard.mp4": ("rejected", "the same bytes as a.mp4"),
+    }
 
 
 def test_hidden_entries_are_ignored_in_a_folder_and_read_when_named(folder):
@@ -333,7 +353,16 @@ def test_very_deep_trees_and_links_in_circles_end(folder):
 
 def test_keys_of_a_store_are_found_whatever_is_in_their_names(tmp_path, s3, tiny_video):
     bucket = f"{s3}/{tmp_path.name}"
-    names = ["a+b.mp4", "a%20b.mp4", "a#b.mp4", "a b.mp4", "é.mp4", "clip[1].mp4", "a::b.mp4", "star*.mp4"]
+    names = [
+        "a+b.mp4",
+        "a%20b.mp4",
+        "a#b.mp4",
+        "a b.mp4",
+        "é.mp4",
+        "clip[1].mp4",
+        "a::b.mp4",
+        "star*.mp4",
+    ]
     names += [f"{tmp_path.name}.mp4", "both.mp4", "both.mp4/inner.mp4"]
     for number, name in enumerate(names):
         storage.write(f"{bucket}/{name}", tiny_video.read_bytes() + bytes([number]))
@@ -384,7 +413,9 @@ def test_of_many_videos_each_that_fails_is_named_and_the_others_get_their_masks(
     assert "no mask for the video typo" in str(failed.value)
     assert "tpyo.png: no video of this name" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "a").glob("*.png"))) == 24
-    with pytest.raises(CorrFractalError, match=r"1 of 2 videos failed \(missing: list\.txt, line 2: no such file"):
+    with pytest.raises(
+        CorrFractalError, match=r"1 of 2 videos failed \(missing: list\.txt, line 2: no such file"
+    ):
         propagate_videos(folder / "list.txt", masks, tmp_path / "out", "baseline:copy")
 
 

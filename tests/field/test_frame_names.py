@@ -44,12 +44,16 @@ def stems(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.png"))
 
 
-def test_a_mask_goes_to_the_frame_of_its_name_and_results_carry_the_names(frames: Path, tmp_path: Path) -> None:
+def test_a_mask_goes_to_the_frame_of_its_name_and_results_carry_the_names(
+    frames: Path, tmp_path: Path
+) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     masks.mkdir()
     write_mask(masks / "00001.png", box(1))
     write_mask(masks / "00005.png", box(2))
-    done = corrfractal("propagate", frames, "--mask", masks, "--out", out, "--cutout", tmp_path / "cut", *COPY)
+    done = corrfractal(
+        "propagate", frames, "--mask", masks, "--out", out, "--cutout", tmp_path / "cut", *COPY
+    )
     assert done.exit_code == 0, done.output
     assert stems(out) == stems(tmp_path / "cut") == NAMES
     found = {name: read_mask(out / f"{name}.png").max() for name in NAMES}
@@ -57,9 +61,14 @@ def test_a_mask_goes_to_the_frame_of_its_name_and_results_carry_the_names(frames
 
 
 @pytest.mark.parametrize("frame", ["00005", "5"])
-def test_a_frame_is_named_by_its_name_or_its_number(frames: Path, tmp_path: Path, frame: str) -> None:
+def test_a_frame_is_named_by_its_name_or_its_number(
+    frames: Path, tmp_path: Path, frame: str
+) -> None:
     write_mask(tmp_path / "m.png", box(3))
-    for option in (("--box", f"{frame}:3,20,20,50,50"), ("--mask", f"{frame}:{tmp_path / 'm.png'}")):
+    for option in (
+        ("--box", f"{frame}:3,20,20,50,50"),
+        ("--mask", f"{frame}:{tmp_path / 'm.png'}"),
+    ):
         out = tmp_path / option[0]
         assert corrfractal("propagate", frames, *option, "--out", out, *COPY).exit_code == 0
         note = json.loads((out / "propagation.json").read_text())
@@ -99,7 +108,10 @@ def test_frames_may_have_any_names(frames: Path, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     write_mask(masks / "left: cam 2.v2.png", box(1))
-    assert corrfractal("propagate", frames, "--mask", masks, "--out", tmp_path / "a", *COPY).exit_code == 0
+    assert (
+        corrfractal("propagate", frames, "--mask", masks, "--out", tmp_path / "a", *COPY).exit_code
+        == 0
+    )
     assert stems(tmp_path / "a") == [f"left: cam {number}.v2" for number in range(5)]
     given = ("--mask", f"left: cam 2.v2:{masks / 'left: cam 2.v2.png'}")
     assert corrfractal("propagate", frames, *given, "--out", tmp_path / "b", *COPY).exit_code == 0
@@ -115,7 +127,9 @@ def test_probabilities_and_points_carry_the_names(frames: Path, tmp_path: Path) 
     for name in NAMES[3:]:
         (frames / f"{name}.jpg").unlink()
     call = ("propagate", frames, "--model", model, "--fast")
-    done = corrfractal(*call, "--box", "2:1,20,20,50,50", "--out", tmp_path / "out", "--probabilities")
+    done = corrfractal(
+        *call, "--box", "2:1,20,20,50,50", "--out", tmp_path / "out", "--probabilities"
+    )
     assert done.exit_code == 0, done.output
     assert stems(tmp_path / "out" / "probabilities" / "1") == NAMES[:3]
     (tmp_path / "points.csv").write_text('id,x,y,frame\n"head, left",30,30,00002\n')
@@ -123,18 +137,24 @@ def test_probabilities_and_points_carry_the_names(frames: Path, tmp_path: Path) 
     assert done.exit_code == 0, done.output
     with (tmp_path / "points" / "points.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["frame"], row["id"]) for row in rows] == [(name, "head, left") for name in NAMES[:3]]
+    assert [(row["frame"], row["id"]) for row in rows] == [
+        (name, "head, left") for name in NAMES[:3]
+    ]
     assert (float(rows[1]["x"]), float(rows[1]["y"])) == (30.0, 30.0)
 
 
-def test_many_folders_of_frames_take_masks_by_name(ray_session: None, frames: Path, tmp_path: Path) -> None:
+def test_many_folders_of_frames_take_masks_by_name(
+    ray_session: None, frames: Path, tmp_path: Path
+) -> None:
     for name in ("videos/one", "masks/one"):
         (tmp_path / name).mkdir(parents=True)
     for path in frames.iterdir():
         shutil.copy(path, tmp_path / "videos" / "one")
     write_mask(tmp_path / "masks" / "one" / "00003.png", box(4))
     out = tmp_path / "out"
-    done = corrfractal("propagate", tmp_path / "videos", "--mask", tmp_path / "masks", "--out", out, *COPY)
+    done = corrfractal(
+        "propagate", tmp_path / "videos", "--mask", tmp_path / "masks", "--out", out, *COPY
+    )
     assert done.exit_code == 0, done.output
     assert stems(out / "one") == NAMES
     np.testing.assert_array_equal(read_mask(out / "one" / "00003.png"), box(4))
@@ -142,7 +162,9 @@ def test_many_folders_of_frames_take_masks_by_name(ray_session: None, frames: Pa
 
 def test_the_fields_mask_is_put_on_its_own_frame(data_dir: Path, tmp_path: Path) -> None:
     field = data_dir / "field" / "frame-names"
-    done = corrfractal("propagate", field / "frames", "--mask", field / "masks", "--out", tmp_path / "out", *COPY)
+    done = corrfractal(
+        "propagate", field / "frames", "--mask", field / "masks", "--out", tmp_path / "out", *COPY
+    )
     assert done.exit_code == 0, done.output
     assert stems(tmp_path / "out") == [f"{t:05d}" for t in range(1, 7)]
     first = read_mask(tmp_path / "out" / "00001.png")
@@ -150,8 +172,12 @@ def test_the_fields_mask_is_put_on_its_own_frame(data_dir: Path, tmp_path: Path)
 
 
 def test_the_frames_of_a_video_file_are_numbered_from_0(tiny_video: Path, tmp_path: Path) -> None:
-    done = corrfractal("propagate", tiny_video, "--box", "3:1,20,20,50,50", "--out", tmp_path / "out", *COPY)
+    done = corrfractal(
+        "propagate", tiny_video, "--box", "3:1,20,20,50,50", "--out", tmp_path / "out", *COPY
+    )
     assert done.exit_code == 0, done.output
     assert stems(tmp_path / "out") == [f"{t:05d}" for t in range(24)]
-    done = corrfractal("propagate", tiny_video, "--box", "first:1,20,20,50,50", "--out", tmp_path / "no", *COPY)
+    done = corrfractal(
+        "propagate", tiny_video, "--box", "first:1,20,20,50,50", "--out", tmp_path / "no", *COPY
+    )
     assert done.exit_code == 2

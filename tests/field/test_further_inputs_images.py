@@ -49,7 +49,15 @@ def plain_png(image: U8, before: bytes = b"") -> bytes:
 
 def interlaced_png(image: U8) -> bytes:
     """Seven passes (ISO 15948, 8.2)."""
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
     rows = b""
     for left, top, across, down in passes:
         rows += b"".join(b"\0" + row.tobytes() for row in image[top::down, left::across])
@@ -70,11 +78,20 @@ def save_turned(path: Path, image: U8) -> None:
 
 
 SAVERS: dict[str, tuple[str, Saver]] = {
-    "CMYK": (".jpg", lambda path, image: Image.fromarray(image).convert("CMYK").save(path, quality=95)),
-    "progressive": (".jpg", lambda path, image: Image.fromarray(image).save(path, progressive=True, quality=95)),
+    "CMYK": (
+        ".jpg",
+        lambda path, image: Image.fromarray(image).convert("CMYK").save(path, quality=95),
+    ),
+    "progressive": (
+        ".jpg",
+        lambda path, image: Image.fromarray(image).save(path, progressive=True, quality=95),
+    ),
     "turned JPEG": (".jpg", save_turned),
     "turned PNG": (".png", save_turned),
-    "16 bits": (".png", lambda path, image: cv2.imwrite(str(path), image[..., ::-1].astype(np.uint16) * 257)),
+    "16 bits": (
+        ".png",
+        lambda path, image: cv2.imwrite(str(path), image[..., ::-1].astype(np.uint16) * 257),
+    ),
     "palette": (".png", lambda path, image: Image.fromarray(image).quantize(200).save(path)),
     "palette with transparency": (
         ".png",
@@ -82,19 +99,30 @@ SAVERS: dict[str, tuple[str, Saver]] = {
     ),
     "almost transparent": (
         ".png",
-        lambda path, image: Image.fromarray(np.dstack([image, np.full(image.shape[:2], 3, np.uint8)])).save(path),
+        lambda path, image: Image.fromarray(
+            np.dstack([image, np.full(image.shape[:2], 3, np.uint8)])
+        ).save(path),
     ),
     "interlaced": (".png", lambda path, image: path.write_bytes(interlaced_png(image))),
-    "WebP of another name": (".jpg", lambda path, image: Image.fromarray(image).save(path, "WEBP", lossless=True)),
+    "WebP of another name": (
+        ".jpg",
+        lambda path, image: Image.fromarray(image).save(path, "WEBP", lossless=True),
+    ),
     "TIFF of another name": (".png", lambda path, image: Image.fromarray(image).save(path, "TIFF")),
-    "motion photo": (".jpg", lambda path, image: path.write_bytes(jpeg(image) + b"\0\0\0\x18ftypmp42" + bytes(5000))),
+    "motion photo": (
+        ".jpg",
+        lambda path, image: path.write_bytes(jpeg(image) + b"\0\0\0\x18ftypmp42" + bytes(5000)),
+    ),
     "stereo pair": (
         ".jpg",
         lambda path, image: Image.fromarray(image).save(
             path, "MPO", save_all=True, append_images=[Image.fromarray(picture(99))], quality=95
         ),
     ),
-    "upper case": (".JPG", lambda path, image: Image.fromarray(image).save(path, "JPEG", quality=95)),
+    "upper case": (
+        ".JPG",
+        lambda path, image: Image.fromarray(image).save(path, "JPEG", quality=95),
+    ),
 }
 
 
@@ -136,7 +164,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsiz
 
 DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "flipped bits": (".jpg", flip_bits),
-    "a block of zeros": (".jpg", lambda d: d[: len(d) // 2] + bytes(2000) + d[len(d) // 2 + 2000 :]),
+    "a block of zeros": (
+        ".jpg",
+        lambda d: d[: len(d) // 2] + bytes(2000) + d[len(d) // 2 + 2000 :],
+    ),
     "a block missing": (".jpg", lambda d: d[: len(d) // 2] + d[len(d) // 2 + 700 :]),
     "cut": (".jpg", lambda d: d[: len(d) // 2]),
     "a flipped bit in a PNG": (".png", flip_one_bit),
@@ -164,7 +195,9 @@ def test_a_damaged_frame_is_an_error_that_names_it_wherever_the_damage_is(tmp_pa
     assert bad.name in str(error)
 
 
-@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xd9"], ids=["before the tables", "before the end"])
+@pytest.mark.parametrize(
+    "marker", [b"\xff\xdb", b"\xff\xd9"], ids=["before the tables", "before the end"]
+)
 def test_stray_bytes_between_the_parts_of_a_sound_jpeg_are_no_damage(tmp_path, marker):
     """Logitech webcams write them (OpenCV issue 9477); the picture is complete."""
     data = jpeg(picture(5))
@@ -184,7 +217,9 @@ def test_a_small_file_that_unpacks_to_a_gigapixel_is_refused(tmp_path):
     rows = zlib.compressobj()
     packed = b"".join(rows.compress(bytes(30_000 // 8 + 1)) for _ in range(3000)) + rows.flush()
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    )
     assert len(data) < 100_000
     (tmp_path / "0.png").write_bytes(data)
     with pytest.raises(VideoError, match=r"0\.png"):
@@ -208,7 +243,9 @@ def test_frames_without_leading_zeros_are_in_the_order_of_their_numbers(tmp_path
 
 
 def test_digits_of_other_scripts_in_names_are_no_reason_to_stop(tmp_path):
-    for number, name in enumerate(("\u0663" + "1.png", "1.png", "x2.png", "\u00b2.png", "\uff11" + "1.png")):
+    for number, name in enumerate(
+        ("\u0663" + "1.png", "1.png", "x2.png", "\u00b2.png", "\uff11" + "1.png")
+    ):
         Image.fromarray(picture(number)).save(tmp_path / name)
     assert sorted(numbers(open_video(tmp_path).frames())) == [0, 1, 2, 3, 4]
 

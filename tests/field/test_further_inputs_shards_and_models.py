@@ -32,7 +32,9 @@ from training.cache import ShardFiles
 from training.config import TrainingConfig, with_settings
 
 SMALL = CorrFractalConfig(width=4, embedding_channels=8)
-CONFIG = PipelineConfig(size=32, videos_per_shard=1, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
+CONFIG = PipelineConfig(
+    size=32, videos_per_shard=1, quantization=QuantizationConfig(fit_pixels=512, iterations=5)
+)
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
 
@@ -88,7 +90,9 @@ def of_real_numbers(change: Any) -> Any:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
 def test_a_model_of_a_run_that_diverged_is_refused(tmp_path, bad):
     """It answered "background" for every pixel of every frame, and the exit code was 0."""
-    path = save_model(tmp_path / "m.safetensors", of_real_numbers(lambda value: torch.full_like(value, bad)))
+    path = save_model(
+        tmp_path / "m.safetensors", of_real_numbers(lambda value: torch.full_like(value, bad))
+    )
     with pytest.raises(IntegrityError, match=r"m\.safetensors .*finite"):
         CorrFractal.load(path)
 
@@ -96,7 +100,9 @@ def test_a_model_of_a_run_that_diverged_is_refused(tmp_path, bad):
 def test_a_quantised_model_is_refused_and_one_of_half_precision_is_read(tmp_path):
     half = save_model(tmp_path / "half.safetensors", of_real_numbers(lambda value: value.half()))
     assert all(p.dtype == torch.float32 for p in CorrFractal.load(half).parameters())
-    whole = save_model(tmp_path / "int8.safetensors", of_real_numbers(lambda value: (value * 127).to(torch.int8)))
+    whole = save_model(
+        tmp_path / "int8.safetensors", of_real_numbers(lambda value: (value * 127).to(torch.int8))
+    )
     with pytest.raises(IntegrityError, match=r"int8\.safetensors"):
         CorrFractal.load(whole)
 
@@ -166,7 +172,9 @@ def test_a_configuration_in_utf_16_is_read_and_one_in_latin_1_is_one_sentence(tm
         read_workflow(tmp_path / "w.toml")
 
 
-@pytest.mark.parametrize("setting", ["learning_rate.x=1", "learning_rate=nan", "network=3", "epochs=" + "[" * 20_000])
+@pytest.mark.parametrize(
+    "setting", ["learning_rate.x=1", "learning_rate=nan", "network=3", "epochs=" + "[" * 20_000]
+)
 def test_a_setting_that_does_not_fit_is_one_sentence(setting):
     with pytest.raises(ConfigError, match="--set") as caught:
         with_settings(TrainingConfig(), (setting,))
@@ -246,7 +254,9 @@ def test_a_shard_that_is_not_what_was_written_is_found_and_mended(shards, videos
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", '{"schema": 3}', "\ufeff{}", "[" * 100_000, '{"name": "web app"}'], ids=repr
+    "text",
+    ["", "{}", "[]", "null", '{"schema": 3}', "\ufeff{}", "[" * 100_000, '{"name": "web app"}'],
+    ids=repr,
 )
 def test_a_manifest_of_other_contents_is_one_sentence(shards, text):
     """MosaicML streaming issue 345: "Index file is empty or corrupted"."""
@@ -268,7 +278,9 @@ def test_a_manifest_of_other_contents_is_one_sentence(shards, text):
     ],
     ids=" ".join,
 )
-def test_a_folder_with_files_of_the_same_names_by_another_program_is_not_written_to(videos, tmp_path, names):
+def test_a_folder_with_files_of_the_same_names_by_another_program_is_not_written_to(
+    videos, tmp_path, names
+):
     """WebDataset names its tars so too; a web page has a manifest.json; anybody has a plan.json."""
     out = tmp_path / "out"
     out.mkdir()
@@ -310,7 +322,9 @@ def test_every_odd_source_has_an_outcome_and_none_stops_the_others(videos, tmp_p
         return packets
 
     write(folder / "recording.mp4", [picture(k + 9) for k in range(26)], edit=last_for_ten_seconds)
-    cut = write(folder / "cut.mp4", 60, options={**FAST, "g": "12"}, edit=lambda packets: packets[5:])
+    cut = write(
+        folder / "cut.mp4", 60, options={**FAST, "g": "12"}, edit=lambda packets: packets[5:]
+    )
     cut.rename(folder / "12:30.mp4")
     (folder / "pointer.mp4").write_bytes(LFS_POINTER)
     os.mkfifo(folder / "pipe.mp4")
@@ -331,7 +345,14 @@ def test_every_odd_source_has_an_outcome_and_none_stops_the_others(videos, tmp_p
 
 @pytest.mark.parametrize(
     "note",
-    ["[]", "null", '{"frames": "many", "digest": 3}', '{"frames": 1000000000000, "digest": "x"}', "\ufeff{}", "["],
+    [
+        "[]",
+        "null",
+        '{"frames": "many", "digest": 3}',
+        '{"frames": 1000000000000, "digest": "x"}',
+        "\ufeff{}",
+        "[",
+    ],
     ids=repr,
 )
 def test_a_note_of_other_contents_beside_the_masks_neither_stops_nor_hangs(tmp_path, note):

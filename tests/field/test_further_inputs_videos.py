@@ -76,8 +76,16 @@ def test_a_stream_that_begins_within_a_group_of_pictures_is_shown_from_its_first
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [
-        ("a.mkv", "libx264", {"x264-params": "open-gop=1:scenecut=0:keyint=12:bframes=2:b-adapt=0"}),
-        ("a.mp4", "libx264", {"x264-params": "open-gop=1:scenecut=0:keyint=12:bframes=2:b-adapt=0"}),
+        (
+            "a.mkv",
+            "libx264",
+            {"x264-params": "open-gop=1:scenecut=0:keyint=12:bframes=2:b-adapt=0"},
+        ),
+        (
+            "a.mp4",
+            "libx264",
+            {"x264-params": "open-gop=1:scenecut=0:keyint=12:bframes=2:b-adapt=0"},
+        ),
         (
             "b.mp4",
             "libx265",
@@ -89,7 +97,9 @@ def test_a_stream_that_begins_within_a_group_of_pictures_is_shown_from_its_first
         ("b.mkv", "mpeg2video", {"bf": "2", "g": "12"}),
     ],
 )
-def test_leading_pictures_whose_references_were_cut_off_are_not_shown(tmp_path, name, codec, options):
+def test_leading_pictures_whose_references_were_cut_off_are_not_shown(
+    tmp_path, name, codec, options
+):
     """An open group of pictures at the start (d2vsource issues 2 and 36). decord repeated the last
     frames instead; messages about the leading pictures were taken for damage of the first frame."""
     write(tmp_path / name, 48, codec, options=options, edit=from_second_key_frame)
@@ -108,7 +118,9 @@ def test_leading_pictures_whose_references_were_cut_off_are_not_shown(tmp_path, 
         ("a.webm", "libvpx-vp9", {**REALTIME, "g": "12"}),
     ],
 )
-def test_a_key_frame_that_the_container_does_not_mark_moves_no_other_frame(tmp_path, name, codec, options, unmarked):
+def test_a_key_frame_that_the_container_does_not_mark_moves_no_other_frame(
+    tmp_path, name, codec, options, unmarked
+):
     """decord knew the key frame and sought it; FFmpeg went to the one before (decord issue 91, pull
     request 77)."""
 
@@ -138,7 +150,9 @@ def test_a_last_frame_that_is_shown_for_long_is_no_missing_end(tmp_path, count):
 def test_a_gif_keeps_its_uneven_delays_and_its_long_last_frame(tmp_path):
     pictures = [Image.fromarray(picture(k)).quantize(64) for k in range(6)]
     delays = [20, 100, 40, 500, 40, 3000]
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=delays, disposal=2)
+    pictures[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=delays, disposal=2
+    )
     video = open_video(tmp_path / "a.gif")
     assert numbers(video.frames()) == list(range(6))
     np.testing.assert_allclose(video.times(), np.cumsum([0, *delays[:-1]]) / 1000, atol=1e-6)
@@ -154,7 +168,9 @@ def test_an_animated_png_is_a_video(tmp_path):
 
 def test_an_animated_avif_is_its_sequence_and_not_its_still(tmp_path):
     pictures = [Image.fromarray(picture(k)) for k in range(6)]
-    pictures[0].save(tmp_path / "a.avif", save_all=True, append_images=pictures[1:], duration=40, speed=10)
+    pictures[0].save(
+        tmp_path / "a.avif", save_all=True, append_images=pictures[1:], duration=40, speed=10
+    )
     for decoder in DECODERS:
         video = open_video(tmp_path / "a.avif", decoder)
         assert numbers(video.frames()) == list(range(6))
@@ -182,7 +198,9 @@ def test_frames_that_an_avi_leaves_out_leave_a_gap_in_time(tmp_path):
     """Capture cards write an empty packet where a frame was dropped."""
 
     def dropped(packets):
-        return [copy_of(packet, b"") if k in (5, 6, 13) else packet for k, packet in enumerate(packets)]
+        return [
+            copy_of(packet, b"") if k in (5, 6, 13) else packet for k, packet in enumerate(packets)
+        ]
 
     write(tmp_path / "a.avi", 24, "mjpeg", pix_fmt="yuvj420p", edit=dropped)
     video = open_video(tmp_path / "a.avi")
@@ -204,7 +222,11 @@ def test_a_clock_that_starts_anew_does_not_squeeze_or_stretch_what_follows(tmp_p
     """Recordings put together with ``cat``: the second part's times begin at 0 again."""
     parts = []
     for start, length in zip((0, 100), lengths, strict=True):
-        parts.append(write(tmp_path / f"{start}.ts", [picture(start + k) for k in range(length)]).read_bytes())
+        parts.append(
+            write(
+                tmp_path / f"{start}.ts", [picture(start + k) for k in range(length)]
+            ).read_bytes()
+        )
     (tmp_path / "a.ts").write_bytes(b"".join(parts))
     video = open_video(tmp_path / "a.ts")
     assert numbers(video.frames()) == [*range(lengths[0]), *range(100, 100 + lengths[1])]
@@ -265,7 +287,9 @@ def test_a_file_name_is_never_read_as_an_address_or_a_pattern(tmp_path, monkeypa
 def test_a_playlist_does_not_choose_what_is_read(tmp_path):
     """The owner of a data set could otherwise have any file of the machine read."""
     write(tmp_path / "private.ts", 24)
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{tmp_path}/private.ts\n#EXT-X-ENDLIST\n"
+    playlist = (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{tmp_path}/private.ts\n#EXT-X-ENDLIST\n"
+    )
     (tmp_path / "a.mp4").write_text(playlist)
     with pytest.raises(VideoError, match=r"a\.mp4"):
         open_video(tmp_path / "a.mp4")
@@ -275,7 +299,9 @@ def test_a_playlist_does_not_choose_what_is_read(tmp_path):
     ("name", "codec", "options"),
     [("a.mp4", "libx264", FAST), ("a.ts", "libx264", FAST), ("a.webm", "libvpx-vp9", REALTIME)],
 )
-def test_a_picture_that_changes_its_size_keeps_that_of_the_first_frame(tmp_path, name, codec, options):
+def test_a_picture_that_changes_its_size_keeps_that_of_the_first_frame(
+    tmp_path, name, codec, options
+):
     """Turned phones and WebRTC (OGVKit issue 132, Ladybird issue 6357): one rule for both decoders."""
     first = [picture(k) for k in range(12)]
     second = [picture(k, 240, 200) for k in range(12, 24)]
@@ -294,7 +320,9 @@ def test_music_with_a_cover_picture_is_no_video(tmp_path):
         art = out.add_stream("mjpeg")
         art.width, art.height, art.pix_fmt = 192, 160, "yuvj420p"
         art.disposition = av.stream.Disposition.attached_pic
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), dtype=np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 44100), dtype=np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 44100
         frame.pts = 0
         packets = sound.encode(frame) + sound.encode(None)
@@ -397,7 +425,13 @@ def test_any_size_comes_as_it_is(tmp_path, height, width):
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_hidden_reference_frames_are_not_shown(tmp_path, codec):
-    options = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good", "cpu-used": "5", "b": "200k"}
+    options = {
+        "auto-alt-ref": "1",
+        "lag-in-frames": "16",
+        "deadline": "good",
+        "cpu-used": "5",
+        "b": "200k",
+    }
     write(tmp_path / "a.webm", 24, codec, options=options)
     for decoder in DECODERS:
         video = open_video(tmp_path / "a.webm", decoder)

@@ -47,7 +47,9 @@ ONE_OBJECT = {
     "smooth in grey": Image.fromarray(smooth(128)),
     "JPEG as PNG": Image.fromarray(jpeg(disk(), 75)),
     "bad JPEG as PNG": Image.fromarray(jpeg(smooth(), 30)),
-    "resized": Image.fromarray(cv2.resize(disk()[::2, ::2], SIZE[::-1], interpolation=cv2.INTER_LINEAR)),
+    "resized": Image.fromarray(
+        cv2.resize(disk()[::2, ::2], SIZE[::-1], interpolation=cv2.INTER_LINEAR)
+    ),
     "two whites": Image.fromarray(np.where(np.arange(SIZE[1]) % 40 < 20, disk(value=254), disk())),
     "white with alpha": with_alpha(255, disk(), "RGBA"),
     "black with alpha": with_alpha(0, disk(), "RGBA"),
@@ -101,11 +103,20 @@ def enlarged(mask: np.ndarray) -> np.ndarray:
         cv2.GaussianBlur(disk(), (31, 31), 9),
         np.full(SIZE, 255, dtype=np.uint8) - (np.arange(SIZE[1], dtype=np.uint8) % 2),
     ],
-    ids=["ids resized", "greys resized", "greys as JPEG", "ids as JPEG", "blurred", "white without background"],
+    ids=[
+        "ids resized",
+        "greys resized",
+        "greys as JPEG",
+        "ids as JPEG",
+        "blurred",
+        "white without background",
+    ],
 )
 def test_values_that_are_no_ids_are_refused(tmp_path: Path, mask: np.ndarray) -> None:
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    with pytest.raises(MaskError, match=r"mask\.png holds .* save it as PNG with one flat value per object"):
+    with pytest.raises(
+        MaskError, match=r"mask\.png holds .* save it as PNG with one flat value per object"
+    ):
         read_first_mask(tmp_path / "mask.png", SIZE)
 
 
@@ -114,14 +125,20 @@ def test_several_objects_keep_their_ids(tmp_path: Path) -> None:
     thin[10, 10:150] = 2
     thin[60:110, 65] = 4
     flags = two(128, 255)
-    for number, mask in enumerate((thin, flags, two(1, 2), two(254, 7), np.diag(np.full(120, 5, dtype=np.uint8)))):
+    for number, mask in enumerate(
+        (thin, flags, two(1, 2), two(254, 7), np.diag(np.full(120, 5, dtype=np.uint8)))
+    ):
         write_mask(tmp_path / "palette.png", mask)
         Image.fromarray(mask).save(tmp_path / "grey.png")
         for name in ("palette.png", "grey.png"):
-            np.testing.assert_array_equal(read_first_mask(tmp_path / name, mask.shape), mask, err_msg=str(number))
+            np.testing.assert_array_equal(
+                read_first_mask(tmp_path / name, mask.shape), mask, err_msg=str(number)
+            )
 
 
-def test_a_palette_with_clear_entries_keeps_its_ids_and_a_sorted_one_is_read_by_colour(tmp_path: Path) -> None:
+def test_a_palette_with_clear_entries_keeps_its_ids_and_a_sorted_one_is_read_by_colour(
+    tmp_path: Path,
+) -> None:
     image = Image.fromarray(two(1, 2))
     image.putpalette(palette().tobytes())
     image.save(tmp_path / "clear.png", transparency=bytes([0, 128, 200]))
@@ -152,7 +169,11 @@ def test_real_annotations_keep_every_id(data_dir: Path) -> None:
     files = [
         *list((data_dir / "davis2017" / "Annotations").rglob("*.png"))[::4],
         *list((data_dir / "davis2016_train_masks").rglob("*.png"))[::40],
-        *(path for path in (data_dir / "multiobject_240p").rglob("*.png") if "Images" not in str(path)),
+        *(
+            path
+            for path in (data_dir / "multiobject_240p").rglob("*.png")
+            if "Images" not in str(path)
+        ),
     ]
     assert len(files) > 200
     for path in files:
@@ -162,4 +183,6 @@ def test_real_annotations_keep_every_id(data_dir: Path) -> None:
         if stored.any():
             only_white = np.unique(stored[stored > 0]).tolist() == [255]
             expected = np.where(stored == 255, 1, stored) if only_white else stored
-            np.testing.assert_array_equal(read_first_mask(path, stored.shape), expected, err_msg=str(path))
+            np.testing.assert_array_equal(
+                read_first_mask(path, stored.shape), expected, err_msg=str(path)
+            )

@@ -130,7 +130,10 @@ def test_every_command_saves_the_same_frames_of_a_damaged_file(data_dir, tmp_pat
     entry = sampled(path, tmp_path / "shards")
     masks, error = propagated(path, tmp_path / "masks")
     rows = served(path)
-    assert (entry.outcome, entry.frames, entry.first_bad_frame) == ("quarantined", *[SAVED[name]] * 2)
+    assert (entry.outcome, entry.frames, entry.first_bad_frame) == (
+        "quarantined",
+        *[SAVED[name]] * 2,
+    )
     assert masks == SAVED[name]
     assert error is not None
     assert error.frame == SAVED[name]
@@ -167,7 +170,10 @@ def test_a_name_is_never_taken_for_a_protocol_or_a_pattern(tiny_video, tmp_path,
 
 @pytest.mark.parametrize(
     "text",
-    ["#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"],
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {}\n",
+    ],
 )
 def test_a_playlist_named_like_a_video_opens_no_other_file(tiny_video, tmp_path, text):
     shutil.copy(tiny_video, tmp_path / "private.mp4")
@@ -199,7 +205,9 @@ def test_a_frame_shown_for_long_is_not_taken_for_a_file_cut_short(tmp_path, movi
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("flip_rows", [False, True])
 @pytest.mark.parametrize("flip_columns", [False, True])
-def test_an_orientation_is_mirrored_where_no_quarter_turns_give_it(transposed, flip_rows, flip_columns):
+def test_an_orientation_is_mirrored_where_no_quarter_turns_give_it(
+    transposed, flip_rows, flip_columns
+):
     orientation = Orientation(transposed=transposed, flip_rows=flip_rows, flip_columns=flip_columns)
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     turns = [np.rot90(image, k) for k in range(4)]

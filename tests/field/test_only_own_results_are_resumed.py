@@ -45,13 +45,19 @@ def foreign(tmp_path: Path) -> Path:
     return folder
 
 
-def test_masks_of_another_program_are_refused_and_replaced_on_request(frames: Path, foreign: Path) -> None:
+def test_masks_of_another_program_are_refused_and_replaced_on_request(
+    frames: Path, foreign: Path
+) -> None:
     call = ("propagate", frames, "--box", "1,20,60,80,120", "--out", foreign, *COPY)
     done = corrfractal(*call)
     assert done.exit_code == 2
     assert f"{foreign}/00000.png exists, and is not what this command wrote" in done.output
     assert "--overwrite" in done.output
-    assert sorted(path.name for path in foreign.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert sorted(path.name for path in foreign.iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "00002.png",
+    ]
     done = corrfractal(*call, "--overwrite")
     assert done.exit_code == 0, done.output
     assert "kept" not in done.output
@@ -67,7 +73,9 @@ def test_the_fields_masks_of_another_program_are_refused(data_dir: Path, tmp_pat
     assert "exists, and is not what this command wrote" in done.output
 
 
-def test_a_note_of_another_call_keeps_nothing(frames: Path, foreign: Path, moving_frames: np.ndarray) -> None:
+def test_a_note_of_another_call_keeps_nothing(
+    frames: Path, foreign: Path, moving_frames: np.ndarray
+) -> None:
     (foreign / "propagation.json").write_text('{"digest": "0", "frames": 3}')
     done = corrfractal("propagate", frames, "--box", "1,20,60,80,120", "--out", foreign, *COPY)
     assert done.exit_code == 2
@@ -125,7 +133,9 @@ def test_an_evaluation_believes_no_prediction_that_it_did_not_write(
 
 
 @pytest.mark.parametrize("name", ["scores.json", "report.html", "sequences/one.json"])
-def test_files_of_others_in_a_folder_for_scores_are_refused(davis: Path, tmp_path: Path, name: str) -> None:
+def test_files_of_others_in_a_folder_for_scores_are_refused(
+    davis: Path, tmp_path: Path, name: str
+) -> None:
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"J": 1.0}))

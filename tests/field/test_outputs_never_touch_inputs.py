@@ -32,7 +32,10 @@ def corrfractal(*args: object) -> Result:
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture
@@ -116,7 +119,19 @@ def test_propagate_refuses_outputs_that_touch_inputs_before_it_writes(
 def test_outputs_beside_their_inputs_are_fine(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(user)
     before = contents(user)
-    call = ("propagate", "fr", "--mask", "m.png", "--out", "o", "--video", "x.mp4", "--cutout", "o/cut", *COPY)
+    call = (
+        "propagate",
+        "fr",
+        "--mask",
+        "m.png",
+        "--out",
+        "o",
+        "--video",
+        "x.mp4",
+        "--cutout",
+        "o/cut",
+        *COPY,
+    )
     assert corrfractal(*call).exit_code == 0
     again = corrfractal(*call)
     assert again.exit_code == 0, again.output
@@ -126,7 +141,9 @@ def test_outputs_beside_their_inputs_are_fine(user: Path, monkeypatch: pytest.Mo
     assert len(list((user / "o" / "cut").iterdir())) == 4
 
 
-def test_other_commands_refuse_outputs_that_touch_inputs(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_commands_refuse_outputs_that_touch_inputs(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(user)
     (user / "flow.toml").write_text('sources = ["shards/v.mp4"]\nout = "."\n')
     (user / "shards").mkdir()
@@ -164,7 +181,9 @@ def test_what_a_call_may_write_is_decided_by_place_not_by_spelling(tmp_path: Pat
     ):
         with pytest.raises(CallError, match=r"--out .* (is|lies in|contains) the input"):
             refuse_overlap({"--out": out}, [given])
-    refuse_overlap({"--out": "s3://bucket/shards"}, ["s3://bucket/videos", inside, tmp_path / "no such file"])
+    refuse_overlap(
+        {"--out": "s3://bucket/shards"}, ["s3://bucket/videos", inside, tmp_path / "no such file"]
+    )
     refuse_overlap({"--out": tmp_path / "in2"}, [inside])
 
 
@@ -177,7 +196,9 @@ def test_an_evaluation_refuses_to_write_into_its_data_set(davis: Path) -> None:
     assert contents(davis) == before
 
 
-def test_a_result_that_was_edited_is_not_deleted_and_own_ones_are_replaced(user: Path, tmp_path: Path) -> None:
+def test_a_result_that_was_edited_is_not_deleted_and_own_ones_are_replaced(
+    user: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "o"
     call = ("propagate", user / "fr", "--out", out, "--video", tmp_path / "x.mp4", *COPY)
     assert corrfractal(*call, "--box", "1,20,60,80,120").exit_code == 0
@@ -203,7 +224,12 @@ def test_a_note_knows_its_files_by_their_hash_and_survives_a_torn_line(tmp_path:
     again = Written(tmp_path / "note.jsonl")
     again.write(tmp_path / "later", b"later")
     again = Written(tmp_path / "note.jsonl")
-    assert [again.owns(tmp_path / n) for n in ("kept", "edited", "later", "note.jsonl")] == [True, False, True, False]
+    assert [again.owns(tmp_path / n) for n in ("kept", "edited", "later", "note.jsonl")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert again.clear() == [tmp_path / "edited"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edited", "note.jsonl"]
 
@@ -219,7 +245,9 @@ def test_a_page_is_replaced_only_while_it_is_as_written(tmp_path: Path) -> None:
     refuse_foreign_page(page, overwrite=True)
 
 
-def test_precompute_takes_no_plan_or_manifest_of_others_for_its_own(user: Path, tmp_path: Path) -> None:
+def test_precompute_takes_no_plan_or_manifest_of_others_for_its_own(
+    user: Path, tmp_path: Path
+) -> None:
     for name in (PLAN, "manifest.json", "quarantine.jsonl", "shard-000007.json"):
         out = tmp_path / "out" / name
         out.mkdir(parents=True)
@@ -231,7 +259,13 @@ def test_precompute_takes_no_plan_or_manifest_of_others_for_its_own(user: Path, 
 
 def test_a_copy_of_a_checkpoint_is_no_checkpoint_and_stays(tmp_path: Path) -> None:
     def save(step: int) -> None:
-        facts = {"model": {}, "optimizer": {}, "shards_digest": "", "config_digest": "", "run_id": ""}
+        facts = {
+            "model": {},
+            "optimizer": {},
+            "shards_digest": "",
+            "config_digest": "",
+            "run_id": "",
+        }
         save_checkpoint(tmp_path, Checkpoint(step=step, **facts), keep=1)
 
     save(1)

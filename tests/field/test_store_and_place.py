@@ -36,7 +36,14 @@ from corrfractal.errors import CallError, CorrFractalError, IntegrityError, NotF
 from corrfractal.manifest import LabelStatistics, Manifest, Statistics, seal, to_text
 from corrfractal.sample import SCHEMA
 from corrfractal.scores import Scores
-from corrfractal.store import local_file, mlflow_revisions, sqlite_file, sqlite_uri, store_lock, tracking_uri
+from corrfractal.store import (
+    local_file,
+    mlflow_revisions,
+    sqlite_file,
+    sqlite_uri,
+    store_lock,
+    tracking_uri,
+)
 from inference.evaluation import Davis
 from inference.load import resolve_model
 from inference.registry import log_scores
@@ -50,8 +57,25 @@ from training.tracking import MetricLine, RunLog, start_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
-EMPTY = dict.fromkeys(("samples", "frames", "bytes", "sources", "sampled", "quarantined", "rejected"), 0)
-ODD = ["w?x", "p%41q", "a#b", "two words", "%", "ü-名", "it's", '"', "&", ";", "a=b&c", "new\nline", "a@b:c", "x://y"]
+EMPTY = dict.fromkeys(
+    ("samples", "frames", "bytes", "sources", "sampled", "quarantined", "rejected"), 0
+)
+ODD = [
+    "w?x",
+    "p%41q",
+    "a#b",
+    "two words",
+    "%",
+    "ü-名",
+    "it's",
+    '"',
+    "&",
+    ";",
+    "a=b&c",
+    "new\nline",
+    "a@b:c",
+    "x://y",
+]
 ALL_ODD = "w?x p%41q#ü&;'\"="
 
 
@@ -109,7 +133,9 @@ def call(*arguments: str) -> Result:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def artifacts_of(run_id: str) -> Path:
@@ -145,7 +171,9 @@ def test_sqlalchemy_finds_the_file_of_a_uri_whatever_its_name(name: str, tmp_pat
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
 
-def test_an_ordinary_uri_stays_as_mlflow_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_uri_stays_as_mlflow_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     assert tracking_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
@@ -160,10 +188,17 @@ def test_in_a_folder_of_any_name_a_store_is_made_there_and_its_model_found(
     shutil.copytree(project / "runs", folder / "runs")
     monkeypatch.chdir(folder)
     run_id = start_run(tracking_uri(), "second", {}, folder / "shards", held.shards_digest)
-    version = register(folder / "runs" / "first" / "model.safetensors", run_id, tracking_uri(), held.shards_digest)
+    version = register(
+        folder / "runs" / "first" / "model.safetensors", run_id, tracking_uri(), held.shards_digest
+    )
 
     assert [path.name for path in tmp_path.iterdir()] == [ALL_ODD]
-    assert sorted(path.name for path in folder.iterdir()) == ["mlartifacts", "mlflow.db", "runs", "shards"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "mlartifacts",
+        "mlflow.db",
+        "runs",
+        "shards",
+    ]
     found = resolve_model(None)
     assert (found.name, found.run_id) == (version.uri, run_id)
     assert found.path is not None
@@ -201,7 +236,9 @@ def test_what_cannot_be_a_store_is_refused_by_every_command_and_by_doctor(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_whose_name_is_not_utf8_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -210,8 +247,12 @@ def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path, monkeypatch:
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a'b/1", 'a"b/1', "a'b\"c/1", "x%/1", "a\\/1", "`/1", "corrfractal/7", "ü;--@x"])
-def test_names_of_models_are_quoted_in_searches(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["a'b/1", 'a"b/1', "a'b\"c/1", "x%/1", "a\\/1", "`/1", "corrfractal/7", "ü;--@x"]
+)
+def test_names_of_models_are_quoted_in_searches(
+    name: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     one_sentence(call("models", "show", name), 2, "no model")
 
@@ -253,7 +294,11 @@ def test_a_copied_project_leaves_the_original_alone(project: Path, copy: Path, h
 
 
 def test_a_copied_data_base_alone_reads_the_old_artefacts_and_writes_new_ones_beside_itself(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: Job, capsys: pytest.CaptureFixture[str]
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    held: Job,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(project / "mlflow.db", tmp_path)
@@ -268,7 +313,9 @@ def test_a_copied_data_base_alone_reads_the_old_artefacts_and_writes_new_ones_be
     assert files(project) == before
 
 
-def test_artefacts_that_were_put_elsewhere_on_purpose_stay_there(copy: Path, tmp_path: Path) -> None:
+def test_artefacts_that_were_put_elsewhere_on_purpose_stay_there(
+    copy: Path, tmp_path: Path
+) -> None:
     """A store of an earlier version, without the tag, whose experiment was given a folder of its
     own."""
     elsewhere = (tmp_path / "nas" / "artefacts").as_uri()
@@ -305,7 +352,11 @@ def test_a_run_that_was_moved_or_copied_with_its_store_uses_that_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert local_file(store_of_run(held, copy / "runs" / "first", None)) == copy / "mlflow.db"
-    gone = replace(held, tracking_uri=sqlite_uri(tmp_path / "gone" / "mlflow.db"), out=str(tmp_path / "gone" / "run"))
+    gone = replace(
+        held,
+        tracking_uri=sqlite_uri(tmp_path / "gone" / "mlflow.db"),
+        out=str(tmp_path / "gone" / "run"),
+    )
     assert local_file(store_of_run(gone, copy / "first", None)) == copy / "mlflow.db"
     monkeypatch.chdir(project)
     assert local_file(store_of_run(gone, tmp_path / "run", None)) == project / "mlflow.db"
@@ -316,10 +367,14 @@ def test_another_store_than_the_run_has_is_refused_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = project / "runs" / "first"
-    with pytest.raises(CallError, match=r"recorded in the MLflow store .*, not in sqlite:///.*/other\.db: name"):
+    with pytest.raises(
+        CallError, match=r"recorded in the MLflow store .*, not in sqlite:///.*/other\.db: name"
+    ):
         store_of_run(held, run, sqlite_uri(tmp_path / "other.db"))
     gone = replace(held, tracking_uri=sqlite_uri(tmp_path / "gone.db"))
-    with pytest.raises(CallError, match=r"gone\.db, and that file does not exist: name its present place"):
+    with pytest.raises(
+        CallError, match=r"gone\.db, and that file does not exist: name its present place"
+    ):
         store_of_run(gone, tmp_path / "run", None)
     other = replace(held, run_id="0" * 32)
     with pytest.raises(CallError, match=r"mlflow\.db, and that store no longer holds it"):
@@ -336,7 +391,9 @@ def test_another_store_than_the_run_has_is_refused_in_one_sentence(
     [("models", "list"), ("models", "show", "1"), ("models", "history"), ("models", "promote", "1"),
      ("models", "export", "1", "--out", "exported"), ("lineage", "1")],
 )  # fmt: skip
-def test_looking_creates_nothing(command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_creates_nothing(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     one_sentence(call(*command), 2, str(tmp_path / "mlflow.db"), "does not exist")
     assert doctor.check_tracking().level == "ok"
@@ -359,8 +416,12 @@ def _train(project: Path, uri: str, digest: str, gate: multiprocessing.synchroni
     register(project / "runs" / "first" / "model.safetensors", run_id, uri, digest)
 
 
-def test_several_first_trainings_at_once_share_one_store(project: Path, held: Job, tmp_path: Path) -> None:
-    (tmp_path / ".mlflow.db.new").write_text("left by a process that was killed while it created the store")
+def test_several_first_trainings_at_once_share_one_store(
+    project: Path, held: Job, tmp_path: Path
+) -> None:
+    (tmp_path / ".mlflow.db.new").write_text(
+        "left by a process that was killed while it created the store"
+    )
     file = tmp_path / "mlflow.db"
     fork = multiprocessing.get_context("fork")
     gate = fork.Barrier(3)
@@ -373,9 +434,13 @@ def test_several_first_trainings_at_once_share_one_store(project: Path, held: Jo
     assert [process.exitcode for process in processes] == [0] * 3
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts"}
     with contextlib.closing(sqlite3.connect(file)) as base:
-        assert base.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (3,)
+        assert base.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (
+            3,
+        )
         assert base.execute("SELECT count(*) FROM model_versions").fetchone() == (3,)
-        assert base.execute("SELECT count(*) FROM experiments WHERE name = 'corrfractal'").fetchone() == (1,)
+        assert base.execute(
+            "SELECT count(*) FROM experiments WHERE name = 'corrfractal'"
+        ).fetchone() == (1,)
 
 
 def test_the_lock_of_a_killed_process_does_not_hold(tmp_path: Path) -> None:
@@ -398,7 +463,9 @@ def test_the_lock_of_a_killed_process_does_not_hold(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_waits_for_the_lock_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_waits_for_the_lock_too_long_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "CREATE_SECONDS", 0.2)
     with (
         store_lock(tmp_path / "mlflow.db"),
@@ -414,7 +481,9 @@ class _Race(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         exists = self.server.asked  # type: ignore[attr-defined]
-        known = {"experiment": {"experiment_id": "7", "name": "corrfractal", "lifecycle_stage": "active"}}
+        known = {
+            "experiment": {"experiment_id": "7", "name": "corrfractal", "lifecycle_stage": "active"}
+        }
         missing = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"}
         self._answer(200 if exists or "health" in self.path else 404, known if exists else missing)
 
@@ -515,7 +584,9 @@ def every_command(exit_code: int, *parts: str) -> None:
     assert all(part in finding.found for part in parts)
 
 
-@pytest.mark.parametrize(("damage", "exit_code", "said"), STATES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("damage", "exit_code", "said"), STATES, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_a_store_that_cannot_be_used_is_one_sentence_from_every_command(
     damage: object, exit_code: int, said: str, copy: Path
 ) -> None:
@@ -526,14 +597,18 @@ def test_a_store_that_cannot_be_used_is_one_sentence_from_every_command(
     assert files(copy) == before
 
 
-def test_a_locked_store_is_one_sentence_from_every_command(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_store_is_one_sentence_from_every_command(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect("mlflow.db")) as base:
         base.execute("BEGIN EXCLUSIVE")
         every_command(1, f"store {copy}/mlflow.db is locked by another process")
 
 
-def test_damage_behind_the_first_page_is_found_by_doctor_and_one_sentence_in_use(copy: Path) -> None:
+def test_damage_behind_the_first_page_is_found_by_doctor_and_one_sentence_in_use(
+    copy: Path,
+) -> None:
     contents = bytearray((copy / "mlflow.db").read_bytes())
     contents[8192:] = os.urandom(len(contents) - 8192)
     (copy / "mlflow.db").write_bytes(contents)
@@ -544,7 +619,9 @@ def test_damage_behind_the_first_page_is_found_by_doctor_and_one_sentence_in_use
 def test_missing_artefacts_are_named_and_the_starter_is_not_taken_instead(copy: Path) -> None:
     resolve_model(None)
     shutil.rmtree("mlartifacts")
-    with pytest.raises(IntegrityError, match=rf"models:/corrfractal/1 is in the MLflow store.*{copy}"):
+    with pytest.raises(
+        IntegrityError, match=rf"models:/corrfractal/1 is in the MLflow store.*{copy}"
+    ):
         resolve_model(None)
 
 
@@ -562,7 +639,9 @@ def test_a_full_disk_and_a_read_only_file_are_told_apart(tmp_path: Path) -> None
     engine.dispose()
     assert str(file) in str(tracking.store_error(full.value, sqlite_uri(file)))
     assert "is full" in str(tracking.store_error(full.value, sqlite_uri(file)))
-    assert "cannot be written (read-only)" in str(tracking.store_error(read_only.value, sqlite_uri(file)))
+    assert "cannot be written (read-only)" in str(
+        tracking.store_error(read_only.value, sqlite_uri(file))
+    )
 
 
 # Servers
@@ -575,22 +654,31 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("uri", ["http://ann:s3cret@127.0.0.1:9", "postgresql://ann:s3cret@127.0.0.1:9/db"])
-def test_a_server_that_is_away_is_one_sentence_at_once(uri: str, monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+@pytest.mark.parametrize(
+    "uri", ["http://ann:s3cret@127.0.0.1:9", "postgresql://ann:s3cret@127.0.0.1:9/db"]
+)
+def test_a_server_that_is_away_is_one_sentence_at_once(
+    uri: str, monkeypatch: pytest.MonkeyPatch, copy: Path
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = time.monotonic()
     every_command(1, uri.replace("s3cret", "***"), "did not answer", "refused")
     assert time.monotonic() - started < 10
 
 
-def test_a_server_that_never_answers_is_one_sentence(silent: str, monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+def test_a_server_that_never_answers_is_one_sentence(
+    silent: str, monkeypatch: pytest.MonkeyPatch, copy: Path
+) -> None:
     monkeypatch.setattr(store, "ANSWER_SECONDS", 0.1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{silent}")
     every_command(1, silent, "did not answer", "timed out")
 
 
 def test_an_evaluation_whose_store_breaks_keeps_its_scores_and_says_so(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_session: None
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ray_session: None,
 ) -> None:
     render_evaluation_set(copy / "davis", sequences=1, frames=4, size=(64, 64))
     summarize = Davis.summarize
@@ -604,7 +692,11 @@ def test_an_evaluation_whose_store_breaks_keeps_its_scores_and_says_so(
     assert (copy / "scores" / "scores.json").exists()
     assert (copy / "scores" / "report.html").exists()
     assert 0 <= evaluation.JF <= 1
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: the scores are in")]
+    said = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("warning: the scores are in")
+    ]
     assert len(said) == 1
     assert f"{copy}/mlflow.db is damaged" in said[0]
 
@@ -657,7 +749,9 @@ def test_a_store_of_no_known_kind_is_refused_and_nothing_else_is_taken(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_registry_apart_from_the_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_apart_from_the_runs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")

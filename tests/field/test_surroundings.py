@@ -69,18 +69,29 @@ REDIRECTIONS = (
 
 
 @pytest.mark.parametrize("redirection", REDIRECTIONS)
-def test_a_stream_that_takes_nothing_costs_finished_work_no_exit_code(work: Path, redirection: str) -> None:
+def test_a_stream_that_takes_nothing_costs_finished_work_no_exit_code(
+    work: Path, redirection: str
+) -> None:
     line = f"set -o pipefail; {sys.executable} {work} {redirection}"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, errors="replace")
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=60, errors="replace"
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    "variables", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0"},
+    ],
 )
-def test_a_character_that_a_stream_cannot_show_stops_nothing(work: Path, variables: dict[str, str]) -> None:
+def test_a_character_that_a_stream_cannot_show_stops_nothing(
+    work: Path, variables: dict[str, str]
+) -> None:
     done = subprocess.run([sys.executable, str(work), "--json"], env=variables, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"name": "\udcff"}
@@ -91,7 +102,9 @@ def test_a_closed_standard_output_is_not_given_to_the_next_file(tmp_path: Path) 
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from corrfractal.streams import prepare_streams\n"
         f"prepare_streams(); file = open({str(tmp_path / 'video')!r}, 'w'); os.write(1, b'what a library prints')"
     )
-    subprocess.run(["bash", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], check=True, timeout=60)
+    subprocess.run(
+        ["bash", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], check=True, timeout=60
+    )
     assert (tmp_path / "video").read_bytes() == b""
 
 
@@ -156,7 +169,13 @@ def _dead() -> str:
 def test_a_variable_that_cannot_work_is_found_within_seconds_with_what_to_change(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
 ) -> None:
-    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_TMPDIR",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_AUTH_MODE",
+    ):
         monkeypatch.delenv(name, raising=False)
     assert find_faults("any", "training", *ray_groups()) == []
     monkeypatch.setenv(variable, _dead() if value == "DEAD" else value)
@@ -169,7 +188,9 @@ def test_a_variable_that_cannot_work_is_found_within_seconds_with_what_to_change
 
 
 @pytest.mark.parametrize("value", ["", " ", "local"])
-def test_an_address_that_names_no_cluster_means_this_machine(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_address_that_names_no_cluster_means_this_machine(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
     assert ray_groups() == ("ray", "private ray")
 
@@ -193,13 +214,17 @@ def test_a_head_that_runs_is_recognised(monkeypatch: pytest.MonkeyPatch, ray_ses
     "variable",
     ["RAY_memory_monitor_refresh_ms", "OPENCV_IO_MAX_IMAGE_PIXELS", "OPENCV_FOR_THREADS_NUM"],
 )
-def test_a_setting_that_crashes_a_library_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_setting_that_crashes_a_library_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, "abc")
     (fault,) = crash_faults()
     assert variable in fault.name
 
 
-def test_precompute_with_a_dead_cluster_ends_with_one_sentence(tiny_video: Path, tmp_path: Path) -> None:
+def test_precompute_with_a_dead_cluster_ends_with_one_sentence(
+    tiny_video: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [COMMAND, "precompute", str(tiny_video), "--out", str(tmp_path / "s")],
         env=os.environ | {"RAY_ADDRESS": _dead()}, capture_output=True, text=True, timeout=30,
@@ -209,8 +234,17 @@ def test_precompute_with_a_dead_cluster_ends_with_one_sentence(tiny_video: Path,
     assert "Traceback" not in done.stderr
 
 
-def test_a_store_that_does_not_answer_is_reported_before_the_work(tiny_video: Path, tmp_path: Path) -> None:
-    line = ["precompute", str(tiny_video), "--out", str(tmp_path / "s"), "--tracking-uri", f"http://{_dead()}"]
+def test_a_store_that_does_not_answer_is_reported_before_the_work(
+    tiny_video: Path, tmp_path: Path
+) -> None:
+    line = [
+        "precompute",
+        str(tiny_video),
+        "--out",
+        str(tmp_path / "s"),
+        "--tracking-uri",
+        f"http://{_dead()}",
+    ]
     done = CliRunner().invoke(main, line)
     assert done.exit_code == 1
     assert "did not answer" in done.output
@@ -218,17 +252,30 @@ def test_a_store_that_does_not_answer_is_reported_before_the_work(tiny_video: Pa
 
 
 def test_a_store_that_fails_after_the_work_costs_finished_shards_no_exit_code(
-    tiny_video: Path, tmp_path: Path, ray_session: None, web_server: str, monkeypatch: pytest.MonkeyPatch
+    tiny_video: Path,
+    tmp_path: Path,
+    ray_session: None,
+    web_server: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "unused")  # MLflow sets it; restored after the test
-    line = ["precompute", str(tiny_video), "--out", str(tmp_path / "s"), "--tracking-uri", f"http://{web_server}"]
+    line = [
+        "precompute",
+        str(tiny_video),
+        "--out",
+        str(tmp_path / "s"),
+        "--tracking-uri",
+        f"http://{web_server}",
+    ]
     done = CliRunner().invoke(main, line)
     assert done.exit_code == 0, done.output
     assert "but not in MLflow: " in done.output
     assert (tmp_path / "s" / "manifest.json").exists()
 
 
-def test_a_pipe_or_a_device_is_refused_where_a_file_is_named(tmp_path: Path, tiny_video: Path) -> None:
+def test_a_pipe_or_a_device_is_refused_where_a_file_is_named(
+    tmp_path: Path, tiny_video: Path
+) -> None:
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
     for line in (
@@ -246,14 +293,18 @@ def test_a_pipe_or_a_device_is_refused_where_a_file_is_named(tmp_path: Path, tin
     assert Path(pipe).is_fifo()
 
 
-@pytest.mark.parametrize("line", [["plan", ""], ["inspect", "x", "--html", ""], ["precompute", "x", "--out="]])
+@pytest.mark.parametrize(
+    "line", [["plan", ""], ["inspect", "x", "--html", ""], ["precompute", "x", "--out="]]
+)
 def test_an_empty_argument_is_not_taken_for_the_working_folder(line: list[str]) -> None:
     done = CliRunner().invoke(main, line)
     assert done.exit_code == 2
     assert "an argument is empty" in done.output
 
 
-def test_a_tilde_that_the_shell_left_means_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tilde_that_the_shell_left_means_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert f"{tmp_path}/nowhere" in CliRunner().invoke(main, ["inspect", "~/nowhere"]).output
 

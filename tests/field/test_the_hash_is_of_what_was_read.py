@@ -67,7 +67,8 @@ def build(sources: list[Source], out: Path) -> SourceEntry:
     make_shard(spec, str(out), CONFIG)
     sidecar = read_sealed(out / sidecar_name(spec.name), Sidecar)
     (entry,) = sidecar.sources
-    assert bool(sidecar.samples) == (entry.outcome == "sampled")  # of a changed file nothing is stored
+    # Of a changed file nothing is stored
+    assert bool(sidecar.samples) == (entry.outcome == "sampled")
     return entry
 
 
@@ -98,7 +99,9 @@ def test_a_file_that_was_removed_is_quarantined(video, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["rename", "append", "overwrite", "remove"])
-def test_a_file_that_changes_while_it_is_decoded_is_quarantined(video, other, tmp_path, monkeypatch, how):
+def test_a_file_that_changes_while_it_is_decoded_is_quarantined(
+    video, other, tmp_path, monkeypatch, how
+):
     sources = find_sources([str(video)])
 
     def change() -> None:
@@ -125,10 +128,14 @@ def test_a_file_that_never_stays_the_same_is_quarantined(video, tmp_path, monkey
     assert "it changed while it was read" in build(sources, tmp_path / "out").reason
 
 
-def test_a_hard_link_that_a_backup_adds_costs_another_read_and_no_clip(video, tmp_path, monkeypatch):
+def test_a_hard_link_that_a_backup_adds_costs_another_read_and_no_clip(
+    video, tmp_path, monkeypatch
+):
     sources = find_sources([str(video)])
     expected = build(sources, tmp_path / "first")
-    monkeypatch.setattr(shards, "open_video", interleaved(lambda: os.link(video, tmp_path / "backup.mp4")))
+    monkeypatch.setattr(
+        shards, "open_video", interleaved(lambda: os.link(video, tmp_path / "backup.mp4"))
+    )
     assert build(sources, tmp_path / "second") == expected
     name = "shard-000000.tar"
     assert file_sha256(tmp_path / "first" / name) == file_sha256(tmp_path / "second" / name)
@@ -186,7 +193,9 @@ def test_a_file_that_stays_the_same_is_hashed_once_and_decides_the_digest_alone(
     (source,) = find_sources([str(video)])
     # A hash that does not fit would be noticed, if the file were hashed again.
     assert build([replace(source, sha256="0" * 64)], tmp_path / "trusted").outcome == "sampled"
-    assert build([replace(source, sha256="0" * 64, state="")], tmp_path / "doubted").reason == REPLACED
+    assert (
+        build([replace(source, sha256="0" * 64, state="")], tmp_path / "doubted").reason == REPLACED
+    )
     plans = [make_plan([replace(source, state=known)], CONFIG) for known in (source.state, "")]
     assert plans[0].shards[0].digest == plans[1].shards[0].digest
 
@@ -199,12 +208,19 @@ def test_hashes_of_files_and_folders_are_those_that_data_sets_are_known_by(video
 
 
 @pytest.mark.parametrize("when", ["before the first frame", "after the first frame"])
-def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(video, other, tmp_path, monkeypatch, when):
+def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(
+    video, other, tmp_path, monkeypatch, when
+):
     mask = np.zeros((160, 192), dtype=np.uint8)
     mask[20:60, 20:60] = 1
     write_mask(tmp_path / "mask.png", mask)
     source = resolve_model("baseline:copy")
-    job = Job(video=video, given=Prompts(masks={0: tmp_path / "mask.png"}), out=tmp_path / "out", outputs=Outputs())
+    job = Job(
+        video=video,
+        given=Prompts(masks={0: tmp_path / "mask.png"}),
+        out=tmp_path / "out",
+        outputs=Outputs(),
+    )
     if when == "after the first frame":
         monkeypatch.setattr(propagate, "open_video", interleaved(lambda: other.replace(video)))
     opened = job.check()

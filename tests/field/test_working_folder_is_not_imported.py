@@ -45,9 +45,13 @@ def run(hostile: Path) -> Run:
 
     def call(*line: str, **variables: str) -> subprocess.CompletedProcess[str]:
         clean = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST", "MLFLOW"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTHON", "PYTEST", "MLFLOW"))
         }
-        done = subprocess.run(line, cwd=hostile, env=clean | variables, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            line, cwd=hostile, env=clean | variables, capture_output=True, text=True, timeout=120
+        )
         assert not (hostile.parent / "imported").exists(), (hostile.parent / "imported").read_text()
         assert done.returncode == 0, done.stderr
         return done
@@ -60,23 +64,35 @@ def _trap(folder: Path, name: str) -> str:
     return f"open({str(mark)!r}, 'a').write({name!r} + ' ')\nraise RuntimeError('the module of the user ran')\n"
 
 
-def test_precompute_and_its_ray_workers_import_nothing_of_the_working_folder(run: Run, tiny_video: Path) -> None:
-    done = run(COMMAND, "precompute", str(tiny_video), "--out", "shards", "--workers", "1", "--json")
+def test_precompute_and_its_ray_workers_import_nothing_of_the_working_folder(
+    run: Run, tiny_video: Path
+) -> None:
+    done = run(
+        COMMAND, "precompute", str(tiny_video), "--out", "shards", "--workers", "1", "--json"
+    )
     assert json.loads(done.stdout)["sampled"] == 1
 
 
 @pytest.mark.parametrize(
-    "line", [[COMMAND, "plan"], [sys.executable, "-m", "corrfractal", "plan"]], ids=["script", "module"]
+    "line",
+    [[COMMAND, "plan"], [sys.executable, "-m", "corrfractal", "plan"]],
+    ids=["script", "module"],
 )
-def test_the_command_itself_imports_nothing_of_the_working_folder(run: Run, tiny_video: Path, line: list[str]) -> None:
+def test_the_command_itself_imports_nothing_of_the_working_folder(
+    run: Run, tiny_video: Path, line: list[str]
+) -> None:
     assert "clips" in run(*line, str(tiny_video)).stdout
 
 
 def test_the_doctor_imports_nothing_of_the_working_folder(run: Run) -> None:
-    assert json.loads(run(sys.executable, "-m", "corrfractal", "doctor", "--json").stdout)["findings"]
+    assert json.loads(run(sys.executable, "-m", "corrfractal", "doctor", "--json").stdout)[
+        "findings"
+    ]
 
 
-@pytest.mark.parametrize("entries", ["", ".", "{elsewhere}:", ":{elsewhere}", "{here}", "./", "lib"])
+@pytest.mark.parametrize(
+    "entries", ["", ".", "{elsewhere}:", ":{elsewhere}", "{here}", "./", "lib"]
+)
 def test_an_entry_of_pythonpath_that_means_the_working_folder_is_dropped_for_this_process_and_its_children(
     hostile: Path, tmp_path: Path, entries: str
 ) -> None:
@@ -91,7 +107,11 @@ def test_an_entry_of_pythonpath_that_means_the_working_folder_is_dropped_for_thi
         "print(subprocess.check_output([sys.executable, '-c', 'import statistics; print(1)'], text=True))"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=hostile, env={"PYTHONPATH": given}, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code],
+        cwd=hostile,
+        env={"PYTHONPATH": given},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     kept = str(tmp_path) if "elsewhere" in entries else ""
@@ -111,11 +131,15 @@ def test_loader_processes_import_nothing_of_the_working_folder(run: Run) -> None
 def test_a_program_that_uses_the_library_keeps_its_search_path(tmp_path: Path) -> None:
     (tmp_path / "statistics.py").write_text("mean = 'mine'\n")
     code = f"import sys; sys.path.append({str(ROOT)!r}); import corrfractal, statistics; print(statistics.mean)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True
+    )
     assert done.stdout == "mine\n", done.stderr
 
 
 def test_ray_is_started_in_one_place_which_gives_workers_their_search_path() -> None:
     layers = ("corrfractal", "pipeline", "training", "inference", "cluster")
     files = [path for layer in layers for path in (ROOT / layer).rglob("*.py")]
-    assert [path.name for path in files if "ray.init(" in path.read_text(encoding="utf-8")] == ["runtime.py"]
+    assert [path.name for path in files if "ray.init(" in path.read_text(encoding="utf-8")] == [
+        "runtime.py"
+    ]

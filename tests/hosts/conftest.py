@@ -1,5 +1,5 @@
-"""A Ray cluster of three hosts with token authentication, an MLflow server with a login, a machine that submits jobs,
-and a ledger of faults."""
+"""A Ray cluster of three hosts with token authentication, an MLflow server with a login, a machine
+that submits jobs, and a ledger of faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def ledger() -> Iterator[Ledger]:
 def folder() -> Path:
     """The folder that the hosts share."""
     if "HOSTS" not in os.environ:
-        pytest.exit("these tests run within tests/hosts/enter.sh: `make test-cluster`", returncode=2)
+        pytest.exit(
+            "these tests run within tests/hosts/enter.sh: `make test-cluster`", returncode=2
+        )
     return Path(os.environ["HOSTS"])
 
 
@@ -57,7 +59,9 @@ def cluster(folder: Path, mlflow: MlflowServer) -> Iterator[Cluster]:
         "OMP_NUM_THREADS": "1",
         **mlflow.settings,
     }
-    hosts = tuple(Host(f"host{k}", f"{NETWORK}.{k}", folder / f"host{k}", environment) for k in (1, 2, 3))
+    hosts = tuple(
+        Host(f"host{k}", f"{NETWORK}.{k}", folder / f"host{k}", environment) for k in (1, 2, 3)
+    )
     cluster = Cluster(hosts, shared, token, token_file)
     for host in hosts:
         host.start()

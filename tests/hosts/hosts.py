@@ -1,7 +1,9 @@
-"""Hosts on one machine: each has processes, mounts, shared memory, a name and a network interface of its own.
+"""Hosts on one machine: each has processes, mounts, shared memory, a name and a network interface
+of its own.
 
-They are joined by a bridge, at which whoever made them is one more machine. What they share is the file system but for
-``/tmp``, ``/dev/shm`` and the home. Run within ``enter.sh``. Linux namespaces(7), veth(4), ip-link(8).
+They are joined by a bridge, at which whoever made them is one more machine. What they share is the
+file system but for ``/tmp``, ``/dev/shm`` and the home. Run within ``enter.sh``. Linux
+namespaces(7), veth(4), ip-link(8).
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Host:
-    """A host at the bridge. Its first process, ``init``, only waits; when it is killed all others of the host die."""
+    """A host at the bridge. Its first process, ``init``, only waits; when it is killed all others
+    of the host die."""
 
     name: str
     address: str
@@ -51,11 +54,24 @@ class Host:
         self.folder.mkdir(parents=True, exist_ok=True)
         (ready := self.folder / "tmp" / "ready").unlink(missing_ok=True)
         self._holder = subprocess.Popen(
-            [*UNSHARE, "bash", "-c", INIT, str(self.folder), str(ROOT), self.name], preexec_fn=_die_with_parent
+            [*UNSHARE, "bash", "-c", INIT, str(self.folder), str(ROOT), self.name],
+            preexec_fn=_die_with_parent,
         )
         self.init = until(lambda: _child(self._holder.pid), 10, f"{self.name} to exist")
         until(ready.exists, 10, f"the mounts of {self.name}")
-        run("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", str(self.init))
+        run(
+            "ip",
+            "link",
+            "add",
+            self.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            str(self.init),
+        )
         run("ip", "link", "set", self.name, "master", "bridge", "up")
         self._ip("link", "set", "lo", "up")
         self._ip("addr", "add", f"{self.address}/24", "dev", "eth0")
@@ -72,9 +88,18 @@ class Host:
         return [*f"nsenter -t {self.init} -n -m -p -u -i --".split(), *arguments]
 
     def settings(self) -> dict[str, str]:
-        """The environment of everything that runs here. Secrets come through it: all see a command's arguments."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "PYTEST_"))}
-        return {**kept, "HOME": "/tmp/home", "TMPDIR": "/tmp", "PYTHONPATH": str(ROOT), **self.environment}
+        """The environment of everything that runs here. Secrets come through it: all see a
+        command's arguments."""
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "PYTEST_"))
+        }
+        return {
+            **kept,
+            "HOME": "/tmp/home",
+            "TMPDIR": "/tmp",
+            "PYTHONPATH": str(ROOT),
+            **self.environment,
+        }
 
     def serve(self, service: str, *arguments: str, **environment: str) -> None:
         """Start a service; its output goes to ``SERVICE.log`` in the host's folder."""
@@ -95,7 +120,9 @@ class Host:
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
                     if (folder / "ns/pid").readlink() == here:
-                        found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
+                        found[int(folder.name)] = (
+                            (folder / "cmdline").read_text().replace("\0", " ").strip()
+                        )
         return found
 
     def runs(self, what: str) -> list[int]:
@@ -150,7 +177,9 @@ def make_bridge() -> None:
 
 def run(*command: str, environment: Mapping[str, str] | None = None) -> str:
     """Run a command; what it printed. Fails with that if the command does."""
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, (command, done.returncode, done.stdout, done.stderr)
     return done.stdout
 

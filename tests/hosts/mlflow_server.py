@@ -1,4 +1,5 @@
-"""The MLflow server of the hosts: PostgreSQL, an S3 server, a login and allowed hosts, at the bridge."""
+"""The MLflow server of the hosts: PostgreSQL, an S3 server, a login and allowed hosts, at the
+bridge."""
 
 from __future__ import annotations
 
@@ -49,12 +50,16 @@ class MlflowServer:
         self._keeper.communicate()
 
     def answer(self, password: str | None, host: str = address) -> int:
-        """The HTTP status for whoever asks with a password, or none, and calls the server by a name."""
+        """The HTTP status for whoever asks with a password, or none, and calls the server by a
+        name."""
         login = (
-            {} if password is None else {"Authorization": f"Basic {b64encode(f'{USER}:{password}'.encode()).decode()}"}
+            {}
+            if password is None
+            else {"Authorization": f"Basic {b64encode(f'{USER}:{password}'.encode()).decode()}"}
         )
         request = urllib.request.Request(
-            f"http://{self.address}/api/2.0/mlflow/experiments/search?max_results=9", headers={"Host": host, **login}
+            f"http://{self.address}/api/2.0/mlflow/experiments/search?max_results=9",
+            headers={"Host": host, **login},
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:

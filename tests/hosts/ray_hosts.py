@@ -1,4 +1,5 @@
-"""Ray on hosts: how it is started, what the submitting machine sees of it, and a ledger of what was done to it."""
+"""Ray on hosts: how it is started, what the submitting machine sees of it, and a ledger of what was
+done to it."""
 
 from __future__ import annotations
 
@@ -24,14 +25,17 @@ METRICS_PORTS = (METRICS_PORT, 44217, 44227)  # and of the head's autoscaler and
 # Short runs are measured: Ray exports metrics every ten seconds by default.
 REPORTING = {"RAY_metrics_report_interval_ms": "2000"}
 
-# A lost host is one that does not answer for three seconds, three times: Ray's own default is slower.
+# A lost host is one that does not answer for three seconds, three times: Ray's own default is
+# slower.
 DETECTION = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_grpc_client_keepalive_time_ms": "10000",  # or a caller waits for minutes for an answer that cannot come
+    # Or a caller waits for minutes for an answer that cannot come
+    "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # how long a host that is cut off waits before it gives up
+    # How long a host that is cut off waits before it gives up
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
 }
 
 
@@ -115,8 +119,8 @@ def exported(cluster: Cluster) -> set[str]:
 
 def start_ray(host: Host, head: Host, cpus: int = 1) -> None:
     """Start Ray on a host: the head itself, or a host that joins it."""
-    # A worker takes as many threads as it has CPUs to itself, and their number decides the order of its sums: one for
-    # each, as for two workers on one machine of two CPUs.
+    # A worker takes as many threads as it has CPUs to itself, and their number decides the order of
+    # its sums: one for each, as for two workers on one machine of two CPUs.
     allowed = sorted(os.sched_getaffinity(0))
     cpu = allowed[int(host.address.rsplit(".")[-1]) % len(allowed)]
     joining = [f"--address={head.address}:{RAY_PORT}"]

@@ -1,4 +1,5 @@
-"""One workflow of all stages, submitted from outside, while hosts are cut off and killed: it ends as if nothing was.
+"""One workflow of all stages, submitted from outside, while hosts are cut off and killed: it ends
+as if nothing was.
 
 The tests follow one job and build on one another: they run in this order.
 """
@@ -76,7 +77,9 @@ def alone(cluster: Cluster) -> Path:
     for name in ("alone", "faults"):
         (folder / f"{name}.toml").write_text(CONFIG.format(out=name))
     command = [sys.executable, "-m", "corrfractal", "run", "alone.toml"]
-    done = subprocess.run(command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return folder / "alone"
 
@@ -100,7 +103,8 @@ def metrics(cluster: Cluster) -> Iterator[set[str]]:
 @pytest.fixture(scope="module")
 def job(cluster: Cluster, alone: Path, metrics: set[str]) -> Iterator[Job]:
     follower = cluster.corrfractal("submit", str(cluster.shared / "faults.toml"))
-    with follower:  # or its pipe is left open, which pytest takes for an error after all tests have passed
+    # Or its pipe is left open, which pytest takes for an error after all tests have passed
+    with follower:
         assert follower.stdout is not None
         told = follower.stdout.readline()
         assert told.startswith("submitted job "), told + follower.communicate()[0]
@@ -110,7 +114,11 @@ def job(cluster: Cluster, alone: Path, metrics: set[str]) -> Iterator[Job]:
 
 def lost(cluster: Cluster, hosts: tuple[Host, ...], since: float) -> str:
     """Wait until the cluster knows that the hosts are gone; after how long."""
-    until(lambda: not {host.address for host in hosts} & cluster.alive(), 120, "the loss to be noticed")
+    until(
+        lambda: not {host.address for host in hosts} & cluster.alive(),
+        120,
+        "the loss to be noticed",
+    )
     return f"{time.monotonic() - since:.0f} s"
 
 
@@ -154,7 +162,11 @@ def delivered(job: Job, server: MlflowServer, names: set[str]) -> Delivered:
             patch.setenv(name, value)
         client = MlflowClient(server.settings["MLFLOW_TRACKING_URI"])
         until(lambda: client.get_run(run).info.status == "FINISHED", 120, "the run to be finished")
-        versions = until(lambda: client.search_model_versions(f"run_id='{run}'"), 120, "the model to be registered")
+        versions = until(
+            lambda: client.search_model_versions(f"run_id='{run}'"),
+            120,
+            "the model to be registered",
+        )
         return Delivered(
             metrics={name: client.get_metric_history(run, name) for name in names},
             files={entry.path for entry in client.list_artifacts(run)},
@@ -175,10 +187,15 @@ def test_shards_made_while_one_host_is_cut_off_and_another_killed_are_those_of_o
     assert not healthy(killed)
     until(manifest.exists, 240, "the manifest")
     recovered = f"{time.monotonic() - since:.0f} s: all 12 shards, {before} of them from before"
-    ours, theirs = (json.loads(path.read_text()) for path in (manifest, alone / "shards" / "manifest.json"))
+    ours, theirs = (
+        json.loads(path.read_text()) for path in (manifest, alone / "shards" / "manifest.json")
+    )
     assert ours["digest"] == theirs["digest"]
     ledger.note(
-        "precompute: one host cut off, raylet of another killed", noticed, recovered, "nothing: same manifest digest"
+        "precompute: one host cut off, raylet of another killed",
+        noticed,
+        recovered,
+        "nothing: same manifest digest",
     )
     for host in (cut, killed):
         cluster.revive(host)
@@ -192,7 +209,12 @@ def test_training_goes_on_from_its_checkpoint_without_its_follower_and_its_track
     job.follower.kill()
     job.follower.wait()
     assert status(cluster, job) == "RUNNING"
-    ledger.note("the process that submitted and follows is killed", "-", "-", "nothing: `cluster status` finds the job")
+    ledger.note(
+        "the process that submitted and follows is killed",
+        "-",
+        "-",
+        "nothing: `cluster status` finds the job",
+    )
 
     mlflow.stop()
     victim, since = at_work(cluster, "RayTrainWorker")[0], time.monotonic()
@@ -206,8 +228,14 @@ def test_training_goes_on_from_its_checkpoint_without_its_follower_and_its_track
     cluster.revive(victim)
     until((job.out / "training" / "result.json").exists, 300, "the end of training")
     assert steps(job.out) == list(range(1, 41))
-    ours, theirs = (CorrFractal.load(out / "training" / "model.safetensors").state_dict() for out in (job.out, alone))
-    print(f"\ntraining: lost after {noticed}, on after {recovered}, reached {reached}, checkpoint {kept}", flush=True)
+    ours, theirs = (
+        CorrFractal.load(out / "training" / "model.safetensors").state_dict()
+        for out in (job.out, alone)
+    )
+    print(
+        f"\ntraining: lost after {noticed}, on after {recovered}, reached {reached}, checkpoint {kept}",
+        flush=True,
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     ledger.note(
         f"training, 2 workers: one's host cut off after step {reached}", noticed, recovered,
@@ -226,10 +254,15 @@ def test_every_sequence_is_scored_once_though_a_host_is_lost(
     recovered = f"{time.monotonic() - since:.0f} s: all {3 * 4} sequences scored"
     assert status(cluster, job) == "SUCCEEDED"
     for name in ("model", "untrained", "copy"):
-        ours, theirs = (json.loads((out / "evaluation" / name / "scores.json").read_text()) for out in (job.out, alone))
+        ours, theirs = (
+            json.loads((out / "evaluation" / name / "scores.json").read_text())
+            for out in (job.out, alone)
+        )
         assert ours["per_object"] == theirs["per_object"]
         assert len({key.rsplit("_", 1)[0] for key in ours["per_object"]}) == 4
-    ledger.note("evaluation: a host cut off", noticed, recovered, "nothing: same scores, each sequence once")
+    ledger.note(
+        "evaluation: a host cut off", noticed, recovered, "nothing: same scores, each sequence once"
+    )
     cluster.revive(victim)
 
 
@@ -240,9 +273,17 @@ def test_everything_that_training_told_has_arrived_at_the_tracking_server(
     names = {name for line in written for name in line} - {"step", "time"}
     there = delivered(job, mlflow, names)
     for name in names:
-        assert [point.step for point in there.metrics[name]] == [line["step"] for line in written if name in line], name
+        assert [point.step for point in there.metrics[name]] == [
+            line["step"] for line in written if name in line
+        ], name
     assert [point.value for point in there.metrics["loss"]] == [line["loss"] for line in written]
-    assert {"manifest.json", "shards.json", "metrics.jsonl", "attempts.jsonl", "pictures"} <= there.files
+    assert {
+        "manifest.json",
+        "shards.json",
+        "metrics.jsonl",
+        "attempts.jsonl",
+        "pictures",
+    } <= there.files
     assert len(there.versions) == 1
     values = sum(map(len, there.metrics.values()))
     ledger.note(
@@ -254,13 +295,18 @@ def test_everything_that_training_told_has_arrived_at_the_tracking_server(
 def test_every_metric_of_the_dashboard_was_exported(metrics: set[str], job: Job) -> None:
     dashboard = json.loads((ROOT / "cluster" / "monitoring" / "dashboard.json").read_text())
     asked = {
-        name for panel in dashboard["panels"] for t in panel["targets"] for name in re.findall(r"ray_\w+", t["expr"])
+        name
+        for panel in dashboard["panels"]
+        for t in panel["targets"]
+        for name in re.findall(r"ray_\w+", t["expr"])
     }
     assert len(asked) == 10
     assert asked - metrics == set()
 
 
-def test_no_secret_is_in_a_file_of_the_run_or_of_ray(cluster: Cluster, job: Job, mlflow: MlflowServer) -> None:
+def test_no_secret_is_in_a_file_of_the_run_or_of_ray(
+    cluster: Cluster, job: Job, mlflow: MlflowServer
+) -> None:
     secrets = [cluster.token.encode(), mlflow.settings["MLFLOW_TRACKING_PASSWORD"].encode()]
     read, found = 0, []
     for top in (cluster.shared, *(host.folder for host in cluster.hosts)):

@@ -1,4 +1,5 @@
-"""Tiny data sets in the layouts of DAVIS-2017, YouTube-VOS, JHMDB and VIP, and a tiny video with its first mask."""
+"""Tiny data sets in the layouts of DAVIS-2017, YouTube-VOS, JHMDB and VIP, and a tiny video with
+its first mask."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ FRAMES = 7
 
 @pytest.fixture
 def davis(tmp_path: Path, moving_frames: np.ndarray) -> Path:
-    """Two sequences of 7 frames: ``still`` does not change, in ``moving`` two objects go with the picture."""
+    """Two sequences of 7 frames: ``still`` does not change, in ``moving`` two objects go with the
+    picture."""
     root = tmp_path / "davis"
     (root / "ImageSets" / "2017").mkdir(parents=True)
     (root / "ImageSets" / "2017" / "val.txt").write_text("still\nmoving\n")
@@ -53,7 +55,8 @@ def two_objects(t: int) -> np.ndarray:
 
 @pytest.fixture
 def youtubevos(tmp_path: Path, moving_frames: np.ndarray) -> Path:
-    """A video of 11 frames, every fifth annotated: object 1 from the start, object 2 from frame 5 on."""
+    """A video of 11 frames, every fifth annotated: object 1 from the start, object 2 from frame 5
+    on."""
     root = tmp_path / "youtubevos"
     pictures, masks = (root / "valid" / kind / "0a1b2c" for kind in ("JPEGImages", "Annotations"))
     pictures.mkdir(parents=True)
@@ -62,18 +65,23 @@ def youtubevos(tmp_path: Path, moving_frames: np.ndarray) -> Path:
         cv2.imwrite(str(pictures / f"{t:05d}.jpg"), moving_frames[t][..., ::-1])
     for t in (0, 5, 10):
         mask = two_objects(t)
-        write_mask(masks / f"{t:05d}.png", np.where(mask == 2, np.uint8(0), mask) if t == 0 else mask)
+        write_mask(
+            masks / f"{t:05d}.png", np.where(mask == 2, np.uint8(0), mask) if t == 0 else mask
+        )
     objects = {
         "1": {"category": "dog", "frames": ["00000", "00005", "00010"]},
         "2": {"category": "carousel", "frames": ["00005", "00010"]},
     }
-    (root / "valid" / "meta.json").write_text(json.dumps({"videos": {"0a1b2c": {"objects": objects}}}))
+    (root / "valid" / "meta.json").write_text(
+        json.dumps({"videos": {"0a1b2c": {"objects": objects}}})
+    )
     return root
 
 
 @pytest.fixture
 def jhmdb(tmp_path: Path, moving_frames: np.ndarray) -> Path:
-    """Two videos of 5 frames, of which split 1 tests ``second``: 15 joints, one outside, that go with the picture."""
+    """Two videos of 5 frames, of which split 1 tests ``second``: 15 joints, one outside, that go
+    with the picture."""
     from scipy.io import savemat
 
     root = tmp_path / "jhmdb"
@@ -82,7 +90,9 @@ def jhmdb(tmp_path: Path, moving_frames: np.ndarray) -> Path:
     first = np.stack([np.linspace(60, 130, 15), np.linspace(40, 120, 15)])
     first[:, 14] = (230, 100)
     for name in ("first", "second"):
-        pictures, joints = (root / kind / "wave" / name for kind in ("Rename_Images", "joint_positions"))
+        pictures, joints = (
+            root / kind / "wave" / name for kind in ("Rename_Images", "joint_positions")
+        )
         pictures.mkdir(parents=True)
         joints.mkdir(parents=True)
         for t in range(5):
@@ -110,7 +120,8 @@ def vip(tmp_path: Path, moving_frames: np.ndarray) -> Path:
 
 @pytest.fixture
 def mangle() -> Callable[[Path, str], None]:
-    """Make a file or folder ``missing``, or replace a file by bytes that mean nothing (``damaged``)."""
+    """Make a file or folder ``missing``, or replace a file by bytes that mean nothing
+    (``damaged``)."""
 
     def work(path: Path, how: str) -> None:
         if how == "damaged":

@@ -29,15 +29,27 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_score_prints_one_json_object(davis: Path) -> None:
-    call = ["score", "davis", "--data", str(davis), "--masks", str(davis / "Annotations" / "480p"), "--json"]
-    done = subprocess.run([sys.executable, "-m", "corrfractal", *call], capture_output=True, text=True, check=False)
+    call = [
+        "score",
+        "davis",
+        "--data",
+        str(davis),
+        "--masks",
+        str(davis / "Annotations" / "480p"),
+        "--json",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "corrfractal", *call], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["JF"] == 1.0
 
 
 def test_propagate_says_what_it_did(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
-    done = corrfractal("propagate", tiny_video, "--mask", first_mask, "--out", out, "--model", "baseline:copy")
+    done = corrfractal(
+        "propagate", tiny_video, "--mask", first_mask, "--out", out, "--model", "baseline:copy"
+    )
     assert done.exit_code == 0
     assert f"24 masks of object 1, 3 in {out}" in done.output
 
@@ -46,16 +58,29 @@ def test_propagate_says_what_it_did(tiny_video: Path, first_mask: Path, tmp_path
     ("mask", "said"),
     [("small.png", "is 20x10 but its frame is 192x160"), ("none.png", "no such mask")],
 )
-def test_a_bad_mask_is_one_sentence_and_exit_code_2(tiny_video: Path, tmp_path: Path, mask: str, said: str) -> None:
+def test_a_bad_mask_is_one_sentence_and_exit_code_2(
+    tiny_video: Path, tmp_path: Path, mask: str, said: str
+) -> None:
     write_mask(tmp_path / "small.png", np.ones((10, 20), dtype=np.uint8))
-    done = corrfractal("propagate", tiny_video, "--mask", tmp_path / mask, "--out", tmp_path / "out")
+    done = corrfractal(
+        "propagate", tiny_video, "--mask", tmp_path / mask, "--out", tmp_path / "out"
+    )
     assert done.exit_code == 2
     assert said in done.output
     assert len(done.output.strip().splitlines()) == 1
 
 
 def test_a_missing_data_set_is_exit_code_2(tmp_path: Path) -> None:
-    done = corrfractal("evaluate", "davis", "--data", tmp_path, "--model", "baseline:copy", "--out", tmp_path / "out")
+    done = corrfractal(
+        "evaluate",
+        "davis",
+        "--data",
+        tmp_path,
+        "--model",
+        "baseline:copy",
+        "--out",
+        tmp_path / "out",
+    )
     assert done.exit_code == 2
     assert f"the folder {tmp_path}/JPEGImages/480p does not exist" in done.output
     assert "Traceback" not in done.output
@@ -66,8 +91,12 @@ def test_a_missing_data_set_is_exit_code_2(tmp_path: Path) -> None:
     ("name", "folder"),
     [("youtubevos", "valid/JPEGImages"), ("jhmdb", "Rename_Images"), ("vip", "Images")],
 )
-def test_a_folder_that_is_no_data_set_is_exit_code_2_for_each(tmp_path: Path, name: str, folder: str) -> None:
-    done = corrfractal("evaluate", name, "--data", tmp_path, "--model", "baseline:copy", "--out", tmp_path / "out")
+def test_a_folder_that_is_no_data_set_is_exit_code_2_for_each(
+    tmp_path: Path, name: str, folder: str
+) -> None:
+    done = corrfractal(
+        "evaluate", name, "--data", tmp_path, "--model", "baseline:copy", "--out", tmp_path / "out"
+    )
     assert done.exit_code == 2
     assert f"the folder {tmp_path}/{folder} does not exist" in done.output
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,5 @@
-"""Propagation forward and backward, stopped and resumed, with corrections, probabilities and key points."""
+"""Propagation forward and backward, stopped and resumed, with corrections, probabilities and key
+points."""
 
 from __future__ import annotations
 
@@ -55,12 +56,16 @@ def test_from_a_mask_in_the_middle_it_goes_both_ways(
     result = propagate_video(video, given, tmp_path / "both", model, SMALL)
     assert result.frames == FRAMES
     reversed_video = folder_of(tmp_path / "reversed", moving_frames[:5][::-1])
-    propagate_video(reversed_video, read_prompts(boxes=["1,20,20,50,50"]), tmp_path / "back", model, SMALL)
+    propagate_video(
+        reversed_video, read_prompts(boxes=["1,20,20,50,50"]), tmp_path / "back", model, SMALL
+    )
     for a, b in zip(masks(tmp_path / "both")[:5], masks(tmp_path / "back")[::-1], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_rerun_keeps_finished_masks_and_ends_at_the_same_ones(video: Path, model: str, tmp_path: Path) -> None:
+def test_a_rerun_keeps_finished_masks_and_ends_at_the_same_ones(
+    video: Path, model: str, tmp_path: Path
+) -> None:
     out, given = tmp_path / "out", read_prompts(boxes=["2:1,20,20,50,50", "5:2,60,10,80,30"])
     propagate_video(video, given, out, model, SMALL)
     whole = masks(out)
@@ -86,19 +91,33 @@ def test_later_masks_add_objects_and_correct(video: Path, model: str, tmp_path: 
     np.testing.assert_array_equal(found[3], given.mask(3, (80, 96)))
 
 
-def test_probabilities_are_8_bit_pictures_that_agree_with_the_masks(video: Path, model: str, tmp_path: Path) -> None:
+def test_probabilities_are_8_bit_pictures_that_agree_with_the_masks(
+    video: Path, model: str, tmp_path: Path
+) -> None:
     given, out = read_prompts(boxes=["1,20,20,50,50", "9,60,10,80,30"]), tmp_path / "out"
     propagate_video(video, given, out, model, SMALL, outputs=Outputs(probabilities=True))
     found = masks(out)[-1]
-    soft = {i: cv2.imread(str(out / "probabilities" / str(i) / "00008.png"), cv2.IMREAD_UNCHANGED) for i in (1, 9)}
+    soft = {
+        i: cv2.imread(str(out / "probabilities" / str(i) / "00008.png"), cv2.IMREAD_UNCHANGED)
+        for i in (1, 9)
+    }
     assert all(p.dtype == np.uint8 and p.shape == (80, 96) for p in soft.values())
     assert (soft[1][found == 1] >= soft[9][found == 1]).all()
     with pytest.raises(CallError, match="no probabilities"):
-        propagate_video(video, given, tmp_path / "no", "baseline:copy", SMALL, outputs=Outputs(probabilities=True))
+        propagate_video(
+            video,
+            given,
+            tmp_path / "no",
+            "baseline:copy",
+            SMALL,
+            outputs=Outputs(probabilities=True),
+        )
 
 
 @pytest.mark.parametrize("frame", [0, 3])
-def test_key_points_are_followed_both_ways(video: Path, model: str, tmp_path: Path, frame: int) -> None:
+def test_key_points_are_followed_both_ways(
+    video: Path, model: str, tmp_path: Path, frame: int
+) -> None:
     points = Points(frame=frame, names=("head", "hand"), xy=((30.0, 40.0), (70.0, 20.0)))
     outputs = Outputs(overlay=tmp_path / "points.mp4")
     result = propagate_video(video, points, tmp_path / "out", model, SMALL, outputs=outputs)
@@ -111,7 +130,11 @@ def test_key_points_are_followed_both_ways(video: Path, model: str, tmp_path: Pa
     assert (tmp_path / "points.mp4").stat().st_size > 0
 
 
-def test_a_frame_that_the_video_does_not_have_is_refused(video: Path, model: str, tmp_path: Path) -> None:
+def test_a_frame_that_the_video_does_not_have_is_refused(
+    video: Path, model: str, tmp_path: Path
+) -> None:
     with pytest.raises(CallError, match=r"frame 9 is given, but .* has the frames 0\.\.8"):
-        propagate_video(video, read_prompts(boxes=["9:1,20,20,50,50"]), tmp_path / "out", model, SMALL)
+        propagate_video(
+            video, read_prompts(boxes=["9:1,20,20,50,50"]), tmp_path / "out", model, SMALL
+        )
     assert not (tmp_path / "out").exists()

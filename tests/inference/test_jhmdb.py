@@ -21,8 +21,15 @@ from inference.load import open_model, resolve_model
 
 def evaluate(root: Path, out: Path, model: str, split: str = "1") -> PckSummary:
     """Every video in this process, without Ray."""
-    benchmark, source, config = Jhmdb(root, split), resolve_model(model), InferenceConfig(tracker=FAST)
-    results = [benchmark.evaluate(name, out, source, open_model(source), config) for name in benchmark.names()]
+    benchmark, source, config = (
+        Jhmdb(root, split),
+        resolve_model(model),
+        InferenceConfig(tracker=FAST),
+    )
+    results = [
+        benchmark.evaluate(name, out, source, open_model(source), config)
+        for name in benchmark.names()
+    ]
     assert [benchmark.stored(name, out, source, config) for name in benchmark.names()] == results
     return benchmark.summarize(results, source, out)
 
@@ -72,7 +79,9 @@ def test_joints_made_elsewhere_are_scored_alike_and_checked(jhmdb: Path, tmp_pat
     assert again["per_joint"] == ours["per_joint"]
     path = points / "wave" / "second.json"
     path.write_text(json.dumps({"points": json.loads(path.read_text())["points"][:3]}))
-    with pytest.raises(IntegrityError, match=r"joints of wave/second are \(3, 15, 2\), not \(5, 15, 2\)"):
+    with pytest.raises(
+        IntegrityError, match=r"joints of wave/second are \(3, 15, 2\), not \(5, 15, 2\)"
+    ):
         Jhmdb(jhmdb).score(points)
     path.write_text("[]")
     with pytest.raises(IntegrityError, match=f"{path} is no file of joints"):
@@ -100,14 +109,20 @@ def test_what_is_missing_or_damaged_is_named(
     jhmdb: Path, tmp_path: Path, mangle: Callable[[Path, str], None], part: str, how: str
 ) -> None:
     mangle(jhmdb / part, how)
-    expected = "CLASS_test_split1.txt" if part.endswith("split1.txt") and how == "missing" else str(jhmdb / part)
+    expected = (
+        "CLASS_test_split1.txt"
+        if part.endswith("split1.txt") and how == "missing"
+        else str(jhmdb / part)
+    )
     with pytest.raises(CorrFractalError, match=expected):
         evaluate(jhmdb, tmp_path / "out", "baseline:copy")
 
 
 def test_fewer_pictures_than_annotated_frames_are_refused(jhmdb: Path) -> None:
     (jhmdb / "Rename_Images" / "wave" / "second" / "00005.png").unlink()
-    with pytest.raises(NotFoundError, match=r"holds 4 pictures, but .*joint_positions\.mat annotates 5 frames"):
+    with pytest.raises(
+        NotFoundError, match=r"holds 4 pictures, but .*joint_positions\.mat annotates 5 frames"
+    ):
         open_video(jhmdb, "wave/second")
 
 

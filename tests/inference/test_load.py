@@ -46,10 +46,14 @@ def test_a_damaged_file_is_named(weights: Path) -> None:
         open_model(resolve_model(str(weights)))
 
 
-def test_the_copy_baseline_repeats_the_mask_and_takes_annotations(moving_frames: np.ndarray) -> None:
+def test_the_copy_baseline_repeats_the_mask_and_takes_annotations(
+    moving_frames: np.ndarray,
+) -> None:
     mask = np.zeros((160, 192), dtype=np.uint8)
     mask[:10] = 1
-    tracker = open_model(resolve_model("baseline:copy")).tracker(moving_frames[0], mask, TrackerConfig())
+    tracker = open_model(resolve_model("baseline:copy")).tracker(
+        moving_frames[0], mask, TrackerConfig()
+    )
     np.testing.assert_array_equal(tracker.step(moving_frames[1]), mask)
     later = np.zeros_like(mask)
     later[5:15] = 2
@@ -58,7 +62,9 @@ def test_the_copy_baseline_repeats_the_mask_and_takes_annotations(moving_frames:
 
 def test_copying_labels_repeats_them(moving_frames: np.ndarray) -> None:
     labels = np.random.default_rng(0).random((3, 160, 192), dtype=np.float32)
-    tracker = open_model(resolve_model("baseline:copy")).label_tracker(moving_frames[0], labels, TrackerConfig())
+    tracker = open_model(resolve_model("baseline:copy")).label_tracker(
+        moving_frames[0], labels, TrackerConfig()
+    )
     np.testing.assert_array_equal(tracker.step_labels(moving_frames[1]), labels)
 
 
@@ -71,8 +77,12 @@ def test_the_untrained_baseline_is_always_the_same_network() -> None:
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
 
 
-@pytest.mark.parametrize("name", ["models:/corrfractal@champion", "runs:/" + "0" * 32 + "/model", "0" * 32])
-def test_looking_for_a_model_creates_no_store(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["models:/corrfractal@champion", "runs:/" + "0" * 32 + "/model", "0" * 32]
+)
+def test_looking_for_a_model_creates_no_store(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     with pytest.raises(NotFoundError, match=r"mlflow\.db does not exist; train a model"):
@@ -104,12 +114,17 @@ def test_the_starter_follows_a_moving_window_better_than_copying(moving_frames: 
 
 @pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
 def test_an_unknown_name_is_answered_in_one_sentence(name: str) -> None:
-    with pytest.raises(NotFoundError, match=f"no such model: {name}; give a safetensors file") as caught:
+    with pytest.raises(
+        NotFoundError, match=f"no such model: {name}; give a safetensors file"
+    ) as caught:
         resolve_model(name)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # in MLflow
+# In MLflow
+@pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
+)
 def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_scores(
     weights: Path, tmp_path: Path
 ) -> None:
@@ -119,7 +134,9 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     try:
         client = mlflow.MlflowClient()
-        experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
+        experiment = client.create_experiment(
+            "e", artifact_location=(tmp_path / "artifacts").as_uri()
+        )
         run = client.create_run(experiment).info.run_id
         client.log_artifact(run, str(weights), "model/artifacts")
         client.create_registered_model("corrfractal")
@@ -127,10 +144,15 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
         client.create_model_version("corrfractal", f"runs:/{run}/model", run)
         client.set_registered_model_alias("corrfractal", "candidate", "1")
 
-        found = [resolve_model(n) for n in (None, "models:/corrfractal@candidate", "models:/corrfractal/1")]
+        found = [
+            resolve_model(n)
+            for n in (None, "models:/corrfractal@candidate", "models:/corrfractal/1")
+        ]
         assert {source.name for source in found} == {"models:/corrfractal/1"}
         by_run = resolve_model(run, tmp_path / "fetched")
-        assert {source.digest for source in (*found, by_run)} == {resolve_model(str(weights)).digest}
+        assert {source.digest for source in (*found, by_run)} == {
+            resolve_model(str(weights)).digest
+        }
         assert by_run.path is not None
         assert by_run.path.is_relative_to(tmp_path / "fetched")
         with pytest.raises(NotFoundError, match="no such model: models:/corrfractal/7"):

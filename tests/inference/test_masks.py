@@ -23,7 +23,13 @@ def test_a_palette_png_comes_back_with_its_ids_and_the_colours_of_davis(tmp_path
 
 
 def test_the_palette_is_that_of_pascal_voc() -> None:
-    assert palette()[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert palette()[:5].tolist() == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [128, 128, 0],
+        [0, 0, 128],
+    ]
     assert palette()[21].tolist() == [128, 64, 128]
     assert len(np.unique(palette(), axis=0)) == 256
 

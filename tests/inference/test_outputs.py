@@ -16,8 +16,12 @@ from inference.outputs import Outputs
 from inference.propagate import propagate_video
 
 
-def test_everything_that_is_made_of_a_video_and_its_masks(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
-    outputs = Outputs(overlay=tmp_path / "a.mp4", contours=tmp_path / "b.mp4", cutout=tmp_path / "c.webm")
+def test_everything_that_is_made_of_a_video_and_its_masks(
+    tiny_video: Path, first_mask: Path, tmp_path: Path
+) -> None:
+    outputs = Outputs(
+        overlay=tmp_path / "a.mp4", contours=tmp_path / "b.mp4", cutout=tmp_path / "c.webm"
+    )
     propagate_video(tiny_video, first_mask, tmp_path / "masks", "baseline:copy", outputs=outputs)
     for path in (tmp_path / "a.mp4", tmp_path / "b.mp4"):
         with av.open(str(path)) as container:
@@ -25,7 +29,8 @@ def test_everything_that_is_made_of_a_video_and_its_masks(tiny_video: Path, firs
             assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
             assert (stream.width, stream.height) == (192, 160)
         assert open_video(path).info.frames == 24
-    decoder = av.CodecContext.create("libvpx-vp9", "r")  # FFmpeg's own VP9 decoder leaves the alpha plane out
+    # FFmpeg's own VP9 decoder leaves the alpha plane out
+    decoder = av.CodecContext.create("libvpx-vp9", "r")
     with av.open(str(tmp_path / "c.webm")) as container:
         packets = (frame for packet in container.demux(video=0) for frame in decoder.decode(packet))
         alpha = next(packets).to_ndarray(format="rgba")[..., 3]
@@ -35,7 +40,11 @@ def test_everything_that_is_made_of_a_video_and_its_masks(tiny_video: Path, firs
 
 def test_a_cut_out_folder_holds_rgba(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
     propagate_video(
-        tiny_video, first_mask, tmp_path / "masks", "baseline:copy", outputs=Outputs(cutout=tmp_path / "cut")
+        tiny_video,
+        first_mask,
+        tmp_path / "masks",
+        "baseline:copy",
+        outputs=Outputs(cutout=tmp_path / "cut"),
     )
     files = sorted((tmp_path / "cut").iterdir())
     assert len(files) == 24

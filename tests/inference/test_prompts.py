@@ -62,7 +62,9 @@ def test_a_shape_beside_the_frame_is_refused() -> None:
         read_prompts(points=["2,500,5"]).mask(0, SIZE)
 
 
-def test_255_flat_objects_are_a_mask_and_a_photograph_is_not(tmp_path: Path, photograph: np.ndarray) -> None:
+def test_255_flat_objects_are_a_mask_and_a_photograph_is_not(
+    tmp_path: Path, photograph: np.ndarray
+) -> None:
     y, x = np.mgrid[:150, :170]
     many = (y // 10 * 17 + x // 10 + 1).astype(np.uint8)
     write_mask(tmp_path / "many.png", many)

@@ -18,7 +18,9 @@ from inference.prompts import read_prompts
 from inference.propagate import propagate_video
 
 
-def test_every_frame_gets_a_mask_and_the_overlay_plays(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+def test_every_frame_gets_a_mask_and_the_overlay_plays(
+    tiny_video: Path, first_mask: Path, tmp_path: Path
+) -> None:
     out, overlay = tmp_path / "masks", tmp_path / "films" / "overlay.mp4"
     result = propagate_video(tiny_video, first_mask, out, "baseline:copy", overlay=overlay)
     assert result.frames == 24
@@ -30,13 +32,17 @@ def test_every_frame_gets_a_mask_and_the_overlay_plays(tiny_video: Path, first_m
     assert frames[0].shape == (160, 192, 3)
 
 
-def test_a_network_tracks_the_ids_it_was_given(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+def test_a_network_tracks_the_ids_it_was_given(
+    tiny_video: Path, first_mask: Path, tmp_path: Path
+) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
     for frame in open_video(tiny_video).frames(range(4)):
         cv2.imwrite(str(frames / f"{frame.index:05d}.jpg"), frame.image[..., ::-1])
     out = tmp_path / "masks"
-    result = propagate_video(frames, first_mask, out, "baseline:untrained", InferenceConfig(tracker=FAST))
+    result = propagate_video(
+        frames, first_mask, out, "baseline:untrained", InferenceConfig(tracker=FAST)
+    )
     assert result.frames == 4
     for t in range(4):
         mask = read_mask(out / f"{t:05d}.png", (160, 192))
@@ -46,7 +52,9 @@ def test_a_network_tracks_the_ids_it_was_given(tiny_video: Path, first_mask: Pat
     assert note["config"]["tracker"]["densities"] == list(FAST.densities)
 
 
-def test_a_second_shorter_propagation_leaves_no_stale_masks(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+def test_a_second_shorter_propagation_leaves_no_stale_masks(
+    tiny_video: Path, first_mask: Path, tmp_path: Path
+) -> None:
     out, frames = tmp_path / "masks", tmp_path / "frames"
     propagate_video(tiny_video, first_mask, out, "baseline:copy")
     frames.mkdir()
@@ -70,17 +78,25 @@ def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
     assert len(list(open_video(overlay).frames())) == 4
 
 
-def test_damage_is_named_and_all_frames_before_it_have_masks_and_an_overlay(data_dir: Path, tmp_path: Path) -> None:
+def test_damage_is_named_and_all_frames_before_it_have_masks_and_an_overlay(
+    data_dir: Path, tmp_path: Path
+) -> None:
     given, overlay = read_prompts(boxes=["1,5,5,60,60"]), tmp_path / "overlay.mp4"
     with pytest.raises(VideoError, match=r"decord_corrupted\.mp4 at frame 28"):
         propagate_video(
-            data_dir / "odd_videos" / "decord_corrupted.mp4", given, tmp_path / "out", "baseline:copy", overlay=overlay
+            data_dir / "odd_videos" / "decord_corrupted.mp4",
+            given,
+            tmp_path / "out",
+            "baseline:copy",
+            overlay=overlay,
         )
     assert len(list((tmp_path / "out").glob("*.png"))) == 28
     assert open_video(overlay).info.frames == 28
 
 
-def test_a_picture_that_changes_its_size_is_named(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+def test_a_picture_that_changes_its_size_is_named(
+    tiny_video: Path, first_mask: Path, tmp_path: Path
+) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
     for t, size in enumerate([(192, 160), (192, 160), (64, 48)]):
@@ -89,7 +105,9 @@ def test_a_picture_that_changes_its_size_is_named(tiny_video: Path, first_mask: 
         propagate_video(frames, first_mask, tmp_path / "masks", "baseline:copy")
 
 
-def test_bad_calls_are_refused_before_anything_is_written(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+def test_bad_calls_are_refused_before_anything_is_written(
+    tiny_video: Path, first_mask: Path, tmp_path: Path
+) -> None:
     out, text = tmp_path / "masks", tmp_path / "text.mp4"
     text.write_text("this is no video")
     with pytest.raises(NotFoundError, match="no such video"):
@@ -103,7 +121,9 @@ def test_bad_calls_are_refused_before_anything_is_written(tiny_video: Path, firs
     with pytest.raises(NotFoundError, match="no such model: nothing"):
         propagate_video(tiny_video, first_mask, out, "nothing")
     with pytest.raises(CallError, match=r"must end in one of \.mp4"):
-        propagate_video(tiny_video, first_mask, out, "baseline:copy", overlay=tmp_path / "overlay.gif")
+        propagate_video(
+            tiny_video, first_mask, out, "baseline:copy", overlay=tmp_path / "overlay.gif"
+        )
     assert not out.exists()
     with pytest.raises(CallError, match="cannot write to the folder"):
         propagate_video(tiny_video, first_mask, text / "masks", "baseline:copy")

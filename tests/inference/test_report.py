@@ -27,11 +27,20 @@ from inference.vip import Vip
 from inference.youtubevos import YoutubeVos
 
 
-def test_a_report_fetches_nothing_and_escapes_what_it_is_given(tmp_path: Path, moving_frames: np.ndarray) -> None:
+def test_a_report_fetches_nothing_and_escapes_what_it_is_given(
+    tmp_path: Path, moving_frames: np.ndarray
+) -> None:
     mask = np.ones((160, 192), dtype=np.uint8)
     sections = [
-        Section(title="<b>A & B</b>", text="One.\n\nTwo.", pictures=(overlay_strip([[(moving_frames[0], mask)]]),)),
-        Section(title="Numbers", table=Table(header=("name", "share", "n"), rows=(("x", Share(value=0.5), 3),))),
+        Section(
+            title="<b>A & B</b>",
+            text="One.\n\nTwo.",
+            pictures=(overlay_strip([[(moving_frames[0], mask)]]),),
+        ),
+        Section(
+            title="Numbers",
+            table=Table(header=("name", "share", "n"), rows=(("x", Share(value=0.5), 3),)),
+        ),
     ]
     write_report(tmp_path / "report.html", "Title", sections)
     text = (tmp_path / "report.html").read_text()
@@ -60,10 +69,14 @@ def evaluated(davis: Path, tmp_path: Path) -> Path:
     source, config, out = resolve_model("baseline:copy"), InferenceConfig(), tmp_path / "evaluated"
     out.mkdir()
     model = open_model(source)
-    results = [Davis(davis).evaluate(name, out, source, model, config) for name in ("moving", "still")]
+    results = [
+        Davis(davis).evaluate(name, out, source, model, config) for name in ("moving", "still")
+    ]
     settings = Settings(config=config, model={"model": source.name}, digest="0" * 64)
     evaluation = Davis(davis).summarize(results, source, out)
-    evaluation_report(out / "report.html", evaluation, Davis(davis), settings, rival=read_evaluation(out))
+    evaluation_report(
+        out / "report.html", evaluation, Davis(davis), settings, rival=read_evaluation(out)
+    )
     return out
 
 
@@ -95,7 +108,11 @@ def test_every_data_set_has_a_report_with_its_sequences_in_pictures(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    benchmark, source, config = kind(request.getfixturevalue(folder)), resolve_model("baseline:copy"), InferenceConfig()
+    benchmark, source, config = (
+        kind(request.getfixturevalue(folder)),
+        resolve_model("baseline:copy"),
+        InferenceConfig(),
+    )
     model, out = open_model(source), tmp_path / "evaluated"
     out.mkdir()
     results = [benchmark.evaluate(name, out, source, model, config) for name in benchmark.names()]
@@ -110,13 +127,25 @@ def test_every_data_set_has_a_report_with_its_sequences_in_pictures(
 
 
 def test_a_subtraction_image_is_the_xor_of_prediction_and_truth() -> None:
-    truth, mask = np.array([[0, 0, 1, 1, 1]], dtype=np.uint8), np.array([[0, 2, 1, 0, 2]], dtype=np.uint8)
-    assert [tuple(p) for p in subtraction(truth, mask)[0]] == [(0, 0, 0), EXTRA, (0, 0, 0), MISSED, CONFUSED]
+    truth, mask = (
+        np.array([[0, 0, 1, 1, 1]], dtype=np.uint8),
+        np.array([[0, 2, 1, 0, 2]], dtype=np.uint8),
+    )
+    assert [tuple(p) for p in subtraction(truth, mask)[0]] == [
+        (0, 0, 0),
+        EXTRA,
+        (0, 0, 0),
+        MISSED,
+        CONFUSED,
+    ]
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium, to lay the report out")
+@pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="needs Chromium, to lay the report out"
+)
 def test_a_browser_lays_the_report_out_without_a_network(evaluated: Path, tmp_path: Path) -> None:
-    """Every picture is decoded, the page is no wider than its window, and nothing is asked of a network."""
+    """Every picture is decoded, the page is no wider than its window, and nothing is asked of a
+    network."""
     probe = (
         "<script>addEventListener('load', () => { const images = [...document.images];"
         "document.title = JSON.stringify({images: images.filter(i => i.naturalWidth > 0).length,"
@@ -125,10 +154,18 @@ def test_a_browser_lays_the_report_out_without_a_network(evaluated: Path, tmp_pa
     )
     page = tmp_path / "probe.html"
     page.write_text((evaluated / "report.html").read_text().replace("</body>", probe + "</body>"))
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    flags = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    )
     flags += " disable-component-update disable-sync dump-dom"
-    command = ["chromium", *(f"--{flag}" for flag in flags.split()), f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    command = [
+        "chromium",
+        *(f"--{flag}" for flag in flags.split()),
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    done = subprocess.run(
+        [*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=120
+    )
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title is not None
     assert json.loads(title[1]) == {"images": 4, "wide": False, "requests": 0}

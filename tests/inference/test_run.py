@@ -44,12 +44,16 @@ def test_copying_is_perfect_on_a_still_sequence_and_an_evaluation_goes_on_where_
     assert again.to_dict()["per_object"] == evaluation.to_dict()["per_object"]
 
 
-def test_another_model_or_setting_is_evaluated_anew(ray_session: None, davis: Path, tmp_path: Path) -> None:
+def test_another_model_or_setting_is_evaluated_anew(
+    ray_session: None, davis: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     evaluate_davis(davis, out, "baseline:copy")
     stored = out / "sequences" / "still.json"
     before = json.loads(stored.read_text())["digest"]
-    evaluation = evaluate_davis(davis, out, "baseline:untrained", InferenceConfig(tracker=FAST), workers=2)
+    evaluation = evaluate_davis(
+        davis, out, "baseline:untrained", InferenceConfig(tracker=FAST), workers=2
+    )
     assert evaluation.model == "baseline:untrained"
     assert json.loads(stored.read_text())["digest"] != before
 
@@ -97,8 +101,12 @@ def test_a_missing_mask_is_named(davis: Path, tmp_path: Path) -> None:
         score_masks(davis, tmp_path / "none")
 
 
-@pytest.mark.parametrize(("value", "size", "said"), [(7, (160, 192), "the id 7"), (1, (48, 64), "64x48.*192x160")])
-def test_masks_that_do_not_fit_are_named(davis: Path, value: int, size: tuple[int, int], said: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "size", "said"), [(7, (160, 192), "the id 7"), (1, (48, 64), "64x48.*192x160")]
+)
+def test_masks_that_do_not_fit_are_named(
+    davis: Path, value: int, size: tuple[int, int], said: str
+) -> None:
     masks = davis / "Annotations" / "480p"
     other = davis / "predicted"
     masks.rename(other)

@@ -1,4 +1,5 @@
-"""Many videos: found, matched with their masks, spread over workers, failures named without stopping the rest."""
+"""Many videos: found, matched with their masks, spread over workers, failures named without
+stopping the rest."""
 
 from __future__ import annotations
 
@@ -39,7 +40,10 @@ def test_a_broken_video_is_named_the_others_are_done_and_a_rerun_keeps_them(
     ray_session: None, videos: Path, masks: Path, tmp_path: Path
 ) -> None:
     out, outputs = tmp_path / "out", Outputs(overlay=tmp_path / "films")
-    with pytest.raises(CorrFractalError, match=r"1 of 3 videos failed \(broken: cannot open the video .*broken\.mp4"):
+    with pytest.raises(
+        CorrFractalError,
+        match=r"1 of 3 videos failed \(broken: cannot open the video .*broken\.mp4",
+    ):
         propagate_videos(videos, masks, out, "baseline:copy", outputs=outputs, workers=2)
     assert len(list((out / "one").glob("*.png"))) == len(list((out / "two").glob("*.png"))) == 24
     assert sorted(path.name for path in (tmp_path / "films").iterdir()) == ["one.mp4", "two.mp4"]
@@ -47,7 +51,9 @@ def test_a_broken_video_is_named_the_others_are_done_and_a_rerun_keeps_them(
     assert [Path(result.video).name for result in done] == ["one.mp4", "two.mp4"]
 
 
-def test_folders_and_lists_of_videos_are_told_from_videos(videos: Path, tiny_video: Path, first_mask: Path) -> None:
+def test_folders_and_lists_of_videos_are_told_from_videos(
+    videos: Path, tiny_video: Path, first_mask: Path
+) -> None:
     assert is_many(videos)
     assert is_many(videos / "notes.txt")
     assert not is_many(tiny_video)
@@ -65,8 +71,13 @@ def test_names_are_as_short_as_they_can_be_told_apart() -> None:
 def test_missing_videos_and_masks_are_named(videos: Path, masks: Path, tmp_path: Path) -> None:
     (videos / "notes.txt").write_text("three.mp4\n")
     (missing,) = list_videos(videos / "notes.txt")
-    assert (missing.uri, missing.fault) == ("three.mp4", "notes.txt, line 1: no such file or folder")
-    with pytest.raises(NotFoundError, match=r"no mask for the video three: neither .*three\.png nor"):
+    assert (missing.uri, missing.fault) == (
+        "three.mp4",
+        "notes.txt, line 1: no such file or folder",
+    )
+    with pytest.raises(
+        NotFoundError, match=r"no mask for the video three: neither .*three\.png nor"
+    ):
         prompts_of("three", masks)
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFoundError, match="holds no videos"):

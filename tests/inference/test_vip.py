@@ -24,7 +24,10 @@ MASKS = "Annotations/Category_ids"
 def evaluate(root: Path, out: Path, model: str) -> PartsSummary:
     """Every video in this process, without Ray."""
     benchmark, source, config = Vip(root), resolve_model(model), InferenceConfig()
-    results = [benchmark.evaluate(name, out, source, open_model(source), config) for name in benchmark.names()]
+    results = [
+        benchmark.evaluate(name, out, source, open_model(source), config)
+        for name in benchmark.names()
+    ]
     assert [benchmark.stored(name, out, source, config) for name in benchmark.names()] == results
     return benchmark.summarize(results, source, out)
 
@@ -33,16 +36,25 @@ def test_there_are_19_parts_and_background() -> None:
     assert len(PARTS) == 20
 
 
-def test_masks_have_the_size_of_the_truth_and_one_matrix_sums_all_frames(vip: Path, tmp_path: Path) -> None:
+def test_masks_have_the_size_of_the_truth_and_one_matrix_sums_all_frames(
+    vip: Path, tmp_path: Path
+) -> None:
     summary = evaluate(vip, tmp_path / "out", "baseline:copy")
     video = open_video(vip, "videos7")
-    masks = [read_mask(tmp_path / "out" / "masks" / "videos7" / path.name) for path in video.annotations]
+    masks = [
+        read_mask(tmp_path / "out" / "masks" / "videos7" / path.name) for path in video.annotations
+    ]
     total = sum(confusion(video.annotation(t), mask, 20) for t, mask in enumerate(masks))
     assert mean_iou(np.asarray(total)) == summary.measures()["mIoU"]
     scores = summary.to_dict()
     assert scores["mIoU_predicted"] < scores["mIoU"] < 1
-    assert {name for name, value in scores["per_part"].items() if value is not None} == {"background", "hair", "face"}
-    assert total[0].sum() + total[2].sum() + total[13].sum() == 3 * (160 * 192 - 1)  # one pixel does not count
+    assert {name for name, value in scores["per_part"].items() if value is not None} == {
+        "background",
+        "hair",
+        "face",
+    }
+    # One pixel does not count
+    assert total[0].sum() + total[2].sum() + total[13].sum() == 3 * (160 * 192 - 1)
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
 
 
@@ -58,7 +70,9 @@ def test_masks_made_elsewhere_may_have_any_size_and_are_checked(vip: Path, tmp_p
     paths = sorted((masks / "videos7").iterdir())
     for path in paths:
         mask = read_mask(path)
-        write_mask(path, np.where(mask == 255, np.uint8(0), mask).repeat(2, axis=0).repeat(2, axis=1))
+        write_mask(
+            path, np.where(mask == 255, np.uint8(0), mask).repeat(2, axis=0).repeat(2, axis=1)
+        )
     assert Vip(vip).score(masks).measures() == {"mIoU": 1.0, "mIoU_predicted": 1.0}
     write_mask(paths[1], np.full((160, 192), 20, dtype=np.uint8))
     with pytest.raises(MaskError, match=f"{paths[1]} holds the id 20"):
@@ -86,7 +100,11 @@ def test_what_is_missing_or_damaged_is_named(
     vip: Path, tmp_path: Path, mangle: Callable[[Path, str], None], part: str, how: str
 ) -> None:
     mangle(vip / part, how)
-    expected = str(vip / "Images" / "damaged") if part.startswith("lists") and how == "damaged" else str(vip / part)
+    expected = (
+        str(vip / "Images" / "damaged")
+        if part.startswith("lists") and how == "damaged"
+        else str(vip / part)
+    )
     with pytest.raises(CorrFractalError, match=expected):
         evaluate(vip, tmp_path / "out", "baseline:copy")
 

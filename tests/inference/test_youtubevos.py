@@ -1,4 +1,5 @@
-"""YouTube-VOS: objects that appear later, submissions, scores of seen and unseen categories, damage by name."""
+"""YouTube-VOS: objects that appear later, submissions, scores of seen and unseen categories, damage
+by name."""
 
 from __future__ import annotations
 
@@ -22,10 +23,15 @@ from inference.youtubevos import YoutubeVos, YoutubeVosSummary
 VIDEO = "0a1b2c"
 
 
-def evaluate(root: Path, out: Path, model: str, config: InferenceConfig | None = None) -> YoutubeVosSummary:
+def evaluate(
+    root: Path, out: Path, model: str, config: InferenceConfig | None = None
+) -> YoutubeVosSummary:
     """Every video in this process, without Ray."""
     benchmark, source, config = YoutubeVos(root), resolve_model(model), config or InferenceConfig()
-    results = [benchmark.evaluate(name, out, source, open_model(source), config) for name in benchmark.names()]
+    results = [
+        benchmark.evaluate(name, out, source, open_model(source), config)
+        for name in benchmark.names()
+    ]
     assert [benchmark.stored(name, out, source, config) for name in benchmark.names()] == results
     return benchmark.summarize(results, source, out)
 
@@ -34,11 +40,18 @@ def test_the_training_set_has_65_categories() -> None:
     assert len(SEEN) == 65
 
 
-def test_objects_join_at_their_first_annotation_and_every_frame_gets_a_mask(youtubevos: Path, tmp_path: Path) -> None:
+def test_objects_join_at_their_first_annotation_and_every_frame_gets_a_mask(
+    youtubevos: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     summary = evaluate(youtubevos, out, "baseline:copy")
     masks = {t: read_mask(out / "Annotations" / VIDEO / f"{t:05d}.png") for t in range(11)}
-    assert [np.unique(masks[t]).tolist() for t in (0, 4, 5, 10)] == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
+    assert [np.unique(masks[t]).tolist() for t in (0, 4, 5, 10)] == [
+        [0, 1],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2],
+    ]
     truth = read_mask(youtubevos / "valid" / "Annotations" / VIDEO / "00005.png")
     np.testing.assert_array_equal(masks[5] == 2, truth == 2)
     frames = {o.object_id: len(o.j_frames) for o in summary.objects}
@@ -59,11 +72,14 @@ def test_a_network_keeps_an_object_that_joined(youtubevos: Path, tmp_path: Path)
     evaluate(youtubevos, tmp_path / "out", "baseline:colour", InferenceConfig(tracker=FAST))
     mask = read_mask(tmp_path / "out" / "Annotations" / VIDEO / "00010.png")
     truth = read_mask(youtubevos / "valid" / "Annotations" / VIDEO / "00010.png")
-    # Half of the memory frames show the object before it was annotated, as background, so that it shrinks.
+    # Half of the memory frames show the object before it was annotated, as background, so that it
+    # shrinks.
     assert ((mask == 2) & (truth == 2)).sum() > 0.5 * (mask == 2).sum() > 50
 
 
-def test_without_a_public_truth_there_are_masks_and_no_scores(youtubevos: Path, tmp_path: Path) -> None:
+def test_without_a_public_truth_there_are_masks_and_no_scores(
+    youtubevos: Path, tmp_path: Path
+) -> None:
     meta = youtubevos / "valid" / "meta.json"
     values = json.loads(meta.read_text())
     for about in values["videos"][VIDEO]["objects"].values():
@@ -80,7 +96,9 @@ def test_without_a_public_truth_there_are_masks_and_no_scores(youtubevos: Path, 
         YoutubeVos(youtubevos).score(tmp_path / "out" / "Annotations")
 
 
-def test_masks_made_elsewhere_are_scored_alike_and_checked(youtubevos: Path, tmp_path: Path) -> None:
+def test_masks_made_elsewhere_are_scored_alike_and_checked(
+    youtubevos: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     ours = evaluate(youtubevos, out, "baseline:copy").to_dict()
     again = YoutubeVos(youtubevos).score(out / "Annotations").to_dict()
@@ -125,7 +143,9 @@ def test_an_object_that_its_first_annotation_lacks_is_named(youtubevos: Path) ->
         open_video(youtubevos, VIDEO).given(5, (160, 192))
 
 
-def test_real_frames_with_seven_objects_of_which_some_come_later(data_dir: Path, tmp_path: Path) -> None:
+def test_real_frames_with_seven_objects_of_which_some_come_later(
+    data_dir: Path, tmp_path: Path
+) -> None:
     source, root = data_dir / "multiobject_240p", tmp_path / "set"
     pictures, masks = (root / "valid" / kind / "girls" for kind in ("JPEGImages", "Annotations"))
     pictures.mkdir(parents=True)
@@ -139,7 +159,9 @@ def test_real_frames_with_seven_objects_of_which_some_come_later(data_dir: Path,
     ids = [int(i) for i in np.unique(mask) if i]
     names = ["00000", "00005", "00010"]
     objects = {str(i): {"category": "person", "frames": names[i > 3 :]} for i in ids}
-    (root / "valid" / "meta.json").write_text(json.dumps({"videos": {"girls": {"objects": objects}}}))
+    (root / "valid" / "meta.json").write_text(
+        json.dumps({"videos": {"girls": {"objects": objects}}})
+    )
     assert video_names(root) == ("girls",)
     scores = evaluate(root, tmp_path / "out", "baseline:copy").to_dict()
     assert len(scores["per_object"]) == len(ids) >= 5

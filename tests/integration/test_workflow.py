@@ -73,7 +73,9 @@ def secrets(tracking_server: TrackingServer) -> Iterator[dict[str, str]]:
 
 
 def corrfractal(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "corrfractal", *arguments], cwd=folder, env={**environment, **settings}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -90,7 +92,9 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_ends_in_a_registe
         time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
-    assert not (out / "training" / "result.json").exists(), "training ended before the driver could be killed"
+    assert not (out / "training" / "result.json").exists(), (
+        "training ended before the driver could be killed"
+    )
 
     again = corrfractal(folder, "run", "workflow.toml", "--json", **secrets)
     printed, told = again.communicate(timeout=600)
@@ -100,25 +104,43 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_ends_in_a_registe
     assert result["steps"] == 60
     assert set(result["scores"]) == {"model", "starter", "untrained", "copy"}
     assert 0 <= result["scores"]["model"]["JF"] <= 1
-    assert result["shards_digest"] == json.loads((out / "shards" / "manifest.json").read_text())["digest"]
-    lines = [json.loads(line)["step"] for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert (
+        result["shards_digest"]
+        == json.loads((out / "shards" / "manifest.json").read_text())["digest"]
+    )
+    lines = [
+        json.loads(line)["step"]
+        for line in (out / "training" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert lines == list(range(3, 61, 3))
     CorrFractal.load(result["model_file"])
 
     report = (out / "report.html").read_text()
     assert "copy the first mask" in report
-    assert "http://" not in report.replace("http://www.w3.org", "").replace(result["tracking_uri"], "")
+    assert "http://" not in report.replace("http://www.w3.org", "").replace(
+        result["tracking_uri"], ""
+    )
 
     assert "SECRET-" not in printed + told
-    written = [file for top in (folder, tracking_server.folder, secrets["RAY_TMPDIR"]) for file in files(Path(top))]
-    assert {"job.json", "metrics.jsonl", "manifest.json", "report.html", "server.db"} <= {file.name for file in written}
+    written = [
+        file
+        for top in (folder, tracking_server.folder, secrets["RAY_TMPDIR"])
+        for file in files(Path(top))
+    ]
+    assert {"job.json", "metrics.jsonl", "manifest.json", "report.html", "server.db"} <= {
+        file.name for file in written
+    }
     assert [file for file in written if b"SECRET-" in file.read_bytes()] == []
 
     store = ("--json", "--tracking-uri", result["tracking_uri"])
-    moved = json.loads(corrfractal(folder, "models", "promote", "candidate", *store).communicate(timeout=120)[0])
+    moved = json.loads(
+        corrfractal(folder, "models", "promote", "candidate", *store).communicate(timeout=120)[0]
+    )
     assert moved["model"] == result["model"] == "models:/corrfractal/1"
     assert moved["move"]["scores"]["own"]["J"] == result["scores"]["model"]["J"]
-    origin = json.loads(corrfractal(folder, "lineage", "champion", *store).communicate(timeout=120)[0])
+    origin = json.loads(
+        corrfractal(folder, "lineage", "champion", *store).communicate(timeout=120)[0]
+    )
     assert origin["data"]["digest"] == result["shards_digest"]
     assert len(origin["data"]["videos"]) == 3
 
@@ -135,11 +157,58 @@ def files(folder: Path) -> Iterator[Path]:
         (("precompute", "empty", "--out", "x"), 2, "empty"),
         (("precompute", "text.mp4", "--out", "x"), 1, "text.mp4"),
         (("train", "nowhere", "--out", "x"), 2, "nowhere"),
-        (("propagate", "none.mp4", "--mask", "mask.png", "--out", "x", "--model", "baseline:copy"), 2, "none.mp4"),
-        (("propagate", "text.mp4", "--mask", "mask.png", "--out", "x", "--model", "baseline:copy"), 1, "text.mp4"),
-        (("propagate", "video.mp4", "--mask", "mask.png", "--out", "x", "--model", "baseline:copy"), 2, "mask.png"),
-        (("propagate", "video.mp4", "--mask", "good.png", "--out", "x", "--model", "none"), 2, "no such model"),
-        (("evaluate", "davis", "--data", "empty", "--model", "baseline:copy", "--out", "x"), 2, "empty"),
+        (
+            (
+                "propagate",
+                "none.mp4",
+                "--mask",
+                "mask.png",
+                "--out",
+                "x",
+                "--model",
+                "baseline:copy",
+            ),
+            2,
+            "none.mp4",
+        ),
+        (
+            (
+                "propagate",
+                "text.mp4",
+                "--mask",
+                "mask.png",
+                "--out",
+                "x",
+                "--model",
+                "baseline:copy",
+            ),
+            1,
+            "text.mp4",
+        ),
+        (
+            (
+                "propagate",
+                "video.mp4",
+                "--mask",
+                "mask.png",
+                "--out",
+                "x",
+                "--model",
+                "baseline:copy",
+            ),
+            2,
+            "mask.png",
+        ),
+        (
+            ("propagate", "video.mp4", "--mask", "good.png", "--out", "x", "--model", "none"),
+            2,
+            "no such model",
+        ),
+        (
+            ("evaluate", "davis", "--data", "empty", "--model", "baseline:copy", "--out", "x"),
+            2,
+            "empty",
+        ),
         (("models", "show", "candidate"), 2, "mlflow.db"),
         (("run", "none.toml"), 2, "none.toml"),
         (("run", "wrong.toml"), 2, "sources"),

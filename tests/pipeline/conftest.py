@@ -18,14 +18,20 @@ from pipeline.sources import find_sources
 
 @pytest.fixture(scope="session")
 def config() -> PipelineConfig:
-    return PipelineConfig(size=32, videos_per_shard=2, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
+    return PipelineConfig(
+        size=32, videos_per_shard=2, quantization=QuantizationConfig(fit_pixels=512, iterations=5)
+    )
 
 
 @pytest.fixture(scope="session")
 def master(
-    tmp_path_factory: pytest.TempPathFactory, tiny_video: Path, moving_frames: np.ndarray, swaying_frames
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_video: Path,
+    moving_frames: np.ndarray,
+    swaying_frames,
 ) -> Path:
-    """good.mp4 (1 clip), sub/long.mkv (2 clips), cut.mkv (long.mkv's first part), cut.mp4, text.mp4, short.mp4."""
+    """good.mp4 (1 clip), sub/long.mkv (2 clips), cut.mkv (long.mkv's first part), cut.mp4,
+    text.mp4, short.mp4."""
     folder = tmp_path_factory.mktemp("videos")
     (folder / "sub").mkdir()
     shutil.copy(tiny_video, folder / "good.mp4")
@@ -45,7 +51,9 @@ def videos(master: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_shards(master: Path, config: PipelineConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_shards(
+    master: Path, config: PipelineConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The folder ``shards`` of ``master``: 4 clips, made in this process. Not to be changed."""
     out = tmp_path_factory.mktemp("made") / "shards"
     plan = make_plan(find_sources([str(master)], skip=out), config)

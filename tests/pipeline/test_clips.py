@@ -65,7 +65,9 @@ def test_a_stream_is_cut_as_the_whole_would_be(gaps, hop):
     times = np.cumsum(gaps)
     config = ClipConfig(hop=hop)
     cutter = ClipCutter[int](config)
-    streamed = [cutter.add(int(index), float(times[index])) for index in sampled_frames(times, config.fps)]
+    streamed = [
+        cutter.add(int(index), float(times[index])) for index in sampled_frames(times, config.fps)
+    ]
     assert [tuple(clip) for clip in streamed if clip is not None] == clip_frames(times, config)
 
 
@@ -76,7 +78,15 @@ def test_a_new_shot_starts_a_new_clip():
 
 
 @pytest.mark.parametrize(
-    "field", [{"frames": 1}, {"fps": 0}, {"hop": 0}, {"max_gap": 0.1}, {"cut_threshold": -1}, {"min_motion": 300}]
+    "field",
+    [
+        {"frames": 1},
+        {"fps": 0},
+        {"hop": 0},
+        {"max_gap": 0.1},
+        {"cut_threshold": -1},
+        {"min_motion": 300},
+    ],
 )
 def test_a_field_out_of_range_is_named(field):
     with pytest.raises(ValueError, match=next(iter(field))):

@@ -21,7 +21,10 @@ def shots_of(images, threshold=1.0):
 def samples(path, count=8):
     video = open_video(path)
     wanted = sampled_frames(video.times(), 7.5)[:count].tolist()
-    return [cv2.resize(frame.image, (256, 256), interpolation=cv2.INTER_AREA) for frame in video.frames(wanted)]
+    return [
+        cv2.resize(frame.image, (256, 256), interpolation=cv2.INTER_AREA)
+        for frame in video.frames(wanted)
+    ]
 
 
 def test_joins_of_real_clips_are_cuts_and_nothing_else_is(data_dir):
@@ -43,9 +46,14 @@ def test_no_clip_spans_a_cut(tmp_path, swaying_frames):
     frames = swaying_frames(40)
     write_video(tmp_path / "two.mp4", [*frames, *(255 - frame for frame in frames)], fps=24)
     tally = Tally()
-    clips = list(decode_clips(open_video(tmp_path / "two.mp4"), PipelineConfig(size=64), tally=tally))
+    clips = list(
+        decode_clips(open_video(tmp_path / "two.mp4"), PipelineConfig(size=64), tally=tally)
+    )
     assert tally.cuts == 1
-    assert [(clip.indices[0] < 40, clip.indices[-1] < 40) for clip in clips] == [(True, True), (False, False)]
+    assert [(clip.indices[0] < 40, clip.indices[-1] < 40) for clip in clips] == [
+        (True, True),
+        (False, False),
+    ]
 
 
 @pytest.mark.parametrize("size", [16, 64, 300])

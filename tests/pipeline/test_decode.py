@@ -43,9 +43,13 @@ def test_times_are_those_of_the_frames(videos, config):
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
-def test_segments_hold_the_frames_that_a_full_read_has_there(tmp_path, swaying_frames, config, decoder):
+def test_segments_hold_the_frames_that_a_full_read_has_there(
+    tmp_path, swaying_frames, config, decoder
+):
     write_video(tmp_path / "long.mp4", swaying_frames(240), fps=24)
-    whole = {frame.index: frame.image for frame in open_video(tmp_path / "long.mp4", decoder).frames()}
+    whole = {
+        frame.index: frame.image for frame in open_video(tmp_path / "long.mp4", decoder).frames()
+    }
     config = dataclasses.replace(config, size=160)
     seen = []
     for start, stop in [(0.0, 3.0), (3.0, 6.0), (6.0, math.inf)]:
@@ -58,7 +62,9 @@ def test_segments_hold_the_frames_that_a_full_read_has_there(tmp_path, swaying_f
     assert seen == sorted(set(seen))
 
 
-@pytest.mark.parametrize("name", ["cotracker_cat.mp4", "media3_vp9_642x642.webm", "decord_flipping_a_pancake.mkv"])
+@pytest.mark.parametrize(
+    "name", ["cotracker_cat.mp4", "media3_vp9_642x642.webm", "decord_flipping_a_pancake.mkv"]
+)
 def test_a_seek_in_a_real_video_leads_to_the_frames_of_a_full_read(data_dir, name):
     video = open_video(data_dir / "videos" / name, "decord")
     wanted = list(range(video.info.frames // 2, video.info.frames, 7))

@@ -23,7 +23,10 @@ def small_disk(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "corrfractal-test", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount a file system, to fill it")
-    yield disk, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+    yield (
+        disk,
+        lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True),
+    )
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
@@ -40,13 +43,17 @@ def test_killed_workers_nodes_and_drivers_change_no_byte(tmp_path, swaying_frame
     config.write_text("[precompute]\nsize = 96\nvideos_per_shard = 1\n")
     script = Path(__file__).parents[2] / "benchmarks" / "faults.py"
     options = ["--kills", "3", "--seed", "3", "--longest", "2", "--config", config]
-    done = subprocess.run([sys.executable, script, videos, *options], capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        [sys.executable, script, videos, *options], capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed 1 workers, 1 nodes, 1 drivers: every file the same" in done.stdout
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_full_disk_fails_the_run_loses_nothing_and_the_same_call_goes_on(master, config, tmp_path, small_disk):
+def test_a_full_disk_fails_the_run_loses_nothing_and_the_same_call_goes_on(
+    master, config, tmp_path, small_disk
+):
     disk, resize = small_disk
     config = dataclasses.replace(config, size=96)
     undisturbed = precompute([str(master)], tmp_path / "out", config, workers=2)

@@ -20,8 +20,11 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 
 def run(block: str, folder: Path) -> list[str]:
-    """Lines that a block of the page prints, beside the folder ``shards``, where this project cannot be imported."""
-    hidden = "import sys; sys.modules.update(dict.fromkeys(['corrfractal', 'pipeline', 'training']))\n"
+    """Lines that a block of the page prints, beside the folder ``shards``, where this project
+    cannot be imported."""
+    hidden = (
+        "import sys; sys.modules.update(dict.fromkeys(['corrfractal', 'pipeline', 'training']))\n"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", hidden + block], cwd=folder.parent, capture_output=True, text=True,
         check=False,
@@ -52,7 +55,11 @@ def test_its_webdataset_reader_finds_every_clip(made_shards):
 
 def test_its_random_access_reads_one_clip_and_no_more(made_shards):
     (printed,) = run(BLOCKS[2], made_shards)
-    last = [ref for ref in sample_index(made_shards, load_manifest(made_shards)) if ref.shard == "shard-000000.tar"][-1]
+    last = [
+        ref
+        for ref in sample_index(made_shards, load_manifest(made_shards))
+        if ref.shard == "shard-000000.tar"
+    ][-1]
     assert printed.startswith(f"{last.key} [")
     assert printed.count("'") // 2 == 8 + 8 + 1
 
@@ -73,18 +80,27 @@ def test_every_stored_field_is_on_the_page(made_shards):
     assert [name for name in sorted(stored) if f"`{name}`" not in PAGE] == []
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves closing to the collector
+# Webdataset leaves closing to the collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_the_clips_go_through_webdatasets_own_pipeline_of_shuffling_and_batching(made_shards):
     import webdataset as wds
 
     def frames_and_labels(sample):
-        clip = decode_clip({f"{sample['__key__']}.{name}": data for name, data in sample.items() if name[0] != "_"})
+        clip = decode_clip(
+            {f"{sample['__key__']}.{name}": data for name, data in sample.items() if name[0] != "_"}
+        )
         return clip.frames, clip.labels[0]
 
     urls = [str(path) for path in sorted(made_shards.glob("*.tar"))]
-    data = wds.WebDataset(urls, shardshuffle=100, seed=1).shuffle(10).map(frames_and_labels).batched(3)
+    data = (
+        wds.WebDataset(urls, shardshuffle=100, seed=1).shuffle(10).map(frames_and_labels).batched(3)
+    )
     batches = list(data)
-    assert sum(len(frames) for frames, _ in batches) == load_manifest(made_shards).statistics.samples == 4
+    assert (
+        sum(len(frames) for frames, _ in batches)
+        == load_manifest(made_shards).statistics.samples
+        == 4
+    )
     assert batches[0][0].shape == (3, 8, 32, 32, 3)
     assert batches[0][1].dtype == np.uint8
 

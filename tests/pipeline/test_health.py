@@ -10,7 +10,13 @@ from pipeline.health import data_set_health, shard_health
 
 def sidecar(labels, *sources):
     return Sidecar(
-        name="shard-000000.tar", spec="", sha256="", bytes=0, samples=(), sources=sources, label_statistics=labels
+        name="shard-000000.tar",
+        spec="",
+        sha256="",
+        bytes=0,
+        samples=(),
+        sources=sources,
+        label_statistics=labels,
     )
 
 
@@ -18,10 +24,17 @@ def test_rates_are_shares_of_label_sets_of_clips_and_of_minutes():
     labels = LabelStatistics(
         by_rank=(4, 4), by_used=(1, 3), dominated=1, still=2, compared=10, changed=3
     )  # four label sets, one of which uses one label only
-    source = SourceEntry(uri="a", sha256="", outcome="sampled", frames=2400, fps=20, segments=2, cuts=3, static=5)
+    source = SourceEntry(
+        uri="a", sha256="", outcome="sampled", frames=2400, fps=20, segments=2, cuts=3, static=5
+    )
     health = shard_health(sidecar(labels, source), clusters=2)
     assert (health.label_sets, health.entropy, health.change_rate) == (4, 1, 0.3)
-    assert (health.empty, health.with_empty, health.dominated, health.still) == (0.25, 0.25, 0.25, 0.5)
+    assert (health.empty, health.with_empty, health.dominated, health.still) == (
+        0.25,
+        0.25,
+        0.25,
+        0.5,
+    )
     assert (health.cuts, health.cuts_per_minute) == (3, 3)  # half of two minutes
     assert (health.static, health.static_rate) == (5, 1)
 

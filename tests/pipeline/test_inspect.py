@@ -1,4 +1,5 @@
-"""The contact sheet and the text say what is in the shards, fetch nothing, and are the same for the same seed."""
+"""The contact sheet and the text say what is in the shards, fetch nothing, and are the same for the
+same seed."""
 
 from __future__ import annotations
 
@@ -60,7 +61,10 @@ def test_a_sheet_fetches_nothing(sheet):
 def test_a_sheet_shows_frames_beside_their_labels(sheet, made_shards):
     pictures = Page(sheet).pictures
     assert len(pictures) == 3 * (4 + 4)
-    images = [Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) for address in pictures[:8]]
+    images = [
+        Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+        for address in pictures[:8]
+    ]
     assert [image.mode for image in images] == ["RGB"] * 4 + ["P"] * 4
     assert all(np.array(image).max() < 16 for image in images[4:])
 
@@ -70,7 +74,9 @@ def test_a_sheet_names_every_lost_source_with_its_reason(sheet, made_shards):
     lost = [source for source in load_manifest(made_shards).sources if source.outcome != "sampled"]
     assert len(lost) == 4
     for source in lost:
-        assert any(source.uri in row and source.reason in row and source.outcome in row for row in rows)
+        assert any(
+            source.uri in row and source.reason in row and source.outcome in row for row in rows
+        )
 
 
 def test_the_seed_decides_the_clips(made_shards, tmp_path, sheet):

@@ -30,7 +30,9 @@ def test_statistics_count_every_pixel_and_every_change():
     labels = np.zeros((1, 2, 2, 2), np.uint8)
     labels[0, 1, 0] = 5
     statistics = label_statistics(labels)
-    assert statistics == LabelStatistics(by_rank=(6, 2, *[0] * 14), by_used=(0, 1, *[0] * 14), compared=4, changed=2)
+    assert statistics == LabelStatistics(
+        by_rank=(6, 2, *[0] * 14), by_used=(0, 1, *[0] * 14), compared=4, changed=2
+    )
     assert (statistics + LabelStatistics() + statistics).by_rank[:2] == (12, 4)
     assert statistics.entropy == pytest.approx(0.811278)
     assert (statistics.change_rate, statistics.label_sets) == (0.5, 1)

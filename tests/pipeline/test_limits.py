@@ -16,7 +16,10 @@ from pipeline.limits import EXIT_CODE
 from pipeline.run import precompute
 
 EATERS = {
-    "memory": ("limited(60, 100, word)", "kept = [bytearray(b'x' * 10_000_000) for _ in range(1000)]"),
+    "memory": (
+        "limited(60, 100, word)",
+        "kept = [bytearray(b'x' * 10_000_000) for _ in range(1000)]",
+    ),
     "time": ("limited(0.3, 10_000, word)", "any(False for _ in iter(int, 1))"),
     "neither": ("limited(60, 100, word)", "pass"),
 }
@@ -26,22 +29,37 @@ EATERS = {
 def test_a_process_that_takes_more_than_it_may_ends_and_leaves_word(what: str) -> None:
     limits, work = EATERS[what]
     code = f"import pipeline.limits as l\nword = lambda text: print(text, flush=True)\nwith l.{limits}:\n    {work}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-    expected = {"memory": "more than 100 MB of memory", "time": "more than 0.3 s of processor time"}.get(what, "")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    expected = {
+        "memory": "more than 100 MB of memory",
+        "time": "more than 0.3 s of processor time",
+    }.get(what, "")
     assert done.returncode == (EXIT_CODE if expected else 0), done.stderr
     assert expected in done.stdout
 
 
 def bomb(path: Path, side: int) -> None:
-    """A PNG (ISO 15948) of side x side black pixels: some hundred kilobytes that become 3 side^2 bytes."""
+    """A PNG (ISO 15948) of side x side black pixels: some hundred kilobytes that become 3 side^2
+    bytes."""
     deflate = zlib.compressobj(9)
     row = bytes(1 + (side + 7) // 8)
     data = b"".join(deflate.compress(row) for _ in range(side)) + deflate.flush()
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)), (b"IDAT", data), (b"IEND", b""))
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)),
+        (b"IDAT", data),
+        (b"IEND", b""),
+    )
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         for kind, body in chunks:
-            file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+            file.write(
+                struct.pack(">I", len(body))
+                + kind
+                + body
+                + struct.pack(">I", zlib.crc32(kind + body))
+            )
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -53,7 +71,9 @@ def test_a_picture_that_grows_past_the_bound_on_memory_is_quarantined_and_the_ot
     (videos / "good.mp4").write_bytes(tiny_video.read_bytes())
     bomb(videos / "bomb" / "0.png", 9_400)  # less than the bound on pixels
     assert (videos / "bomb" / "0.png").stat().st_size < 30_000
-    result = precompute([str(videos)], out, dataclasses.replace(config, max_memory_mb=300), workers=1)
+    result = precompute(
+        [str(videos)], out, dataclasses.replace(config, max_memory_mb=300), workers=1
+    )
     assert (result.sampled, result.quarantined) == (1, 1)
     line = json.loads((out / "quarantine.jsonl").read_text())
     assert (line["uri"], line["stage"]) == ("bomb", "decode")

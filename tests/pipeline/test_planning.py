@@ -1,4 +1,5 @@
-"""A plan is told from pieces of a few videos, writes nothing, and comes near to what the build then is."""
+"""A plan is told from pieces of a few videos, writes nothing, and comes near to what the build then
+is."""
 
 from __future__ import annotations
 
@@ -34,14 +35,27 @@ def stored(**changed):
     """What a run made that stored 10 clips of 8 frames in all."""
     counts = dict.fromkeys(("shards", "made", "sampled", "quarantined", "rejected"), 1)
     result = PrecomputeResult(
-        digest="", samples=10, bytes=1000, sources=2, frames=80, seconds=1.0, core_hours=0.5, worker_mb=200.0, **counts
+        digest="",
+        samples=10,
+        bytes=1000,
+        sources=2,
+        frames=80,
+        seconds=1.0,
+        core_hours=0.5,
+        worker_mb=200.0,
+        **counts,
     )
     return dataclasses.replace(result, **changed)
 
 
 def test_what_sound_videos_give_is_predicted_to_the_clip(predicted, swaying, config):
     clips = sum(((48 + 12 * n - 1) * 7.5 / 24 + 1.05) // 8 for n in range(6))
-    assert (predicted.sources, predicted.pilots, predicted.lost, predicted.clips) == (6, 3, 0, clips)
+    assert (predicted.sources, predicted.pilots, predicted.lost, predicted.clips) == (
+        6,
+        3,
+        0,
+        clips,
+    )
     assert predicted.shards == 3
     assert predicted.source_bytes == sum(path.stat().st_size for path in swaying.iterdir())
 
@@ -50,7 +64,8 @@ def test_hours_are_those_of_the_stages_and_the_longest_is_the_bottleneck(predict
     assert predicted.core_hours == pytest.approx(sum(predicted.stages.values()))
     assert predicted.stages[predicted.bottleneck] == max(predicted.stages.values()) > 0
     assert predicted.hours(1) == pytest.approx(predicted.core_hours)
-    assert predicted.hours(2) == pytest.approx(predicted.core_hours * 2 / 3)  # three shards are two rounds
+    # Three shards are two rounds
+    assert predicted.hours(2) == pytest.approx(predicted.core_hours * 2 / 3)
     assert predicted.hours(100) == pytest.approx(predicted.core_hours / 3)
 
 
@@ -58,10 +73,13 @@ def test_a_sample_stands_for_a_larger_set_of_longer_videos(swaying, config, pred
     larger = plan([str(swaying)], config, pilots=3, seed=0, videos=6000, seconds=32.5)
     assert larger.sources == 6000
     assert larger.source_bytes == pytest.approx(10000 * predicted.source_bytes, rel=0.01)
-    assert larger.clips == pytest.approx(10000 * predicted.clips, rel=0.25)  # a longer one wastes less at its end
+    # A longer one wastes less at its end
+    assert larger.clips == pytest.approx(10000 * predicted.clips, rel=0.25)
 
 
-def test_only_a_piece_of_a_long_video_is_run_and_the_whole_is_predicted(tmp_path, swaying_frames, config):
+def test_only_a_piece_of_a_long_video_is_run_and_the_whole_is_predicted(
+    tmp_path, swaying_frames, config
+):
     write_video(tmp_path / "long.mp4", swaying_frames(24 * 40), fps=24)
     predicted = plan([str(tmp_path / "long.mp4")], config)
     assert PIECE_SECONDS == 10
@@ -71,14 +89,19 @@ def test_only_a_piece_of_a_long_video_is_run_and_the_whole_is_predicted(tmp_path
 def test_damaged_videos_and_such_as_are_none_count_as_lost(master, config, made_shards):
     predicted = plan([str(master)], config)
     statistics = load_manifest(made_shards).statistics
-    assert (predicted.sources, predicted.lost) == (statistics.sources, statistics.quarantined / statistics.sources)
+    assert (predicted.sources, predicted.lost) == (
+        statistics.sources,
+        statistics.quarantined / statistics.sources,
+    )
     assert predicted.clips == pytest.approx(statistics.samples, abs=1)
     assert predicted.bytes == pytest.approx(statistics.bytes, rel=0.25)
 
 
 def test_nothing_but_text_is_no_plan(tmp_path, config):
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(CorrFractalError, match=r"none of the 1 videos tried gave a clip.*text\.mp4"):
+    with pytest.raises(
+        CorrFractalError, match=r"none of the 1 videos tried gave a clip.*text\.mp4"
+    ):
         plan([str(tmp_path / "text.mp4")], config)
 
 

@@ -22,7 +22,13 @@ import pytest
 import pipeline.manifest
 from corrfractal import storage
 from corrfractal.__main__ import main
-from corrfractal.errors import BoundExceededError, CallError, CorrFractalError, IntegrityError, NotFoundError
+from corrfractal.errors import (
+    BoundExceededError,
+    CallError,
+    CorrFractalError,
+    IntegrityError,
+    NotFoundError,
+)
 from corrfractal.manifest import load_manifest, sample_index
 from corrfractal.video import write_video
 from pipeline.manifest import make_plan, verify
@@ -68,7 +74,9 @@ def test_the_manifest_leads_to_every_sample(shards):
     manifest = load_manifest(out)
     assert manifest.digest == result.digest
     assert len(sample_index(out, manifest)) == result.samples == 4
-    assert [source.uri for source in manifest.sources] == sorted(source.uri for source in manifest.sources)
+    assert [source.uri for source in manifest.sources] == sorted(
+        source.uri for source in manifest.sources
+    )
 
 
 def test_a_complete_run_is_not_repeated(shards, master, config):
@@ -89,7 +97,9 @@ def test_a_complete_run_is_not_repeated(shards, master, config):
         ".manifest.json.17.tmp",
     ],
 )
-def test_what_a_killed_run_left_half_written_is_cleared_away_and_the_users_files_stay(shards, master, config, name):
+def test_what_a_killed_run_left_half_written_is_cleared_away_and_the_users_files_stay(
+    shards, master, config, name
+):
     out, _ = shards
     for left in (name, "notes.tmp"):
         (out / left).write_bytes(b"half")
@@ -119,8 +129,13 @@ def test_a_damaged_manifest_is_told_and_comes_back(shards, master, config, tmp_p
     assert (out / "manifest.json").read_text() == text
 
 
-def test_only_the_shards_of_a_changed_video_are_made_again(shards, master, config, tmp_path, moving_frames):
-    videos, out = shutil.copytree(master, tmp_path / "videos"), shutil.copytree(shards[0], tmp_path / "out")
+def test_only_the_shards_of_a_changed_video_are_made_again(
+    shards, master, config, tmp_path, moving_frames
+):
+    videos, out = (
+        shutil.copytree(master, tmp_path / "videos"),
+        shutil.copytree(shards[0], tmp_path / "out"),
+    )
     write_video(videos / "good.mp4", moving_frames[::-1], fps=24)
     result = precompute([str(videos)], out, config)
     assert result.made == 1
@@ -138,7 +153,9 @@ def test_shards_of_an_earlier_configuration_do_not_stay(shards, master, config, 
 
 
 @pytest.mark.parametrize("change", ["SCHEMA", "library_versions"])
-def test_another_schema_or_library_makes_every_shard_anew(shards, master, config, monkeypatch, change):
+def test_another_schema_or_library_makes_every_shard_anew(
+    shards, master, config, monkeypatch, change
+):
     value = 99 if change == "SCHEMA" else lambda: {"decord": "99"}
     sources = find_sources([str(master)], skip=shards[0])
     before = make_plan(sources, config)
@@ -158,7 +175,11 @@ def test_a_task_takes_a_share_of_a_gpu_only_where_labels_are_made_on_one(config)
     on_gpu = dataclasses.replace(config, device="cuda", gpus_per_task=0.5)
     assert config.task_resources() == {"num_cpus": 1, "num_gpus": 0}
     assert on_gpu.task_resources() == {"num_cpus": 1, "num_gpus": 0.5}
-    assert on_gpu.recipe() == dataclasses.replace(on_gpu, gpus_per_task=0.1).recipe() != config.recipe()
+    assert (
+        on_gpu.recipe()
+        == dataclasses.replace(on_gpu, gpus_per_task=0.1).recipe()
+        != config.recipe()
+    )
 
 
 def test_quarantined_sources_are_tried_again_on_request(shards, master, config, tmp_path):
@@ -171,12 +192,17 @@ def test_quarantined_sources_are_tried_again_on_request(shards, master, config, 
 def test_loss_beyond_the_bound_is_a_failure(shards, master, config):
     with pytest.raises(BoundExceededError, match="3 of 6 sources"):
         precompute([str(master)], shards[0], dataclasses.replace(config, max_bad=0.4))
-    assert precompute([str(master)], shards[0], dataclasses.replace(config, max_bad=0.5)).quarantined == 3
+    assert (
+        precompute([str(master)], shards[0], dataclasses.replace(config, max_bad=0.5)).quarantined
+        == 3
+    )
 
 
 def test_the_same_bytes_under_two_names_are_sampled_once(videos, config, tmp_path):
     shutil.copy(videos / "good.mp4", videos / "twin.mp4")
-    result = precompute([str(videos / "good.mp4"), str(videos / "twin.mp4")], tmp_path / "out", config)
+    result = precompute(
+        [str(videos / "good.mp4"), str(videos / "twin.mp4")], tmp_path / "out", config
+    )
     assert (result.sources, result.sampled, result.rejected, result.samples) == (2, 1, 1, 1)
 
 
@@ -200,9 +226,13 @@ def test_sources_and_shards_in_a_bucket_are_the_same_data_set(shards, master, co
         storage.write(f"{s3}/{tmp_path.name}/videos/{path.relative_to(master)}", path.read_bytes())
     sources, out = [f"{s3}/{tmp_path.name}/videos"], f"{s3}/{tmp_path.name}/shards"
     assert precompute(sources, out, config, workers=2).digest == shards[1].digest
-    assert {name: storage.read(f"{out}/{name}") for name in storage.listing(out)[0]} == contents(shards[0])
+    assert {name: storage.read(f"{out}/{name}") for name in storage.listing(out)[0]} == contents(
+        shards[0]
+    )
     assert precompute(sources, out, config).made == 0
-    storage.write(f"{out}/shard-000001.tar", b"flipped" + storage.read(f"{out}/shard-000001.tar")[7:])
+    storage.write(
+        f"{out}/shard-000001.tar", b"flipped" + storage.read(f"{out}/shard-000001.tar")[7:]
+    )
     assert [line for line in verify(out).damaged if f"{out}/shard-000001.tar" in line]
     assert precompute(sources, out, config).made == 1
     assert not verify(out).damaged
@@ -220,7 +250,11 @@ def test_a_video_that_kills_its_worker_every_time_is_quarantined_and_its_neighbo
         handled, kills = 0, 0
         while not done.is_set() and kills < MAX_DEATHS:
             time.sleep(0.02)
-            if note.exists() and note.stat().st_mtime_ns != handled and '"victim.mp4#0"' in note.read_text():
+            if (
+                note.exists()
+                and note.stat().st_mtime_ns != handled
+                and '"victim.mp4#0"' in note.read_text()
+            ):
                 handled = note.stat().st_mtime_ns
                 for pid in own_processes("ray::make_shard"):
                     os.kill(pid, signal.SIGKILL)
@@ -229,7 +263,9 @@ def test_a_video_that_kills_its_worker_every_time_is_quarantined_and_its_neighbo
     killer = threading.Thread(target=kill_whoever_reads_the_victim)
     killer.start()
     try:
-        result = precompute([str(videos / "good.mp4"), str(videos / "victim.mp4")], out, config, workers=1)
+        result = precompute(
+            [str(videos / "good.mp4"), str(videos / "victim.mp4")], out, config, workers=1
+        )
     finally:
         done.set()
         killer.join()
@@ -248,7 +284,9 @@ def own_processes(title):
         while ancestor not in (0, 1, os.getpid()):
             ancestor = parents.get(ancestor, 0)
         with contextlib.suppress(OSError):
-            if ancestor == os.getpid() and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode()):
+            if ancestor == os.getpid() and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(
+                title.encode()
+            ):
                 yield pid
 
 
@@ -267,7 +305,9 @@ def test_json_mode_prints_one_object(shards, master, tmp_path):
         "[precompute]\nsize = 32\nvideos_per_shard = 2\nquantization = {fit_pixels = 512, iterations = 5}\n"
     )
     out = shutil.copytree(shards[0], tmp_path / "out")
-    result = json_of("precompute", master, "--out", out, "--config", tmp_path / "c.toml", "--max-bad", "50%")
+    result = json_of(
+        "precompute", master, "--out", out, "--config", tmp_path / "c.toml", "--max-bad", "50%"
+    )
     assert result["digest"] == shards[1].digest
     assert result["sources"] == result["sampled"] + result["quarantined"] + result["rejected"]
 
@@ -282,7 +322,9 @@ def test_json_mode_prints_one_object(shards, master, tmp_path):
         ([".", "--out", "x", "--config", "flat.toml"], 2, "no [precompute] table"),
     ],
 )
-def test_wrong_calls_exit_with_two_and_a_sentence(arguments, code, words, capfd, tmp_path, monkeypatch):
+def test_wrong_calls_exit_with_two_and_a_sentence(
+    arguments, code, words, capfd, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flat.toml").write_text("size = 128\n")
     with pytest.raises(SystemExit) as caught:
@@ -297,12 +339,19 @@ def test_wrong_calls_exit_with_two_and_a_sentence(arguments, code, words, capfd,
 def test_shares_are_percentages_or_fractions():
     from pipeline.cli import Share
 
-    assert [Share().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [0.01, 0.01, 1.0]
+    assert [Share().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [
+        0.01,
+        0.01,
+        1.0,
+    ]
     with pytest.raises(click.BadParameter):
         Share().convert("101%", None, None)
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # in MLflow
+# In MLflow
+@pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
+)
 def test_a_tracked_build_is_a_run_with_the_manifest_as_its_data_set(shards, tmp_path):
     import mlflow
 
@@ -310,8 +359,12 @@ def test_a_tracked_build_is_a_run_with_the_manifest_as_its_data_set(shards, tmp_
     run = mlflow.MlflowClient(uri).get_run(log_build(uri, str(shards[0]), {"seconds": 1.5}))
     assert (run.data.metrics["quarantined"], run.data.metrics["seconds"]) == (3, 1.5)
     assert run.data.params["clip.frames"] == "8"
-    assert run.data.metrics["health.entropy"] == pytest.approx(load_manifest(shards[0]).statistics.labels.entropy)
-    assert sum(run.data.metrics[f"health.occupancy.{rank:02d}"] for rank in range(16)) == pytest.approx(1)
+    assert run.data.metrics["health.entropy"] == pytest.approx(
+        load_manifest(shards[0]).statistics.labels.entropy
+    )
+    assert sum(
+        run.data.metrics[f"health.occupancy.{rank:02d}"] for rank in range(16)
+    ) == pytest.approx(1)
     table = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/shard_health.jsonl")
     assert [json.loads(line)["clips"] for line in table.splitlines()] == [
         shard.samples for shard in load_manifest(shards[0]).shards

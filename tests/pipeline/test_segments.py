@@ -17,7 +17,9 @@ def video(name: str, seconds: float, size: int = 10**9) -> Source:
     return Source(uri=name, path=f"/x/{name}", sha256="ab" * 32, bytes=size, seconds=seconds)
 
 
-@pytest.mark.parametrize(("seconds", "count"), [(0, 1), (3, 1), (899, 1), (901, 2), (1200, 2), (7200, 12)])
+@pytest.mark.parametrize(
+    ("seconds", "count"), [(0, 1), (3, 1), (899, 1), (901, 2), (1200, 2), (7200, 12)]
+)
 def test_segments_follow_one_another_and_the_last_is_open_ended(seconds, count):
     segments = cut_source(video("a.mp4", seconds), CONFIG)
     assert len(segments) == count
@@ -39,7 +41,10 @@ def test_keys_of_all_segments_differ_and_those_of_a_short_video_are_plain():
 
 
 def test_a_shard_holds_a_bounded_number_of_videos_and_of_seconds():
-    sources = [video(f"{i}.mp4", seconds) for i, seconds in enumerate([10, 10, 10, 10, 500, 95, 10, 2400, 10])]
+    sources = [
+        video(f"{i}.mp4", seconds)
+        for i, seconds in enumerate([10, 10, 10, 10, 500, 95, 10, 2400, 10])
+    ]
     groups = list(group_segments(sources, CONFIG))
     assert [segment for group in groups for segment in group] == [
         segment for source in sources for segment in cut_source(source, CONFIG)

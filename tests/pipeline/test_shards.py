@@ -22,7 +22,9 @@ def made(out, config, *names):
 def test_a_stored_clip_is_the_video_and_says_where_it_came_from(videos, tmp_path, config):
     spec, sidecar = made(tmp_path / "out", config, videos / "good.mp4")
     (sample,) = sidecar.samples
-    block = (tmp_path / "out" / spec.name).read_bytes()[sample.offset : sample.offset + sample.length]
+    block = (tmp_path / "out" / spec.name).read_bytes()[
+        sample.offset : sample.offset + sample.length
+    ]
     clip = decode_clip(read_members(block))
     assert clip.key == sample.key == f"{spec.segments[0].source.id}_00000"
     assert (clip.frames.shape, clip.labels.shape) == ((8, 32, 32, 3), (1, 8, 32, 32))
@@ -59,7 +61,8 @@ def test_a_video_that_decord_loses_midway_is_read_again_by_pyav(data_dir, tmp_pa
     assert len({sample.key for sample in sidecar.samples}) == len(sidecar.samples) == 2
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves closing to the collector
+# Webdataset leaves closing to the collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_webdataset_reads_a_shard_unchanged(videos, tmp_path, config):
     import webdataset
 
@@ -68,8 +71,16 @@ def test_webdataset_reads_a_shard_unchanged(videos, tmp_path, config):
     assert [sample["__key__"] for sample in read] == [sample.key for sample in sidecar.samples]
     assert len(read) == 2
     for sample in read:
-        assert {"json", *(f"f{t:03d}.jpg" for t in range(8)), *(f"v0.f{t:03d}.png" for t in range(8))} <= set(sample)
-        members = {f"{sample['__key__']}.{name}": data for name, data in sample.items() if not name.startswith("__")}
+        assert {
+            "json",
+            *(f"f{t:03d}.jpg" for t in range(8)),
+            *(f"v0.f{t:03d}.png" for t in range(8)),
+        } <= set(sample)
+        members = {
+            f"{sample['__key__']}.{name}": data
+            for name, data in sample.items()
+            if not name.startswith("__")
+        }
         assert decode_clip(members).frames.shape == (8, 32, 32, 3)
 
 
@@ -107,4 +118,7 @@ def test_a_file_that_vanished_after_planning_is_quarantined(videos, tmp_path, co
 
 def test_nothing_temporary_is_left(videos, tmp_path, config):
     made(tmp_path / "out", config, videos / "good.mp4")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["shard-000000.json", "shard-000000.tar"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "shard-000000.json",
+        "shard-000000.tar",
+    ]

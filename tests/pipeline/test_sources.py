@@ -11,7 +11,9 @@ from pipeline.sources import find_sources
 
 
 def uris(tmp_path, *names):
-    return [source.uri for source in find_sources([str(name) for name in names], skip=tmp_path / "out")]
+    return [
+        source.uri for source in find_sources([str(name) for name in names], skip=tmp_path / "out")
+    ]
 
 
 ALL = ["cut.mkv", "cut.mp4", "good.mp4", "short.mp4", "sub/long.mkv", "text.mp4"]
@@ -48,7 +50,11 @@ def test_a_missing_entry_of_a_list_is_a_source_with_a_fault_that_names_the_line(
     (videos / "list.txt").write_text("good.mp4\ngone.mp4\n")
     gone, good = find_sources([str(videos / "list.txt")], skip=tmp_path / "out")
     assert (good.uri, good.fault) == ("good.mp4", "")
-    assert (gone.uri, gone.sha256, gone.fault) == ("gone.mp4", "", "list.txt, line 2: no such file or folder")
+    assert (gone.uri, gone.sha256, gone.fault) == (
+        "gone.mp4",
+        "",
+        "list.txt, line 2: no such file or folder",
+    )
 
 
 def test_a_list_with_a_password_in_a_uri_is_refused_before_anything_is_read(tmp_path):
@@ -112,7 +118,9 @@ def test_a_list_that_is_no_text_is_a_wrong_call(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["davis", "youtube-vos", "oxuva"])
-def test_in_the_layouts_of_the_field_frames_are_videos_and_masks_are_not(tmp_path, moving_frames, layout):
+def test_in_the_layouts_of_the_field_frames_are_videos_and_masks_are_not(
+    tmp_path, moving_frames, layout
+):
     frames, masks = {
         "davis": ("JPEGImages/480p", "Annotations/480p"),
         "youtube-vos": ("train/JPEGImages", "train/Annotations"),
@@ -121,7 +129,9 @@ def test_in_the_layouts_of_the_field_frames_are_videos_and_masks_are_not(tmp_pat
     for name in ("bear", "vid0001"):
         (tmp_path / "data" / frames / name).mkdir(parents=True)
         suffix = ".jpeg" if layout == "oxuva" else ".jpg"
-        cv2.imwrite(str(tmp_path / "data" / frames / name / f"00000{suffix}"), moving_frames[len(name)])
+        cv2.imwrite(
+            str(tmp_path / "data" / frames / name / f"00000{suffix}"), moving_frames[len(name)]
+        )
         if masks is not None:
             (tmp_path / "data" / masks / name).mkdir(parents=True)
             cv2.imwrite(str(tmp_path / "data" / masks / name / "00000.png"), moving_frames[0])
@@ -129,7 +139,9 @@ def test_in_the_layouts_of_the_field_frames_are_videos_and_masks_are_not(tmp_pat
     assert uris(tmp_path, tmp_path / "data") == [f"{frames}/bear", f"{frames}/vid0001"]
 
 
-def test_sources_of_a_bucket_have_the_uris_and_hashes_of_the_same_folder(videos, tmp_path, moving_frames, s3):
+def test_sources_of_a_bucket_have_the_uris_and_hashes_of_the_same_folder(
+    videos, tmp_path, moving_frames, s3
+):
     (videos / "frames").mkdir()
     for t in range(3):
         cv2.imwrite(str(videos / "frames" / f"{t}.png"), moving_frames[t])
@@ -142,7 +154,9 @@ def test_sources_of_a_bucket_have_the_uris_and_hashes_of_the_same_folder(videos,
         (f"{videos}/good.mp4", f"{bucket}/good.mp4"),
     ]:
         a, b = (find_sources([name], skip=tmp_path / "out") for name in (here, there))
-        assert [(s.uri, s.sha256, s.bytes, s.seconds) for s in a] == [(s.uri, s.sha256, s.bytes, s.seconds) for s in b]
+        assert [(s.uri, s.sha256, s.bytes, s.seconds) for s in a] == [
+            (s.uri, s.sha256, s.bytes, s.seconds) for s in b
+        ]
     (tmp_path / "uris.csv").write_text(f"uri\n{bucket}/good.mp4\n")
     assert uris(tmp_path, tmp_path / "uris.csv") == ["good.mp4"]
 
@@ -153,7 +167,9 @@ def test_a_missing_bucket_is_a_wrong_call(tmp_path, s3):
 
 
 def test_headers_tell_the_length_of_videos_and_nothing_of_others(videos, tmp_path):
-    seconds = {source.uri: source.seconds for source in find_sources([str(videos)], skip=tmp_path / "out")}
+    seconds = {
+        source.uri: source.seconds for source in find_sources([str(videos)], skip=tmp_path / "out")
+    }
     assert seconds["sub/long.mkv"] == pytest.approx(2.5, abs=0.05)
     assert seconds["text.mp4"] == 0
 

@@ -8,7 +8,8 @@ from pipeline.clips import sampled_frames
 
 
 def clip_frames(times, config):
-    """Frame indices of every clip, in order of their starts; times are ascending seconds, float64 (N,)."""
+    """Frame indices of every clip, in order of their starts; times are ascending seconds, float64
+    (N,)."""
     sampled = sampled_frames(times, config.fps)
     breaks = np.flatnonzero(np.diff(times[sampled]) > config.max_gap) + 1
     return [

@@ -1,4 +1,5 @@
-"""Slow naive restricted attention: unfold everything, mask what lies outside, one softmax. The rival and the oracle."""
+"""Slow naive restricted attention: unfold everything, mask what lies outside, one softmax. The
+rival and the oracle."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def naive_restricted_attention(
     mask_border: bool = True,
     product: str = "einsum",
 ) -> Tensor:
-    """As ``corrfractal.restricted_attention``. ``product``: ``einsum`` (leaner) or ``multiply`` (often faster)."""
+    """As ``corrfractal.restricted_attention``. ``product``: ``einsum`` (leaner) or ``multiply``
+    (often faster)."""
     _, C, _, _ = query.shape
     scale = 1 / math.sqrt(C) if scale is None else scale
     keys, values = unfold_windows(key, radius), unfold_windows(value, radius)

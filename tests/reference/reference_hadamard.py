@@ -1,4 +1,5 @@
-"""Slow Walsh-Hadamard responses: every pattern as a dense two-dimensional window, every pixel by itself."""
+"""Slow Walsh-Hadamard responses: every pattern as a dense two-dimensional window, every pixel by
+itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""J, F and their statistics in plain loops over the whole image: slow, and readable beside the official definition."""
+"""J, F and their statistics in plain loops over the whole image: slow, and readable beside the
+official definition."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def naive_j(truth: np.ndarray, mask: np.ndarray) -> float:
 
 
 def naive_boundary(mask: np.ndarray) -> set[tuple[int, int]]:
-    """Boundary pixels (y, x). The neighbours that the image lacks are looked at as the official code does."""
+    """Boundary pixels (y, x). The neighbours that the image lacks are looked at as the official
+    code does."""
     height, width = mask.shape
     found = set()
     for y in range(height):
@@ -37,7 +39,8 @@ def naive_boundary(mask: np.ndarray) -> set[tuple[int, int]]:
 
 
 def naive_f(truth: np.ndarray, mask: np.ndarray) -> float:
-    """F by measuring the distance of every boundary pixel to every boundary pixel of the other mask."""
+    """F by measuring the distance of every boundary pixel to every boundary pixel of the other
+    mask."""
     radius = math.ceil(0.008 * math.sqrt(truth.shape[0] ** 2 + truth.shape[1] ** 2))
     b_truth, b_mask = naive_boundary(truth), naive_boundary(mask)
     if not b_truth and not b_mask:

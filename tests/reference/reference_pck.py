@@ -7,8 +7,11 @@ import math
 import numpy as np
 
 
-def naive_pck(truths: list[np.ndarray], predictions: list[np.ndarray], threshold: float, strict: bool) -> float:
-    """Mean over joints of the share of correct ones; NaN in a prediction marks a joint that was not detected.
+def naive_pck(
+    truths: list[np.ndarray], predictions: list[np.ndarray], threshold: float, strict: bool
+) -> float:
+    """Mean over joints of the share of correct ones; NaN in a prediction marks a joint that was not
+    detected.
 
     Args:
         truths, predictions: per video (frames, joints, 2), the first frame left out.
@@ -28,7 +31,9 @@ def naive_pck(truths: list[np.ndarray], predictions: list[np.ndarray], threshold
     return sum(shares) / len(shares) if shares else math.nan
 
 
-def _is_correct(truth: np.ndarray, predicted: np.ndarray, joint: int, threshold: float, strict: bool) -> bool:
+def _is_correct(
+    truth: np.ndarray, predicted: np.ndarray, joint: int, threshold: float, strict: bool
+) -> bool:
     box = [truth[j] for j in range(len(truth)) if strict or not math.isnan(predicted[j, 0])]
     xs, ys = [p[0] for p in box], [p[1] for p in box]
     size = 0.6 * math.hypot(max(xs) - min(xs), max(ys) - min(ys))

@@ -1,4 +1,5 @@
-"""Area averaging pixel by pixel: each output pixel is the mean of the part of the image that it covers."""
+"""Area averaging pixel by pixel: each output pixel is the mean of the part of the image that it
+covers."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ def slow_area_mean(image, height, width):
     out = np.empty((height, width, 3), dtype=int)
     for y in range(height):
         for x in range(width):
-            top, bottom, left, right = y * H / height, (y + 1) * H / height, x * W / width, (x + 1) * W / width
+            top, bottom, left, right = (
+                y * H / height,
+                (y + 1) * H / height,
+                x * W / width,
+                (x + 1) * W / width,
+            )
             total, area = np.zeros(3), 0.0
             for j in range(floor(top), min(H, ceil(bottom))):
                 for i in range(floor(left), min(W, ceil(right))):

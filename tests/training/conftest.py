@@ -1,4 +1,5 @@
-"""Shards made once by the real pipeline from tiny real videos, and the settings of a run that takes seconds."""
+"""Shards made once by the real pipeline from tiny real videos, and the settings of a run that takes
+seconds."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def tiny_videos(photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory
     """Three videos that drift over a photograph, v0.mp4 .. v2.mp4."""
     videos = tmp_path_factory.mktemp("videos")
     for v in range(3):
-        window = [photograph[20 * v + t : 20 * v + t + 64, 90 * v + 2 * t : 90 * v + 2 * t + 64] for t in range(24)]
+        window = [
+            photograph[20 * v + t : 20 * v + t + 64, 90 * v + 2 * t : 90 * v + 2 * t + 64]
+            for t in range(24)
+        ]
         write_video(videos / f"v{v}.mp4", window, fps=24)
     return videos
 
@@ -39,9 +43,12 @@ def tiny_videos(photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 def tiny_shards(tiny_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards with a few clips of 8 frames, 48 x 48, of ``tiny_videos``."""
     out = tmp_path_factory.mktemp("shards")
-    config = PipelineConfig(size=48, videos_per_shard=2, views=2, clip=ClipConfig(frames=8, fps=24, hop=4))
+    config = PipelineConfig(
+        size=48, videos_per_shard=2, views=2, clip=ClipConfig(frames=8, fps=24, hop=4)
+    )
     plan = make_plan(find_sources([str(tiny_videos)], skip=str(out)), config)
-    for spec in prepare(str(out), plan, retry_quarantined=False):  # what Ray's tasks do, without Ray
+    # What Ray's tasks do, without Ray
+    for spec in prepare(str(out), plan, retry_quarantined=False):
         make_shard(spec, str(out), config)
     commit(str(out), plan)
     return out
@@ -60,7 +67,9 @@ def tiny_config() -> TrainingConfig:
 
 
 @pytest.fixture(scope="session")
-def registered(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+def registered(
+    tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Path]]:
     """A store with two versions, each really trained for four steps, and the folders of their runs."""
     root = tmp_path_factory.mktemp("registered")
     store, digest = f"sqlite:///{root / 'mlflow.db'}", load_manifest(tiny_shards).digest

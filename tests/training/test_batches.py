@@ -20,7 +20,10 @@ def batches(shards: Path, config: TrainingConfig, rank: int = 0, world: int = 1)
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("frames", "labels", "keep")) and a.keys == b.keys
+    return (
+        all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("frames", "labels", "keep"))
+        and a.keys == b.keys
+    )
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -34,12 +37,19 @@ def test_the_global_batch_is_the_same_on_any_number_of_workers(
     assert sum((p.keys for p in parts), ()) == whole.keys
 
 
-def test_iterating_from_a_step_gives_what_indexing_gives(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
+def test_iterating_from_a_step_gives_what_indexing_gives(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
     source = batches(tiny_shards, tiny_config)
-    assert all(same(batch, source[step]) for step, batch in zip(range(3, 7), source.iterate(3, 7), strict=True))
+    assert all(
+        same(batch, source[step])
+        for step, batch in zip(range(3, 7), source.iterate(3, 7), strict=True)
+    )
 
 
-def test_an_uncropped_sample_is_what_the_shard_holds(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
+def test_an_uncropped_sample_is_what_the_shard_holds(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
     source = batches(tiny_shards, replace(tiny_config, crop=None, channel_dropout=0.0))
     samples = {s.key: s for s in sample_index(tiny_shards, load_manifest(tiny_shards))}
     for position in range(4):
@@ -57,7 +67,9 @@ def test_an_uncropped_sample_is_what_the_shard_holds(tiny_shards: Path, tiny_con
         assert example.keep.sum() == 3
 
 
-def test_the_full_preset_asks_for_the_papers_references(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
+def test_the_full_preset_asks_for_the_papers_references(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
     config = replace(tiny_config, references="full")
     assert config.clip_frames_needed == 7
     assert batches(tiny_shards, config)[0].frames.shape == (4, 6, 3, 32, 32)
@@ -83,7 +95,9 @@ def test_lab_drops_one_colour_axis_and_none_drops_nothing(
     assert (keep[:, 0] == 1).all()
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
+def test_a_batch_that_cannot_be_shared_out_is_refused(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
     with pytest.raises(ValueError, match="multiple of the number of workers, 3"):
         batches(tiny_shards, tiny_config, 0, 3)
 
@@ -108,7 +122,9 @@ def test_loader_processes_give_the_same_batches_in_the_same_order(
 ) -> None:
     source = batches(tiny_shards, tiny_config)
     prepared = batches(tiny_shards, replace(tiny_config, loader_workers=2)).iterate(3, 11)
-    assert all(same(batch, source[step]) for step, batch in zip(range(3, 11), prepared, strict=True))
+    assert all(
+        same(batch, source[step]) for step, batch in zip(range(3, 11), prepared, strict=True)
+    )
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -129,6 +145,11 @@ def test_two_epochs_show_every_sample_twice_in_the_same_global_batches_for_1_2_a
 def ledger(shards: Path, config: TrainingConfig, world: int, steps: int) -> list[list[str]]:
     workers = [batches(shards, config, rank, world) for rank in range(world)]
     return [
-        [key for part in range(config.accumulate) for w in taken for key in w.parts(config.accumulate)[part].keys]
+        [
+            key
+            for part in range(config.accumulate)
+            for w in taken
+            for key in w.parts(config.accumulate)[part].keys
+        ]
         for taken in ([worker[step] for worker in workers] for step in range(steps))
     ]

@@ -1,4 +1,5 @@
-"""A remote shard is fetched once per host, checked, and pushed out when room is needed; nothing unchecked is read."""
+"""A remote shard is fetched once per host, checked, and pushed out when room is needed; nothing
+unchecked is read."""
 
 from __future__ import annotations
 
@@ -23,7 +24,13 @@ def entries(contents: dict[str, bytes], uri: str) -> dict[str, ShardEntry]:
     for name, data in contents.items():
         storage.write(storage.join(uri, name), data)
     return {
-        name: ShardEntry(name=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), samples=1, sidecar="")
+        name: ShardEntry(
+            name=name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            samples=1,
+            sidecar="",
+        )
         for name, data in contents.items()
     }
 
@@ -59,12 +66,15 @@ def test_the_shards_used_longest_ago_make_room_and_come_back_when_asked_for(tmp_
     assert sum(path.stat().st_size for path in tmp_path.glob("*.tar")) <= 3000
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_counts(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_counts(
+    tmp_path: Path,
+) -> None:
     import fcntl
 
     uri = "memory://left"
     files = ShardFiles(uri, entries(shards(3), uri), tmp_path, limit=2500)
-    stale, live = (tmp_path / f"{'a' * 8}.{lane}.1000.part" for lane in (LANES, LANES + 1))  # lanes of their own
+    # Lanes of their own
+    stale, live = (tmp_path / f"{'a' * 8}.{lane}.1000.part" for lane in (LANES, LANES + 1))
     for part in (stale, live):
         part.write_bytes(b"half")
     with (tmp_path / f"lane-{LANES + 1}").open("w") as lane:
@@ -73,7 +83,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_count
             files.ready(f"shard-{k:06d}.tar")
         assert not stale.exists()
         assert live.exists()
-        assert held(tmp_path) == {b"\2"}, "the live one takes 1000 of 2500 bytes, so one shard fits beside it"
+        assert held(tmp_path) == {b"\2"}, (
+            "the live one takes 1000 of 2500 bytes, so one shard fits beside it"
+        )
 
 
 def test_a_shard_that_could_never_fit_is_refused(tmp_path: Path) -> None:
@@ -83,7 +95,9 @@ def test_a_shard_that_could_never_fit_is_refused(tmp_path: Path) -> None:
         files.ready("shard-000000.tar")
 
 
-def test_a_flipped_byte_at_the_other_end_stops_with_the_shards_name_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_flipped_byte_at_the_other_end_stops_with_the_shards_name_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
     uri = "memory://flipped"
     files = ShardFiles(uri, entries(shards(1), uri), tmp_path, limit=10_000)
     storage.write(f"{uri}/shard-000000.tar", b"\0" * 500 + b"\1" + b"\0" * 499)
@@ -100,7 +114,9 @@ def _read_all(uri: str, found: dict[str, ShardEntry], folder: Path, rounds: int)
     )  # fmt: skip
 
 
-def test_processes_that_push_out_each_others_shards_all_read_the_right_bytes(tmp_path: Path) -> None:
+def test_processes_that_push_out_each_others_shards_all_read_the_right_bytes(
+    tmp_path: Path,
+) -> None:
     source, cache = tmp_path / "source", tmp_path / "cache"
     source.mkdir()
     uri = f"local://{source}"  # a URI to all of our code, and visible in every process
@@ -119,7 +135,9 @@ def test_batches_from_an_object_store_are_those_of_the_local_shards(
     for file in tiny_shards.iterdir():
         if file.is_file():
             storage.write(f"{uri}/{file.name}", file.read_bytes())
-    config = replace(tiny_config, shuffle_window=1, cache_gb=1e-9 * load_manifest(uri).statistics.bytes)
+    config = replace(
+        tiny_config, shuffle_window=1, cache_gb=1e-9 * load_manifest(uri).statistics.bytes
+    )
     remote, local = Batches(uri, config, cache=tmp_path), Batches(tiny_shards, config)
     for step in range(6):
         assert remote[step].keys == local[step].keys

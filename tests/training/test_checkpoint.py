@@ -12,7 +12,9 @@ from training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 
 def checkpoint(step: int) -> Checkpoint:
     weights = {"weight": torch.full((50,), float(step))}
-    return Checkpoint(step=step, model=weights, optimizer={}, shards_digest="s", config_digest="c", run_id="r")
+    return Checkpoint(
+        step=step, model=weights, optimizer={}, shards_digest="s", config_digest="c", run_id="r"
+    )
 
 
 def test_the_newest_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -55,7 +57,8 @@ def test_an_empty_folder_has_none(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_would_run_code_is_not_read(tmp_path: Path) -> None:
-    """The file is replaced by a pickle that makes a file when it is loaded, with a matching companion."""
+    """The file is replaced by a pickle that makes a file when it is loaded, with a matching
+    companion."""
     import hashlib
     import json
     import pickle

@@ -17,34 +17,60 @@ from training.config import TrainingConfig
 from training.dryrun import dry_run
 
 
-def test_the_command_tells_what_a_run_would_be_and_writes_nothing(tiny_shards: Path, tmp_path: Path) -> None:
+def test_the_command_tells_what_a_run_would_be_and_writes_nothing(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
     before = sorted(tiny_shards.rglob("*"))
-    settings = ["--set", "network.width=4", "--set", "network.embedding_channels=8", "--set", "crop=32"]
-    call = [str(tiny_shards), "--out", str(tmp_path / "run"), "--profile", "cpu", "--workers", "1-2", *settings]
+    settings = [
+        "--set",
+        "network.width=4",
+        "--set",
+        "network.embedding_channels=8",
+        "--set",
+        "crop=32",
+    ]
+    call = [
+        str(tiny_shards),
+        "--out",
+        str(tmp_path / "run"),
+        "--profile",
+        "cpu",
+        "--workers",
+        "1-2",
+        *settings,
+    ]
     result = CliRunner().invoke(train, [*call, "--steps", "10", "--dry-run"])
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == []
     assert sorted(tiny_shards.rglob("*")) == before
 
 
-def test_figures_follow_the_configuration(tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path) -> None:
+def test_figures_follow_the_configuration(
+    tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path
+) -> None:
     def figures(config: TrainingConfig):
         return dry_run(tiny_shards, tmp_path / "run", config, (1, 2), "sqlite:///none.db")
 
     plain = figures(tiny_config)
     assert (plain.steps, plain.samples_per_pass, plain.workers) == (8, 4, (1, 2))
-    assert plain.samples == sum(e["samples"] for e in json.loads((tiny_shards / "manifest.json").read_text())["shards"])
+    assert plain.samples == sum(
+        e["samples"] for e in json.loads((tiny_shards / "manifest.json").read_text())["shards"]
+    )
     assert plain.parameters == sum(p.numel() for p in CorrFractal(tiny_config.network).parameters())
     larger = figures(replace(tiny_config, crop=None))
     assert larger.gmac_per_sample == pytest.approx(plain.gmac_per_sample * (48 / 32) ** 2)
-    assert larger.memory_gb > plain.memory_gb > figures(replace(tiny_config, recompute=True)).memory_gb
+    assert (
+        larger.memory_gb > plain.memory_gb > figures(replace(tiny_config, recompute=True)).memory_gb
+    )
     assert figures(replace(tiny_config, accumulate=2)).samples_per_pass == 2
 
 
 def test_what_would_stop_a_launch_stops_the_dry_one(
     tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def launch(shards: Path, config: TrainingConfig = tiny_config, bounds: tuple[int, int] = (1, 2)) -> None:
+    def launch(
+        shards: Path, config: TrainingConfig = tiny_config, bounds: tuple[int, int] = (1, 2)
+    ) -> None:
         dry_run(shards, tmp_path / "run", config, bounds, "sqlite:///none.db")
 
     with pytest.raises(ConfigError, match="number of workers, 3"):

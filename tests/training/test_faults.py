@@ -1,4 +1,5 @@
-"""What goes wrong around a run costs it nothing: killed while it writes, told to leave, no room, no tracking server."""
+"""What goes wrong around a run costs it nothing: killed while it writes, told to leave, no room, no
+tracking server."""
 
 from __future__ import annotations
 
@@ -72,25 +73,34 @@ def new_job(shards: str | Path, out: Path, config: TrainingConfig, store: str) -
 
 def started(job: Job) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", FIT, json.dumps(config_to_dict(job))], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", FIT, json.dumps(config_to_dict(job))],
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
 def assert_same_run(job: Job, whole: Job) -> None:
     """The same weights to the last bit, and every step's loss once."""
-    ours, theirs = (CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole))
+    ours, theirs = (
+        CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole)
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert losses(job) == losses(whole)
 
 
 def losses(job: Job) -> list[tuple[int, float]]:
-    return [(line.step, line.values["loss"]) for line in read_lines(Path(job.out) / "metrics.jsonl", job.total)]
+    return [
+        (line.step, line.values["loss"])
+        for line in read_lines(Path(job.out) / "metrics.jsonl", job.total)
+    ]
 
 
 def delivered(job: Job) -> list[int]:
     import mlflow
 
-    return [p.step for p in mlflow.MlflowClient(job.tracking_uri).get_metric_history(job.run_id, "loss")]
+    return [
+        p.step for p in mlflow.MlflowClient(job.tracking_uri).get_metric_history(job.run_id, "loss")
+    ]
 
 
 def test_killed_while_a_checkpoint_is_half_written_it_goes_on_from_the_one_before(
@@ -99,7 +109,9 @@ def test_killed_while_a_checkpoint_is_half_written_it_goes_on_from_the_one_befor
     job = new_job(whole.shards, tmp_path / "killed", whole.config, store)
     folder = tmp_path / "killed" / "checkpoints"
     process = started(job)
-    while not (half := [name for name in _names(folder) if name.endswith(".pt." + f"{process.pid}.tmp")]):
+    while not (
+        half := [name for name in _names(folder) if name.endswith(".pt." + f"{process.pid}.tmp")]
+    ):
         assert process.poll() is None, "the run ended before it could be killed"
     process.kill()
     process.communicate()
@@ -117,7 +129,9 @@ def _names(folder: Path) -> list[str]:
 def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
     whole: Job, tmp_path: Path, store: str
 ) -> None:
-    job = new_job(whole.shards, tmp_path / "asked", replace(whole.config, checkpoint_every=99), store)
+    job = new_job(
+        whole.shards, tmp_path / "asked", replace(whole.config, checkpoint_every=99), store
+    )
     process = started(job)
     while len(losses(job)) < 2:
         assert process.poll() is None, "the run ended before it could be asked to leave"
@@ -132,7 +146,9 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
     assert_same_run(job, whole)
 
 
-def test_two_workers_go_on_where_one_stopped_with_the_same_losses(whole: Job, tmp_path: Path, store: str) -> None:
+def test_two_workers_go_on_where_one_stopped_with_the_same_losses(
+    whole: Job, tmp_path: Path, store: str
+) -> None:
     """Sums are taken in another order: the first loss shows that, later ones what Adam makes of it."""
     job = new_job(whole.shards, tmp_path / "wider", whole.config, store)
     (tmp_path / "wider" / "checkpoints").mkdir()
@@ -143,7 +159,9 @@ def test_two_workers_go_on_where_one_stopped_with_the_same_losses(whole: Job, tm
     assert [step for step, _ in ours] == [step for step, _ in theirs] == list(range(5, 11))
     assert ours[0][1] == pytest.approx(theirs[0][1], rel=1e-5)
     assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-3)
-    weights, expected = (CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole))
+    weights, expected = (
+        CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole)
+    )
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)
 
@@ -158,7 +176,8 @@ def _fit_rank(rank: int, job: dict[str, object], meeting: str) -> None:
 def test_a_full_disk_costs_checkpoints_but_not_the_run(
     whole: Job, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No file may grow beyond 150 kB from step 3 to step 7: neither a checkpoint nor the data base of the store."""
+    """No file may grow beyond 150 kB from step 3 to step 7: neither a checkpoint nor the data base
+    of the store."""
     job = new_job(whole.shards, tmp_path / "full", whole.config, store)
     room = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -174,7 +193,10 @@ def test_a_full_disk_costs_checkpoints_but_not_the_run(
             resource.setrlimit(resource.RLIMIT_FSIZE, room)
     assert_same_run(job, whole)
     assert delivered(job) == list(range(1, 11))
-    steps = [int(p.stem.removeprefix("step-")) for p in sorted((tmp_path / "full" / "checkpoints").glob("*.pt"))]
+    steps = [
+        int(p.stem.removeprefix("step-"))
+        for p in sorted((tmp_path / "full" / "checkpoints").glob("*.pt"))
+    ]
     assert {1, 2, 8, 9, 10} <= set(steps)
     assert not {4, 5, 6} & set(steps)
     told = (tmp_path / "full" / "messages.log").read_text()
@@ -195,12 +217,16 @@ def calling(at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.undo()
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_part_of_it(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_part_of_it(
+    tmp_path: Path,
+) -> None:
     from training.checkpoint import Checkpoint
 
     def checkpoint(step: int) -> Checkpoint:
         weights = {"weight": torch.full((100_000,), float(step))}
-        return Checkpoint(step=step, model=weights, optimizer={}, shards_digest="s", config_digest="c", run_id="r")
+        return Checkpoint(
+            step=step, model=weights, optimizer={}, shards_digest="s", config_digest="c", run_id="r"
+        )
 
     told: list[str] = []
     room = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -219,7 +245,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_part_of_it
     assert f"no checkpoint of step 2 in {tmp_path}" in told[0]
 
 
-def test_a_snapshot_is_of_its_step_whatever_the_steps_after_it_do(tmp_path: Path, whole: Job) -> None:
+def test_a_snapshot_is_of_its_step_whatever_the_steps_after_it_do(
+    tmp_path: Path, whole: Job
+) -> None:
     model, optimizer = loop.build(whole.config, torch.device("cpu"), 1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     snapshot = loop._checkpoint(whole, 1, model, optimizer).snapshot()
@@ -245,7 +273,11 @@ def test_a_line_that_found_no_room_is_written_whole_with_the_next_one(tmp_path: 
 
 
 def test_metrics_missed_by_a_tracking_server_arrive_later_in_order_each_once(
-    tiny_shards: Path, whole: Job, tmp_path: Path, tracking_server: TrackingServer, monkeypatch: pytest.MonkeyPatch
+    tiny_shards: Path,
+    whole: Job,
+    tmp_path: Path,
+    tracking_server: TrackingServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A real server, stopped after the third step of a run and started again before its eighth."""
     job = new_job(tiny_shards, tmp_path / "run", whole.config, f"http://{tracking_server.address}")

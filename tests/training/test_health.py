@@ -1,4 +1,5 @@
-"""Shards of black, frozen or random videos are refused before anything is started; good ones and overrides are not."""
+"""Shards of black, frozen or random videos are refused before anything is started; good ones and
+overrides are not."""
 
 from __future__ import annotations
 
@@ -45,7 +46,11 @@ def frames_of(kind: str, photograph: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("kind", "seen", "override"),
     [
-        ("black", "hold 0.00 bits a pixel, and the most frequent label covers 100% ", {"min_label_entropy": 0.0}),
+        (
+            "black",
+            "hold 0.00 bits a pixel, and the most frequent label covers 100% ",
+            {"min_label_entropy": 0.0},
+        ),
         ("frozen", "the labels never change: 0.", {"min_label_change": 0.0}),
         ("noise", "the labels are noise: 9", {"max_label_change": 1.0}),
     ],
@@ -66,7 +71,9 @@ def test_a_data_set_without_anything_to_learn_is_refused(
     assert f"--set {field}=" in str(caught.value)
     assert not run.exists()
     assert not (tmp_path / "store.db").exists()
-    allowed = replace(tiny_config, **override, **({"min_label_change": 0.0} if kind == "black" else {}))
+    allowed = replace(
+        tiny_config, **override, **({"min_label_change": 0.0} if kind == "black" else {})
+    )
     check_labels(load_manifest(shards).statistics.labels, allowed, shards)
 
 

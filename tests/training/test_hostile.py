@@ -1,4 +1,5 @@
-"""Shards, models and checkpoints that someone made to do harm: refused with the file's name, and nothing runs."""
+"""Shards, models and checkpoints that someone made to do harm: refused with the file's name, and
+nothing runs."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ from training.checkpoint import read_checkpoint
 SMALL = CorrFractalConfig(width=4, embedding_channels=8)
 
 
-def member(name: str, contents: bytes = b"x", size: bytes | None = None, kind: bytes = b"0") -> bytes:
+def member(
+    name: str, contents: bytes = b"x", size: bytes | None = None, kind: bytes = b"0"
+) -> bytes:
     """A member of a tar (POSIX ustar) with whatever a header may claim."""
     header = bytearray(512)
     header[: len(name)] = name.encode()
@@ -73,7 +76,9 @@ def test_what_read_members_takes_is_exactly_what_was_written() -> None:
     ],
     ids=str,
 )
-def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path: Path, tiny_shards: Path, change: dict[str, object]) -> None:
+def test_a_manifest_cannot_name_a_file_elsewhere(
+    tmp_path: Path, tiny_shards: Path, change: dict[str, object]
+) -> None:
     values = json.loads((tiny_shards / "manifest.json").read_text())
     values["shards"][0].update(change)
     del values["digest"]
@@ -131,7 +136,9 @@ class Runs:
         return os.mkdir, (os.environ["EXECUTED"],)
 
 
-def test_a_hostile_model_file_is_refused_and_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_model_file_is_refused_and_takes_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EXECUTED", str(tmp_path / "executed"))
     for name, path in hostile_models(tmp_path).items():
         with pytest.raises(IntegrityError, match=str(path)):
@@ -139,7 +146,9 @@ def test_a_hostile_model_file_is_refused_and_takes_no_memory(tmp_path: Path, mon
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EXECUTED", str(tmp_path / "executed"))
     path = tmp_path / "step-00000001.pt"
     torch.save({"step": 1}, path)
@@ -147,16 +156,28 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch
         parts = {name: whole.read(name) for name in whole.namelist()}
     with zipfile.ZipFile(path, "w") as evil:
         for name, contents in parts.items():
-            evil.writestr(name, pickle.dumps(Runs(), protocol=2) if name.endswith("data.pkl") else contents)
-    path.with_suffix(".json").write_text(json.dumps({"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
+            evil.writestr(
+                name, pickle.dumps(Runs(), protocol=2) if name.endswith("data.pkl") else contents
+            )
+    path.with_suffix(".json").write_text(
+        json.dumps({"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    )
     with pytest.raises(IntegrityError, match="step-00000001"):
         read_checkpoint(path)
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_password_in_a_uri_is_not_shown() -> None:
-    assert without_password("postgresql+psycopg2://ann:s3cret@db:5432/m") == "postgresql+psycopg2://ann:***@db:5432/m"
-    for plain in ("sqlite:////data/mlflow.db", "http://127.0.0.1:5000", "https://ann@host/x?y=1", "relative/path"):
+    assert (
+        without_password("postgresql+psycopg2://ann:s3cret@db:5432/m")
+        == "postgresql+psycopg2://ann:***@db:5432/m"
+    )
+    for plain in (
+        "sqlite:////data/mlflow.db",
+        "http://127.0.0.1:5000",
+        "https://ann@host/x?y=1",
+        "relative/path",
+    ):
         assert without_password(plain) == plain
     assert without_password("no answer from http://ann:a:b@c@host:80/x and s3://k:v@b") == (
         "no answer from http://ann:***@host:80/x and s3://k:***@b"

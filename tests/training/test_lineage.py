@@ -1,4 +1,5 @@
-"""From a model back to its videos, from a video on to its models; and the folder that an export writes."""
+"""From a model back to its videos, from a video on to its models; and the folder that an export
+writes."""
 
 from __future__ import annotations
 
@@ -37,10 +38,13 @@ def test_a_model_leads_to_run_checkpoint_manifest_shards_and_videos(
     assert found.data is not None
     assert (found.data.digest, found.data.shards) == (manifest.digest, manifest.shards)
     held = {
-        shard.name: {s.sha256 for s in load_sidecar(tiny_shards, shard).sources if s.clips} for shard in manifest.shards
+        shard.name: {s.sha256 for s in load_sidecar(tiny_shards, shard).sources if s.clips}
+        for shard in manifest.shards
     }
     for video in found.data.videos:
-        assert video.shards == tuple(name for name, sources in held.items() if video.source.sha256 in sources)
+        assert video.shards == tuple(
+            name for name, sources in held.items() if video.source.sha256 in sources
+        )
 
     told = corrfractal(store, "lineage", out / "model.safetensors").output
     assert "models:/corrfractal/1" in told
@@ -49,7 +53,9 @@ def test_a_model_leads_to_run_checkpoint_manifest_shards_and_videos(
     assert [name for name in named if name not in told] == []
 
 
-def test_a_checkpoint_that_is_gone_or_changed_is_said_to_be(store: str, registered: tuple[Path, list[Path]]) -> None:
+def test_a_checkpoint_that_is_gone_or_changed_is_said_to_be(
+    store: str, registered: tuple[Path, list[Path]]
+) -> None:
     path = registered[1][0] / "checkpoints" / "step-00000004.pt"
     whole = path.read_bytes()
     try:
@@ -78,7 +84,10 @@ def test_a_video_is_known_by_its_contents_and_leads_to_shards_and_models(
 
 def test_shards_lead_both_ways(store: str, tiny_shards: Path, tmp_path: Path) -> None:
     told = corrfractal(store, "lineage", "--shards", tiny_shards).output
-    assert all(name in told for name in ("models:/corrfractal/1", "models:/corrfractal/2", "v0.mp4", "v2.mp4"))
+    assert all(
+        name in told
+        for name in ("models:/corrfractal/1", "models:/corrfractal/2", "v0.mp4", "v2.mp4")
+    )
     assert corrfractal(store, "lineage", "--shards", tmp_path).exit_code == 2
     assert corrfractal(store, "lineage").exit_code == 2
 
@@ -89,10 +98,15 @@ def test_an_exported_folder_needs_nothing_else(
     out = tmp_path / "exported"
     done = corrfractal(store, "models", "export", "1", "--out", out)
     assert done.exit_code == 0, done.output
-    sums = dict(reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines())
+    sums = dict(
+        reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines()
+    )
     assert sums == {p.name: file_sha256(p) for p in out.iterdir() if p.name != "SHA256SUMS"}
     moved = shutil.move(out, tmp_path / "elsewhere")
-    ours, theirs = (CorrFractal.load(Path(f) / "model.safetensors").state_dict() for f in (moved, registered[1][0]))
+    ours, theirs = (
+        CorrFractal.load(Path(f) / "model.safetensors").state_dict()
+        for f in (moved, registered[1][0])
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     lineage = json.loads((Path(moved) / "lineage.json").read_text())
     assert lineage["data"]["digest"] == load_manifest(tiny_shards).digest

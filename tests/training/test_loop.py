@@ -1,4 +1,5 @@
-"""A run that is stopped goes on to the very same weights; one that diverges leaves what is needed to see why."""
+"""A run that is stopped goes on to the very same weights; one that diverges leaves what is needed
+to see why."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ def _fit_in_process(job: Job) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: str) -> tuple[Job, Path]:
+def uninterrupted(
+    tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: str
+) -> tuple[Job, Path]:
     network = CorrFractal(None).config
     config = TrainingConfig(
         network=replace(network, width=4, embedding_channels=8), batch_size=4, crop=32, steps=8, checkpoint_every=3,
@@ -73,17 +76,30 @@ def uninterrupted(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, s
     return job, out
 
 
-def test_a_run_leaves_metrics_pictures_checkpoints_and_a_model(uninterrupted: tuple[Job, Path]) -> None:
+def test_a_run_leaves_metrics_pictures_checkpoints_and_a_model(
+    uninterrupted: tuple[Job, Path],
+) -> None:
     import mlflow
 
     job, out = uninterrupted
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
-    logged = {"loss", "error", "copy_error", "learning_rate", "gradient_norm", "samples_per_second", "data_wait"}
+    logged = {
+        "loss",
+        "error",
+        "copy_error",
+        "learning_rate",
+        "gradient_norm",
+        "samples_per_second",
+        "data_wait",
+    }
     logged |= {"checkpoint_stall", "gmac_per_second", "share_of_peak", "peak_memory_mb"}
     assert logged <= set(lines[0])
     assert all(0 < line["share_of_peak"] < 1.5 and 0 <= line["data_wait"] <= 1 for line in lines)
-    assert sorted(p.name for p in (out / "pictures").iterdir()) == ["step-00000004.png", "step-00000008.png"]
+    assert sorted(p.name for p in (out / "pictures").iterdir()) == [
+        "step-00000004.png",
+        "step-00000008.png",
+    ]
     assert json.loads((out / "result.json").read_text())["step"] == 8
 
     mlflow.set_tracking_uri(job.tracking_uri)
@@ -110,7 +126,9 @@ def test_after_kill_9_at_any_moment_the_weights_are_bit_identical(
         process.wait()
     _fit_in_process(job)
     assert_same_weights(out, reference)
-    last = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (out, reference)]
+    last = [
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (out, reference)
+    ]
     assert last[0]["loss"] == last[1]["loss"]
 
 
@@ -155,7 +173,10 @@ def test_the_network_is_scored_while_it_trains_and_learns_no_differently(
     job = new_job(Path(whole.shards), tmp_path / "scored", config, store)
     _fit_in_process(job)
     assert_same_weights(tmp_path / "scored", reference)
-    lines = [json.loads(line) for line in (tmp_path / "scored" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "scored" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines if "JF" in line] == [5, 8]
     assert all(0 <= line["JF"] <= 1 for line in lines if "JF" in line)
 

@@ -20,11 +20,14 @@ def layer() -> nn.Sequential:
 
 
 def batch() -> torch.Tensor:
-    return 50 + torch.randn(6, 3, 8, 9, generator=torch.Generator().manual_seed(2))  # a mean far from 0
+    # A mean far from 0
+    return 50 + torch.randn(6, 3, 8, 9, generator=torch.Generator().manual_seed(2))
 
 
 def _worker(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
+    )
     network = layer()
     synchronize(network)
     assert [type(m) for m in network].count(SyncedBatchNorm) == 2
@@ -34,7 +37,11 @@ def _worker(rank: int, folder: str) -> None:
         dist.all_reduce(parameter.grad)
         parameter.grad /= WORLD
     torch.save(
-        {"output": output.detach(), "state": network.state_dict(), "gradients": [p.grad for p in network.parameters()]},
+        {
+            "output": output.detach(),
+            "state": network.state_dict(),
+            "gradients": [p.grad for p in network.parameters()],
+        },
         f"{folder}/{rank}.pt",
     )
     dist.destroy_process_group()
@@ -47,7 +54,9 @@ def test_two_workers_normalise_and_learn_like_one(tmp_path: Path) -> None:
     output = alone(batch())
     (output * torch.arange(5)[:, None, None]).square().mean().backward()
 
-    torch.testing.assert_close(torch.cat([part["output"] for part in parts]), output.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([part["output"] for part in parts]), output.detach(), rtol=1e-4, atol=1e-5
+    )
     for part in parts:
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(part["state"][name], value, rtol=1e-5, atol=1e-6, msg=name)

@@ -36,7 +36,8 @@ def test_the_picture_shows_both_modules_and_leaves_the_network_as_it_was(
         with Image.open(tmp_path / f"{reading}.png") as image:
             assert image.width == columns * 130 - 2
             picture = np.array(image)
-        np.testing.assert_array_equal(picture[38:166, :128], photograph[:128, 50:178])  # the first reference
+        # The first reference
+        np.testing.assert_array_equal(picture[38:166, :128], photograph[:128, 50:178])
 
 
 def test_equal_embeddings_have_equal_colours_and_different_ones_different() -> None:

@@ -41,7 +41,10 @@ def test_a_version_that_was_not_evaluated_is_refused_with_the_command_to_run(sto
     refused = models(store, "promote", "2")
     assert refused.exit_code == 1
     assert "it has no scores on davis2017-val" in refused.output
-    assert "run `corrfractal evaluate davis --data DIR --model models:/corrfractal/2`" in refused.output
+    assert (
+        "run `corrfractal evaluate davis --data DIR --model models:/corrfractal/2`"
+        in refused.output
+    )
     assert champion(store) is None
     assert history(store).moves == ()
 
@@ -51,7 +54,8 @@ def test_champion_moves_to_what_is_not_worse_and_every_move_is_kept(store: str) 
     note(store, 2, 0.49)
     promote("1", store, dataset=SET, why="the first")
     with pytest.raises(
-        GateError, match=r"J&F 49\.00 % on davis2017-val, the champion models:/corrfractal/1 has 50\.00 %"
+        GateError,
+        match=r"J&F 49\.00 % on davis2017-val, the champion models:/corrfractal/1 has 50\.00 %",
     ):
         promote("2", store, dataset=SET)
     assert champion(store) == 1
@@ -63,7 +67,11 @@ def test_champion_moves_to_what_is_not_worse_and_every_move_is_kept(store: str) 
     assert champion(store) == version.version == 2
     assert (move.before, move.after, move.why) == (1, 2, "smaller")
     assert move.scores is not None
-    assert (move.scores["own"]["J"], move.scores["champion"]["J"], move.scores["tolerance"]) == (0.49, 0.5, 0.011)
+    assert (move.scores["own"]["J"], move.scores["champion"]["J"], move.scores["tolerance"]) == (
+        0.49,
+        0.5,
+        0.011,
+    )
 
     assert rollback(store, why="regret")[0].version == champion(store) == 1
     with pytest.raises(CallError, match="nothing to go back to"):
@@ -78,8 +86,14 @@ def test_champion_moves_to_what_is_not_worse_and_every_move_is_kept(store: str) 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"set_digest": "c" * 64}, "the champion, .*/1, has no scores on davis2017-val of the same files"),
-        ({"settings": "c" * 64}, "the champion, .*/1, has no scores on davis2017-val of the same files"),
+        (
+            {"set_digest": "c" * 64},
+            "the champion, .*/1, has no scores on davis2017-val of the same files",
+        ),
+        (
+            {"settings": "c" * 64},
+            "the champion, .*/1, has no scores on davis2017-val of the same files",
+        ),
         ({"weights": "c" * 64}, "it has no scores on davis2017-val"),
         ({"dataset": "mine"}, "it has no scores on davis2017-val"),
     ],
@@ -93,7 +107,9 @@ def test_unlike_is_never_compared_with_like(store: str, changes: dict[str, str],
     assert champion(store) == 1
 
 
-def test_what_is_wrong_with_a_version_is_named_all_at_once(store: str, registered: tuple[Path, list[Path]]) -> None:
+def test_what_is_wrong_with_a_version_is_named_all_at_once(
+    store: str, registered: tuple[Path, list[Path]]
+) -> None:
     (weights,) = Path(registered[0].parent / "mlartifacts").glob(
         f"models/{_model_id(store, 2)}/artifacts/artifacts/model.safetensors"
     )
@@ -105,7 +121,11 @@ def test_what_is_wrong_with_a_version_is_named_all_at_once(store: str, registere
             promote("2", store, dataset=SET)
     finally:
         weights.write_bytes(whole)
-    for reason in ("its data set is unknown", "its weights are not those that were registered", "it has no scores on"):
+    for reason in (
+        "its data set is unknown",
+        "its weights are not those that were registered",
+        "it has no scores on",
+    ):
         assert reason in str(caught.value)
 
 
@@ -121,4 +141,6 @@ def test_an_alias_moved_by_hand_shows_and_rollback_undoes_it(store: str) -> None
 
 def _model_id(store: str, version: int) -> str:
     mlflow.set_tracking_uri(store)
-    return str(mlflow.MlflowClient().get_model_version(NAME, str(version)).source).removeprefix("models:/")
+    return str(mlflow.MlflowClient().get_model_version(NAME, str(version)).source).removeprefix(
+        "models:/"
+    )

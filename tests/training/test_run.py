@@ -1,4 +1,5 @@
-"""A run's folder holds one run: the same call goes on, another is refused before anything is started."""
+"""A run's folder holds one run: the same call goes on, another is refused before anything is
+started."""
 
 from __future__ import annotations
 
@@ -34,14 +35,24 @@ def test_fields_that_do_not_touch_the_weights_may_change_on_resume_and_others_no
     first = replace(asked(tiny_config, "sqlite:///none.db"), run_id="r", tracking_uri=server)
     (tmp_path / "job.json").write_text(json.dumps(config_to_dict(first)))
     asked(tiny_config)
-    assert asked(replace(tiny_config, loader_workers=3, recompute=True, checkpoint_every=7)).config.loader_workers == 3
-    with pytest.raises(ConfigError, match=r"holds another run: 'config\.accumulate' was 1 and is now 2"):
+    assert (
+        asked(
+            replace(tiny_config, loader_workers=3, recompute=True, checkpoint_every=7)
+        ).config.loader_workers
+        == 3
+    )
+    with pytest.raises(
+        ConfigError, match=r"holds another run: 'config\.accumulate' was 1 and is now 2"
+    ):
         asked(replace(tiny_config, accumulate=2))
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call_registers_it(
-    tiny_shards: Path, tiny_config: TrainingConfig, registered: tuple[Path, list[Path]], tmp_path: Path
+    tiny_shards: Path,
+    tiny_config: TrainingConfig,
+    registered: tuple[Path, list[Path]],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "project"
     shutil.copytree(registered[0].parent, folder)
@@ -50,7 +61,9 @@ def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call
     mlflow.MlflowClient().delete_registered_model(version.name)
     config = replace(tiny_config, steps=4, seed=0, picture_every=4)
     job = checked_job(tiny_shards, tmp_path / "new", config, uri, (1, 1))
-    (out / "job.json").write_text(json.dumps(config_to_dict(replace(job, run_id=version.run_id, out=str(out)))))
+    (out / "job.json").write_text(
+        json.dumps(config_to_dict(replace(job, run_id=version.run_id, out=str(out))))
+    )
     shutil.rmtree(folder / "mlartifacts" / "models")
     (folder / "mlartifacts" / "models").write_text("no folder")
 
@@ -58,7 +71,9 @@ def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call
     with pytest.raises(CorrFractalError, match=said):
         train(tiny_shards, out, config, tracking_uri=uri, workers=1)
     (folder / "mlartifacts" / "models").unlink()
-    assert train(tiny_shards, out, config, tracking_uri=None, workers=1).model.run_id == version.run_id
+    assert (
+        train(tiny_shards, out, config, tracking_uri=None, workers=1).model.run_id == version.run_id
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -26,7 +26,9 @@ def test_the_learning_rate_is_halved_after_epochs_2_3_and_4_of_5() -> None:
 def test_repeated_steps_on_one_batch_lower_its_loss(
     tiny_shards: Path, tiny_config: TrainingConfig, precision: str, references: str
 ) -> None:
-    config = replace(tiny_config, precision=precision, references=references, batch_size=2, learning_rate=1e-2)
+    config = replace(
+        tiny_config, precision=precision, references=references, batch_size=2, learning_rate=1e-2
+    )
     batch = Batches(tiny_shards, config)[0]
     torch.manual_seed(0)
     model = CorrFractal(config.network).train()
@@ -38,7 +40,12 @@ def test_repeated_steps_on_one_batch_lower_its_loss(
 
 def test_the_papers_presets_have_the_papers_values() -> None:
     base, full = configuration("base"), configuration("full")
-    assert (base.learning_rate, base.epochs, base.network.width, base.network.embedding_channels) == (2e-4, 5, 64, 64)
+    assert (
+        base.learning_rate,
+        base.epochs,
+        base.network.width,
+        base.network.embedding_channels,
+    ) == (2e-4, 5, 64, 64)
     assert (base.references, full.references) == ("base", "full")
     assert base.network.correspondence.density_means == (4.0, 8.0)
     assert base.network.correspondence.density_sigma == 1.5
@@ -47,27 +54,38 @@ def test_the_papers_presets_have_the_papers_values() -> None:
 def test_settings_reach_into_the_network_and_wrong_ones_are_named() -> None:
     from corrfractal.errors import ConfigError
 
-    config = with_settings(TrainingConfig(), ("network.correspondence.steps=3", "precision=bf16"), steps=7)
+    config = with_settings(
+        TrainingConfig(), ("network.correspondence.steps=3", "precision=bf16"), steps=7
+    )
     assert (config.network.correspondence.steps, config.precision, config.steps) == (3, "bf16", 7)
-    for wrong, named in (("colour=1", "colour"), ("batch_size=0", "batch_size"), ("seed", "KEY=VALUE")):
+    for wrong, named in (
+        ("colour=1", "colour"),
+        ("batch_size=0", "batch_size"),
+        ("seed", "KEY=VALUE"),
+    ):
         with pytest.raises(ConfigError, match=named):
             with_settings(TrainingConfig(), (wrong,))
 
 
-def gradients(config: TrainingConfig, batch: Batch, *, frozen: bool = False) -> tuple[CorrFractal, StepResult]:
-    """A network after one step with a learning rate of 0, so that its gradients and averages can be looked at."""
+def gradients(
+    config: TrainingConfig, batch: Batch, *, frozen: bool = False
+) -> tuple[CorrFractal, StepResult]:
+    """A network after one step with a learning rate of 0, so that its gradients and averages can be
+    looked at."""
     model, _ = build(config, torch.device("cpu"), world=1)
     if frozen:
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    return model, train_step(model, optimizer, batch, 3, 100, replace(config, learning_rate=0.0, clip_gradient=1e9))
+    return model, train_step(
+        model, optimizer, batch, 3, 100, replace(config, learning_rate=0.0, clip_gradient=1e9)
+    )
 
 
 def noise(config: TrainingConfig, side: int = 48) -> Batch:
-    """The same pixels everywhere: an encoded video differs in a few from run to run, and one at a kink of the network
-    moves a gradient by more than its parts are summed up to."""
+    """The same pixels everywhere: an encoded video differs in a few from run to run, and one at a
+    kink of the network moves a gradient by more than its parts are summed up to."""
     draw = torch.Generator().manual_seed(0)
     shape = (config.batch_size, 2, 3, side, side)
     frames = torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
@@ -92,12 +110,17 @@ def test_recomputed_activations_change_neither_gradients_nor_running_averages(
     batch = Batches(tiny_shards, tiny_config)[0]
     kept, _ = gradients(tiny_config, batch)
     recomputed, _ = gradients(replace(tiny_config, recompute=True), batch)
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(recomputed.parameters(), kept.parameters(), strict=True))
+    assert all(
+        torch.equal(a.grad, b.grad)
+        for a, b in zip(recomputed.parameters(), kept.parameters(), strict=True)
+    )
     theirs = kept.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in recomputed.state_dict().items())
 
 
-def test_a_gradient_is_clipped_and_its_norm_before_that_is_told(tiny_shards: Path, tiny_config: TrainingConfig) -> None:
+def test_a_gradient_is_clipped_and_its_norm_before_that_is_told(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
     batch = Batches(tiny_shards, tiny_config)[0]
     model, _ = build(tiny_config, torch.device("cpu"), world=1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -107,7 +130,8 @@ def test_a_gradient_is_clipped_and_its_norm_before_that_is_told(tiny_shards: Pat
     assert result.gradient_norm > 1e-2
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, when its compiler is imported
+# PyTorch's own, when its compiler is imported
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compilation_is_a_switch(tiny_config: TrainingConfig) -> None:
     for chosen in (False, True):
         model, _ = build(replace(tiny_config, compile=chosen), torch.device("cpu"), world=1)

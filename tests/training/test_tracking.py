@@ -21,12 +21,17 @@ def test_one_run_holds_configuration_code_versions_data_machine_pictures_and_the
     run, client = mlflow.get_run(version.run_id), mlflow.MlflowClient()
     assert run.info.status == "FINISHED"
     assert run.data.params["network.width"] == "4"
-    assert {"git.commit", "git.dirty", "version.torch", "version.mlflow", "version.python"} <= set(run.data.tags)
+    assert {"git.commit", "git.dirty", "version.torch", "version.mlflow", "version.python"} <= set(
+        run.data.tags
+    )
     digest = load_manifest(tiny_shards).digest
     assert run.data.tags["shards.digest"] == digest
     assert run.inputs.dataset_inputs[0].dataset.digest == digest[:36]
     assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
-    steps = [point.step for point in client.get_metric_history(version.run_id, "system/cpu_utilization_percentage")]
+    steps = [
+        point.step
+        for point in client.get_metric_history(version.run_id, "system/cpu_utilization_percentage")
+    ]
     assert steps == [2, 4]
 
     artifacts = {entry.path for entry in client.list_artifacts(version.run_id)}
@@ -46,7 +51,11 @@ def test_one_run_holds_configuration_code_versions_data_machine_pictures_and_the
 
 def test_the_declared_requirements_can_be_had_from_an_index(store: str) -> None:
     show("1", store)
-    needs = Path(mlflow.artifacts.download_artifacts("models:/corrfractal/1/requirements.txt")).read_text().split()
+    needs = (
+        Path(mlflow.artifacts.download_artifacts("models:/corrfractal/1/requirements.txt"))
+        .read_text()
+        .split()
+    )
     assert not any("+" in need for need in needs), "a local build such as 2.13.0+cpu is on no index"
     names = {need.partition("==")[0] for need in needs}
     assert {"torch", "mlflow", "decord2", "av"} <= names

@@ -73,7 +73,8 @@ def test_the_fingerprint_changes_with_the_files(davis: Path) -> None:
 
 
 def as_2016(davis: Path, pairs: bool) -> None:
-    """Turn the data set into the layout of DAVIS-2016: one object of value 255, the list in either of its forms."""
+    """Turn the data set into the layout of DAVIS-2016: one object of value 255, the list in either
+    of its forms."""
     shutil.rmtree(davis / "ImageSets" / "2017")
     lines = "still\nmoving\n"
     if pairs:
@@ -91,7 +92,9 @@ def as_2016(davis: Path, pairs: bool) -> None:
 
 
 @pytest.mark.parametrize("pairs", [True, False])
-def test_davis_2016_is_one_object_of_any_value_listed_by_name_or_by_pairs(davis: Path, pairs: bool) -> None:
+def test_davis_2016_is_one_object_of_any_value_listed_by_name_or_by_pairs(
+    davis: Path, pairs: bool
+) -> None:
     as_2016(davis, pairs)
     assert find_year(davis) == "2016"
     assert sequence_names(davis) == ("still", "moving")
@@ -115,7 +118,9 @@ def test_objects_are_counted_up_to_the_highest_id_as_officially(davis: Path) -> 
         sequence.objects()
 
 
-def test_the_digest_of_a_set_changes_with_one_pixel_of_one_annotation(davis: Path, tmp_path: Path) -> None:
+def test_the_digest_of_a_set_changes_with_one_pixel_of_one_annotation(
+    davis: Path, tmp_path: Path
+) -> None:
     before = set_digest(davis)
     shutil.copytree(davis, tmp_path / "elsewhere")
     assert set_digest(tmp_path / "elsewhere") == before

@@ -18,7 +18,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 def test_mean_iou_agrees_with_plain_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pairs = [
-        (rng.integers(0, 7, (5, 6)).astype(np.uint8), rng.integers(0, 5, (5, 6)).astype(np.uint8)) for _ in range(2)
+        (rng.integers(0, 7, (5, 6)).astype(np.uint8), rng.integers(0, 5, (5, 6)).astype(np.uint8))
+        for _ in range(2)
     ]
     total = sum(confusion(truth, mask, 6) for truth, mask in pairs)
     assert mean_iou(np.asarray(total)) == pytest.approx(naive_mean_iou(pairs, 6), abs=1e-12)

@@ -34,7 +34,9 @@ def blob(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def test_j_and_f_agree_with_plain_loops(seed: int, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     truth, mask = blob(rng, height, width), blob(rng, height, width)
-    assert frame_scores(truth, mask) == pytest.approx((naive_j(truth, mask), naive_f(truth, mask)), abs=1e-12)
+    assert frame_scores(truth, mask) == pytest.approx(
+        (naive_j(truth, mask), naive_f(truth, mask)), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -54,8 +56,15 @@ def test_the_boundary_follows_the_official_rules_at_the_last_row_and_column() ->
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), height=st.integers(2, 40), width=st.integers(2, 150), radius=st.integers(0, 70))
-def test_bits_are_the_picture_and_grow_as_its_distances_say(seed: int, height: int, width: int, radius: int) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(2, 40),
+    width=st.integers(2, 150),
+    radius=st.integers(0, 70),
+)
+def test_bits_are_the_picture_and_grow_as_its_distances_say(
+    seed: int, height: int, width: int, radius: int
+) -> None:
     mask = blob(np.random.default_rng(seed), height, width)
     packed = bits.pack(mask, reach=radius)
     np.testing.assert_array_equal(bits.unpack(packed, width), mask)
@@ -63,12 +72,16 @@ def test_bits_are_the_picture_and_grow_as_its_distances_say(seed: int, height: i
     disk = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * radius + 1, 2 * radius + 1))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     grown = cv2.dilate(mask.astype(np.uint8), disk * (x**2 + y**2 <= radius**2).astype(np.uint8))
-    np.testing.assert_array_equal(bits.unpack(bits.dilate(packed, radius), width), grown.astype(bool))
+    np.testing.assert_array_equal(
+        bits.unpack(bits.dilate(packed, radius), width), grown.astype(bool)
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), dy=st.integers(-6, 6), dx=st.integers(-6, 6))
-def test_scores_are_symmetric_bounded_and_move_with_the_picture(seed: int, dy: int, dx: int) -> None:
+def test_scores_are_symmetric_bounded_and_move_with_the_picture(
+    seed: int, dy: int, dx: int
+) -> None:
     rng = np.random.default_rng(seed)
     truth, mask = np.zeros((2, 60, 90), dtype=bool)
     truth[8:-8, 8:-8], mask[8:-8, 8:-8] = blob(rng, 44, 74), blob(rng, 44, 74)
@@ -119,7 +132,9 @@ def test_objects_are_the_ids_without_background_and_void() -> None:
 def test_mean_recall_and_decay_agree_with_the_official_bins(n: int) -> None:
     values = np.random.default_rng(n).random(n).tolist()
     ours = statistics(values)
-    assert (ours.mean, ours.recall, ours.decay) == pytest.approx(naive_statistics(values), abs=1e-12)
+    assert (ours.mean, ours.recall, ours.decay) == pytest.approx(
+        naive_statistics(values), abs=1e-12
+    )
 
 
 def test_a_sequence_without_scored_frames_is_refused() -> None:
@@ -127,7 +142,9 @@ def test_a_sequence_without_scored_frames_is_refused() -> None:
         score_sequence("s", [1], [])
 
 
-def test_the_official_figures_of_a_published_method_are_reproduced_to_four_decimals(data_dir: Path) -> None:
+def test_the_official_figures_of_a_published_method_are_reproduced_to_four_decimals(
+    data_dir: Path,
+) -> None:
     official = json.loads((data_dir / "davis2017_reference" / "osvos_official.json").read_text())
     evaluation = score_masks(data_dir / "davis2017", data_dir / "davis2017_reference" / "osvos")
     ours = {o.name: {"J": f"{o.J.mean:.4f}", "F": f"{o.F.mean:.4f}"} for o in evaluation.objects}
