@@ -47,7 +47,7 @@ from corrfractal.video import open_video, write_video
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from pipeline.segments import Segment
-from pipeline.shards import Made, ShardSpec, make_shard
+from pipeline.shards import ShardSpec, ShardStats, make_shard
 from pipeline.sources import find_sources
 
 OUT = Path(__file__).parent / "out"
@@ -283,10 +283,10 @@ def workers(data: Path, work: Path) -> None:
     )
 
 
-def timed_on(cores: set[int], log: Path) -> Callable[..., Made]:
+def timed_on(cores: set[int], log: Path) -> Callable[..., ShardStats]:
     """``make_shard`` on some cores; its wall time goes into a file."""
 
-    def body(*arguments: Any) -> Made:
+    def body(*arguments: Any) -> ShardStats:
         os.sched_setaffinity(0, cores)  # of this thread, and of those that it starts
         started = time.monotonic()
         made = make_shard(*arguments)

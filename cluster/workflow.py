@@ -77,7 +77,7 @@ def run(config: Path) -> dict[str, Any]:
     """The workflow of a TOML file (``corrfractal run``)."""
     workflow = read_workflow(config)
     refuse_overlap(_places(workflow), (config,))
-    return _told(run_workflow(workflow))
+    return _print_summary(run_workflow(workflow))
 
 
 def demo(out: Path) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _evaluate(
     return scores
 
 
-def _told(result: WorkflowResult) -> dict[str, Any]:
+def _print_summary(result: WorkflowResult) -> dict[str, Any]:
     """Say where everything is, and give the figures as plain values."""
     training = result.training
     if result.scores:

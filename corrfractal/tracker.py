@@ -326,11 +326,11 @@ class Tracker:
         wanted = torch.from_numpy(self._ids[group]).to(self._device)
         shares = [
             resize_labels((ids == some[:, None, None]).float()[None], size)
-            for some in wanted.split(self._few())
+            for some in wanted.split(self._channels_per_chunk())
         ]
         return torch.cat(shares, dim=1)
 
-    def _few(self) -> int:
+    def _channels_per_chunk(self) -> int:
         """Channels at full resolution that may exist at once."""
         return max(1, CHUNK_BYTES // (4 * self._size[0] * self._size[1]))
 
@@ -340,7 +340,7 @@ class Tracker:
 
     def _chunks(self) -> Iterator[Tensor]:
         for f, q in self._parts:
-            for some in q.split(self._few(), dim=1):
+            for some in q.split(self._channels_per_chunk(), dim=1):
                 yield self._full(f, some)
 
     def _decide(self) -> npt.NDArray[np.int64]:

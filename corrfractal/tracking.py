@@ -42,7 +42,7 @@ from .store_moves import EXPERIMENT, mend_locations
 SHARD_MAP = "shards.json"
 DIGEST_TAG = "shards.digest"
 # Packages whose versions are tags of a run
-DECISIVE = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")
+TRACKED_PACKAGES = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")
 REFUSED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED")  # HTTP's 401 and 403
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 ROOT = Path(__file__).resolve().parents[1]
@@ -340,7 +340,9 @@ def code_state() -> dict[str, str]:
         if commit is not None and status is not None:
             found = {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
     installed = {p.metadata["Name"]: p.version for p in metadata.distributions()}
-    versions = {name: installed[name] for name in ("corrfractal", *DECISIVE) if name in installed}
+    versions = {
+        name: installed[name] for name in ("corrfractal", *TRACKED_PACKAGES) if name in installed
+    }
     return {
         **found,
         **{f"version.{k}": v for k, v in {"python": platform.python_version(), **versions}.items()},

@@ -282,7 +282,7 @@ def evaluate_davis(
         compare=compare,
         overwrite=overwrite,
     )
-    return _told(evaluation)
+    return _print_summary(evaluation)
 
 
 @evaluate.command("youtubevos")
@@ -419,15 +419,17 @@ def _evaluate(
 ) -> dict[str, Any]:
     from .run import evaluate as run
 
-    return _told(run(benchmark, out, model, _config(tracker), workers=workers, overwrite=overwrite))
+    return _print_summary(
+        run(benchmark, out, model, _config(tracker), workers=workers, overwrite=overwrite)
+    )
 
 
 def _score(benchmark: Benchmark, predictions: Path) -> dict[str, Any]:
     with progress("score", len(benchmark.names())) as advance:
-        return _told(benchmark.score(predictions, advance))
+        return _print_summary(benchmark.score(predictions, advance))
 
 
-def _told(summary: Summary) -> dict[str, Any]:
+def _print_summary(summary: Summary) -> dict[str, Any]:
     """Say the scores, and give them as plain values."""
     for line in summary.lines():
         say(line)

@@ -1,4 +1,4 @@
-"""Colour-only matching: what the tracker reaches without any learning, the rival that a trained
+"""Colour-only matching: what the tracker reaches without any learning, the baseline that a trained
 network must beat.
 
 The network's embedding is replaced by the Lab colours of 3 x 3 cells around each pixel, 4 pixels

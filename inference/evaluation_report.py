@@ -62,7 +62,7 @@ def evaluation_report(
     evaluation: Evaluation,
     benchmark: Davis,
     settings: Settings,
-    rival: Evaluation | None = None,
+    baseline: Evaluation | None = None,
 ) -> None:
     """Write ``report.html``: the scores, sequences and objects best first, every sequence in curves
     and pictures.
@@ -72,20 +72,22 @@ def evaluation_report(
         evaluation: scores, and the folder that holds ``masks/``.
         benchmark: the data set.
         settings: how it was made.
-        rival: another evaluation of the same data set, set beside it.
+        baseline: another evaluation of the same data set, set beside it.
     """
-    ours, theirs = _by_sequence(evaluation), {} if rival is None else _by_sequence(rival)
+    ours, theirs = _by_sequence(evaluation), {} if baseline is None else _by_sequence(baseline)
     names = sorted(ours, key=lambda name: -_mean_jf(ours[name]))
-    sections = [_scores(evaluation, rival), _sequences(names, ours, theirs)]
+    sections = [_scores(evaluation, baseline), _sequences(names, ours, theirs)]
     sections += [
         _sequence(
-            benchmark.open(name), ours[name], theirs.get(name, []), evaluation, rival, settings
+            benchmark.open(name), ours[name], theirs.get(name, []), evaluation, baseline, settings
         )
         for name in names
     ]
     sections.append(Section(title="Objects", table=object_table(evaluation.objects)))
     sections += settings_sections(settings)
-    against = "" if rival is None else f" Set beside {rival.model}: J&F {100 * rival.JF:.1f} %."
+    against = (
+        "" if baseline is None else f" Set beside {baseline.model}: J&F {100 * baseline.JF:.1f} %."
+    )
     lead = (
         f"Model {evaluation.model} on {evaluation.sequences} sequences of {evaluation.dataset}. "
         f"The mask of the first frame is given, all later masks are predicted.{against}"
@@ -130,7 +132,7 @@ def worst_frames(objects: Many[ObjectScore]) -> list[int]:
     return chosen
 
 
-def _scores(evaluation: Evaluation, rival: Evaluation | None) -> Section:
+def _scores(evaluation: Evaluation, baseline: Evaluation | None) -> Section:
     figures = [
         Figure(label="J&F", value=f"{100 * evaluation.JF:.1f} %"),
         *(Figure(label=f"{m} mean", value=f"{100 * evaluation.mean(m):.1f} %") for m in "JF"),
@@ -155,11 +157,11 @@ def _scores(evaluation: Evaluation, rival: Evaluation | None) -> Section:
             f"\n\nThis data set holds {evaluation.sequences} sequences, the official {evaluation.dataset} {official}: "
             "the figures cannot be set beside published ones."
         )
-    table = None if rival is None else _side_by_side(evaluation, rival)
+    table = None if baseline is None else _side_by_side(evaluation, baseline)
     return Section(title="Scores", text=text, figures=tuple(figures), table=table)
 
 
-def _side_by_side(evaluation: Evaluation, rival: Evaluation) -> Table:
+def _side_by_side(evaluation: Evaluation, baseline: Evaluation) -> Table:
     def row(e: Evaluation) -> tuple[Cell, ...]:
         shares = (e.JF, e.mean("J"), e.mean("F"), e.mean("J", "recall"), e.mean("F", "recall"))
         return (
@@ -170,11 +172,11 @@ def _side_by_side(evaluation: Evaluation, rival: Evaluation) -> Table:
 
     means = [
         [e.JF, *(e.mean(m) for m in "JF"), *(e.mean(m, "recall") for m in "JF")]
-        for e in (evaluation, rival)
+        for e in (evaluation, baseline)
     ]
     deltas = tuple(Delta(value=a - b) for a, b in zip(*means, strict=True))
     header = ("", "J&F %", "J %", "F %", "J recall %", "F recall %", "per frame")
-    return Table(header=header, rows=(row(evaluation), row(rival), ("difference", *deltas, "")))
+    return Table(header=header, rows=(row(evaluation), row(baseline), ("difference", *deltas, "")))
 
 
 def _sequences(
@@ -186,11 +188,11 @@ def _sequences(
         shares = (_mean_jf(objects), _mean(objects, "J"), _mean(objects, "F"))
         row: list[Cell] = [Link(title=name), *(Share(value=share) for share in shares)]
         if theirs:
-            rival = theirs.get(name)
+            baseline = theirs.get(name)
             row += (
                 ["", ""]
-                if not rival
-                else [Share(value=_mean_jf(rival)), Delta(value=shares[0] - _mean_jf(rival))]
+                if not baseline
+                else [Share(value=_mean_jf(baseline)), Delta(value=shares[0] - _mean_jf(baseline))]
             )
         rows.append((*row, len(objects), len(objects[0].j_frames), worst_frames(objects)[0]))
     beside = ("other J&F %", "difference") if theirs else ()
@@ -203,7 +205,7 @@ def _sequence(
     objects: list[ObjectScore],
     theirs: list[ObjectScore],
     evaluation: Evaluation,
-    rival: Evaluation | None,
+    baseline: Evaluation | None,
     settings: Settings,
 ) -> Section:
     worst = worst_frames(objects)
@@ -219,7 +221,7 @@ def _sequence(
         caption="Region similarity J and contour accuracy F in per cent, frame by frame; dashed: the worst frames.",
     )
     opacity = settings.config.opacity
-    predictions = [evaluation.out] + ([rival.out] if rival is not None and theirs else [])
+    predictions = [evaluation.out] + ([baseline.out] if baseline is not None and theirs else [])
     folders = [out / "masks" / sequence.name for out in predictions if out is not None]
     pictures = (_strip(sequence, folders, opacity), _worst(sequence, folders, worst, opacity))
     return Section(title=sequence.name, text=scores, charts=(chart,), pictures=pictures)

@@ -152,7 +152,7 @@ def open_model(source: ModelSource) -> Model:
 
 
 class _CopyModel:
-    """The rival that every method must beat: the first mask, unchanged, for every frame."""
+    """The baseline that every method must beat: the first mask, unchanged, for every frame."""
 
     def tracker(self, first_frame: U8, first_mask: U8, config: TrackerConfig) -> Tracker:
         return _CopyTracker(first_mask)

@@ -199,12 +199,12 @@ def evaluate_davis(
     """
     config, benchmark = config or InferenceConfig(), Davis(data.resolve(), year)
     _refuse_outputs(benchmark, out, (data, model and Path(model), compare), overwrite)
-    rival = None if compare is None else read_evaluation(compare)
+    baseline = None if compare is None else read_evaluation(compare)
     source = _resolve_shared(model, out.resolve(), overwrite)
     evaluation, _ = _evaluate(benchmark, out.resolve(), source, config, workers)
     assert isinstance(evaluation, Evaluation)
     settings = Settings(config=config, model=describe_model(source), digest=benchmark.digest())
-    evaluation_report(out / REPORT, evaluation, benchmark, settings, rival)
+    evaluation_report(out / REPORT, evaluation, benchmark, settings, baseline)
     return evaluation
 
 

@@ -53,7 +53,7 @@ USUAL_FPS = 30.0  # where a file has no clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class HeaderInfo:
     """What the header of a video promises; no frames where it cannot be read."""
 
     location: str
@@ -67,7 +67,7 @@ class Facts:
         """Pixels to decode."""
         return self.seconds * self.fps * self.pixels
 
-    def part(self, seconds: float) -> Facts:
+    def part(self, seconds: float) -> HeaderInfo:
         """The same of so many seconds of it."""
         return replace(self, seconds=seconds) if seconds < self.seconds else self
 
@@ -79,12 +79,12 @@ class Facts:
 
 
 @dataclass(kw_only=True)
-class Pilot:
+class SampleRun:
     """A piece of a video that was run: what its header promised, what came of it, core-seconds by
     stage."""
 
-    whole: Facts
-    piece: Facts
+    whole: HeaderInfo
+    piece: HeaderInfo
     clips: int = 0
     bytes: int = 0
     lost: bool = False
@@ -154,7 +154,7 @@ def plan(
 
 
 def _predict(
-    done: Sequence[Pilot], facts: Sequence[Facts], scale: float, config: PipelineConfig
+    done: Sequence[SampleRun], facts: Sequence[HeaderInfo], scale: float, config: PipelineConfig
 ) -> Prediction:
     promised = scale * sum(_clips(one, config) for one in facts)
     kept = _ratio((pilot.clips for pilot in done), (_clips(pilot.piece, config) for pilot in done))
@@ -196,7 +196,7 @@ def _ratio(of: Iterable[float], to: Iterable[float]) -> float:
     return sum(of) / total if total else 0.0
 
 
-def _clips(facts: Facts, config: PipelineConfig) -> int:
+def _clips(facts: HeaderInfo, config: PipelineConfig) -> int:
     """Clips that fit, were there no cut and no damage; see ``sampled_frames``."""
     if not facts.pixels:
         return 0
@@ -210,12 +210,12 @@ def _clips(facts: Facts, config: PipelineConfig) -> int:
 
 
 def _run(
-    facts: Facts, config: PipelineConfig, rng: random.Random, seconds: float = PIECE_SECONDS
-) -> Pilot:
+    facts: HeaderInfo, config: PipelineConfig, rng: random.Random, seconds: float = PIECE_SECONDS
+) -> SampleRun:
     """Decode, label and encode a piece of a video as ``pipeline.shards`` would."""
     start = max(0.0, rng.random() * (facts.seconds - seconds))
     stop = start + seconds if facts.seconds > seconds else math.inf
-    pilot = Pilot(whole=facts, piece=facts.part(seconds))
+    pilot = SampleRun(whole=facts, piece=facts.part(seconds))
     try:
         with storage.local_copy(facts.location) as path:
             with pilot.timed("read"):
@@ -238,7 +238,7 @@ def _run(
     return pilot
 
 
-def _read(pilot: Pilot, clips: Iterator[RawClip], config: PipelineConfig) -> None:
+def _read(pilot: SampleRun, clips: Iterator[RawClip], config: PipelineConfig) -> None:
     tar = TarWriter(io.BytesIO())
     while True:
         with pilot.timed("decode"):
@@ -272,14 +272,14 @@ def _warm_up(config: PipelineConfig) -> None:
     encode_clip(Clip(key="0", frames=noise, labels=labels, meta={}))
 
 
-def _stratified(facts: Sequence[Facts], count: int, rng: random.Random) -> list[Facts]:
+def _stratified(facts: Sequence[HeaderInfo], count: int, rng: random.Random) -> list[HeaderInfo]:
     """One of each of ``count`` groups, equally large, of videos in order of the work that they are."""
     order = sorted(facts, key=lambda one: (one.work, one.location))
     edges = np.linspace(0, len(order), min(count, len(order)) + 1).round().astype(int)
     return [order[rng.randrange(a, b)] for a, b in itertools.pairwise(edges)]
 
 
-def _completed(facts: list[Facts]) -> list[Facts]:
+def _completed(facts: list[HeaderInfo]) -> list[HeaderInfo]:
     """Where a header is silent on the length, it is that of the others for as many bytes."""
     known = [one for one in facts if one.seconds]
     rate = _ratio((one.seconds for one in known), [one.bytes for one in known])
@@ -289,11 +289,11 @@ def _completed(facts: list[Facts]) -> list[Facts]:
     ]
 
 
-def _probe_entry(entry: Entry) -> Facts:
-    return Facts(location=entry.location) if entry.fault else probe(entry.location)
+def _probe_entry(entry: Entry) -> HeaderInfo:
+    return HeaderInfo(location=entry.location) if entry.fault else probe(entry.location)
 
 
-def probe(location: str) -> Facts:
+def probe(location: str) -> HeaderInfo:
     """Read the tables of a video, or count the frames of a folder."""
     try:
         with storage.local_copy(location) as path:
@@ -301,7 +301,7 @@ def probe(location: str) -> Facts:
                 return _probe_folder(location, path)
             container = read_container(path)
             fps = container.frames / container.seconds if container.seconds else 0.0
-            return Facts(
+            return HeaderInfo(
                 location=location,
                 bytes=path.stat().st_size,
                 seconds=container.seconds,
@@ -309,14 +309,14 @@ def probe(location: str) -> Facts:
                 pixels=container.width * container.height,
             )
     except (CorrFractalError, OSError):  # such a video gives nothing, which is a prediction
-        return Facts(location=location)
+        return HeaderInfo(location=location)
 
 
-def _probe_folder(location: str, path: Path) -> Facts:
+def _probe_folder(location: str, path: Path) -> HeaderInfo:
     files = content_files(path)
     height, width = image_size(files[0])
     size = sum(file.stat().st_size for file in files)
-    return Facts(
+    return HeaderInfo(
         location=location,
         bytes=size,
         seconds=len(files) / FOLDER_FPS,

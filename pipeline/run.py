@@ -29,7 +29,7 @@ from corrfractal.runtime import ray_session
 
 from .config import PipelineConfig
 from .manifest import commit, make_plan, prepare
-from .shards import Made, ShardSpec, make_shard, read_note
+from .shards import ShardSpec, ShardStats, make_shard, read_note
 from .sources import read_sources
 
 OUTCOMES = ("sampled", "quarantined", "rejected")
@@ -140,11 +140,11 @@ def precompute(
 
 def _execute(
     specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None
-) -> Made:
+) -> ShardStats:
     """Make shards on Ray."""
     if not specs:
-        return Made()
-    total = Made()
+        return ShardStats()
+    total = ShardStats()
     waiting = collections.deque(specs)
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
     reasons: dict[str, str] = {}
@@ -202,7 +202,7 @@ class _Meters:
             "corrfractal_videos", "Videos and segments of videos done", tag_keys=("outcome",)
         )
 
-    def add(self, made: Made) -> None:
+    def add(self, made: ShardStats) -> None:
         for meter, count, tags in (
             (self._clips, made.clips, {}),
             (self._frames, made.frames, {}),
@@ -212,7 +212,7 @@ class _Meters:
                 meter.inc(count, tags=tags)
 
 
-def _summary(made: Made, seconds: float) -> str:
+def _summary(made: ShardStats, seconds: float) -> str:
     lost = (
         f", {made.quarantined} quarantined, {made.rejected} rejected"
         if made.quarantined + made.rejected

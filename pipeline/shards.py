@@ -57,7 +57,7 @@ class ShardSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class ShardStats:
     """What making a shard came to: clips and frames stored, segments that gave clips, and those
     that did not or not wholly (quarantined, rejected); the processor time that it took, and the
     worker's peak memory so far."""
@@ -70,12 +70,12 @@ class Made:
     core_seconds: float = 0.0
     peak_mb: float = 0.0
 
-    def __add__(self, other: Made) -> Made:
+    def __add__(self, other: ShardStats) -> ShardStats:
         sums = {
             field.name: getattr(self, field.name) + getattr(other, field.name)
             for field in fields(self)
         }
-        return Made(**{**sums, "peak_mb": max(self.peak_mb, other.peak_mb)})
+        return ShardStats(**{**sums, "peak_mb": max(self.peak_mb, other.peak_mb)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class _Sampled:
 
 def make_shard(
     spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mapping[str, str] | None = None
-) -> Made:
+) -> ShardStats:
     """Make a shard and its sidecar in the folder ``out``, unless both are there and whole.
 
     Args:
@@ -103,7 +103,7 @@ def make_shard(
     """
     started = time.process_time()
     if is_whole(spec, out):
-        return Made()
+        return ShardStats()
     cv2.setNumThreads(1)
     note = crash_note(spec, out)
     with tempfile.NamedTemporaryFile(
@@ -144,7 +144,7 @@ def make_shard(
     storage.put(temporary, storage.join(out, spec.name))
     storage.remove(note)
     outcomes = [part.entry.outcome for part in parts]
-    return Made(
+    return ShardStats(
         clips=len(sidecar.samples),
         frames=sum(sample.frames for sample in sidecar.samples),
         sampled=outcomes.count("sampled"),

@@ -24,7 +24,7 @@ COUNTS = (
     "picture_every", "evaluate_every",
 )  # fmt: skip
 
-PRACTICAL = ("loader_workers", "cache_gb", "checkpoint_every", "keep_checkpoints", "recompute", "evaluate_on",
+RESUMABLE_FIELDS = ("loader_workers", "cache_gb", "checkpoint_every", "keep_checkpoints", "recompute", "evaluate_on",
              "evaluate_every", "evaluator")  # fmt: skip
 """Fields that do not change the weights: a run may go on with others."""
 

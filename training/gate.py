@@ -22,17 +22,17 @@ from .registry import WEIGHTS_TAG, ModelVersion, fetch_weights, signature
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the gate found. ``scores`` and ``rival`` are the compared ones, where there are such."""
+class GateResult:
+    """What the gate found. ``scores`` and ``baseline`` are the compared ones, where there are such."""
 
     reasons: tuple[str, ...]
     scores: Scores | None
-    rival: Scores | None
+    baseline: Scores | None
 
 
-def judge(
+def evaluate_gate(
     version: ModelVersion, champion: ModelVersion | None, dataset: str, tolerance: float
-) -> Verdict:
+) -> GateResult:
     """Look at a version of the store that MLflow points at.
 
     Args:
@@ -42,8 +42,8 @@ def judge(
         tolerance: J&F that may be lost against the champion, a fraction.
     """
     reasons = [*_data_set(version), *_weights(version), *_signature(version)]
-    scores, rival, against = _compare(version, champion, dataset, tolerance)
-    return Verdict(reasons=(*reasons, *against), scores=scores, rival=rival)
+    scores, baseline, against = _compare(version, champion, dataset, tolerance)
+    return GateResult(reasons=(*reasons, *against), scores=scores, baseline=baseline)
 
 
 def _data_set(version: ModelVersion) -> list[str]:
@@ -114,15 +114,15 @@ def _compare(
             + _evaluate(dataset, champion)
         ]  # fmt: skip
     scores = max((own[basis] for basis in common), key=lambda s: s.at)
-    rival = theirs[scores.basis]
-    if tolerance < rival.JF - scores.JF:
-        lost = f"J&F {100 * scores.JF:.2f} % on {dataset}, the champion {champion.uri} has {100 * rival.JF:.2f} %"
+    baseline = theirs[scores.basis]
+    if tolerance < baseline.JF - scores.JF:
+        lost = f"J&F {100 * scores.JF:.2f} % on {dataset}, the champion {champion.uri} has {100 * baseline.JF:.2f} %"
         return (
             scores,
-            rival,
+            baseline,
             [f"it is worse: {lost}, and the tolerance is {100 * tolerance:g} points"],
         )
-    return scores, rival, []
+    return scores, baseline, []
 
 
 def _evaluate(dataset: str, version: ModelVersion) -> str:

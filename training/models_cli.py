@@ -187,8 +187,8 @@ def _line(move: Move) -> str:
 
 
 def _compared(scores: dict[str, Any]) -> str:
-    own, rival = scores["own"], scores.get("champion")
-    points = [f"{50 * (s['J'] + s['F']):.2f}" for s in (own, rival) if s]
+    own, baseline = scores["own"], scores.get("champion")
+    points = [f"{50 * (s['J'] + s['F']):.2f}" for s in (own, baseline) if s]
     return f"J&F {' against '.join(points)} on {own['dataset']} ({own['set_digest'][:12]})"
 
 

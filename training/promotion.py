@@ -22,7 +22,7 @@ from corrfractal.errors import CallError, GateError, NotFoundError
 from corrfractal.runtime import without_password
 from corrfractal.tracking import mlflow_errors
 
-from .gate import judge
+from .gate import evaluate_gate
 from .registry import CHAMPION, NAME, ModelVersion, list_models, name_filter, show
 
 PREFIX = "move."
@@ -82,10 +82,10 @@ def promote(
     version, champion = show(model, uri), _champion(uri, name)
     if champion is not None and champion.version == version.version:
         raise CallError(f"{version.uri} is champion already")
-    verdict = judge(version, champion, dataset, tolerance)
-    if verdict.reasons:
-        raise GateError(f"{version.uri} may not become champion: " + "; ".join(verdict.reasons))
-    compared = {"own": verdict.scores, "champion": verdict.rival}
+    gate = evaluate_gate(version, champion, dataset, tolerance)
+    if gate.reasons:
+        raise GateError(f"{version.uri} may not become champion: " + "; ".join(gate.reasons))
+    compared = {"own": gate.scores, "champion": gate.baseline}
     scores = {key: asdict(value) for key, value in compared.items() if value is not None}
     before = champion.version if champion else None
     return _move(

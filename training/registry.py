@@ -28,7 +28,7 @@ CANDIDATE = "candidate"
 CHAMPION = "champion"
 WEIGHTS_TAG = "weights.sha256"
 # What `serving.py` and the method beneath it import; faiss is needed for labels only.
-NEEDS = (
+SERVING_REQUIREMENTS = (
     "mlflow",
     "torch",
     "numpy",
@@ -105,7 +105,9 @@ def _register(model_file: Path, run_id: str, shards_digest: str, name: str) -> s
                 artifacts={"weights": model_file.absolute().as_uri()},
                 code_paths=[str(Path(corrfractal.__file__).parent)],
                 signature=signature(),
-                pip_requirements=[f"{package}=={_public_version(package)}" for package in NEEDS],
+                pip_requirements=[
+                    f"{package}=={_public_version(package)}" for package in SERVING_REQUIREMENTS
+                ],
                 registered_model_name=name,
                 metadata={"shards_digest": shards_digest},
             )

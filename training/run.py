@@ -32,7 +32,7 @@ from corrfractal.surroundings import refuse_faults
 from corrfractal.tracking import open_store
 
 from .batches import usable_samples
-from .config import PRACTICAL, TrainingConfig
+from .config import RESUMABLE_FIELDS, TrainingConfig
 from .follow import note_previous, shown_progress
 from .health import check_labels
 from .job import Job
@@ -191,7 +191,7 @@ def checked_job(
         refuse_existing((out / name for name in RUN_FILES), "name another folder with --out")
         check_store(job.tracking_uri, write=True)
         return job
-    practical = {name: getattr(config, name) for name in PRACTICAL}
+    practical = {name: getattr(config, name) for name in RESUMABLE_FIELDS}
     moved = replace(held, run_id="", out=job.out, shards=job.shards, tracking_uri=job.tracking_uri)
     _refuse_another(replace(moved, config=replace(held.config, **practical)), job)
     return replace(job, tracking_uri=store_of_run(held, out, named))
@@ -264,7 +264,7 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
         )
         try:
             with shown_progress(job), _asked_to_stop(out) as asked:
-                _beside(trainer.fit)
+                _run_in_thread(trainer.fit)
         except ray.train.TrainingFailedError as exc:
             raise CorrFractalError(
                 f"training stopped: {_cause(exc)}. The same command goes on from the last checkpoint in {job.out}"
@@ -274,7 +274,7 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
     check_finished(out)
 
 
-def _beside(work: Callable[[], object]) -> None:
+def _run_in_thread(work: Callable[[], object]) -> None:
     """Call in another thread and wait: signals stay ours. In the main thread Ray would answer
     Ctrl-C, by aborting."""
     raised: list[BaseException] = []
@@ -329,7 +329,7 @@ def _listening(backend: str) -> Any:
 
     class Listening(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            worker_group.execute(_talk_where_ray_does)
+            worker_group.execute(_bind_collective_interface)
             super().on_start(worker_group, backend_config)
 
         def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
@@ -344,7 +344,7 @@ def _listening(backend: str) -> Any:
     return ListeningConfig(backend=backend)
 
 
-def _talk_where_ray_does() -> None:
+def _bind_collective_interface() -> None:
     import ray.util
 
     talk_over(ray.util.get_node_ip_address())

@@ -75,7 +75,7 @@ def evaluated(davis: Path, tmp_path: Path) -> Path:
     settings = Settings(config=config, model={"model": source.name}, digest="0" * 64)
     evaluation = Davis(davis).summarize(results, source, out)
     evaluation_report(
-        out / "report.html", evaluation, Davis(davis), settings, rival=read_evaluation(out)
+        out / "report.html", evaluation, Davis(davis), settings, baseline=read_evaluation(out)
     )
     return out
 

@@ -20,7 +20,7 @@ from corrfractal.errors import CallError, ConfigError, CorrFractalError
 from corrfractal.store import sqlite_uri
 from training.config import TrainingConfig
 from training.registry import show
-from training.run import _asked_to_stop, _beside, checked_job, train
+from training.run import _asked_to_stop, _run_in_thread, checked_job, train
 from training.stop import stop_file
 
 
@@ -87,7 +87,7 @@ def test_a_signal_to_the_driver_asks_the_workers_to_leave_and_a_second_one_does_
     before = signal.getsignal(number)
     with _asked_to_stop(tmp_path) as asked:
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
-        _beside(worker)
+        _run_in_thread(worker)
         assert asked.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
@@ -100,7 +100,7 @@ def test_what_fails_beside_the_main_thread_is_raised_in_it() -> None:
         raise ConfigError("wrong")
 
     with pytest.raises(ConfigError, match="wrong"):
-        _beside(fails)
+        _run_in_thread(fails)
 
 
 @pytest.mark.parametrize("name", ["result.json", "model.safetensors", "checkpoints"])
