@@ -56,7 +56,8 @@ def main(data: Path) -> None:
         images = samples(path)
         if seen := cuts(images, CONFIG.clip.cut_threshold):
             print(
-                f"{path.name}: {len(images)} samples, cuts at {[round(t / CONFIG.clip.fps, 1) for t in seen]} s"
+                f"{path.name}: {len(images)} samples, cuts at "
+                f"{[round(t / CONFIG.clip.fps, 1) for t in seen]} s"
             )
 
 

@@ -77,13 +77,15 @@ def main(videos: Path, kills: int, seed: int, longest: float, config: Path | Non
                     driver = build(cluster, videos, out, config)
                 spent[kind] += 1
                 print(
-                    f"build {builds}: killed a {kind}, {len(list(out.glob('shard-*.json')))} shards made",
+                    f"build {builds}: killed a {kind}, {len(list(out.glob('shard-*.json')))} "
+                    "shards made",
                     flush=True,
                 )
             code = driver.wait()
             if code != 0 or contents(out) != wanted:
                 sys.exit(
-                    f"build {builds} ended with {code} and other files than the undisturbed one, see {out}"
+                    f"build {builds} ended with {code} and other files than the undisturbed one, "
+                    f"see {out}"
                 )
             builds += 1
     finally:
@@ -91,7 +93,8 @@ def main(videos: Path, kills: int, seed: int, longest: float, config: Path | Non
     shutil.rmtree(work)
     killed = ", ".join(f"{spent[kind]} {kind}s" for kind in KINDS)
     print(
-        f"{builds} builds of {len(wanted)} files, killed {killed}: every file the same, byte for byte"
+        f"{builds} builds of {len(wanted)} files, killed {killed}: every file the same, byte for "
+        "byte"
     )
 
 

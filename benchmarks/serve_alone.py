@@ -74,7 +74,8 @@ def main() -> None:
         subprocess.run(call, cwd=folder, env=clean, check=True)
         masks = np.load(folder / "masks.npy")
         print(
-            f"alone: {len(masks)} masks in {time.monotonic() - started:.1f} s, import and load included"
+            f"alone: {len(masks)} masks in {time.monotonic() - started:.1f} s, import and load "
+            "included"
         )
         weights = mlflow.artifacts.download_artifacts(
             f"{arguments.model}/artifacts/model.safetensors", dst_path=temporary
@@ -85,7 +86,8 @@ def main() -> None:
             f"CorrFractal.load here: the first {len(here)} masks, {share:.4%} of the pixels equal"
         )
         print(
-            f"object: {int((mask > 0).sum())} pixels in the first mask, {int((masks[-1] > 0).sum())} in the last"
+            f"object: {int((mask > 0).sum())} pixels in the first mask, "
+            f"{int((masks[-1] > 0).sum())} in the last"
         )
         if share < 1:
             sys.exit("the masks differ")

@@ -135,7 +135,8 @@ def compare(url: str, video: Path, mask: Path, weights: Path) -> None:
         for frame, mask in zip(frames, masks[1:], strict=True)
     ]
     print(
-        f"{len(masks)} masks of {masks[0].shape[1]}x{masks[0].shape[0]} in {seconds:.1f} s; columns {list(rows[0])}"
+        f"{len(masks)} masks of {masks[0].shape[1]}x{masks[0].shape[0]} in {seconds:.1f} s; "
+        f"columns {list(rows[0])}"
     )
     print(f"equal to the tracker's in this process: {sum(equal)} of {len(equal)}")
     try:

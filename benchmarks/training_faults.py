@@ -92,7 +92,8 @@ def main(shards: Path, kills: int, seed: int, steps: int, longest: int, alone: b
                 wait_for(partial(went_on, out, done), driver)
         if (code := driver.wait()) != 0 or not same(out, work / "peace"):
             sys.exit(
-                f"run {runs} ended with {code} and other weights than the undisturbed one, see {out}"
+                f"run {runs} ended with {code} and other weights than the undisturbed one, see "
+                f"{out}"
             )
         runs += 1
     rows = [summary(kind, [fault for fault in spent if fault["fault"] == kind]) for kind in kinds]

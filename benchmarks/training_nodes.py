@@ -88,7 +88,8 @@ def killed(
         nodes = [*(node for node in nodes if node is not victim), cluster.add_node(**NODE)]
     if driver.wait() != 0 or not same(out, work / "peace"):
         sys.exit(
-            f"the run ended with {driver.returncode} and other weights than the undisturbed one, see {out}"
+            f"the run ended with {driver.returncode} and other weights than the undisturbed one, "
+            f"see {out}"
         )
     cluster.remove_node(nodes[1], allow_graceful=False)
     return {
@@ -126,7 +127,8 @@ def resized(cluster: Cluster, shards: Path, work: Path, steps: int) -> dict[str,
     changed = next(k for k, line in enumerate(ours) if line["workers"] == 1)
     if any(off[:changed]) or off[changed] > TOLERANCE:
         sys.exit(
-            f"step {changed + 1} had other samples: its loss is off by {off[changed]:.1e}, see {out}"
+            f"step {changed + 1} had other samples: its loss is off by {off[changed]:.1e}, see "
+            f"{out}"
         )
     return {
         "fault": "raylet killed, one to two workers; a node joins",

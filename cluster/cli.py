@@ -91,7 +91,8 @@ def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dic
     started = local.start(state, port=port, cpus=cpus, gpus=gpus)
     say(f"cluster up: jobs and dashboard at {started.dashboard}, Ray at {started.ray_address}")
     say(
-        f"token in {state / 'token'}; `corrfractal cluster submit CONFIG.toml` runs a workflow there"
+        f"token in {state / 'token'}; `corrfractal cluster submit CONFIG.toml` runs a workflow "
+        "there"
     )
     return {
         "dashboard": started.dashboard,

@@ -89,7 +89,8 @@ def start(
     running = read(state)
     if running and processes.members(running.pid, running.born):
         raise CallError(
-            f"a cluster is running already at {running.dashboard}; `corrfractal cluster down` stops it"
+            f"a cluster is running already at {running.dashboard}; `corrfractal cluster down` "
+            "stops it"
         )
     _check_port(port)
     refuse_faults("ray")

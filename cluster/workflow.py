@@ -91,7 +91,8 @@ def demo(out: Path) -> dict[str, Any]:
     ):
         if out.is_dir() and any(out.iterdir()):
             raise CallError(
-                f"{out} is not empty, and this command has not written it: name a new folder with --out"
+                f"{out} is not empty, and this command has not written it: name a new folder with "
+                "--out"
             )
         out.mkdir(parents=True, exist_ok=True)
         write_text(config, DEMO)  # first: it marks the folder as the demo's
@@ -150,7 +151,8 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
         )  # fmt: skip
         m = training.metrics
         say(
-            f"  error {m['error']:.1%}, copying labels {m['copy_error']:.1%}; registered as {training.model.uri}"
+            f"  error {m['error']:.1%}, copying labels {m['copy_error']:.1%}; registered as "
+            f"{training.model.uri}"
         )
 
         scores = {}

@@ -90,7 +90,8 @@ def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
         # A network with one NaN answers "background" everywhere, without an error.
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise IntegrityError(
-                f"the weights in {path} are not all finite numbers, see {name}: its training diverged"
+                f"the weights in {path} are not all finite numbers, see {name}: its training "
+                "diverged"
             )
     return config, tensors
 

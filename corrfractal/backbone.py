@@ -45,7 +45,8 @@ class BackboneConfig(Config):
     def __post_init__(self) -> None:
         if self.width < 4 or self.embedding_channels < 1 or self.stem_stride < 1:
             raise ValueError(
-                f"width must be at least 4, embedding_channels and stem_stride at least 1, got {self.width}, "
+                "width must be at least 4, embedding_channels and stem_stride at least 1, got "
+                f"{self.width}, "
                 f"{self.embedding_channels}, {self.stem_stride}"
             )
 

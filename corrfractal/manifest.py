@@ -245,7 +245,8 @@ def load_manifest(shards: str | Path) -> Manifest:
     manifest = read_sealed(location, Manifest)
     if manifest.schema != SCHEMA:
         raise IntegrityError(
-            f"{location} has schema {manifest.schema}, this version reads {SCHEMA}: run `corrfractal precompute` again"
+            f"{location} has schema {manifest.schema}, this version reads {SCHEMA}: run "
+            "`corrfractal precompute` again"
         )
     return manifest
 

@@ -70,8 +70,10 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
     if (one := _one_object(mask)) is not None:
         return one
     raise MaskError(
-        f"the mask {path} holds {ids.size} different ids, of which some fill no area: it looks like a photograph, "
-        "an anti-aliased drawing, or a mask that was resized or saved as JPEG; save it as PNG with one flat value per "
+        f"the mask {path} holds {ids.size} different ids, of which some fill no area: it looks "
+        "like a photograph, "
+        "an anti-aliased drawing, or a mask that was resized or saved as JPEG; save it as PNG with "
+        "one flat value per "
         "object, resized with nearest neighbour"
     )
 
@@ -102,7 +104,8 @@ def _read(path: Path, size: tuple[int, ...] | None) -> tuple[U8, bool]:
     mask = _ids(image, path)
     if size is not None and mask.shape != size:
         raise MaskError(
-            f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} but its frame is {size[1]}x{size[0]} "
+            f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} but its frame is "
+            f"{size[1]}x{size[0]} "
             "(width x height): give a mask of the frame's size, resized with nearest neighbour"
         )
     return mask, lossy
@@ -171,8 +174,10 @@ def _ids(image: Image.Image, path: Path) -> U8:
         return np.ascontiguousarray(alpha)
     if not (rgb == rgb[..., :1]).all():
         raise MaskError(
-            f"the mask {path} is coloured ({image.mode}): its colours are not object ids; save it as a palette PNG "
-            "(DAVIS style) or as a grey image whose values are 0 for background and 1, 2, ... for the objects"
+            f"the mask {path} is coloured ({image.mode}): its colours are not object ids; save it "
+            "as a palette PNG "
+            "(DAVIS style) or as a grey image whose values are 0 for background and 1, 2, ... for "
+            "the objects"
         )
     return np.ascontiguousarray(rgb[..., 0])
 
@@ -193,5 +198,6 @@ def _narrow(values: npt.NDArray[np.generic], path: Path) -> U8:
         if (mask * np.int64(factor) == values).all():
             return mask
     raise MaskError(
-        f"the mask {path} holds values outside 0..255, or fractions: save it with 8 bits, one id per object"
+        f"the mask {path} holds values outside 0..255, or fractions: save it with 8 bits, one id "
+        "per object"
     )

@@ -62,7 +62,8 @@ def refuse_overlap(
             relation = _relation(place, lineages)
             if relation is not None:
                 raise CallError(
-                    f"{option} {asked[option]} {relation} the input {given}, which could be overwritten: "
+                    f"{option} {asked[option]} {relation} the input {given}, which could be "
+                    "overwritten: "
                     "name another place for the output. Nothing was written"
                 )
     options = list(asked)
@@ -70,7 +71,8 @@ def refuse_overlap(
         for other in options[:number]:
             if any(a[0] == b[0] for a in places[option] for b in places[other]):
                 raise CallError(
-                    f"{other} {asked[other]} and {option} {asked[option]} are the same place: one would overwrite "
+                    f"{other} {asked[other]} and {option} {asked[option]} are the same place: one "
+                    "would overwrite "
                     "the other; name two. Nothing was written"
                 )
 
@@ -141,7 +143,8 @@ class Written:
                 )
             if not overwrite and not self.owns(path):
                 raise CallError(
-                    f"{path} exists, and is not what this command wrote there: move it away, name another output, "
+                    f"{path} exists, and is not what this command wrote there: move it away, name "
+                    "another output, "
                     "or replace it with --overwrite. Nothing was written"
                 )
 
@@ -215,7 +218,8 @@ def refuse_foreign_page(path: Path, *, overwrite: bool = False) -> None:
     seal = SEAL.search(contents)
     if seal is None or hashlib.sha256(contents[: seal.start()]).hexdigest().encode() != seal[1]:
         raise CallError(
-            f"{path} exists, and is not what this command wrote there: move it away, name another output, or "
+            f"{path} exists, and is not what this command wrote there: move it away, name another "
+            "output, or "
             "replace it with --overwrite. Nothing was written"
         )
 

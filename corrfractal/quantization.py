@@ -68,7 +68,8 @@ class QuantizationConfig(Config):
             )
         if not 0 <= self.n_patterns <= len(self.candidates()):
             raise ValueError(
-                f"n_patterns must lie in 0..{len(self.candidates())}, what max_sequency {self.max_sequency} leaves to "
+                f"n_patterns must lie in 0..{len(self.candidates())}, what max_sequency "
+                f"{self.max_sequency} leaves to "
                 f"draw from, got {self.n_patterns}"
             )
         if self.colour not in ("ab", "one"):
@@ -77,7 +78,8 @@ class QuantizationConfig(Config):
             raise ValueError(f"pattern_weight must be positive, got {self.pattern_weight}")
         if self.fit_pixels < self.clusters or self.iterations < 1:
             raise ValueError(
-                f"fit_pixels must be at least clusters and iterations at least 1, got {self.fit_pixels} "
+                "fit_pixels must be at least clusters and iterations at least 1, got "
+                f"{self.fit_pixels} "
                 f"and {self.iterations}"
             )
 

@@ -47,8 +47,10 @@ def refuse_password(location: Location) -> None:
     shown = without_password(str(location))
     if is_uri(location) and shown != location:
         raise CallError(
-            f"{shown}: leave the password out, it would end in manifests and reports. Drivers take it from the "
-            "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_HTTPS and the like (docs/security.md)"
+            f"{shown}: leave the password out, it would end in manifests and reports. Drivers take "
+            "it from the "
+            "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_HTTPS and the "
+            "like (docs/security.md)"
         )
 
 

@@ -92,7 +92,8 @@ def sqlite_uri(file: Path) -> str:
     except UnicodeEncodeError as exc:
         shown = path.encode(errors="backslashreplace").decode()
         raise CallError(
-            f"MLflow cannot keep a store at {shown}, a name that is not UTF-8: rename it, or {ANOTHER}"
+            f"MLflow cannot keep a store at {shown}, a name that is not UTF-8: rename it, or "
+            f"{ANOTHER}"
         ) from exc
     quoted = re.sub(r"[%?#\x00-\x1f\x7f]", lambda match: f"%{ord(match[0]):02X}", path)
     return f"sqlite:///{path}" if quoted == path else f"sqlite+pysqlite:///{quoted}"
@@ -110,7 +111,8 @@ def sqlite_file(uri: str) -> Path | None:
     path, query = match.groups()
     if query and not all(re.fullmatch(r"\w+=.*", part) for part in query.split("&")):
         raise CallError(
-            f"cannot read the store's URI {uri}: in a file's name, '?' is written %3F and '%' is %25"
+            f"cannot read the store's URI {uri}: in a file's name, '?' is written %3F and '%' is "
+            "%25"
         )
     if not path or path == ":memory:" or path.startswith("file:"):
         raise CallError(
@@ -270,14 +272,16 @@ def sqlite_error(exc: BaseException, file: Path) -> CorrFractalError:
         return locked(file)
     if "is full" in said:
         return CorrFractalError(
-            f"the disk of the MLflow store {file} is full: make room, then run the same command again"
+            f"the disk of the MLflow store {file} is full: make room, then run the same command "
+            "again"
         )
     if "readonly" in said or "unable to open" in said:
         return unwritable(file, "read-only" if "readonly" in said else "no access")
     if "malformed" in said or "not a database" in said or "disk I/O" in said:
         what = "no SQLite data base" if "not a database" in said else "damaged or cut short"
         return IntegrityError(
-            f"the MLflow store {file} is {what}: restore it from a copy, or move it away to start a new one"
+            f"the MLflow store {file} is {what}: restore it from a copy, or move it away to start "
+            "a new one"
         )
     return CorrFractalError(f"the MLflow store {file} failed: {without_password(said)[:200]}")
 
@@ -400,7 +404,8 @@ def _check_sqlite(file: Path, write: bool) -> bool:
         raise sqlite_error(exc, file) from exc
     if found is None and "alembic_version" in tables:
         raise IntegrityError(
-            f"the MLflow store {file} was never completed: move it away, and the next training creates a new one"
+            f"the MLflow store {file} was never completed: move it away, and the next training "
+            "creates a new one"
         )
     if found is None and tables:
         raise CallError(f"{file} is a data base of another program, not an MLflow store: {ANOTHER}")

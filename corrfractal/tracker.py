@@ -390,7 +390,8 @@ class Tracker:
     def _check(self, frame: U8, mask: U8 | None) -> None:
         if frame.dtype != np.uint8 or frame.shape != (*self._size, 3):
             raise MaskError(
-                f"frames must be uint8 {(*self._size, 3)}, like the first; got {frame.dtype} {frame.shape}"
+                f"frames must be uint8 {(*self._size, 3)}, like the first; got {frame.dtype} "
+                f"{frame.shape}"
             )
         if mask is not None and (mask.dtype != np.uint8 or mask.shape != self._size):
             raise MaskError(

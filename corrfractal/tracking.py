@@ -104,7 +104,8 @@ def existing_store(given: str | None = None, *, write: bool = False) -> str:
     uri = tracking_uri(given)
     if not open_store(uri, write=write):
         raise NotFoundError(
-            f"no model is registered: the MLflow store {local_file(uri)} does not exist; train a model "
+            f"no model is registered: the MLflow store {local_file(uri)} does not exist; train a "
+            "model "
             "with `corrfractal train`, or set MLFLOW_TRACKING_URI"
         )
     return uri
@@ -135,7 +136,8 @@ def open_experiment(uri: str) -> str:
             found = mlflow.get_experiment_by_name(EXPERIMENT)  # another process was first
     if found is None or found.lifecycle_stage != "active":
         raise CallError(
-            f"the experiment '{EXPERIMENT}' was deleted from {without_password(uri)}: restore it with "
+            f"the experiment '{EXPERIMENT}' was deleted from {without_password(uri)}: restore it "
+            "with "
             f"`mlflow experiments restore`, or {ANOTHER}"
         )
     return str(found.experiment_id)
@@ -227,7 +229,8 @@ def mlflow_errors(uri: str | None = None, *, model: str | None = None) -> Iterat
 
         if model is not None and getattr(exc, "error_code", None) in MISSING:
             raise NoSuchVersionError(
-                f"no such model: {model} ({first_line(exc).rstrip('.')}); `corrfractal models list` shows what there is"
+                f"no such model: {model} ({first_line(exc).rstrip('.')}); `corrfractal models "
+                "list` shows what there is"
             ) from exc
         if model is not None and isinstance(exc, OSError) and not _by_requests(exc):
             raise IntegrityError(f"the files of the model {model} cannot be read: {exc}") from exc

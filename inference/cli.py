@@ -47,7 +47,8 @@ def _tracker_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--mask", "--parts", "masks", multiple=True, metavar="PNG|FRAME:PNG|FOLDER",
     help="Objects or parts of the first frame, or of FRAME, or of the frames that a folder's PNG files are named by: "
-    "palette or grey, 0 = background. Later masks correct and add objects. FRAME is a number from 0 on or, in a folder "
+    "palette or grey, 0 = background. Later masks correct and add objects. FRAME is a number from "
+    "0 on or, in a folder "
     "of frames, a file's name without suffix.",
 )  # fmt: skip
 @click.option(
@@ -172,7 +173,8 @@ def propagate(
     what = "masks of object" if keypoints is None else "frames with point"
     kept = f", {result.kept} of them kept from an earlier run" if result.kept else ""
     say(
-        f"{result.frames} {what} {ids} in {out}{kept} ({result.seconds_per_frame:.2f} s per frame, {result.model})"
+        f"{result.frames} {what} {ids} in {out}{kept} ({result.seconds_per_frame:.2f} s per frame, "
+        f"{result.model})"
     )
     for path in (overlay, contours, cutout):
         if path is not None:

@@ -286,6 +286,7 @@ def _pairs(sequence: Sequence, objects: tuple[int, ...], masks: Path) -> Iterato
             mask = sequence.ids(mask)
         elif mask.max() > objects[-1]:
             raise MaskError(
-                f"the mask {path} holds the id {mask.max()}, but {sequence.name} has objects 1..{objects[-1]} only"
+                f"the mask {path} holds the id {mask.max()}, but {sequence.name} has objects "
+                f"1..{objects[-1]} only"
             )
         yield sequence.annotation(t, size), mask

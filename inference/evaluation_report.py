@@ -154,7 +154,8 @@ def _scores(evaluation: Evaluation, baseline: Evaluation | None) -> Section:
     official = OFFICIAL_SEQUENCES.get(evaluation.dataset)
     if official is not None and evaluation.sequences != official:
         text += (
-            f"\n\nThis data set holds {evaluation.sequences} sequences, the official {evaluation.dataset} {official}: "
+            f"\n\nThis data set holds {evaluation.sequences} sequences, the official "
+            f"{evaluation.dataset} {official}: "
             "the figures cannot be set beside published ones."
         )
     table = None if baseline is None else _side_by_side(evaluation, baseline)
@@ -266,7 +267,8 @@ def _worst(sequence: Sequence, folders: list[Path], worst: list[int], opacity: f
         rows.append(row)
     other = ", and the same of the other model" if len(folders) > 1 else ""
     caption = (
-        f"The worst frames, {', '.join(map(str, worst))}: annotated; predicted; their subtraction image, "
+        f"The worst frames, {', '.join(map(str, worst))}: annotated; predicted; their subtraction "
+        "image, "
         f"prediction xor truth ({LEGEND}){other}."
     )
     return Picture(data=picture_grid(rows).data, caption=caption)

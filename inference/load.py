@@ -102,7 +102,8 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
             return _from_store(fetch_default(download_to))
         except NotFoundError as exc:
             say(
-                f"{exc}. Until then: the starter model that comes with the program (docs/starter-model.md)"
+                f"{exc}. Until then: the starter model that comes with the program "
+                "(docs/starter-model.md)"
             )
             name = STARTER
     if name == STARTER:
@@ -119,8 +120,8 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
     if re.fullmatch(r"[0-9a-f]{32}", name):
         return _from_store(fetch(f"runs:/{name}/model", download_to))
     raise NotFoundError(
-        f"no such model: {name}; give a safetensors file, a model folder, models:/NAME@ALIAS, runs:/ID/model or "
-        + ", ".join((STARTER, *BASELINES))
+        f"no such model: {name}; give a safetensors file, a model folder, models:/NAME@ALIAS, "
+        "runs:/ID/model or " + ", ".join((STARTER, *BASELINES))
     )
 
 

@@ -74,7 +74,8 @@ class Outputs:
                 raise CallError(f"the video {path} must end in one of {', '.join(VIDEO_SUFFIXES)}")
         if self.cutout is not None and self.cutout.suffix.lower() in VIDEO_SUFFIXES:
             raise CallError(
-                f"{self.cutout.suffix} as it plays everywhere has no alpha channel: name the cut-out {ALPHA_SUFFIX}, "
+                f"{self.cutout.suffix} as it plays everywhere has no alpha channel: name the "
+                f"cut-out {ALPHA_SUFFIX}, "
                 "or a folder for PNG files"
             )
 

@@ -167,7 +167,8 @@ def frame_index(text: str, names: Sequence[str] | None) -> int:
         if len(same) == 1:
             return same[0]
     raise CallError(
-        f"no frame is called '{text}': the frames are called {names[0]} to {names[-1]}, as their files"
+        f"no frame is called '{text}': the frames are called {names[0]} to {names[-1]}, as their "
+        "files"
     )
 
 

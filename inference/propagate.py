@@ -193,7 +193,8 @@ class Job:
         size = (video.info.height, video.info.width)
         if (working := working_size(*size, config.tracker)) != size:
             say(
-                f"frames of {size[1]}x{size[0]} are embedded at {working[1]}x{working[0]}; masks keep the full size"
+                f"frames of {size[1]}x{size[0]} are embedded at {working[1]}x{working[0]}; masks "
+                "keep the full size"
             )
         identity = digest(
             [
@@ -241,7 +242,8 @@ class Job:
         others = [path for path in _results(self.out) if not written.names(path)]
         if others:
             say(
-                f"{len(others)} files in {self.out} are not of this run and were left there, such as {others[0].name}"
+                f"{len(others)} files in {self.out} are not of this run and were left there, such "
+                f"as {others[0].name}"
             )
         if _state(self.video) != self.first_state:
             self._begin("")  # no mask belongs to the bytes that were hashed

@@ -53,7 +53,8 @@ def fetch_default(download_to: Path | None) -> StoredModel:
         except NoSuchVersionError:
             continue
     raise NotFoundError(
-        f"no model {REGISTERED_NAME}@{DEFAULT_ALIASES[0]} or @{DEFAULT_ALIASES[1]} is registered in the MLflow store: "
+        f"no model {REGISTERED_NAME}@{DEFAULT_ALIASES[0]} or @{DEFAULT_ALIASES[1]} is registered "
+        "in the MLflow store: "
         "train one with `corrfractal train`, or name a model with --model"
     )
 
@@ -71,7 +72,8 @@ def fetch(uri: str, download_to: Path | None) -> StoredModel:
     store = tracking_uri()
     if not open_store(store):
         raise NotFoundError(
-            f"no model {uri}: the MLflow store {local_file(store)} does not exist; train a model with "
+            f"no model {uri}: the MLflow store {local_file(store)} does not exist; train a model "
+            "with "
             "`corrfractal train`, set MLFLOW_TRACKING_URI, or name a model file with --model"
         )
     import mlflow
@@ -82,7 +84,8 @@ def fetch(uri: str, download_to: Path | None) -> StoredModel:
         found = list(_list_weights(fixed))
         if not found:
             raise IntegrityError(
-                f"the model {fixed} is in the MLflow store, its weights are not in {_location(fixed)}: "
+                f"the model {fixed} is in the MLflow store, its weights are not in "
+                f"{_location(fixed)}: "
                 "restore that folder, or name another model with --model"
             )
         weights = only_weights(found, uri)
@@ -191,7 +194,8 @@ def _facts(client: Any, uri: str) -> tuple[tuple[str, str] | None, str | None]:
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if match is None:
         raise CallError(
-            f"cannot read the model name {uri}: write models:/NAME@ALIAS, models:/NAME/3 or runs:/ID/model"
+            f"cannot read the model name {uri}: write models:/NAME@ALIAS, models:/NAME/3 or "
+            "runs:/ID/model"
         )
     name, alias, number = match.groups()
     version = (

@@ -239,7 +239,8 @@ def score_each(
             else CorrFractalError
         )
         raise kind(
-            f"{len(failures)} of {len(names)} sequences cannot be scored, so there is no score ({reasons}{more})"
+            f"{len(failures)} of {len(names)} sequences cannot be scored, so there is no score "
+            f"({reasons}{more})"
         )
     return scored
 
@@ -254,7 +255,8 @@ def report_unknown(folder: Path, known: Iterable[str]) -> None:
     ]
     if unknown:
         say(
-            f"{folder}: the data set does not know {len(unknown)} of its entries, such as {unknown[0]}: not scored"
+            f"{folder}: the data set does not know {len(unknown)} of its entries, such as "
+            f"{unknown[0]}: not scored"
         )
 
 

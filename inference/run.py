@@ -166,7 +166,8 @@ def propagate_videos(
             else:
                 done[name] = outcome
                 say(
-                    f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an earlier run"
+                    f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an "
+                    "earlier run"
                 )
             advance(1)
     if failures:
@@ -313,7 +314,8 @@ def _evaluate(
             _log(summary, source.run_id, source.registered, job)
         except CorrFractalError as exc:  # the scores themselves are complete
             say(
-                f"warning: the scores are in {out}, but not in the registry: {exc}. The same command again adds them"
+                f"warning: the scores are in {out}, but not in the registry: {exc}. The same "
+                "command again adds them"
             )
     return summary, results
 
@@ -437,7 +439,8 @@ def _refuse_failures(failures: list[_Failure], total: int, out: Path) -> None:
     if failures:
         summary_note(out).clear(lambda path: path.name == SCORES)
         raise CorrFractalError(
-            f"{len(failures)} of {total} sequences failed, so there is no score ({_named(failures)}); {AGAIN}"
+            f"{len(failures)} of {total} sequences failed, so there is no score "
+            f"({_named(failures)}); {AGAIN}"
         )
 
 

@@ -76,7 +76,8 @@ def names_of(entries: Sequence[Entry]) -> list[str]:
     for name, entry in zip(names, entries, strict=True):
         if uses[name] > 1 or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise CallError(
-                f"two of the videos are called {Path(entry.uri).name}: their masks could not be told apart"
+                f"two of the videos are called {Path(entry.uri).name}: their masks could not be "
+                "told apart"
             )
     return names
 

@@ -222,7 +222,8 @@ class YoutubeVos:
         objects = list(chain(*score_each(names, masks, score_one, advance)))
         if not objects:
             raise NotFoundError(
-                f"{self.data / self.split / 'Annotations'} holds the first annotation of every object only: "
+                f"{self.data / self.split / 'Annotations'} holds the first annotation of every "
+                "object only: "
                 "there is no truth to score against"
             )
         return self._summary(objects, len(names))
@@ -293,6 +294,7 @@ class _Stored(dict[str, U8]):
         if strange:
             known = ", ".join(map(str, sorted(self._video.objects)))
             raise MaskError(
-                f"the mask {path} holds the id {strange[-1]}, but {self._video.name} has objects {known}"
+                f"the mask {path} holds the id {strange[-1]}, but {self._video.name} has objects "
+                f"{known}"
             )
         return mask

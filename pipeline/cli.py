@@ -191,7 +191,8 @@ def precompute(
     if result.ignored:
         say(ignored_summary(result.ignored))
     say(
-        f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; made {result.made} of the "
+        f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; made "
+        f"{result.made} of the "
         f"shards in {result.seconds:.1f} s, {result.frames_per_second:g} frames/s"
     )
     say(f"data set {result.digest[:16]} in {out}")
@@ -199,7 +200,8 @@ def precompute(
     for quantity in prediction.compare(predicted, result) if predicted and result.made else ():
         errors[quantity.name] = quantity.error
         say(
-            f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: {quantity.error:+.1%}"
+            f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: "
+            f"{quantity.error:+.1%}"
         )
     run_id = None
     if store is not None:
@@ -219,7 +221,8 @@ def precompute(
         except Exception as exc:  # the shards themselves are complete, whatever the store says
             reason = without_password(describe_error(exc))
             say(
-                f"warning: the shards are in {out}, but not in MLflow: {reason}. The same command again adds them"
+                f"warning: the shards are in {out}, but not in MLflow: {reason}. The same command "
+                "again adds them"
             )
     told = {"frames_per_second": result.frames_per_second, "run_id": run_id, "plan_errors": errors}
     return {"out": out, **asdict(result), **told}
@@ -276,7 +279,8 @@ def inspect(
     else:
         write_sheet(html, found, clips=clips, seed=seed)
         say(
-            f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost sources in {html}"
+            f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost "
+            f"sources in {html}"
         )
     return {**to_json(found), "html": str(html) if html else None}
 
@@ -299,7 +303,8 @@ def verify(shards: str) -> dict[str, Any]:
             f"{report.damaged[0]}{more}; `corrfractal precompute` with the same sources mends it"
         )
     say(
-        f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all as written"
+        f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all as "
+        "written"
     )
     say(f"data set {report.digest[:16]}")
     return asdict(report)

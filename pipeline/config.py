@@ -106,7 +106,8 @@ class PipelineConfig(Config):
             raise ValueError(f"max_bad must lie in 0..1, got {self.max_bad}")
         if not (self.max_cpu_seconds > 0 and self.max_memory_mb > 0):
             raise ValueError(
-                f"max_cpu_seconds and max_memory_mb must exceed 0, got {self.max_cpu_seconds}, {self.max_memory_mb}"
+                f"max_cpu_seconds and max_memory_mb must exceed 0, got {self.max_cpu_seconds}, "
+                f"{self.max_memory_mb}"
             )
 
     def recipe(self) -> dict[str, Any]:

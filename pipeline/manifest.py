@@ -199,7 +199,8 @@ def commit(out: str, plan: Plan) -> Manifest:
     if statistics.samples == 0:
         reason = next(entry.reason for entry in entries)
         raise CorrFractalError(
-            f"none of the {len(entries)} sources gave a clip; the first, {entries[0].uri}: {reason}. "
+            f"none of the {len(entries)} sources gave a clip; the first, {entries[0].uri}: "
+            f"{reason}. "
             f"The damaged ones are in {storage.join(out, QUARANTINE)}"
         )
     manifest = seal(
@@ -241,13 +242,15 @@ def _refuse_foreign(out: str, there: set[str]) -> None:
             ours = False
         if not ours:
             raise CallError(
-                f"{storage.join(out, PLAN)} is not what this command wrote; name another folder with --out"
+                f"{storage.join(out, PLAN)} is not what this command wrote; name another folder "
+                "with --out"
             )
     elif foreign := sorted(
         n for n in there if re.fullmatch(SHARD, n) or n in (MANIFEST, QUARANTINE)
     ):
         raise CallError(
-            f"{out} holds {foreign[0]}, which this command did not write; name another folder with --out"
+            f"{out} holds {foreign[0]}, which this command did not write; name another folder with "
+            "--out"
         )
 
 
@@ -270,7 +273,8 @@ def _remove_stale(out: str, names: set[str]) -> None:
             storage.remove(note)
         else:
             say(
-                f"warning: {location} is not what this command wrote there, and was left; the manifest leaves it out"
+                f"warning: {location} is not what this command wrote there, and was left; the "
+                "manifest leaves it out"
             )
 
 

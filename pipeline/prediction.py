@@ -127,7 +127,8 @@ def refuse_foreign(
             _read(path)
         except CallError as exc:
             raise CallError(
-                f"{path} exists, and is no plan: move it away, name another file, or replace it with --overwrite. "
+                f"{path} exists, and is no plan: move it away, name another file, or replace it "
+                "with --overwrite. "
                 "Nothing was written"
             ) from exc
 

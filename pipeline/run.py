@@ -187,7 +187,8 @@ def _execute(
 def _check_devices(config: PipelineConfig) -> None:
     if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
         raise CallError(
-            "device cuda: Ray finds no GPU; use --device cpu, or join a cluster that has one (RAY_ADDRESS)"
+            "device cuda: Ray finds no GPU; use --device cpu, or join a cluster that has one "
+            "(RAY_ADDRESS)"
         )
 
 
@@ -246,13 +247,16 @@ def _count_death(
 
 def _failure(spec: ShardSpec, exc: RayTaskError) -> CorrFractalError:
     return CorrFractalError(
-        f"cannot make {spec.name}: {describe_error(exc)}. Once that is mended, the same command resumes"
+        f"cannot make {spec.name}: {describe_error(exc)}. Once that is mended, the same command "
+        "resumes"
     )
 
 
 def _check_bound(statistics: Statistics, max_bad: float, out: str) -> None:
     if statistics.quarantined > max_bad * statistics.sources:
         raise BoundExceededError(
-            f"{statistics.quarantined} of {statistics.sources} sources are damaged, more than a share of "
-            f"{max_bad:.4g} (max_bad); see {storage.join(out, QUARANTINE)}. The shards of the others are complete"
+            f"{statistics.quarantined} of {statistics.sources} sources are damaged, more than a "
+            "share of "
+            f"{max_bad:.4g} (max_bad); see {storage.join(out, QUARANTINE)}. The shards of the "
+            "others are complete"
         )

@@ -204,7 +204,8 @@ class Batches:
             return decode_clip(read_members(block), frames=indices, views=(view,))
         except IntegrityError as exc:
             raise IntegrityError(
-                f"{storage.join(self._shards, ref.shard)}, sample {ref.key}: {exc}. Run `corrfractal verify "
+                f"{storage.join(self._shards, ref.shard)}, sample {ref.key}: {exc}. Run "
+                "`corrfractal verify "
                 f"{self._shards}`, then precompute again"
             ) from exc
 

@@ -77,8 +77,10 @@ class ShardFiles:
         held = self._entries[shard].bytes
         if not 0 <= offset <= offset + length <= held:
             raise IntegrityError(
-                f"{storage.join(self._shards, shard)} has {held} bytes, and a clip is said to lie at {offset} to "
-                f"{offset + length}: its sidecar is not what was written. Run `corrfractal precompute` again"
+                f"{storage.join(self._shards, shard)} has {held} bytes, and a clip is said to lie "
+                f"at {offset} to "
+                f"{offset + length}: its sidecar is not what was written. Run `corrfractal "
+                "precompute` again"
             )
         while True:
             path = self.ready(shard)
@@ -122,7 +124,8 @@ class ShardFiles:
     def _fetch(self, entry: ShardEntry, path: Path) -> None:
         if entry.bytes > self._limit:
             raise CorrFractalError(
-                f"the shard {entry.name} has {entry.bytes / 1e9:.2f} GB and the cache in {self._folder} may take "
+                f"the shard {entry.name} has {entry.bytes / 1e9:.2f} GB and the cache in "
+                f"{self._folder} may take "
                 f"{self._limit / 1e9:.2f} GB: raise cache_gb"
             )
         # The name tells the lane and the room that the file will take: it is counted in full from
@@ -176,7 +179,8 @@ class ShardFiles:
     def _compare(self, sha256: str, entry: ShardEntry) -> None:
         if sha256 != entry.sha256:
             raise IntegrityError(
-                f"{storage.join(self._shards, entry.name)} is damaged, its SHA-256 is not the manifest's. Run "
+                f"{storage.join(self._shards, entry.name)} is damaged, its SHA-256 is not the "
+                "manifest's. Run "
                 f"`corrfractal verify {self._shards}`, then precompute again"
             )
 

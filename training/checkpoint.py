@@ -146,7 +146,8 @@ class CheckpointWriter:
             save_checkpoint(self._folder, checkpoint, self._keep)
         except OSError as exc:
             self._tell(
-                f"warning: no checkpoint of step {checkpoint.step} in {self._folder} ({exc.strerror or exc}); training "
+                f"warning: no checkpoint of step {checkpoint.step} in {self._folder} "
+                f"({exc.strerror or exc}); training "
                 "goes on and tries again at the next one"
             )
 

@@ -109,10 +109,12 @@ def train(
     say(f"{result.steps} steps in {result.seconds:.0f} s; loss {m['loss']:.3f}")
     say(f"error {m['error']:.1%}; copying the reference's labels would give {m['copy_error']:.1%}")
     say(
-        f"{m['samples_per_second']:.2f} samples/s, {m['data_wait']:.1%} of the time waiting for data"
+        f"{m['samples_per_second']:.2f} samples/s, {m['data_wait']:.1%} of the time waiting for "
+        "data"
     )
     say(
-        f"registered as {result.model.uri} ({', '.join(result.model.aliases)}) in {result.tracking_uri}"
+        f"registered as {result.model.uri} ({', '.join(result.model.aliases)}) in "
+        f"{result.tracking_uri}"
     )
     say(f"model file: {result.model_file}")
     return {

@@ -113,7 +113,8 @@ class TrainingConfig(Config):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.loader_workers < 0 or self.cache_gb <= 0:
             raise ValueError(
-                f"loader_workers must not be negative and cache_gb must be positive, got {self.loader_workers} and "
+                "loader_workers must not be negative and cache_gb must be positive, got "
+                f"{self.loader_workers} and "
                 f"{self.cache_gb}"
             )
         if self.batch_size % self.accumulate:

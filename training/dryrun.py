@@ -56,10 +56,12 @@ class DryRun:
         say(f"{self.steps} steps, {self.epochs:.2f} passes over the data{start}")
         least, most = self.workers
         say(
-            f"{most if least == most else f'{least} to {most}'} workers, {self.samples_per_pass} samples each at a time"
+            f"{most if least == most else f'{least} to {most}'} workers, {self.samples_per_pass} "
+            "samples each at a time"
         )
         say(
-            f"{self.parameters / 1e6:.2f} million weights, {self.gmac_per_sample:.1f} GMAC per sample and step"
+            f"{self.parameters / 1e6:.2f} million weights, {self.gmac_per_sample:.1f} GMAC per "
+            "sample and step"
         )
         room = f" of {self.memory_available_gb:.2f} GB" if self.memory_available_gb else ""
         say(f"about {self.memory_gb:.2f} GB{room} for each worker")
@@ -119,7 +121,8 @@ def dry_run(
     )
     if available and memory > available:
         raise CorrFractalError(
-            f"a worker would take about {result.memory_gb:.1f} GB and has {result.memory_available_gb:.1f} GB: set "
+            f"a worker would take about {result.memory_gb:.1f} GB and has "
+            f"{result.memory_available_gb:.1f} GB: set "
             "recompute=true, accumulate=2 or more, a smaller crop, or fewer workers on this machine"
         )
     return result

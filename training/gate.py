@@ -75,7 +75,8 @@ def _weights(version: ModelVersion) -> list[str]:
             found, registered = file_sha256(path), version.tags.get(WEIGHTS_TAG, "unknown")
             if found != registered:
                 return [
-                    f"its weights are not those that were registered: {found[:12]}, not {registered[:12]}"
+                    f"its weights are not those that were registered: {found[:12]}, not "
+                    f"{registered[:12]}"
                 ]
             CorrFractal.load(path)
         except (OSError, CorrFractalError) as exc:
@@ -110,7 +111,8 @@ def _compare(
     common = own.keys() & theirs.keys()
     if not common:
         return None, None, [
-            f"the champion, {champion.uri}, has no scores on {dataset} of the same files with the same settings: "
+            f"the champion, {champion.uri}, has no scores on {dataset} of the same files with the "
+            "same settings: "
             + _evaluate(dataset, champion)
         ]  # fmt: skip
     scores = max((own[basis] for basis in common), key=lambda s: s.at)

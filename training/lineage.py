@@ -174,7 +174,8 @@ class Lineage:
                 return version
         raise NotFoundError(
             f"{path} is no registered model of {self._uri}; it says of itself: "
-            f"run {metadata.get('run_id', 'unknown')}, data set {metadata.get('shards_digest', 'unknown')}"
+            f"run {metadata.get('run_id', 'unknown')}, data set "
+            f"{metadata.get('shards_digest', 'unknown')}"
         )
 
 

@@ -42,7 +42,8 @@ def list_(tracking_uri: str | None) -> dict[str, Any]:
         newest = max(v.scores, key=lambda s: s.at, default=None)
         score = "" if newest is None else f"  J&F {100 * newest.JF:.1f}"
         say(
-            f"{v.uri}  {', '.join(v.aliases) or '-':20}  {v.created}  shards {v.shards_digest[:12]}{score}"
+            f"{v.uri}  {', '.join(v.aliases) or '-':20}  {v.created}  shards "
+            f"{v.shards_digest[:12]}{score}"
         )
     return {"models": [_plain(v) for v in versions]}
 

@@ -86,5 +86,6 @@ def check_share(batch_size: int, accumulate: int, worlds: Sequence[int]) -> None
         if batch_size % (accumulate * world):
             times = f" times accumulate, {accumulate}" if accumulate > 1 else ""
             raise ValueError(
-                f"batch_size {batch_size} is not a multiple of the number of workers, {world}{times}"
+                f"batch_size {batch_size} is not a multiple of the number of workers, "
+                f"{world}{times}"
             )

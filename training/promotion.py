@@ -124,7 +124,8 @@ def history(uri: str, name: str = NAME) -> History:
         found = mlflow.MlflowClient().search_registered_models(name_filter(name))
     if not found:
         raise NotFoundError(
-            f"no model '{name}' is registered in {without_password(uri)}: `corrfractal train` registers one"
+            f"no model '{name}' is registered in {without_password(uri)}: `corrfractal train` "
+            "registers one"
         )
     tags = sorted((tag, text) for tag, text in found[0].tags.items() if tag.startswith(PREFIX))
     return History(

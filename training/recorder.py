@@ -98,7 +98,8 @@ class Recorder:
             if not self._disk_full:
                 tell(
                     self._out,
-                    f"warning: cannot write to {self._out} ({exc.strerror or exc}); training goes on",
+                    f"warning: cannot write to {self._out} ({exc.strerror or exc}); training goes "
+                    "on",
                 )
             self._disk_full = True
             return False

@@ -157,7 +157,8 @@ def show(model: str, uri: str) -> ModelVersion:
         ", ".join(f"{v.version} ({'/'.join(v.aliases) or 'no alias'})" for v in versions) or "none"
     )
     raise NotFoundError(
-        f"no model '{model}' in {without_password(uri)}; versions there: {known}. `corrfractal models list` shows them"
+        f"no model '{model}' in {without_password(uri)}; versions there: {known}. `corrfractal "
+        "models list` shows them"
     )
 
 

@@ -123,7 +123,8 @@ def train(
     model_file = Path(job.out) / "model.safetensors"
     if result.pop("model_sha256", file_sha256(model_file)) != file_sha256(model_file):
         raise IntegrityError(
-            f"{model_file} is not the model that this run has written, so it is not registered: restore it, or train "
+            f"{model_file} is not the model that this run has written, so it is not registered: "
+            "restore it, or train "
             "with another --out"
         )
     try:
@@ -234,7 +235,8 @@ def _refuse_another(held: Job, asked: Job) -> None:
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
             raise ConfigError(
-                f"{asked.out} holds another run: '{key}' was {a.get(key)!r} and is now {b.get(key)!r}. "
+                f"{asked.out} holds another run: '{key}' was {a.get(key)!r} and is now "
+                f"{b.get(key)!r}. "
                 "Repeat the first call to resume it, or name another --out"
             )
 
@@ -267,7 +269,8 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
                 _run_in_thread(trainer.fit)
         except ray.train.TrainingFailedError as exc:
             raise CorrFractalError(
-                f"training stopped: {_cause(exc)}. The same command goes on from the last checkpoint in {job.out}"
+                f"training stopped: {_cause(exc)}. The same command goes on from the last "
+                f"checkpoint in {job.out}"
             ) from exc
     if asked.is_set() and not (out / "result.json").exists():
         raise KeyboardInterrupt
@@ -356,7 +359,8 @@ def check_finished(out: Path) -> None:
     if not (out / "result.json").exists():
         at = json.loads((out / "diverged" / "step.json").read_text())
         raise DivergedError(
-            f"the loss is not finite after step {at['step']}; its samples and a checkpoint are in {out}/diverged. "
+            f"the loss is not finite after step {at['step']}; its samples and a checkpoint are in "
+            f"{out}/diverged. "
             "Lower learning_rate, or look at these samples"
         )
 

@@ -139,7 +139,8 @@ class RunLog:
             except Exception as exc:  # away, or its disk is full: whatever it is, the run goes on
                 if pause == FIRST_PAUSE:
                     self._tell(
-                        f"warning: {self._uri} takes no metrics ({first_line(exc)}); they are kept and sent later"
+                        f"warning: {self._uri} takes no metrics ({first_line(exc)}); they are kept "
+                        "and sent later"
                     )
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -180,6 +181,7 @@ class RunLog:
     def _late(self, exc: Exception | None) -> bool:
         why = f" ({first_line(exc)})" if exc else ""
         self._tell(
-            f"warning: {self._uri} did not take everything in time{why}; the same command again delivers the rest"
+            f"warning: {self._uri} did not take everything in time{why}; the same command again "
+            "delivers the rest"
         )
         return False

@@ -73,7 +73,8 @@ def files_in(folder: Path, *suffixes: str) -> tuple[Path, ...]:
     files = tuple(sorted(found, key=_natural))
     if not files:
         raise NotFoundError(
-            f"the folder {folder} holds no {' or '.join(suffixes)} files: the data set is incomplete"
+            f"the folder {folder} holds no {' or '.join(suffixes)} files: the data set is "
+            "incomplete"
         )
     return files
 

@@ -101,7 +101,8 @@ def open_video(root: Path, name: str) -> Video:
     frames = files_in(root / "Rename_Images" / name, ".png")
     if len(frames) < len(joints):
         raise NotFoundError(
-            f"the folder {frames[0].parent} holds {len(frames)} pictures, but {mat} annotates {len(joints)} frames"
+            f"the folder {frames[0].parent} holds {len(frames)} pictures, but {mat} annotates "
+            f"{len(joints)} frames"
         )
     return Video(name=name, frames=frames[: len(joints)], joints=joints, mat=mat)
 
@@ -137,7 +138,8 @@ def read_joints(path: Path) -> Float:
 def _split_files(folder: Path, split: str) -> list[Path]:
     if not folder.is_dir():
         raise NotFoundError(
-            f"the folder {folder} of the official split lists does not exist; --split all needs none"
+            f"the folder {folder} of the official split lists does not exist; --split all needs "
+            "none"
         )
     wanted = (f"_split{split}.txt", f"testlist{split}.txt", f"testlist0{split}.txt")
     files = sorted(path for path in folder.rglob("*.txt") if path.name.endswith(wanted))
@@ -153,7 +155,8 @@ def _test_videos(path: Path) -> list[str]:
         name, _, number = line.rpartition(" ")
         if number not in ("0", "1", TEST) or not name:
             raise IntegrityError(
-                f"{path} is no split list: a line is VIDEO 1 (train) or VIDEO 2 (test), not {line!r}"
+                f"{path} is no split list: a line is VIDEO 1 (train) or VIDEO 2 (test), not "
+                f"{line!r}"
             )
         if number == TEST:
             videos.append(Path(name.strip()).name.removesuffix(".avi"))

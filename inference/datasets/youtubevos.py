@@ -157,7 +157,8 @@ def open_video(root: Path, name: str, split: str = "valid") -> Video:
         if first not in annotations:
             missing = folder / "Annotations" / name / f"{first}.png"
             raise NotFoundError(
-                f"video {name}: the annotation {missing}, where object {object_id} begins, is missing"
+                f"video {name}: the annotation {missing}, where object {object_id} begins, is "
+                "missing"
             )
         for stem in about.frames:
             if stem in annotations and stem not in pictures:

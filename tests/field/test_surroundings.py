@@ -99,8 +99,10 @@ def test_a_character_that_a_stream_cannot_show_stops_nothing(
 
 def test_a_closed_standard_output_is_not_given_to_the_next_file(tmp_path: Path) -> None:
     code = (
-        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from corrfractal.streams import prepare_streams\n"
-        f"prepare_streams(); file = open({str(tmp_path / 'video')!r}, 'w'); os.write(1, b'what a library prints')"
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from corrfractal.streams import "
+        "prepare_streams\n"
+        f"prepare_streams(); file = open({str(tmp_path / 'video')!r}, 'w'); os.write(1, b'what a "
+        "library prints')"
     )
     subprocess.run(
         ["bash", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], check=True, timeout=60

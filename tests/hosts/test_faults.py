@@ -233,7 +233,8 @@ def test_training_goes_on_from_its_checkpoint_without_its_follower_and_its_track
         for out in (job.out, alone)
     )
     print(
-        f"\ntraining: lost after {noticed}, on after {recovered}, reached {reached}, checkpoint {kept}",
+        f"\ntraining: lost after {noticed}, on after {recovered}, reached {reached}, checkpoint "
+        f"{kept}",
         flush=True,
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -150,7 +150,8 @@ def test_a_browser_lays_the_report_out_without_a_network(evaluated: Path, tmp_pa
         "<script>addEventListener('load', () => { const images = [...document.images];"
         "document.title = JSON.stringify({images: images.filter(i => i.naturalWidth > 0).length,"
         "wide: document.documentElement.scrollWidth > innerWidth, requests:"
-        "performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length}); });</script>"
+        "performance.getEntriesByType('resource').filter(r => "
+        "!r.name.startsWith('data:')).length}); });</script>"
     )
     page = tmp_path / "probe.html"
     page.write_text((evaluated / "report.html").read_text().replace("</body>", probe + "</body>"))

@@ -302,7 +302,8 @@ def test_a_complete_folder_passes_verify_on_the_command_line(shards):
 
 def test_json_mode_prints_one_object(shards, master, tmp_path):
     (tmp_path / "c.toml").write_text(
-        "[precompute]\nsize = 32\nvideos_per_shard = 2\nquantization = {fit_pixels = 512, iterations = 5}\n"
+        "[precompute]\nsize = 32\nvideos_per_shard = 2\nquantization = {fit_pixels = 512, "
+        "iterations = 5}\n"
     )
     out = shutil.copytree(shards[0], tmp_path / "out")
     result = json_of(
