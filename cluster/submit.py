@@ -84,7 +84,7 @@ def follow(server: JobServer, job: str, show: Callable[[str], None]) -> None:
 
     Raises:
         CorrFractalError: the job failed or was stopped, or the connection broke; the job itself
-        then goes on.
+        then continues.
     """
     with _client(server) as client:
         try:
@@ -92,7 +92,7 @@ def follow(server: JobServer, job: str, show: Callable[[str], None]) -> None:
             info = client.get_job_info(job)
         except KeyboardInterrupt as exc:
             raise CorrFractalError(
-                f"no longer following job {job}, which goes on; see `corrfractal cluster status`"
+                f"no longer following job {job}, which continues; see `corrfractal cluster status`"
             ) from exc
         except (RuntimeError, OSError) as exc:
             raise CorrFractalError(

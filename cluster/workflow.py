@@ -1,7 +1,7 @@
 """The whole workflow as one job: precompute -> train and register -> evaluate -> report.
 
 Every stage resumes by itself, so calling the workflow again does what is missing and nothing else:
-whole shards stay, training goes on from its checkpoint, scored sequences are not scored again. The
+whole shards stay, training resumes from its checkpoint, scored sequences are not scored again. The
 folder of a workflow:
 
     shards/  training/  evaluation/{model,starter,untrained,copy}/  report.html

@@ -2,7 +2,7 @@
 
     manifest.json        one ``Manifest``; its digest is the identity of the data set
     shard-000000.tar     clips, see ``sample.py``
-    shard-000000.json    one ``Sidecar``: where each sample lies in the tar, and what became of each source
+    shard-000000.json    one ``Sidecar``: the place of each sample in the tar, and what became of each source
     quarantine.jsonl     the sources that are damaged, one a line
 
 Every file is plain JSON with the fields of the dataclass of its name. ``digest`` in a sidecar and
@@ -36,7 +36,7 @@ T = TypeVar("T", "Sidecar", "Manifest")
 
 @dataclass(frozen=True, kw_only=True)
 class SampleEntry:
-    """Where a clip lies in its shard: ``length`` bytes from ``offset`` on are its tar members,
+    """The place of a clip in its shard: ``length`` bytes from ``offset`` on are its tar members,
     whole."""
 
     key: str

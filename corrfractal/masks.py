@@ -115,9 +115,9 @@ def _has_blends(mask: U8, ids: U8) -> bool:
     """Whether some values are no ids, but mixed of others: where they are drawn, smoothed or
     compressed.
 
-    An id that fills an area somewhere, 3x3 pixels of its own, is one. Of the others, thin objects
-    are told from
-    edges by their neighbours: an edge lies between a lower and a higher value all along.
+    An id that fills an area somewhere, 3x3 pixels of its own, is one. Of the others,
+    thin objects are distinguished from edges by their neighbours: an edge is between a lower and a
+    higher value all along.
     """
     thin = np.setdiff1d(ids, mask[_flat(mask)])
     if len(ids) > MANY_OBJECTS and len(thin) > len(ids) / 4:

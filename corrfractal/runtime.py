@@ -84,7 +84,7 @@ def ray_session(ray: ModuleType, cpus: int | None = None) -> Iterator[None]:
         where = cluster_address() or "on this machine"
         raise CorrFractalError(f"no Ray session {where}: {describe_error(exc)}") from exc
     if threading.current_thread() is threading.main_thread():
-        # Ray puts its own there, which exits without a word
+        # Ray installs a handler that exits without a message
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield

@@ -255,7 +255,7 @@ def _temporary_folder() -> _Check:
 
 
 def _home_folder() -> _Check | None:
-    """Ray keeps the token of a private session in ``~/.ray``, unless it is told one."""
+    """Ray keeps the token of a private session in ``~/.ray``, unless one is set."""
     told = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if told or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return None

@@ -224,7 +224,7 @@ class Davis:
 
 
 def score_masks(data: Path, masks: Path, advance: Advance = lambda n: None) -> Evaluation:
-    """``Davis(data).score(masks)``: DAVIS-2017, or 2016 where that is what lies in ``data``."""
+    """``Davis(data).score(masks)``: DAVIS-2017, or 2016 where ``data`` holds that."""
     return Davis(data).score(masks, advance)
 
 

@@ -1,7 +1,7 @@
 """The passes of a tracker over one video: forward from the first frame that something is given for,
 then backward.
 
-A mask is written as soon as it is known. A pass that finds masks of an earlier run goes on behind
+A mask is written as soon as it is known. A pass that finds masks of an earlier run resumes behind
 them: the frames that the tracker still asks for are embedded again, so that the rest comes out as
 if it had never stopped.
 """
@@ -37,7 +37,7 @@ BACKWARD_BYTES = 128 << 20  # frames decoded forward and held, to be used backwa
 
 @runtime_checkable
 class SoftTracker(Tracker, Protocol):
-    """A tracker that tells probabilities, and that can go on from the masks of an earlier run."""
+    """A tracker that gives probabilities and can resume from the masks of an earlier run."""
 
     def probability(self, object_id: int) -> npt.NDArray[np.float32]: ...
 

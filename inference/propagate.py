@@ -3,7 +3,7 @@
 
 Frames stream through: memory does not grow with the video's length. From the first frame that a
 mask is given for, one pass goes forward, with later masks as corrections, and one backward to the
-beginning. Each mask is written when it is known; a run that was stopped goes on from the masks that
+beginning. Each mask is written when it is known; an interrupted run resumes from the masks that
 are there, and ends at the same ones.
 """
 

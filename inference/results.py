@@ -135,7 +135,7 @@ class Benchmark(Protocol):
         ...
 
     def score(self, predictions: Path, advance: Advance = ...) -> Summary:
-        """Scores of predictions made elsewhere; ``advance`` is told of each sequence done."""
+        """Scores of predictions made elsewhere; ``advance`` is called for each sequence done."""
         ...
 
 

@@ -155,7 +155,7 @@ def precompute(
     """Videos, folders of frames, globs and text lists -> shards, manifest.json and
     quarantine.jsonl.
 
-    Stopped at any point, the same command goes on from there; once complete, it only checks.
+    Resumable: run the same command again after an interruption. Once complete, it only checks.
     """
     from dataclasses import asdict
 

@@ -40,7 +40,7 @@ class RawClip:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What was met on the way: shot cuts, and clips left out because next to nothing moves in them."""
+    """What was found while decoding: shot cuts, and clips left out because next to nothing moves in them."""
 
     cuts: int = 0
     static: int = 0

@@ -1,8 +1,8 @@
 """What the reading of one segment may take: decoders are other people's C++, fed with files from
 anywhere.
 
-Nothing within a process stops a decoder that does not return, so a thread ends the process, and
-leaves word why. The pipeline then puts the segment into quarantine and makes the shard again
+Nothing within a process stops a decoder that does not return, so a watchdog thread records the
+reason and ends the process. The pipeline then puts the segment into quarantine and makes the shard again
 without it.
 """
 

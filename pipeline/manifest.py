@@ -1,7 +1,7 @@
-"""The plan before the work, the manifest after it, and the check of what lies in the folder.
+"""The plan before the work, the manifest after it, and the check of what the folder holds.
 
 ``plan.json`` is written first and marks a folder as this project's. ``manifest.json`` exists only
-while every shard that it names is whole: it goes before any shard is made anew, and comes back
+while every shard that it names is complete: it is deleted before any shard is rebuilt, and written
 last.
 """
 

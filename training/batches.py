@@ -3,7 +3,7 @@ alone.
 
 Every random choice about a sample (view, target frame, crop, flip, dropped channels) comes from a
 counter-based generator keyed by the seed and the sample's position in the run (``training.order``);
-nothing is drawn in sequence, nothing needs saving. So a run stopped at any step goes on with
+nothing is drawn in sequence, nothing needs saving. So a run stopped at any step resumes with
 exactly the next sample, on any number of workers.
 
 Clips are read by (shard, offset, length): one read, no tar to scan. Batches are prepared ahead, in

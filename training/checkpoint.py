@@ -113,7 +113,7 @@ def checkpoint_name(step: int) -> str:
 class CheckpointWriter:
     """Writes checkpoints of one folder in the background, at most one at a time.
 
-    One that cannot be written is told of and costs nothing but itself: training goes on, and the
+    A checkpoint that cannot be written is logged and skipped: training continues, and the
     next is tried when it is due.
     """
 
@@ -148,7 +148,7 @@ class CheckpointWriter:
             self._tell(
                 f"warning: no checkpoint of step {checkpoint.step} in {self._folder} "
                 f"({exc.strerror or exc}); training "
-                "goes on and tries again at the next one"
+                "continues and tries again at the next one"
             )
 
 

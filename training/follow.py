@@ -15,7 +15,7 @@ from .job import Job, messages_file
 
 
 def note_previous(out: Path) -> None:
-    """Say which checkpoint the run goes on from, if there is one."""
+    """Print which checkpoint the run resumes from, if there is one."""
     found = sorted((out / "checkpoints").glob("step-*.pt"))
     if found:
         say(f"resuming from {found[-1].relative_to(out)}")

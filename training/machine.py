@@ -15,7 +15,7 @@ ATTEMPTS = "attempts.jsonl"
 
 
 def note_attempt(out: Path, workers: tuple[int, int]) -> None:
-    """Add a line to the run's folder: who goes on with it, with what code. The run gets the file
+    """Add a line to the run's folder: who continues it, with what code. The run gets the file
     when it ends.
 
     Args:

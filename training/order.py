@@ -38,7 +38,7 @@ class EpochOrder:
     ends: I64
 
     def window_at(self, place: int) -> int:
-        """Number of the window that a place lies in."""
+        """Number of the window that holds a place."""
         return int(np.searchsorted(self.ends, place, side="right"))
 
 

@@ -28,8 +28,8 @@ LEAVING = 5.0  # seconds for the tracking server when the run was asked to leave
 
 
 class Recorder:
-    """Writes the folder of a job that goes on after ``first`` steps; what was written of later
-    steps is forgotten."""
+    """Writes the folder of a job that resumes after ``first`` steps; what was written of later
+    steps is dropped."""
 
     def __init__(self, job: Job, first: int) -> None:
         self._job, self._out = job, Path(job.out)
@@ -67,7 +67,7 @@ class Recorder:
 
     def leave(self) -> None:
         """The run was asked to stop for now; what the server does not take in time is sent when it
-        goes on."""
+        resumes."""
         self._log.close(None, LEAVING)
 
     def finish(self, model: CorrFractal) -> None:

@@ -79,7 +79,7 @@ def register(
         name: registered model.
 
     Raises:
-        CorrFractalError: the store cannot be used, or fails on the way.
+        CorrFractalError: the store cannot be used, or fails meanwhile.
     """
     open_experiment(uri)
     with mlflow_errors():

@@ -2,8 +2,8 @@
 file here that imports ray.
 
 A run lives in its folder (``training.loop`` lists it). Calling ``train`` again with the same folder
-goes on where it stopped, whatever stopped it; with other settings it is refused. Ray restarts
-workers that die; every start, Ray's or the user's, takes the newest whole checkpoint of the folder
+resumes it, whatever stopped it; with other settings it is refused. Ray restarts
+workers that die; every start, Ray's or the user's, takes the newest complete checkpoint of the folder
 (docs/decisions/0003: why not Ray's own checkpoints).
 """
 
@@ -269,7 +269,7 @@ def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: 
                 _run_in_thread(trainer.fit)
         except ray.train.TrainingFailedError as exc:
             raise CorrFractalError(
-                f"training stopped: {_cause(exc)}. The same command goes on from the last "
+                f"training stopped: {_cause(exc)}. The same command resumes from the last "
                 f"checkpoint in {job.out}"
             ) from exc
     if asked.is_set() and not (out / "result.json").exists():

@@ -136,7 +136,7 @@ class RunLog:
                 items = list(self._waiting)
             try:
                 done = self._deliver(items)
-            except Exception as exc:  # away, or its disk is full: whatever it is, the run goes on
+            except Exception as exc:  # away, or its disk is full: whatever it is, the run continues
                 if pause == FIRST_PAUSE:
                     self._tell(
                         f"warning: {self._uri} takes no metrics ({first_line(exc)}); they are kept "
