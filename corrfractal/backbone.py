@@ -46,8 +46,7 @@ class BackboneConfig(Config):
         if self.width < 4 or self.embedding_channels < 1 or self.stem_stride < 1:
             raise ValueError(
                 "width must be at least 4, embedding_channels and stem_stride at least 1, got "
-                f"{self.width}, "
-                f"{self.embedding_channels}, {self.stem_stride}"
+                f"{self.width}, {self.embedding_channels}, {self.stem_stride}"
             )
 
 

@@ -20,6 +20,8 @@ from .images import ImageError, open_image
 U8 = npt.NDArray[np.uint8]
 
 MAX_OBJECTS = 255
+VOID = 255
+VOID_RIM = 11  # pixels; twice the rim of VOC where two objects touch
 
 MANY_OBJECTS = 64
 """More ids than this in a first mask are looked at twice: a picture may have been given, or an
@@ -52,15 +54,19 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
 
     A mask of 0 and 255 only, as drawing programs save it, is one object. So is one of a bright
     value with values between only at the object's edge, as anti-aliasing and JPEG compression leave
-    them: from half of it on.
+    them: from half of it on. In a palette image a thin rim of 255 beside other ids is the void
+    value of PASCAL VOC, and read as background.
 
     Raises:
         NotFoundError, MaskError: as ``read_mask``, and for a mask without any object, or with
         values that are no ids.
     """
     path = Path(path)
-    mask, lossy = _read(path, size)
+    mask, lossy, indexed = _read(path, size)
     ids = np.unique(mask[mask > 0])
+    if indexed and ids.size > 1 and _is_void_rim(mask == VOID):
+        mask = np.where(mask == VOID, np.uint8(0), mask)
+        ids = ids[:-1]
     if ids.size == 0:
         raise MaskError(
             f"the mask {path} is all background (0): mark each object with an id from 1 on"
@@ -71,10 +77,8 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
         return one
     raise MaskError(
         f"the mask {path} holds {ids.size} different ids, of which some fill no area: it looks "
-        "like a photograph, "
-        "an anti-aliased drawing, or a mask that was resized or saved as JPEG; save it as PNG with "
-        "one flat value per "
-        "object, resized with nearest neighbour"
+        "like a photograph, an anti-aliased drawing, or a mask that was resized or saved as JPEG; "
+        "save it as PNG with one flat value per object, resized with nearest neighbour"
     )
 
 
@@ -90,8 +94,9 @@ def palette() -> U8:
     return colors
 
 
-def _read(path: Path, size: tuple[int, ...] | None) -> tuple[U8, bool]:
-    """The ids of a mask, and whether its format cannot keep them exactly."""
+def _read(path: Path, size: tuple[int, ...] | None) -> tuple[U8, bool, bool]:
+    """The ids of a mask, whether its format cannot keep them exactly, and whether it has a
+    palette."""
     if not path.is_file():
         raise NotFoundError(f"no such mask: {path}")
     try:
@@ -99,16 +104,17 @@ def _read(path: Path, size: tuple[int, ...] | None) -> tuple[U8, bool]:
     except ImageError as exc:
         raise MaskError(f"the mask {path} is not a readable image: {exc.reason}") from exc
     lossy = image.format in ("JPEG", "MPO")
+    indexed = image.mode == "P"
     if "exif" in image.info:  # frames are read as they are shown, too
         image = ImageOps.exif_transpose(image)
     mask = _ids(image, path)
     if size is not None and mask.shape != size:
         raise MaskError(
             f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} but its frame is "
-            f"{size[1]}x{size[0]} "
-            "(width x height): give a mask of the frame's size, resized with nearest neighbour"
+            f"{size[1]}x{size[0]} (width x height): give a mask of the frame's size, resized with "
+            "nearest neighbour"
         )
-    return mask, lossy
+    return mask, lossy, indexed
 
 
 def _has_blends(mask: U8, ids: U8) -> bool:
@@ -152,6 +158,12 @@ def _one_object(mask: U8) -> U8 | None:
     return (mask > top / 2).astype(np.uint8)
 
 
+def _is_void_rim(void: npt.NDArray[np.bool_]) -> bool:
+    """Whether the pixels of 255, bool (H, W), are a rim: VOC draws 5 pixels around each object."""
+    window = np.ones((VOID_RIM, VOID_RIM), dtype=np.uint8)
+    return bool(void.any() and not cv2.erode(void.view(np.uint8), window).any())
+
+
 def _flat(mask: U8) -> npt.NDArray[np.bool_]:
     """Pixels whose eight neighbours have the same value, bool (H, W)."""
     return np.asarray(cv2.erode(mask, SQUARE) == cv2.dilate(mask, SQUARE))
@@ -175,9 +187,8 @@ def _ids(image: Image.Image, path: Path) -> U8:
     if not (rgb == rgb[..., :1]).all():
         raise MaskError(
             f"the mask {path} is coloured ({image.mode}): its colours are not object ids; save it "
-            "as a palette PNG "
-            "(DAVIS style) or as a grey image whose values are 0 for background and 1, 2, ... for "
-            "the objects"
+            "as a palette PNG (DAVIS style) or as a grey image whose values are 0 for background "
+            "and 1, 2, ... for the objects"
         )
     return np.ascontiguousarray(rgb[..., 0])
 

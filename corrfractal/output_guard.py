@@ -63,8 +63,7 @@ def refuse_overlap(
             if relation is not None:
                 raise CallError(
                     f"{option} {asked[option]} {relation} the input {given}, which could be "
-                    "overwritten: "
-                    "name another place for the output. Nothing was written"
+                    "overwritten: name another place for the output. Nothing was written"
                 )
     options = list(asked)
     for number, option in enumerate(options):
@@ -72,8 +71,7 @@ def refuse_overlap(
             if any(a[0] == b[0] for a in places[option] for b in places[other]):
                 raise CallError(
                     f"{other} {asked[other]} and {option} {asked[option]} are the same place: one "
-                    "would overwrite "
-                    "the other; name two. Nothing was written"
+                    "would overwrite the other; name two. Nothing was written"
                 )
 
 
@@ -144,8 +142,7 @@ class Written:
             if not overwrite and not self.owns(path):
                 raise CallError(
                     f"{path} exists, and is not what this command wrote there: move it away, name "
-                    "another output, "
-                    "or replace it with --overwrite. Nothing was written"
+                    "another output, or replace it with --overwrite. Nothing was written"
                 )
 
     @contextmanager
@@ -219,8 +216,7 @@ def refuse_foreign_page(path: Path, *, overwrite: bool = False) -> None:
     if seal is None or hashlib.sha256(contents[: seal.start()]).hexdigest().encode() != seal[1]:
         raise CallError(
             f"{path} exists, and is not what this command wrote there: move it away, name another "
-            "output, or "
-            "replace it with --overwrite. Nothing was written"
+            "output, or replace it with --overwrite. Nothing was written"
         )
 
 

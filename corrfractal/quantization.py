@@ -69,8 +69,7 @@ class QuantizationConfig(Config):
         if not 0 <= self.n_patterns <= len(self.candidates()):
             raise ValueError(
                 f"n_patterns must lie in 0..{len(self.candidates())}, what max_sequency "
-                f"{self.max_sequency} leaves to "
-                f"draw from, got {self.n_patterns}"
+                f"{self.max_sequency} leaves to draw from, got {self.n_patterns}"
             )
         if self.colour not in ("ab", "one"):
             raise ValueError(f"colour must be ab or one, got {self.colour!r}")
@@ -79,8 +78,7 @@ class QuantizationConfig(Config):
         if self.fit_pixels < self.clusters or self.iterations < 1:
             raise ValueError(
                 "fit_pixels must be at least clusters and iterations at least 1, got "
-                f"{self.fit_pixels} "
-                f"and {self.iterations}"
+                f"{self.fit_pixels} and {self.iterations}"
             )
 
     def candidates(self) -> list[int]:

@@ -48,9 +48,8 @@ def refuse_password(location: Location) -> None:
     if is_uri(location) and shown != location:
         raise CallError(
             f"{shown}: leave the password out, it would end in manifests and reports. Drivers take "
-            "it from the "
-            "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_HTTPS and the "
-            "like (docs/security.md)"
+            "it from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "FSSPEC_HTTPS and the like (docs/security.md)"
         )
 
 

@@ -177,8 +177,8 @@ def check_contents(file: Path) -> None:
 def login_refused(uri: str) -> CallError:
     """The error of a server that does not let the user in."""
     return CallError(
-        f"the MLflow server at {without_password(uri)} refuses the login: "
-        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows"
+        f"the MLflow server at {without_password(uri)} refuses the login: set "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows"
     )
 
 

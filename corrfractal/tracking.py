@@ -105,8 +105,7 @@ def existing_store(given: str | None = None, *, write: bool = False) -> str:
     if not open_store(uri, write=write):
         raise NotFoundError(
             f"no model is registered: the MLflow store {local_file(uri)} does not exist; train a "
-            "model "
-            "with `corrfractal train`, or set MLFLOW_TRACKING_URI"
+            "model with `corrfractal train`, or set MLFLOW_TRACKING_URI"
         )
     return uri
 
@@ -137,8 +136,7 @@ def open_experiment(uri: str) -> str:
     if found is None or found.lifecycle_stage != "active":
         raise CallError(
             f"the experiment '{EXPERIMENT}' was deleted from {without_password(uri)}: restore it "
-            "with "
-            f"`mlflow experiments restore`, or {ANOTHER}"
+            f"with `mlflow experiments restore`, or {ANOTHER}"
         )
     return str(found.experiment_id)
 

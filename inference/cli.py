@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 MODEL_HELP = (
-    "Safetensors file, MLflow model folder, models:/NAME@ALIAS, runs:/ID/model or "
-    "starter, baseline:copy|colour|untrained.  "
-    "[default: the champion of the registry, else its candidate, else the starter]"
+    "Safetensors file, MLflow model folder, models:/NAME@ALIAS, runs:/ID/model or starter, "
+    "baseline:copy|colour|untrained.  [default: the champion of the registry, else its candidate, "
+    "else the starter]"
 )
 FAST_HELP = "Three densities instead of six: several times faster on a CPU, coarser at boundaries."
 
@@ -48,8 +48,7 @@ def _tracker_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--mask", "--parts", "masks", multiple=True, metavar="PNG|FRAME:PNG|FOLDER",
     help="Objects or parts of the first frame, or of FRAME, or of the frames that a folder's PNG files are named by: "
     "palette or grey, 0 = background. Later masks correct and add objects. FRAME is a number from "
-    "0 on or, in a folder "
-    "of frames, a file's name without suffix.",
+    "0 on or, in a folder of frames, a file's name without suffix.",
 )  # fmt: skip
 @click.option(
     "--box",

@@ -268,8 +268,7 @@ def _worst(sequence: Sequence, folders: list[Path], worst: list[int], opacity: f
     other = ", and the same of the other model" if len(folders) > 1 else ""
     caption = (
         f"The worst frames, {', '.join(map(str, worst))}: annotated; predicted; their subtraction "
-        "image, "
-        f"prediction xor truth ({LEGEND}){other}."
+        f"image, prediction xor truth ({LEGEND}){other}."
     )
     return Picture(data=picture_grid(rows).data, caption=caption)
 

@@ -75,8 +75,7 @@ class Outputs:
         if self.cutout is not None and self.cutout.suffix.lower() in VIDEO_SUFFIXES:
             raise CallError(
                 f"{self.cutout.suffix} as it plays everywhere has no alpha channel: name the "
-                f"cut-out {ALPHA_SUFFIX}, "
-                "or a folder for PNG files"
+                f"cut-out {ALPHA_SUFFIX}, or a folder for PNG files"
             )
 
 

@@ -54,8 +54,7 @@ def fetch_default(download_to: Path | None) -> StoredModel:
             continue
     raise NotFoundError(
         f"no model {REGISTERED_NAME}@{DEFAULT_ALIASES[0]} or @{DEFAULT_ALIASES[1]} is registered "
-        "in the MLflow store: "
-        "train one with `corrfractal train`, or name a model with --model"
+        "in the MLflow store: train one with `corrfractal train`, or name a model with --model"
     )
 
 
@@ -73,8 +72,7 @@ def fetch(uri: str, download_to: Path | None) -> StoredModel:
     if not open_store(store):
         raise NotFoundError(
             f"no model {uri}: the MLflow store {local_file(store)} does not exist; train a model "
-            "with "
-            "`corrfractal train`, set MLFLOW_TRACKING_URI, or name a model file with --model"
+            "with `corrfractal train`, set MLFLOW_TRACKING_URI, or name a model file with --model"
         )
     import mlflow
 
@@ -85,8 +83,7 @@ def fetch(uri: str, download_to: Path | None) -> StoredModel:
         if not found:
             raise IntegrityError(
                 f"the model {fixed} is in the MLflow store, its weights are not in "
-                f"{_location(fixed)}: "
-                "restore that folder, or name another model with --model"
+                f"{_location(fixed)}: restore that folder, or name another model with --model"
             )
         weights = only_weights(found, uri)
         if download_to is not None:

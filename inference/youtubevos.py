@@ -223,8 +223,7 @@ class YoutubeVos:
         if not objects:
             raise NotFoundError(
                 f"{self.data / self.split / 'Annotations'} holds the first annotation of every "
-                "object only: "
-                "there is no truth to score against"
+                "object only: there is no truth to score against"
             )
         return self._summary(objects, len(names))
 

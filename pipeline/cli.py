@@ -192,8 +192,8 @@ def precompute(
         say(ignored_summary(result.ignored))
     say(
         f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; made "
-        f"{result.made} of the "
-        f"shards in {result.seconds:.1f} s, {result.frames_per_second:g} frames/s"
+        f"{result.made} of the shards in {result.seconds:.1f} s, {result.frames_per_second:g} "
+        "frames/s"
     )
     say(f"data set {result.digest[:16]} in {out}")
     errors = {}

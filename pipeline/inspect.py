@@ -90,21 +90,19 @@ def lines(found: Inspection) -> Iterator[str]:
     statistics, health = found.manifest.statistics, found.health
     yield (
         f"{statistics.sources} sources = {statistics.sampled} sampled + {statistics.quarantined} "
-        "quarantined + "
-        f"{statistics.rejected} rejected; {health.cuts} shot cuts, {health.cuts_per_minute:.1f} a "
-        "minute; "
-        f"{health.static} static clips left out"
+        f"quarantined + {statistics.rejected} rejected; {health.cuts} shot cuts, "
+        f"{health.cuts_per_minute:.1f} a minute; {health.static} static clips left out"
     )
     yield f"{statistics.samples} clips in {len(found.by_shard)} shards, {statistics.bytes / 1e6:.1f} MB"
     yield (
         f"labels: {health.entropy:.2f} bits a pixel of at most "
-        f"{np.log2(len(health.occupancy)):.0f}; "
-        f"{health.change_rate:.1%} of them change from frame to frame"
+        f"{np.log2(len(health.occupancy)):.0f}; {health.change_rate:.1%} of them change from frame "
+        "to frame"
     )
     yield (
         f"label sets: {health.label_sets}; {health.with_empty:.1%} with an empty cluster, "
-        f"{health.dominated:.1%} with "
-        f"one label on over 90 % of the pixels, {health.still:.1%} with next to no change"
+        f"{health.dominated:.1%} with one label on over 90 % of the pixels, {health.still:.1%} "
+        "with next to no change"
     )
     yield "\npixels by the rank of their label"
     top = max(health.occupancy)

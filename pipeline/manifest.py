@@ -200,8 +200,7 @@ def commit(out: str, plan: Plan) -> Manifest:
         reason = next(entry.reason for entry in entries)
         raise CorrFractalError(
             f"none of the {len(entries)} sources gave a clip; the first, {entries[0].uri}: "
-            f"{reason}. "
-            f"The damaged ones are in {storage.join(out, QUARANTINE)}"
+            f"{reason}. The damaged ones are in {storage.join(out, QUARANTINE)}"
         )
     manifest = seal(
         Manifest(

@@ -128,8 +128,7 @@ def refuse_foreign(
         except CallError as exc:
             raise CallError(
                 f"{path} exists, and is no plan: move it away, name another file, or replace it "
-                "with --overwrite. "
-                "Nothing was written"
+                "with --overwrite. Nothing was written"
             ) from exc
 
 

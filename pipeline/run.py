@@ -256,7 +256,6 @@ def _check_bound(statistics: Statistics, max_bad: float, out: str) -> None:
     if statistics.quarantined > max_bad * statistics.sources:
         raise BoundExceededError(
             f"{statistics.quarantined} of {statistics.sources} sources are damaged, more than a "
-            "share of "
-            f"{max_bad:.4g} (max_bad); see {storage.join(out, QUARANTINE)}. The shards of the "
-            "others are complete"
+            f"share of {max_bad:.4g} (max_bad); see {storage.join(out, QUARANTINE)}. The shards of "
+            "the others are complete"
         )

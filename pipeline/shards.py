@@ -319,8 +319,8 @@ def _no_clip(video: Video, tally: Tally, config: PipelineConfig) -> str:
         return f"static: next to nothing moves in its {tally.static} clips (min_motion {clip.min_motion:g})"
     return (
         f"too short: {video.info.frames} frames in {seconds:.2f} s; a clip takes {clip.frames} "
-        f"frames at {clip.fps:g} "
-        f"per second, {(clip.frames - 1) / clip.fps:.2f} s, without a gap over {clip.max_gap:g} s"
+        f"frames at {clip.fps:g} per second, {(clip.frames - 1) / clip.fps:.2f} s, without a gap "
+        f"over {clip.max_gap:g} s"
         + (f" and without one of its {tally.cuts} shot cuts" if tally.cuts else "")
     )
 

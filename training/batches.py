@@ -205,8 +205,7 @@ class Batches:
         except IntegrityError as exc:
             raise IntegrityError(
                 f"{storage.join(self._shards, ref.shard)}, sample {ref.key}: {exc}. Run "
-                "`corrfractal verify "
-                f"{self._shards}`, then precompute again"
+                f"`corrfractal verify {self._shards}`, then precompute again"
             ) from exc
 
     def _fetch_ahead(self, position: int) -> None:

@@ -78,9 +78,8 @@ class ShardFiles:
         if not 0 <= offset <= offset + length <= held:
             raise IntegrityError(
                 f"{storage.join(self._shards, shard)} has {held} bytes, and a clip is said to lie "
-                f"at {offset} to "
-                f"{offset + length}: its sidecar is not what was written. Run `corrfractal "
-                "precompute` again"
+                f"at {offset} to {offset + length}: its sidecar is not what was written. Run "
+                "`corrfractal precompute` again"
             )
         while True:
             path = self.ready(shard)
@@ -125,8 +124,7 @@ class ShardFiles:
         if entry.bytes > self._limit:
             raise CorrFractalError(
                 f"the shard {entry.name} has {entry.bytes / 1e9:.2f} GB and the cache in "
-                f"{self._folder} may take "
-                f"{self._limit / 1e9:.2f} GB: raise cache_gb"
+                f"{self._folder} may take {self._limit / 1e9:.2f} GB: raise cache_gb"
             )
         # The name tells the lane and the room that the file will take: it is counted in full from
         # its first byte on.
@@ -180,8 +178,7 @@ class ShardFiles:
         if sha256 != entry.sha256:
             raise IntegrityError(
                 f"{storage.join(self._shards, entry.name)} is damaged, its SHA-256 is not the "
-                "manifest's. Run "
-                f"`corrfractal verify {self._shards}`, then precompute again"
+                f"manifest's. Run `corrfractal verify {self._shards}`, then precompute again"
             )
 
     @contextmanager

@@ -147,8 +147,7 @@ class CheckpointWriter:
         except OSError as exc:
             self._tell(
                 f"warning: no checkpoint of step {checkpoint.step} in {self._folder} "
-                f"({exc.strerror or exc}); training "
-                "continues and tries again at the next one"
+                f"({exc.strerror or exc}); training continues and tries again at the next one"
             )
 
 

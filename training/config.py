@@ -114,8 +114,7 @@ class TrainingConfig(Config):
         if self.loader_workers < 0 or self.cache_gb <= 0:
             raise ValueError(
                 "loader_workers must not be negative and cache_gb must be positive, got "
-                f"{self.loader_workers} and "
-                f"{self.cache_gb}"
+                f"{self.loader_workers} and {self.cache_gb}"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(

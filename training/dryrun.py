@@ -122,8 +122,8 @@ def dry_run(
     if available and memory > available:
         raise CorrFractalError(
             f"a worker would take about {result.memory_gb:.1f} GB and has "
-            f"{result.memory_available_gb:.1f} GB: set "
-            "recompute=true, accumulate=2 or more, a smaller crop, or fewer workers on this machine"
+            f"{result.memory_available_gb:.1f} GB: set recompute=true, accumulate=2 or more, a "
+            "smaller crop, or fewer workers on this machine"
         )
     return result
 

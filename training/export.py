@@ -117,8 +117,8 @@ def _card(found: ModelLineage, weights: Path, config: dict[str, dict[str, object
     clips = sum(shard.samples for shard in data.shards) if data else 0
     lines = [
         f"- {s.dataset}, {s.sequences} sequences, {s.objects} objects: J&F {100 * s.JF:.1f} (J "
-        f"{100 * s.J:.1f}, "
-        f"F {100 * s.F:.1f}); files {s.set_digest[:12]}, settings {s.settings[:12]}"
+        f"{100 * s.J:.1f}, F {100 * s.F:.1f}); files {s.set_digest[:12]}, settings "
+        f"{s.settings[:12]}"
         for s in model.scores
     ]
     return CARD.format(

@@ -21,8 +21,7 @@ def check_labels(labels: LabelStatistics, config: TrainingConfig, shards: str | 
         _refuse(
             shards,
             f"the labels have collapsed: they hold {entropy:.2f} bits a pixel, and the most "
-            "frequent label covers "
-            f"{max(labels.occupancy, default=1.0):.0%} of the pixels",
+            f"frequent label covers {max(labels.occupancy, default=1.0):.0%} of the pixels",
             f"min_label_entropy={config.min_label_entropy:g}",
             "min_label_entropy=0",
         )
@@ -45,6 +44,6 @@ def check_labels(labels: LabelStatistics, config: TrainingConfig, shards: str | 
 def _refuse(shards: str | Path, seen: str, bound: str, override: str) -> None:
     raise BoundExceededError(
         f"{shards}: {seen} (bound: {bound}). Look at them with `corrfractal inspect {shards} "
-        "--html labels.html`, "
-        f"leave such videos out and precompute again, or train all the same with --set {override}"
+        "--html labels.html`, leave such videos out and precompute again, or train all the same "
+        f"with --set {override}"
     )

@@ -173,8 +173,8 @@ class Lineage:
             if version.tags.get(WEIGHTS_TAG) == sha256:
                 return version
         raise NotFoundError(
-            f"{path} is no registered model of {self._uri}; it says of itself: "
-            f"run {metadata.get('run_id', 'unknown')}, data set "
+            f"{path} is no registered model of {self._uri}; it says of itself: run "
+            f"{metadata.get('run_id', 'unknown')}, data set "
             f"{metadata.get('shards_digest', 'unknown')}"
         )
 

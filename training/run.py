@@ -124,8 +124,7 @@ def train(
     if result.pop("model_sha256", file_sha256(model_file)) != file_sha256(model_file):
         raise IntegrityError(
             f"{model_file} is not the model that this run has written, so it is not registered: "
-            "restore it, or train "
-            "with another --out"
+            "restore it, or train with another --out"
         )
     try:
         version = register(model_file, job.run_id, job.tracking_uri, job.shards_digest)
@@ -236,8 +235,7 @@ def _refuse_another(held: Job, asked: Job) -> None:
         if a.get(key) != b.get(key):
             raise ConfigError(
                 f"{asked.out} holds another run: '{key}' was {a.get(key)!r} and is now "
-                f"{b.get(key)!r}. "
-                "Repeat the first call to resume it, or name another --out"
+                f"{b.get(key)!r}. Repeat the first call to resume it, or name another --out"
             )
 
 
@@ -360,8 +358,7 @@ def check_finished(out: Path) -> None:
         at = json.loads((out / "diverged" / "step.json").read_text())
         raise DivergedError(
             f"the loss is not finite after step {at['step']}; its samples and a checkpoint are in "
-            f"{out}/diverged. "
-            "Lower learning_rate, or look at these samples"
+            f"{out}/diverged. Lower learning_rate, or look at these samples"
         )
 
 

@@ -186,3 +186,20 @@ def test_real_annotations_keep_every_id(data_dir: Path) -> None:
             np.testing.assert_array_equal(
                 read_first_mask(path, stored.shape), expected, err_msg=str(path)
             )
+
+
+def test_the_void_rim_of_voc_is_background_and_an_object_of_255_is_not(
+    tmp_path: Path,
+) -> None:
+    mask = disk(value=1)
+    mask[(disk(35) > 0) & (mask == 0)] = 255
+    mask[:20, :20] = 2
+    write_mask(tmp_path / "voc.png", mask)
+    np.testing.assert_array_equal(
+        read_first_mask(tmp_path / "voc.png", SIZE), np.where(mask == 255, 0, mask)
+    )
+    many = np.zeros(SIZE, dtype=np.uint8)
+    many[10:40, 10:40] = 3
+    many[50:80, 50:80] = 255
+    write_mask(tmp_path / "many.png", many)
+    np.testing.assert_array_equal(read_first_mask(tmp_path / "many.png", SIZE), many)
