@@ -4,7 +4,7 @@ DAVIS is a folder in the layout of DAVIS-2017, MASKS one of SEQUENCE/00000.png, 
 method's.
 
 The rival is the way the field computes them: frame by frame and object by object on the whole
-picture, the boundary as ``seg2bmap`` finds it, a disk made anew, ``cv2.dilate``. Both read the same
+picture, the boundary as ``seg2bmap`` finds it, a new disk each time, ``cv2.dilate``. Both read the same
 masks from memory and must agree; a longer sequence is cut to 80 scored frames.
 """
 

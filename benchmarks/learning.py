@@ -17,7 +17,7 @@ from inference.masks import write_mask
 
 def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int = 1) -> Path:
     """A data set of the first ``frames`` of every ``stride``-th frame of each sequence, sides
-    divided by ``shrink``; what is there stays."""
+    divided by ``shrink``; existing files stay."""
     listing = out / "ImageSets" / "2017" / "val.txt"
     if listing.exists():
         return out

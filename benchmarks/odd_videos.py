@@ -1,6 +1,6 @@
 """Every odd video and what becomes of it:  python benchmarks/odd_videos.py DATA [--page docs/odd-videos.md]
 
-DATA holds the folders odd_videos and videos. Files of kinds that these lack are made on the way.
+DATA holds the folders odd_videos and videos. Files of kinds that these lack are generated.
 All go through the pipeline as they would in any data set; the page is a table of the manifest's
 sources beside what a probe says of them.
 """

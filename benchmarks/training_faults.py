@@ -140,7 +140,8 @@ def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]
         config = with_settings(
             configuration("base", "cpu"), tuple(f"{k}={v}" for k, v in SETTINGS.items()), steps
         )
-        uri, digest = sqlite_uri(out.parent / "mlflow.db"), load_manifest(shards).digest
+        uri = sqlite_uri(out.parent / "mlflow.db")
+        digest = load_manifest(shards).digest
         job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=steps, tracking_uri=uri,
                   run_id=start_run(uri, out.name, {}, shards, digest))  # fmt: skip
         (out / "job.json").write_text(json.dumps(config_to_dict(job)))

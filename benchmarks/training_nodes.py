@@ -8,7 +8,7 @@ them:
 - two workers: SIGKILL to the raylet of a node that trains, at steps drawn from a seed; the third
   node takes its place, and the killed one is started again. The final weights must be the
   undisturbed run's, bit for bit;
-- one to two workers on two nodes: one is killed, the run goes on with one worker, the node comes
+- one to two workers on two nodes: one is killed, the run continues with one worker, the node comes
   back, the run takes it in. Every step must be there once, of the same samples: losses equal those
   of two workers throughout until the kill, and the next one within ``TOLERANCE``.
 """

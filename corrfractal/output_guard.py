@@ -224,7 +224,7 @@ def write_page(path: Path, html: str) -> None:
     """Write an HTML page in one atomic step; its last line is a comment with the SHA-256 of all
     before it.
 
-    Call ``refuse_foreign_page`` before any work: this function replaces what is there.
+    Call ``refuse_foreign_page`` before any work: this function replaces the file.
     """
     text = html if html.endswith("\n") else html + "\n"
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()

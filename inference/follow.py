@@ -90,8 +90,8 @@ class Follower:
         return self.video.info.height, self.video.info.width
 
     def follow_masks(self, prompts: Prompts) -> Totals:
-        """Write a mask for every frame; later given masks correct and add objects on the way
-        forward.
+        """Write a mask for every frame; later given masks correct and add objects in the
+        forward pass.
 
         Raises:
             CallError: probabilities are wanted of a model that has none.

@@ -1,4 +1,4 @@
-"""What all tests share: real input where it lies beside the checkout, tiny real videos otherwise,
+"""What all tests share: real input where it is stored beside the checkout, tiny real videos otherwise,
 one Ray session."""
 
 from __future__ import annotations

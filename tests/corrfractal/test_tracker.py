@@ -1,4 +1,4 @@
-"""What bounds the tracker's memory does not change its masks; what it restores goes on as if it had
+"""What bounds the tracker's memory does not change its masks; what it restores continues as if it had
 never stopped."""
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def test_leading_pictures_whose_references_were_cut_off_are_not_shown(
 def test_a_key_frame_that_the_container_does_not_mark_moves_no_other_frame(
     tmp_path, name, codec, options, unmarked
 ):
-    """decord knew the key frame and sought it; FFmpeg went to the one before (decord issue 91, pull
+    """decord knew the key frame and sought it; FFmpeg went to the previous one (decord issue 91, pull
     request 77)."""
 
     def unmark(packets):

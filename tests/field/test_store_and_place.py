@@ -143,7 +143,7 @@ def artifacts_of(run_id: str) -> Path:
     return Path(unquote(urlsplit(mlflow.MlflowClient().get_run(run_id).info.artifact_uri).path))
 
 
-def one_sentence(result: Result, exit_code: int, *parts: str) -> None:
+def assert_one_sentence(result: Result, exit_code: int, *parts: str) -> None:
     said = result.output.strip().splitlines()
     assert result.exit_code == exit_code, result.output
     assert len(said) == 1, result.output
@@ -226,7 +226,7 @@ def test_what_cannot_be_a_store_is_refused_by_every_command_and_by_doctor(
     uri: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    one_sentence(call("models", "list", "--tracking-uri", uri), 2, said)
+    assert_one_sentence(call("models", "list", "--tracking-uri", uri), 2, said)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(CallError, match=said.replace("?", r"\?")):
         resolve_model("models:/corrfractal/1")
@@ -242,7 +242,7 @@ def test_a_folder_whose_name_is_not_utf8_is_refused(
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     monkeypatch.chdir(folder)
-    one_sentence(call("models", "list"), 2, "not UTF-8")
+    assert_one_sentence(call("models", "list"), 2, "not UTF-8")
     assert doctor.check_tracking().level == "fault"
     assert list(folder.iterdir()) == []
 
@@ -254,7 +254,7 @@ def test_names_of_models_are_quoted_in_searches(
     name: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
-    one_sentence(call("models", "show", name), 2, "no model")
+    assert_one_sentence(call("models", "show", name), 2, "no model")
 
 
 # Moves
@@ -395,7 +395,7 @@ def test_looking_creates_nothing(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    one_sentence(call(*command), 2, str(tmp_path / "mlflow.db"), "does not exist")
+    assert_one_sentence(call(*command), 2, str(tmp_path / "mlflow.db"), "does not exist")
     assert doctor.check_tracking().level == "ok"
     with pytest.raises(NotFoundError, match="does not exist"):
         resolve_model("models:/corrfractal@champion")
@@ -561,14 +561,14 @@ STATES = [
 ]
 
 
-def every_command(exit_code: int, *parts: str) -> None:
+def assert_every_command(exit_code: int, *parts: str) -> None:
     """All commands that open a store say the same, and doctor says so beforehand."""
     for command in (
         ("models", "list"), ("models", "show", "1"), ("models", "promote", "1"), ("models", "rollback"),
         ("models", "history"), ("models", "export", "1", "--out", "exported"), ("lineage", "1"),
         ("precompute", "nothing.mp4", "--out", "built", "--track"),
     ):  # fmt: skip
-        one_sentence(call(*command), exit_code, *parts)
+        assert_one_sentence(call(*command), exit_code, *parts)
     for act in (
         lambda: resolve_model(None),  # propagate, evaluate
         lambda: start_run(tracking_uri(), "second", {}, "shards", ""),  # train
@@ -593,7 +593,7 @@ def test_a_store_that_cannot_be_used_is_one_sentence_from_every_command(
     assert callable(damage)
     damage(copy / "mlflow.db")
     before = files(copy)
-    every_command(exit_code, said, str(copy / "mlflow.db"))
+    assert_every_command(exit_code, said, str(copy / "mlflow.db"))
     assert files(copy) == before
 
 
@@ -603,7 +603,7 @@ def test_a_locked_store_is_one_sentence_from_every_command(
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect("mlflow.db")) as base:
         base.execute("BEGIN EXCLUSIVE")
-        every_command(1, f"store {copy}/mlflow.db is locked by another process")
+        assert_every_command(1, f"store {copy}/mlflow.db is locked by another process")
 
 
 def test_damage_behind_the_first_page_is_found_by_doctor_and_one_sentence_in_use(
@@ -613,7 +613,7 @@ def test_damage_behind_the_first_page_is_found_by_doctor_and_one_sentence_in_use
     contents[8192:] = os.urandom(len(contents) - 8192)
     (copy / "mlflow.db").write_bytes(contents)
     assert "damaged" in doctor.check_tracking().found
-    one_sentence(call("models", "list"), 1, "damaged or cut short", str(copy / "mlflow.db"))
+    assert_one_sentence(call("models", "list"), 1, "damaged or cut short", str(copy / "mlflow.db"))
 
 
 def test_missing_artefacts_are_named_and_the_starter_is_not_taken_instead(copy: Path) -> None:
@@ -662,7 +662,7 @@ def test_a_server_that_is_away_is_one_sentence_at_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = time.monotonic()
-    every_command(1, uri.replace("s3cret", "***"), "did not answer", "refused")
+    assert_every_command(1, uri.replace("s3cret", "***"), "did not answer", "refused")
     assert time.monotonic() - started < 10
 
 
@@ -671,7 +671,7 @@ def test_a_server_that_never_answers_is_one_sentence(
 ) -> None:
     monkeypatch.setattr(store, "ANSWER_SECONDS", 0.1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{silent}")
-    every_command(1, silent, "did not answer", "timed out")
+    assert_every_command(1, silent, "did not answer", "timed out")
 
 
 def test_an_evaluation_whose_store_breaks_keeps_its_scores_and_says_so(
