@@ -30,8 +30,8 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
-	$(BIN)/python -m cluster.recipes
-	$(BIN)/shellcheck --severity=warning .ci/run cluster/*.sh cluster/*/*.sh cluster/slurm/run.sbatch tests/hosts/*.sh
+	$(BIN)/python -m scripts.check_recipes
+	$(BIN)/shellcheck --severity=warning .ci/run scripts/*.sh cluster/deploy/*.sh cluster/deploy/*/*.sh cluster/deploy/slurm/run.sbatch tests/hosts/*.sh
 
 # Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.
 DAVIS ?= ../shared/data/davis2017
@@ -52,7 +52,7 @@ TRAIN ?= ../shared/data/train_videos
 starter-model: setup
 	mkdir -p runs/starter
 	ln -sfn $(abspath $(TRAIN)) runs/starter/videos
-	cp cluster/starter.toml runs/starter
+	cp scripts/starter.toml runs/starter
 	$(BIN)/corrfractal run runs/starter/starter.toml
 	cp runs/starter/training/model.safetensors inference/starter.safetensors
 

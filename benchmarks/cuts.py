@@ -16,9 +16,9 @@ import numpy as np
 from measure import print_table
 
 from corrfractal.video import open_video, resize_area
-from pipeline.clips import sampled_frames
 from pipeline.config import PipelineConfig
-from pipeline.cuts import CutDetector
+from pipeline.sample.clips import sampled_frames
+from pipeline.sample.cuts import CutDetector
 
 CONFIG = PipelineConfig()
 AROUND = 8  # samples of a video before and behind a join

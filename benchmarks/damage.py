@@ -19,10 +19,10 @@ import click
 import numpy as np
 from measure import print_table
 
-from corrfractal.errors import VideoError
+from corrfractal.common.errors import VideoError
 from corrfractal.video import open_video
 from pipeline.config import PipelineConfig
-from pipeline.decode import RawClip, decode_clips
+from pipeline.sample.decode import RawClip, decode_clips
 
 CONFIG = PipelineConfig()
 DAMAGED = 30.0  # dB

@@ -26,8 +26,6 @@ from pathlib import Path
 
 import click
 
-import corrfractal.runtime  # noqa: F401  (before anything imports Ray)
-
 KINDS = ("worker", "node", "driver")
 
 

@@ -23,19 +23,19 @@ import pandas as pd
 from measure import table
 from PIL import Image
 
-from corrfractal.container import read_container
-from corrfractal.errors import CorrFractalError
-from corrfractal.frame_folder import frame_files
-from corrfractal.manifest import SourceEntry, load_manifest
+from corrfractal.common.errors import CorrFractalError
+from corrfractal.shards.manifest import SourceEntry, load_manifest
 from corrfractal.video import open_video
-from inference.datasets.files import read_picture
+from corrfractal.video.container import read_container
+from corrfractal.video.frame_folder import frame_files
+from inference.datasets.folders import read_picture
 from inference.load import open_model, resolve_model
-from inference.prompts import read_prompts
+from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
+from inference.serving import DAMAGED, MaskPropagation
 from pipeline.config import PipelineConfig
-from pipeline.planning import probe
+from pipeline.report.sample_run import probe
 from pipeline.run import precompute
-from training.serving import DAMAGED, MaskPropagation
 
 FOLDERS = ("videos", "odd_videos", "train_videos", "field")
 SUFFIXES = (".mp4", ".mkv", ".webm")  # of the videos among the files of field

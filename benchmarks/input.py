@@ -26,11 +26,11 @@ import torch
 import webdataset
 from measure import print_table
 
-from corrfractal.manifest import load_manifest
-from corrfractal.sample import decode_clip, read_members
-from training.batches import Batches, _crop_and_flip
+from corrfractal.shards.clip import decode_clip, read_members
+from corrfractal.shards.manifest import load_manifest
 from training.config import TrainingConfig, configuration
-from training.order import epoch_order, positions_of
+from training.data.batches import Batches, _crop_and_flip
+from training.data.order import epoch_order, positions_of
 
 OUT = Path(__file__).parent / "out"
 OURS_RAW = "ours, members as bytes"

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from measure import cpu_seconds, print_table
 
-from inference.datasets.davis import open_sequence, sequence_names
-from inference.masks import read_mask
+from inference.datasets.davis_files import open_sequence, sequence_names
 from inference.metrics.jf import score_sequence
+from inference.prompts.mask_images import read_mask
 
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]

@@ -38,10 +38,10 @@ from PIL import Image
 from sklearn.metrics import normalized_mutual_info_score
 
 from corrfractal import quantize_clip
-from corrfractal.quantization import QuantizationConfig
-from corrfractal.sample import colorize
+from corrfractal.labels.quantization import QuantizationConfig
+from corrfractal.shards.clip import colorize
 from corrfractal.video import resize_area
-from inference.datasets.davis import open_sequence, sequence_names
+from inference.datasets.davis_files import open_sequence, sequence_names
 
 SIZE, FRAMES, STRIDE = 256, 6, 4
 TOLERANCE = 1  # pixel

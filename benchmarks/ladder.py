@@ -28,15 +28,14 @@ from typing import Any
 
 import click
 import matplotlib.pyplot as plt
-import ray
 from learning import scores, small_set
 from measure import print_table
 
 from cluster.config import LADDER, read_workflow
 from corrfractal import CorrFractal
-from corrfractal.runtime import ray_session
-from corrfractal.store import sqlite_uri
-from corrfractal.tracker import FAST
+from corrfractal.common.ray_session import ray_session
+from corrfractal.network.tracker import FAST
+from corrfractal.registry.store import sqlite_uri
 from inference.load import open_model, resolve_model
 from pipeline.run import precompute
 from training.config import with_settings
@@ -115,7 +114,7 @@ def main(
     small = small_set(davis.absolute(), out / "davis", frames, stride=2, shrink=2)
     base = {"videos": videos.absolute(), "davis": small, "steps": steps, "every": every}
     title = f"{steps} steps of 4 pairs, seeds {seeds}"
-    with ray_session(ray):
+    with ray_session():
 
         def runs(
             name: str, rung: str = "+C", settings: tuple[str, ...] = (), labels: str = ""

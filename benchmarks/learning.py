@@ -7,12 +7,12 @@ from pathlib import Path
 
 import cv2
 
-from corrfractal.tracker import TrackerConfig
+from corrfractal.network.tracker import TrackerConfig
+from inference.benchmarks.davis import evaluate_network
 from inference.config import InferenceConfig
-from inference.datasets.davis import open_sequence, sequence_names
-from inference.evaluation import evaluate_network
+from inference.datasets.davis_files import open_sequence, sequence_names
 from inference.load import Model
-from inference.masks import write_mask
+from inference.prompts.mask_images import write_mask
 
 
 def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int = 1) -> Path:

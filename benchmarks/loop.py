@@ -28,11 +28,11 @@ import torch.distributed as dist
 from measure import peak_and_seconds, print_table
 from torch.multiprocessing.spawn import start_processes
 
-from training.batches import Batch
-from training.checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
 from training.config import REFERENCES, TrainingConfig, configuration
+from training.data.batches import Batch
 from training.loop import build
 from training.meter import activation_bytes_per_sample
+from training.state.checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
 from training.step import train_step
 
 OUT = Path(__file__).parent / "out"

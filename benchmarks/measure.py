@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from corrfractal.runtime import cpu_count
+from corrfractal.common.process import cpu_count
 
 PATIENCE = 8.0  # seconds: a slow rival is repeated less often
 

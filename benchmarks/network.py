@@ -21,8 +21,8 @@ import torch
 from measure import peak_and_seconds, print_table
 
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.correspondence import References, grid, propagate, pyramid
-from corrfractal.tracker import TrackerConfig
+from corrfractal.network.correspondence import References, grid, propagate, pyramid
+from corrfractal.network.tracker import TrackerConfig
 
 SD, UHD = (480, 854), (2160, 3840)
 REFERENCES, LABELS = 5, 3

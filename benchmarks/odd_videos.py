@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from measure import table
 
-from corrfractal.manifest import SourceEntry, load_manifest
+from corrfractal.shards.manifest import SourceEntry, load_manifest
 from corrfractal.video import open_video, resize_area, write_video
 from pipeline.config import PipelineConfig
 from pipeline.run import precompute

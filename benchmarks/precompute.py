@@ -33,7 +33,6 @@ import cv2
 import decord
 import faiss
 import numpy as np
-import ray
 import torch
 import torch.nn.functional as F
 from measure import peak_mb, print_table
@@ -41,14 +40,14 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 import pipeline.run
-from corrfractal.hadamard import walsh_basis
-from corrfractal.runtime import ray_session
+from corrfractal.common.ray_session import ray_session
+from corrfractal.labels.hadamard import walsh_basis
 from corrfractal.video import open_video, write_video
 from pipeline.config import ClipConfig, PipelineConfig
+from pipeline.discover.segments import Segment
+from pipeline.discover.sources import find_sources
 from pipeline.run import precompute
-from pipeline.segments import Segment
-from pipeline.shards import ShardSpec, ShardStats, make_shard
-from pipeline.sources import find_sources
+from pipeline.store.shard_task import ShardSpec, ShardStats, make_shard
 
 OUT = Path(__file__).parent / "out"
 PARTS = ("speed", "scripts", "workers", "memory")
@@ -256,7 +255,7 @@ def workers(data: Path, work: Path) -> None:
     }
     walls: dict[str, list[float]] = {name: [] for name in builds}
     outside: dict[str, list[float]] = {name: [] for name in builds}
-    with ray_session(ray, 2):
+    with ray_session(2):
         for turn in range(1 + RUNS // 2):  # the first one warms up
             for name, (count, cores) in builds.items():
                 log = work / f"{name} {turn}"

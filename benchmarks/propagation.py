@@ -30,16 +30,16 @@ from attention import naive_restricted_attention
 from measure import peak_and_seconds, print_table
 from network import REFERENCES, SD, UHD, channels, copies_gb
 
-import corrfractal.attention
+import corrfractal.network.attention
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.correspondence import pyramid, refine
-from corrfractal.tracker import FAST, Tracker, TrackerConfig
+from corrfractal.network.correspondence import pyramid, refine
+from corrfractal.network.tracker import FAST, Tracker, TrackerConfig
 from corrfractal.video import open_video, write_video
+from inference.benchmarks.davis import Davis
 from inference.config import InferenceConfig
-from inference.datasets.davis import open_sequence
-from inference.evaluation import Davis
+from inference.datasets.davis_files import open_sequence
 from inference.load import ModelSource, open_model, resolve_model
-from inference.masks import blend, write_mask
+from inference.prompts.mask_images import blend, write_mask
 
 OUT = Path(__file__).parent / "out"
 SIX = TrackerConfig()
@@ -183,7 +183,7 @@ def beside_naive() -> list[dict[str, Any]]:
 
 
 def prepare_naive() -> Callable[[], Any]:
-    corrfractal.attention.restricted_attention = naive_restricted_attention
+    corrfractal.network.attention.restricted_attention = naive_restricted_attention
     return prepare(SD, FAST)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from corrfractal import CorrFractal
-from corrfractal.store import tracking_uri
+from corrfractal.registry.store import tracking_uri
 from corrfractal.video import open_video
 
 ALONE = """

@@ -27,8 +27,9 @@ import numpy as np
 from PIL import Image
 
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.tracker import FAST
+from corrfractal.network.tracker import FAST
 from corrfractal.video import open_video
+from inference import SERVING_FILE
 
 PATIENCE = 180.0
 
@@ -87,9 +88,9 @@ def register(folder: Path, model: Path | None) -> str:
     import mlflow
     import torch
 
-    from corrfractal.store import sqlite_uri
-    from corrfractal.tracking import open_experiment
-    from training.registry import register as to_registry
+    from corrfractal.registry.connection import open_experiment
+    from corrfractal.registry.store import sqlite_uri
+    from corrfractal.registry.versions import register as to_registry
 
     weights = folder / "model.safetensors"
     if model is None:
@@ -100,7 +101,7 @@ def register(folder: Path, model: Path | None) -> str:
     uri = sqlite_uri(folder / "mlflow.db")
     with mlflow.start_run(experiment_id=open_experiment(uri)) as run:
         pass
-    to_registry(weights, run.info.run_id, uri, "0" * 64)
+    to_registry(weights, run.info.run_id, uri, "0" * 64, serving_file=SERVING_FILE)
     return uri
 
 

@@ -37,14 +37,14 @@ from learning import scores, small_set
 from measure import print_table
 
 from corrfractal import CorrFractal
-from corrfractal.attention import Similarity
-from corrfractal.color import lab_for_network
-from corrfractal.correspondence import grid, resize_embedding, resize_labels
+from corrfractal.labels.color import lab_for_network
+from corrfractal.network.attention import Similarity
+from corrfractal.network.correspondence import grid, resize_embedding, resize_labels
 from inference.load import open_model, resolve_model
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
-from training.batches import Batch, Batches
 from training.config import TrainingConfig, configuration, with_settings
+from training.data.batches import Batch, Batches
 from training.step import learning_rate, train_step
 
 OUT = Path(__file__).parent / "out"

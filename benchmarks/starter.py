@@ -24,9 +24,9 @@ import torch
 from measure import print_table
 
 from corrfractal import CorrFractal
+from inference.benchmarks.davis import Davis
 from inference.config import InferenceConfig
-from inference.datasets.davis import sequence_names
-from inference.evaluation import Davis
+from inference.datasets.davis_files import sequence_names
 from inference.load import open_model, resolve_model
 
 ROWS = ("trained", "embedding alone", "untrained", "colour", "copy")

@@ -32,12 +32,12 @@ from faults import descendants
 from measure import print_table
 
 from corrfractal import CorrFractal
-from corrfractal.config import config_to_dict
-from corrfractal.manifest import load_manifest
-from corrfractal.store import sqlite_uri
+from corrfractal.common.config import config_to_dict
+from corrfractal.registry.store import sqlite_uri
+from corrfractal.shards.manifest import load_manifest
 from training.config import configuration, with_settings
 from training.job import Job
-from training.tracking import start_run
+from training.state.run_log import start_run
 
 OUT = Path(__file__).parent / "out"
 KINDS = ("worker", "driver", "worker at a half-written checkpoint")
@@ -152,7 +152,7 @@ def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]
 
 FIT = """
 import json, pathlib, sys, torch
-from corrfractal.config import config_from_dict
+from corrfractal.common.config import config_from_dict
 from training.job import Job
 from training.loop import fit
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from corrfractal.console import command, say
+from corrfractal.common.console import command, say
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -54,7 +54,7 @@ def run(config: Path) -> dict[str, Any]:
 @command
 def doctor(out: Path) -> dict[str, Any]:
     """Check this machine, and say what to do about each fault. Exit code 1 if there is one."""
-    from .doctor import examine, report
+    from cluster.doctor.checks import examine, report
 
     return report(examine(out))
 
@@ -85,7 +85,7 @@ def _server(function: Any) -> Any:
 @command
 def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dict[str, Any]:
     """Start a local cluster: loopback only, with token authentication."""
-    from . import local
+    from .jobs import local_cluster as local
 
     state = state or local.default_state()
     started = local.start(state, port=port, cpus=cpus, gpus=gpus)
@@ -110,8 +110,8 @@ def submit(
     config: Path, no_wait: bool, address: str | None, token_file: Path | None, state: Path | None
 ) -> dict[str, Any]:
     """Submit `corrfractal run CONFIG` as a job, and follow its output till it ends."""
-    from . import local
-    from . import submit as jobs
+    from .jobs import local_cluster as local
+    from .jobs import submit as jobs
 
     server = jobs.find_server(address, state or local.default_state(), token_file)
     job = jobs.submit(server, jobs.entrypoint(config))
@@ -129,8 +129,8 @@ def status(address: str | None, token_file: Path | None, state: Path | None) -> 
     """List the cluster's nodes and jobs."""
     import dataclasses
 
-    from . import local
-    from . import submit as jobs
+    from .jobs import local_cluster as local
+    from .jobs import submit as jobs
 
     server = jobs.find_server(address, state or local.default_state(), token_file)
     nodes, submitted = server.nodes(), server.jobs()
@@ -151,7 +151,7 @@ def status(address: str | None, token_file: Path | None, state: Path | None) -> 
 @command
 def down(state: Path | None) -> dict[str, Any]:
     """Stop the local cluster that `up` started, its jobs included, and nothing else."""
-    from . import local
+    from .jobs import local_cluster as local
 
     ended = local.stop(state or local.default_state())
     say(f"cluster down: {ended} processes ended")

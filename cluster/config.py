@@ -24,10 +24,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from corrfractal.config import Config, config_from_dict, config_to_dict, read_toml
-from corrfractal.errors import ConfigError
-from corrfractal.storage import refuse_password
-from corrfractal.store import canonical_uri
+from corrfractal.common.config import Config, config_from_dict, config_to_dict, read_toml
+from corrfractal.common.errors import ConfigError
+from corrfractal.common.storage import refuse_password
+from corrfractal.registry.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
 
@@ -85,6 +85,7 @@ class WorkflowConfig(Config):
     """What to score on."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sources:
             raise ValueError("sources is empty")
         for location in (*self.sources, self.out):

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corrfractal.console import say
-from corrfractal.errors import CallError
-from corrfractal.output_guard import refuse_foreign_page, refuse_overlap
-from corrfractal.runtime import cpu_count, ray_session, write_text
-from corrfractal.store import check_store, tracking_uri
-from corrfractal.tracker import FAST, TrackerConfig
+from corrfractal.common.console import say
+from corrfractal.common.errors import CallError
+from corrfractal.common.files import write_text
+from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
+from corrfractal.common.process import cpu_count
+from corrfractal.common.ray_session import ray_session
+from corrfractal.network.tracker import FAST, TrackerConfig
+from corrfractal.registry.store import check_store, tracking_uri
+from inference.benchmarks.davis import Evaluation
 from inference.config import InferenceConfig
-from inference.evaluation import Evaluation
 from pipeline.run import PrecomputeResult
 from training.run import TrainingResult
 
@@ -82,7 +84,7 @@ def run(config: Path) -> dict[str, Any]:
 
 def demo(out: Path) -> dict[str, Any]:
     """The workflow on rendered sample videos (``corrfractal demo``)."""
-    from .sample import render_evaluation_set, render_training_videos
+    from cluster.demo.render import render_evaluation_set, render_training_videos
 
     out = out.absolute()
     config = out / "workflow.toml"
@@ -120,12 +122,10 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
         CallError: an output touches a source or the evaluation set, or the report would replace a
         file of others.
     """
-    import ray
 
+    from cluster.demo.workflow_report import write_workflow_report
     from pipeline.run import precompute
     from training.run import train
-
-    from .report import write_workflow_report
 
     started, out = time.monotonic(), Path(config.out)
     evaluation = config.evaluation
@@ -139,7 +139,7 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     check_store(uri, write=True)  # before hours of work, not after
     os.environ["MLFLOW_TRACKING_URI"] = uri  # evaluation finds the registry by it
     tasks = config.tasks or config.workers
-    with ray_session(ray, max(config.workers, cpu_count())):
+    with ray_session(max(config.workers, cpu_count())):
         say("1 precompute: videos -> shards of clips and pseudo-labels")
         shards = precompute(config.sources, out / "shards", config.precompute, workers=tasks)
         say(f"  {shards.samples} clips of {shards.sampled} videos; data set {shards.digest[:12]}")

@@ -11,16 +11,16 @@ import sys
 
 # `python -m corrfractal`: Python searches the working folder first, from here on too
 if sys.argv[:1] == ["-m"]:
-    from . import search_path as _search_path  # noqa: F401
+    from corrfractal.common import search_path as _search_path  # noqa: F401
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attention import restricted_attention
-    from .hadamard import hadamard_responses
-    from .model import CorrFractal, CorrFractalConfig
-    from .quantization import quantize_clip
+    from corrfractal.labels.hadamard import hadamard_responses
+    from corrfractal.labels.quantization import quantize_clip
+    from corrfractal.network.attention import restricted_attention
+    from corrfractal.network.model import CorrFractal, CorrFractalConfig
 
 __all__ = [
     "CorrFractal",
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "CorrFractal": "model",
-    "CorrFractalConfig": "model",
-    "hadamard_responses": "hadamard",
-    "quantize_clip": "quantization",
-    "restricted_attention": "attention",
+    "CorrFractal": "network.model",
+    "CorrFractalConfig": "network.model",
+    "hadamard_responses": "labels.hadamard",
+    "quantize_clip": "labels.quantization",
+    "restricted_attention": "network.attention",
 }
 
 

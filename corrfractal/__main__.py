@@ -7,14 +7,15 @@ imports them at start.
 
 from __future__ import annotations
 
-from . import search_path  # noqa: F401  # isort: skip  (before anything that the working folder could provide)
+from .common import search_path  # noqa: F401  # isort: skip  (before anything that the working folder could provide)
 
 import importlib
 from typing import Any
 
 import click
 
-from .streams import prepare_streams
+from corrfractal.common.process import configure_process
+from corrfractal.common.streams import prepare_streams
 
 # name: (module, attribute, one line for --help)
 COMMANDS = {
@@ -46,12 +47,12 @@ COMMANDS = {
         "Shards -> a trained, registered model (Ray Train DDP); resumable.",
     ),
     "models": (
-        "training.models_cli",
+        "corrfractal.registry.cli",
         "models",
         "The model registry: list, show, promote, rollback, history, export.",
     ),
     "lineage": (
-        "cluster.lineage",
+        "cluster.lineage_command",
         "lineage",
         "Where a model came from; what came of a video or of shards.",
     ),
@@ -76,6 +77,7 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         prepare_streams()
+        configure_process()
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -1,3 +1,6 @@
 """A registered model -> masks, scores, report."""
 
-import corrfractal.runtime  # noqa: F401  (settles the environment before anything here imports Ray)
+from pathlib import Path
+
+SERVING_FILE = Path(__file__).with_name("serving.py")
+"""What MLflow runs to serve a registered model ("models from code")."""

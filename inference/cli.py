@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corrfractal.console import command, progress, say
+from corrfractal.common.console import command, progress, say
 
 if TYPE_CHECKING:
+    from inference.benchmarks.base import Benchmark, PicturedBenchmark, Summary
+
     from .config import InferenceConfig
-    from .results import Benchmark, PicturedBenchmark, Summary
 
 FILE = click.Path(path_type=Path)
 MODEL_HELP = (
@@ -127,9 +128,10 @@ def propagate(
     """
     from dataclasses import asdict
 
-    from .keypoints import read_points
+    from inference.prompts.keypoints import read_points
+    from inference.prompts.shapes import read_prompts
+
     from .outputs import Outputs
-    from .prompts import read_prompts
     from .propagate import frame_names, propagate_video
     from .videos import is_many
 
@@ -302,7 +304,7 @@ def evaluate_youtubevos(
 ) -> dict[str, Any]:
     """YouTube-VOS: masks of all frames, to submit; J and F of seen and unseen categories where the
     truth is there."""
-    from .youtubevos import YoutubeVos
+    from inference.benchmarks.youtubevos import YoutubeVos
 
     return _evaluate(YoutubeVos(data.resolve(), split), out, model, workers, overwrite, tracker)
 
@@ -322,7 +324,7 @@ def evaluate_jhmdb(
     **tracker: Any,
 ) -> dict[str, Any]:
     """JHMDB: key points carried from the first frame, PCK at 0.1 and 0.2."""
-    from .jhmdb import Jhmdb
+    from inference.benchmarks.jhmdb import Jhmdb
 
     return _evaluate(Jhmdb(data.resolve(), split), out, model, workers, overwrite, tracker)
 
@@ -335,7 +337,7 @@ def evaluate_vip(
     data: Path, model: str | None, out: Path, workers: int | None, overwrite: bool, **tracker: Any
 ) -> dict[str, Any]:
     """VIP val: parts carried from the first frame, mean IoU."""
-    from .vip import Vip
+    from inference.benchmarks.vip import Vip
 
     return _evaluate(Vip(data.resolve()), out, model, workers, overwrite, tracker)
 
@@ -352,7 +354,7 @@ def score() -> None:
 @command
 def score_davis(data: Path, year: str | None, masks: Path) -> dict[str, Any]:
     """J and F of masks for DAVIS val, exactly as the official evaluation computes them."""
-    from .evaluation import Davis
+    from inference.benchmarks.davis import Davis
 
     return _score(Davis(data, year), masks)
 
@@ -364,7 +366,7 @@ def score_davis(data: Path, year: str | None, masks: Path) -> dict[str, Any]:
 @command
 def score_youtubevos(data: Path, split: str, masks: Path) -> dict[str, Any]:
     """J and F of masks for YouTube-VOS, seen and unseen categories."""
-    from .youtubevos import YoutubeVos
+    from inference.benchmarks.youtubevos import YoutubeVos
 
     return _score(YoutubeVos(data, split), masks)
 
@@ -381,7 +383,7 @@ def score_youtubevos(data: Path, split: str, masks: Path) -> dict[str, Any]:
 @command
 def score_jhmdb(data: Path, split: str, points: Path) -> dict[str, Any]:
     """PCK of key points for JHMDB."""
-    from .jhmdb import Jhmdb
+    from inference.benchmarks.jhmdb import Jhmdb
 
     return _score(Jhmdb(data, split), points)
 
@@ -392,7 +394,7 @@ def score_jhmdb(data: Path, split: str, points: Path) -> dict[str, Any]:
 @command
 def score_vip(data: Path, masks: Path) -> dict[str, Any]:
     """Mean IoU of part masks for VIP val."""
-    from .vip import Vip
+    from inference.benchmarks.vip import Vip
 
     return _score(Vip(data), masks)
 
@@ -400,7 +402,7 @@ def score_vip(data: Path, masks: Path) -> dict[str, Any]:
 def _config(options: dict[str, Any]) -> InferenceConfig:
     from dataclasses import replace
 
-    from corrfractal.tracker import FAST, TrackerConfig
+    from corrfractal.network.tracker import FAST, TrackerConfig
 
     from .config import InferenceConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from corrfractal.config import Config, config_to_dict, digest
-from corrfractal.tracker import TrackerConfig
+from corrfractal.common.config import Config, config_to_dict, digest
+from corrfractal.network.tracker import TrackerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class InferenceConfig(Config):
     """Strength of the object colours in overlays, 0..1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.workers < 0:
             raise ValueError(f"workers is 0 or more, got {self.workers}")
         if not 0 <= self.opacity <= 1:

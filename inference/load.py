@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.console import say
-from corrfractal.errors import CallError, IntegrityError, NotFoundError
-from corrfractal.runtime import file_sha256
-from corrfractal.tracker import TrackerConfig
-
-from .registry import StoredModel, fetch, fetch_default, only_weights
+from corrfractal.common.console import say
+from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
+from corrfractal.common.files import file_sha256
+from corrfractal.network.tracker import TrackerConfig
+from corrfractal.registry.weights import StoredModel, fetch, fetch_default, only_weights
 
 if TYPE_CHECKING:
     from corrfractal import CorrFractal
@@ -140,7 +139,7 @@ def open_model(source: ModelSource) -> Model:
     from corrfractal import CorrFractal
 
     if source.digest == "baseline:colour":
-        from .colour import colour_matching
+        from .color_baseline import colour_matching
 
         network = colour_matching()
     else:

@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from corrfractal.errors import CallError, CorrFractalError
-from corrfractal.output_guard import Written
+from corrfractal.common.errors import CallError, CorrFractalError
+from corrfractal.common.output_guard import Written
 from corrfractal.video import Video, write_video
-
-from .masks import blend, bright_palette, contours, cut_out, read_mask
+from inference.prompts.mask_images import blend, bright_palette, contours, cut_out, read_mask
 
 U8 = npt.NDArray[np.uint8]
 Track = list[tuple[float, float, float]]

@@ -21,21 +21,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.config import config_to_dict, digest
-from corrfractal.console import progress, say
-from corrfractal.content import CHANGED, content_sha256, state
-from corrfractal.errors import CallError, VideoError
-from corrfractal.output_guard import Written, refuse_overlap
-from corrfractal.runtime import peak_rss_mb
-from corrfractal.tracker import working_size
+from corrfractal.common.config import config_to_dict, digest
+from corrfractal.common.console import progress, say
+from corrfractal.common.errors import CallError, VideoError
+from corrfractal.common.output_guard import Written, refuse_overlap
+from corrfractal.common.process import peak_rss_mb
+from corrfractal.network.tracker import working_size
 from corrfractal.video import Video, open_video
+from corrfractal.video.content import CHANGED, content_sha256, state
+from inference.prompts.keypoints import Points, points_table
+from inference.prompts.shapes import Prompts
 
 from .config import InferenceConfig
-from .follow import Follower
-from .keypoints import Points, points_table
 from .load import Model, ModelSource, open_model, resolve_model
 from .outputs import Outputs, write_outputs, write_point_video
-from .prompts import Prompts
+from .passes import Follower
 
 U8 = npt.NDArray[np.uint8]
 
@@ -320,7 +320,7 @@ def fingerprint(video: Path) -> str:
 
 
 def _state(video: Path) -> str:
-    """State of a video's files, see ``corrfractal.content``; ``""`` where there are none."""
+    """State of a video's files, see ``corrfractal.video.content``; ``""`` where there are none."""
     try:
         return state(video)
     except OSError:

@@ -8,6 +8,7 @@ does only what is missing.
 
 from __future__ import annotations
 
+import collections
 import functools
 import shutil
 import tempfile
@@ -17,26 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ray
-
-from corrfractal.console import progress, say
-from corrfractal.errors import CorrFractalError, NotFoundError
-from corrfractal.foreign_errors import describe_error
-from corrfractal.output_guard import refuse_foreign_page, refuse_overlap
-from corrfractal.runtime import ray_session
-from corrfractal.scores import Scores
-
-from .benchmark_report import benchmark_report
-from .config import InferenceConfig
-from .evaluation import Davis, Evaluation
-from .evaluation_report import Settings, evaluation_report, read_evaluation
-from .lineage import describe_model
-from .load import Model, ModelSource, open_model, resolve_model
-from .outputs import Outputs
-from .prompts import Prompts
-from .propagate import Job, Propagation, frame_names, make_folder, propagate_video
-from .registry import log_measures, log_scores
-from .results import (
+from corrfractal.common.console import progress, say
+from corrfractal.common.errors import CorrFractalError, NotFoundError
+from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
+from corrfractal.common.ray_session import ray_session
+from corrfractal.common.ray_tasks import WorkerDiedError, run_tasks
+from corrfractal.registry.scores import Scores
+from corrfractal.registry.weights import log_measures, log_scores
+from inference.benchmarks.base import (
     SCORES,
     Benchmark,
     PicturedBenchmark,
@@ -46,6 +35,16 @@ from .results import (
     sequence_note,
     summary_note,
 )
+from inference.benchmarks.davis import Davis, Evaluation
+from inference.prompts.shapes import Prompts
+from inference.reports.benchmark_report import benchmark_report
+from inference.reports.davis_report import Settings, evaluation_report, read_evaluation
+from inference.reports.model_facts import describe_model
+
+from .config import InferenceConfig
+from .load import Model, ModelSource, open_model, resolve_model
+from .outputs import Outputs
+from .propagate import Job, Propagation, frame_names, make_folder, propagate_video
 from .videos import list_videos, names_of, outputs_of, prompts_of, unused_masks
 
 __all__ = ["evaluate", "evaluate_davis", "propagate_video", "propagate_videos"]
@@ -99,7 +98,7 @@ def propagate_videos(
 
     Args:
         videos: folder of videos, searched with its sub-folders, or a list of them
-            (``corrfractal.discovery``).
+            (``corrfractal.video.discovery``).
         masks: folder with ``NAME.png``, or a folder ``NAME`` of numbered masks, for each video.
         model: see ``inference.load.resolve_model``.
         outputs: what else to write; its paths are folders.
@@ -156,8 +155,8 @@ def propagate_videos(
         say(f"  {failure.name}: failed, {failure.reason}")
     for path in unused_masks(named, masks):
         say(f"  {path}: no video of this name, so this mask is not used")
-    with progress("propagate", len(jobs)) as advance, ray_session(ray):
-        for name, outcome in _run_tasks(
+    with progress("propagate", len(jobs)) as advance, ray_session():
+        for name, outcome in _run_each(
             _propagate_task, jobs, config.workers if workers is None else workers
         ):
             if isinstance(outcome, _Failure):
@@ -356,41 +355,30 @@ def _outcomes(names: tuple[str, ...], job: _Job, workers: int) -> Iterator[Resul
         else:
             yield stored
     if missing:
-        with ray_session(ray):
+        with ray_session():
             tasks = {name: (name, job) for name in missing}
-            yield from (outcome for _, outcome in _run_tasks(_evaluate_task, tasks, workers))
+            yield from (outcome for _, outcome in _run_each(_evaluate_task, tasks, workers))
 
 
-def _run_tasks(
+def _run_each(
     work: Callable[[Any], Any], jobs: dict[str, Any], workers: int
 ) -> Iterator[tuple[str, Any]]:
     """Name and outcome of every job as it ends, ``workers`` at once; a task whose process dies
     twice is a failure."""
-    resources = ray.cluster_resources()
-    window = workers or max(int(resources.get("CPU", 1)), 1)
-    task = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=1)(work)
-    waiting = list(reversed(jobs))
-    running: dict[Any, str] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < window:
-                name = waiting.pop()
-                running[task.remote(jobs[name])] = name
-            (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            name = running.pop(ready)
-            yield name, _get(ready, name)
-    finally:
-        for unfinished in running:
-            ray.cancel(unfinished, force=True)
+    import ray
 
-
-def _get(ready: Any, name: str) -> Any:
-    try:
-        return ray.get(ready)
-    except ray.exceptions.RayTaskError as exc:
-        return _Failure(name=name, reason=describe_error(exc))
-    except ray.exceptions.RayError as exc:
-        return _Failure(name=name, reason=f"its worker process died ({str(exc).splitlines()[0]})")
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 1}
+    waiting = collections.deque(jobs)
+    for ended in run_tasks(
+        work, waiting, lambda name: (jobs[name],), workers=workers, options=options
+    ):
+        try:
+            yield ended.job, ended.result()
+        except WorkerDiedError as exc:
+            yield ended.job, _Failure(name=ended.job, reason=f"its worker process died ({exc})")
+        except CorrFractalError as exc:
+            yield ended.job, _Failure(name=ended.job, reason=str(exc))
 
 
 def _evaluate_task(task: tuple[str, _Job]) -> Result | _Failure:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from corrfractal import storage
-from corrfractal.console import say
-from corrfractal.discovery import Entry, discover, ignored_summary, is_frame_folder, is_list
-from corrfractal.errors import CallError, NotFoundError
+from corrfractal.common import storage
+from corrfractal.common.console import say
+from corrfractal.common.errors import CallError, NotFoundError
+from corrfractal.video.discovery import Entry, discover, ignored_summary, is_frame_folder, is_list
+from inference.prompts.shapes import Prompts, masks_by_frame
 
 from .outputs import ALPHA_SUFFIX, Outputs
-from .prompts import Prompts, masks_by_frame
 
 REMOTE = "masks are propagated through local files only: copy the video first"
 
@@ -38,7 +38,7 @@ def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
     ``fault``.
 
     Args:
-        path: folder or list, see ``corrfractal.discovery``.
+        path: folder or list, see ``corrfractal.video.discovery``.
         skip: folders of masks and results; nothing in them is a video.
 
     Raises:

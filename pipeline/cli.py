@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corrfractal.console import command, say
+from corrfractal.common.console import command, say
 
 if TYPE_CHECKING:
     from .config import PipelineConfig
@@ -88,9 +88,10 @@ def plan(
     nothing is stored."""
     from dataclasses import asdict
 
-    from corrfractal.runtime import cpu_count
+    from corrfractal.common.process import cpu_count
 
-    from . import planning, prediction
+    from .report import estimate as prediction
+    from .report import sample_run as planning
 
     if out is not None:
         prediction.refuse_foreign(out, (*sources, config_file), overwrite=overwrite)
@@ -159,14 +160,15 @@ def precompute(
     """
     from dataclasses import asdict
 
-    from corrfractal.discovery import ignored_summary
+    from corrfractal.video.discovery import ignored_summary
 
-    from . import prediction, run
+    from . import run
+    from .report import estimate as prediction
 
     store = None
     if track or tracking_uri:
-        from corrfractal.store import check_store
-        from corrfractal.store import tracking_uri as resolve
+        from corrfractal.registry.store import check_store
+        from corrfractal.registry.store import tracking_uri as resolve
 
         store = resolve(tracking_uri)
         check_store(store, write=True)  # before hours of work, not after
@@ -205,10 +207,9 @@ def precompute(
         )
     run_id = None
     if store is not None:
-        from corrfractal.foreign_errors import describe_error
-        from corrfractal.runtime import without_password
-
-        from .tracking import log_build
+        from corrfractal.common.foreign_errors import describe_error
+        from corrfractal.common.text import without_password
+        from pipeline.report.build_log import log_build
 
         took = {
             "seconds": result.seconds,
@@ -230,8 +231,8 @@ def precompute(
 
 def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> PipelineConfig:
     """The ``[precompute]`` table of a file, or the defaults, with some fields changed."""
-    from corrfractal.config import config_from_dict, read_toml
-    from corrfractal.errors import ConfigError
+    from corrfractal.common.config import config_from_dict, read_toml
+    from corrfractal.common.errors import ConfigError
 
     from .config import PipelineConfig
 
@@ -264,10 +265,9 @@ def inspect(
 ) -> dict[str, Any]:
     """Label health of SHARDS, in all and one by one, and the inputs that were quarantined or
     rejected."""
-    from corrfractal.output_guard import refuse_foreign_page, refuse_overlap
-
-    from .inspect import inspect as look
-    from .inspect import lines, to_json, write_sheet
+    from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
+    from pipeline.report.inspect import inspect as look
+    from pipeline.report.inspect import lines, to_json, write_sheet
 
     if html is not None:
         refuse_overlap({"--html": html}, (shards,))
@@ -292,9 +292,8 @@ def verify(shards: str) -> dict[str, Any]:
     """Hash every shard and sidecar again and compare with the manifest."""
     from dataclasses import asdict
 
-    from corrfractal.errors import IntegrityError
-
-    from .manifest import verify as verify_shards
+    from corrfractal.common.errors import IntegrityError
+    from pipeline.store.commit import verify as verify_shards
 
     report = verify_shards(shards)
     if report.damaged:

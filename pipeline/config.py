@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from corrfractal.config import Config, config_to_dict
-from corrfractal.quantization import QuantizationConfig
+from corrfractal.common.config import Config, config_to_dict
+from corrfractal.labels.quantization import QuantizationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class ClipConfig(Config):
     keeps all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 2 <= self.frames <= 1000:
             raise ValueError(f"frames must lie in 2..1000, got {self.frames}")
         if not 0 < self.fps <= 1000:
@@ -90,6 +91,7 @@ class PipelineConfig(Config):
     """Memory that one segment may take, MB; a file that takes more is quarantined."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 8 <= self.size <= 4096:
             raise ValueError(f"size must lie in 8..4096, got {self.size}")
         if not 1 <= self.views <= 100:

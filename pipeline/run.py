@@ -1,5 +1,5 @@
-"""The pipeline from end to end: plan, execute, commit. The only file of this package that imports
-Ray.
+"""The pipeline from end to end: list and plan, execute, commit. The only file of this package
+that imports Ray.
 
 Plain tasks, one per shard specification, with a window of as many as there are workers. The task of
 a killed worker is run again; a segment of a video over which workers keep dying goes into
@@ -14,23 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
-from ray.util.metrics import Counter
-
-from corrfractal import storage
-from corrfractal.console import progress
-from corrfractal.discovery import discover
-from corrfractal.errors import BoundExceededError, CallError, CorrFractalError
-from corrfractal.foreign_errors import describe_error
-from corrfractal.manifest import QUARANTINE, Statistics
-from corrfractal.output_guard import refuse_overlap
-from corrfractal.runtime import ray_session
+from corrfractal.common import storage
+from corrfractal.common.console import progress
+from corrfractal.common.errors import BoundExceededError, CallError, CorrFractalError
+from corrfractal.common.output_guard import refuse_overlap
+from corrfractal.common.ray_session import ray_session
+from corrfractal.common.ray_tasks import WorkerDiedError, run_tasks
+from corrfractal.shards.manifest import QUARANTINE, Statistics
+from corrfractal.video.discovery import discover
+from pipeline.discover.sources import read_sources
+from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.store.shard_task import ShardSpec, ShardStats, make_shard, read_note
 
 from .config import PipelineConfig
-from .manifest import commit, make_plan, prepare
-from .shards import ShardSpec, ShardStats, make_shard, read_note
-from .sources import read_sources
 
 OUTCOMES = ("sampled", "quarantined", "rejected")
 MAX_DEATHS = 4  # of workers at the same segment, which is then quarantined
@@ -86,7 +82,7 @@ def precompute(
     on from there.
 
     Args:
-        sources: files, folders, globs, lists, URIs; see ``corrfractal/discovery.py``.
+        sources: files, folders, globs, lists, URIs; see ``corrfractal/video/discovery.py``.
         out: folder of the shards, local or a URI; only files of this pipeline's own names are
             touched in it.
         config: how.
@@ -149,42 +145,38 @@ def _execute(
     deaths: collections.Counter[str] = collections.Counter()  # by the segment at work
     reasons: dict[str, str] = {}
     with (
-        ray_session(ray, workers),
+        ray_session(workers),
         progress("videos", sum(len(spec.segments) for spec in specs)) as advance,
     ):
         _check_devices(config)
-        make = ray.remote(**config.task_resources(), max_retries=0)(make_shard)
-        window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        meters, started = _Meters(), time.monotonic()
-        running: dict[ray.ObjectRef, ShardSpec] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < window:
-                    spec = waiting.popleft()
-                    killers = [s.name for s in spec.segments if deaths[s.name] >= MAX_DEATHS]
-                    crashed = {name: reasons.get(name, KILLER) for name in killers}
-                    running[make.remote(spec, out, config, crashed)] = spec
-                for ref in ray.wait(list(running))[0]:
-                    spec = running.pop(ref)
-                    try:
-                        made = ray.get(ref)
-                    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as exc:
-                        _count_death(spec, out, deaths, reasons, exc)
-                        meters.deaths.inc()
-                        waiting.appendleft(spec)
-                    except RayTaskError as exc:
-                        raise _failure(spec, exc) from exc
-                    else:
-                        total += made
-                        meters.add(made)
-                        advance(len(spec.segments), _summary(total, time.monotonic() - started))
-        finally:
-            for ref in running:
-                ray.cancel(ref, force=True)
+        meters = _Meters()
+        started = time.monotonic()
+
+        def arguments(spec: ShardSpec) -> tuple[ShardSpec, str, PipelineConfig, dict[str, str]]:
+            killers = [s.name for s in spec.segments if deaths[s.name] >= MAX_DEATHS]
+            return spec, out, config, {name: reasons.get(name, KILLER) for name in killers}
+
+        options = {**config.task_resources(), "max_retries": 0}
+        for ended in run_tasks(make_shard, waiting, arguments, workers=workers, options=options):
+            spec = ended.job
+            try:
+                made = ended.result()
+            except WorkerDiedError as exc:
+                _count_death(spec, out, deaths, reasons, exc)
+                meters.deaths.inc()
+                waiting.appendleft(spec)
+            except CorrFractalError as exc:
+                raise _failure(spec, exc) from exc
+            else:
+                total += made
+                meters.add(made)
+                advance(len(spec.segments), _summary(total, time.monotonic() - started))
     return total
 
 
 def _check_devices(config: PipelineConfig) -> None:
+    import ray
+
     if config.device == "cuda" and not ray.cluster_resources().get("GPU"):
         raise CallError(
             "device cuda: Ray finds no GPU; use --device cpu, or join a cluster that has one "
@@ -196,6 +188,8 @@ class _Meters:
     """Counts that Ray exports to Prometheus, each as ``ray_corrfractal_...``."""
 
     def __init__(self) -> None:
+        from ray.util.metrics import Counter
+
         self.deaths = Counter("corrfractal_worker_deaths", "Workers that died at a shard")
         self._clips = Counter("corrfractal_clips", "Clips stored")
         self._frames = Counter("corrfractal_frames", "Frames stored")
@@ -245,10 +239,9 @@ def _count_death(
         ) from exc
 
 
-def _failure(spec: ShardSpec, exc: RayTaskError) -> CorrFractalError:
+def _failure(spec: ShardSpec, exc: CorrFractalError) -> CorrFractalError:
     return CorrFractalError(
-        f"cannot make {spec.name}: {describe_error(exc)}. Once that is mended, the same command "
-        "resumes"
+        f"cannot make {spec.name}: {exc}. Once that is mended, the same command resumes"
     )
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-import corrfractal.runtime  # noqa: F401  (before anything imports Ray)
+from corrfractal.common.process import configure_process
 from corrfractal.video import write_video
 from tests.tracking_server import TrackingServer
 
+configure_process()  # before a test imports Ray
 os.environ.setdefault(
     "MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db"
 )
@@ -83,11 +84,9 @@ def s3() -> Iterator[str]:
 def ray_session(s3: str) -> Iterator[None]:
     """One private Ray on two CPUs for the whole run: starting it costs more than most tests. It
     knows the S3 server."""
-    import ray
+    from corrfractal.common.ray_session import ray_session as session
 
-    from corrfractal.runtime import ray_session as session
-
-    with session(ray, cpus=2):
+    with session(cpus=2):
         yield
 
 

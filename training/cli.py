@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from corrfractal.console import command, say
+from corrfractal.common.console import command, say
 
 
 def _bounds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def train(
     again to resume."""
     import torch
 
-    from corrfractal.store import named_uri
+    from corrfractal.registry.store import named_uri
 
     from .config import configuration, with_settings
 

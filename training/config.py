@@ -6,9 +6,9 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field, replace
 
-from corrfractal.config import Config, config_from_dict, config_to_dict
-from corrfractal.errors import ConfigError
-from corrfractal.model import CorrFractalConfig
+from corrfractal.common.config import Config, config_from_dict, config_to_dict
+from corrfractal.common.errors import ConfigError
+from corrfractal.network.model import CorrFractalConfig
 
 REFERENCES = {
     "base": (-1,),
@@ -25,7 +25,7 @@ COUNTS = (
 )  # fmt: skip
 
 RESUMABLE_FIELDS = ("loader_workers", "cache_gb", "checkpoint_every", "keep_checkpoints", "recompute", "evaluate_on",
-             "evaluate_every", "evaluator")  # fmt: skip
+             "evaluate_every")  # fmt: skip
 """Fields that do not change the weights: a run may go on with others."""
 
 
@@ -97,11 +97,9 @@ class TrainingConfig(Config):
     it trains."""
     evaluate_every: int = 1000
     """Steps between such evaluations."""
-    evaluator: str = "inference.evaluation:score_network"
-    """Function (network, folder) -> metrics by name, as ``module:function``: training knows no
-    inference."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.references not in REFERENCES:
             raise ValueError(
                 f"references must be one of {', '.join(REFERENCES)}, got {self.references!r}"
@@ -120,8 +118,6 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate, {self.accumulate}"
             )
-        if len(self.evaluator.split(":")) != 2:
-            raise ValueError(f"evaluator must be module:function, got {self.evaluator!r}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.crop is not None and self.crop < 16:

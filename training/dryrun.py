@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from corrfractal import CorrFractal, storage
-from corrfractal.console import say
-from corrfractal.errors import CorrFractalError, IntegrityError
-from corrfractal.manifest import load_manifest
+from corrfractal import CorrFractal
+from corrfractal.common import storage
+from corrfractal.common.console import say
+from corrfractal.common.errors import CorrFractalError, IntegrityError
+from corrfractal.shards.manifest import load_manifest
+from training.data.batches import Batches
+from training.state.checkpoint import latest_checkpoint
 
-from .batches import Batches
-from .checkpoint import latest_checkpoint
 from .config import TrainingConfig
 from .job import Job
 from .meter import activation_bytes_per_sample, macs_per_sample

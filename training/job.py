@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from corrfractal.config import Config
-from corrfractal.console import say
+from corrfractal.common.config import Config
+from corrfractal.common.console import say
 
 from .config import TrainingConfig
 

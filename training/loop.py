@@ -4,7 +4,7 @@ file. Knows no Ray.
 Everything that outlives the process is a file in the run's folder:
 
     job.json            what is trained; the same folder never holds two different runs
-    checkpoints/        see ``training.checkpoint``
+    checkpoints/        see ``training.state.checkpoint``
     metrics.jsonl       one line per ``log_every`` steps
     messages.log        what the workers had to tell
     pictures/           frame, labels, reconstruction
@@ -20,36 +20,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrfractal.config import config_to_dict, digest
-from corrfractal.errors import ConfigError, CorrFractalError
-from corrfractal.model import CorrFractal
-
-from .batches import Batches
-from .checkpoint import (
+from corrfractal.common.config import config_to_dict, digest
+from corrfractal.common.errors import CorrFractalError
+from corrfractal.network.model import CorrFractal
+from inference.benchmarks.davis import score_network
+from training.data.batches import Batches
+from training.state.checkpoint import (
     Checkpoint,
     CheckpointWriter,
     checkpoint_name,
     latest_checkpoint,
     read_checkpoint,
 )
+from training.state.recorder import Recorder
+from training.state.stop import signalled, stop_file
+
 from .config import TrainingConfig
 from .job import Job, tell
 from .meter import Meter, StepTime, macs_per_sample
 from .norm import synchronize
-from .recorder import Recorder
 from .step import learning_rate, train_step
-from .stop import signalled, stop_file
 
 PATIENCE = 60.0  # seconds to wait for the lock of a run
-
-Evaluator = Callable[[CorrFractal, Path], dict[str, float]]
 
 
 class Outcome(Enum):
@@ -87,7 +85,7 @@ def fit(
             wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
         recorder = Recorder(job, first) if rank == 0 else None
-        evaluate = find_evaluator(config) if rank == 0 else None
+        evaluated = rank == 0 and config.evaluate_on is not None
         meter = Meter(
             config, device, world, macs_per_sample(config, batches.side) if rank == 0 else 0, watch
         )
@@ -110,9 +108,9 @@ def fit(
                     with meter.spending("checkpoint_stall"):
                         writer.save(checkpoint())
                 scores: dict[str, float] = {}
-                if evaluate is not None and (done % config.evaluate_every == 0 or last):
+                if evaluated and (done % config.evaluate_every == 0 or last):
                     with meter.spending("evaluation"):
-                        scores = evaluate(_copy(model), Path(config.evaluate_on or ""))
+                        scores = score_network(_copy(model), Path(config.evaluate_on or ""))
                 if done % config.log_every == 0 or last or scores:
                     rate = learning_rate(step, job.total, config)
                     recorder.metrics(done, {**meter.read(), "learning_rate": rate, **scores})
@@ -143,22 +141,6 @@ def build(
     if config.compile:
         model.backbone.compile()
     return model, torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-
-
-def find_evaluator(config: TrainingConfig) -> Evaluator | None:
-    """The function that scores the network, if there is something to score it on.
-
-    Raises:
-        ConfigError: there is no such function.
-    """
-    if config.evaluate_on is None:
-        return None
-    module, name = config.evaluator.split(":")
-    try:
-        found: Evaluator = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as exc:
-        raise ConfigError(f"evaluator {config.evaluator!r} cannot be found: {exc}") from exc
-    return found
 
 
 def _copy(model: CorrFractal) -> CorrFractal:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from corrfractal import CorrFractal
-from corrfractal.correspondence import draw_densities
+from corrfractal.network.correspondence import draw_densities
 
 from .config import REFERENCES, TrainingConfig
 from .step import StepResult

@@ -19,32 +19,36 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from corrfractal import storage
-from corrfractal.config import config_from_dict, config_to_dict, flatten
-from corrfractal.console import say
-from corrfractal.errors import ConfigError, CorrFractalError, DivergedError, IntegrityError
-from corrfractal.manifest import load_manifest
-from corrfractal.output_guard import refuse_existing, refuse_overlap
-from corrfractal.runtime import cpu_count, file_sha256, ray_session, without_password, write_text
-from corrfractal.store import canonical_uri, check_store, local_file
-from corrfractal.store import tracking_uri as default_uri
-from corrfractal.surroundings import refuse_faults
-from corrfractal.tracking import open_store
+from corrfractal.common import storage
+from corrfractal.common.config import config_from_dict, config_to_dict, flatten
+from corrfractal.common.console import say
+from corrfractal.common.errors import ConfigError, CorrFractalError, DivergedError, IntegrityError
+from corrfractal.common.files import file_sha256, write_text
+from corrfractal.common.output_guard import refuse_existing, refuse_overlap
+from corrfractal.common.process import configure_process, cpu_count
+from corrfractal.common.ray_session import ray_session
+from corrfractal.common.surroundings import refuse_faults
+from corrfractal.common.text import without_password
+from corrfractal.registry.connection import open_store
+from corrfractal.registry.store import canonical_uri, check_store, local_file
+from corrfractal.registry.store import tracking_uri as default_uri
+from corrfractal.registry.versions import ModelVersion, register
+from corrfractal.shards.manifest import load_manifest
+from inference import SERVING_FILE
+from training.data.batches import usable_samples
+from training.data.order import check_share
+from training.state.driver_progress import note_previous, shown_progress
+from training.state.machine import ATTEMPTS, note_attempt, talk_over
+from training.state.recorder import deliver
+from training.state.run_log import start_run
+from training.state.run_store import store_of_run
+from training.state.stop import listen, stop_file
 
-from .batches import usable_samples
 from .config import RESUMABLE_FIELDS, TrainingConfig
-from .follow import note_previous, shown_progress
-from .health import check_labels
 from .job import Job
-from .loop import Outcome, find_evaluator, fit
-from .machine import ATTEMPTS, note_attempt, talk_over
+from .label_bounds import check_labels
+from .loop import Outcome, fit
 from .meter import StepTime
-from .order import check_share
-from .recorder import deliver
-from .registry import ModelVersion, register
-from .resume import store_of_run
-from .stop import listen, stop_file
-from .tracking import start_run
 
 MAX_FAILURES = 3
 
@@ -127,7 +131,9 @@ def train(
             "restore it, or train with another --out"
         )
     try:
-        version = register(model_file, job.run_id, job.tracking_uri, job.shards_digest)
+        version = register(
+            model_file, job.run_id, job.tracking_uri, job.shards_digest, serving_file=SERVING_FILE
+        )
     except CorrFractalError as exc:
         raise CorrFractalError(
             f"training is complete and the model is {model_file}, but it is not registered: {exc}. "
@@ -175,7 +181,6 @@ def checked_job(
     except ValueError as exc:
         raise ConfigError(str(exc)) from exc
     if config.evaluate_on is not None:
-        find_evaluator(config)
         config = replace(config, evaluate_on=str(Path(config.evaluate_on).absolute()))
     job = Job(
         shards=shards,
@@ -240,13 +245,14 @@ def _refuse_another(held: Job, asked: Job) -> None:
 
 
 def _fit_on_ray(job: Job, bounds: tuple[int, int], use_gpu: bool, max_failures: int) -> None:
+    configure_process()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     out = Path(job.out)
     note_previous(out)
-    with ray_session(ray, max(bounds[1], cpu_count())):
+    with ray_session(max(bounds[1], cpu_count())):
         trainer = TorchTrainer(
             _worker,
             train_loop_config=config_to_dict(job),

@@ -9,12 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from corrfractal.correspondence import draw_densities
-from corrfractal.model import Losses
+from corrfractal.network.correspondence import draw_densities
+from corrfractal.network.model import Losses
+from training.data.batches import Batch
+from training.data.order import STEP, rng
 
-from .batches import Batch
 from .config import TrainingConfig
-from .order import STEP, rng
 
 HALVINGS = (2 / 5, 3 / 5, 4 / 5)
 

@@ -1,0 +1,1 @@
+"""J, F, IoU and PCK, as the official tools compute them."""

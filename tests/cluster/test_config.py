@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import LADDER, read_workflow
-from corrfractal.errors import CallError, ConfigError
+from corrfractal.common.errors import CallError, ConfigError
 
 
 def written(tmp_path: Path, text: str) -> Path:

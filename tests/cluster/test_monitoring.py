@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_metric_of_the_dashboard_is_one_that_the_code_counts() -> None:
-    dashboard = json.loads((ROOT / "cluster" / "monitoring" / "dashboard.json").read_text())
+    dashboard = json.loads(
+        (ROOT / "cluster" / "deploy" / "monitoring" / "dashboard.json").read_text()
+    )
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked = set(re.findall(r"ray_(corrfractal_\w+)_total", " ".join(queries)))
     counted = set(

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from corrfractal.errors import VideoError
+from corrfractal.common.errors import VideoError
 from corrfractal.video import Frame, Video
 
 U8 = npt.NDArray[np.uint8]

@@ -20,25 +20,25 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from corrfractal import storage
-from corrfractal.config import read_toml
-from corrfractal.discovery import OTHER_IMAGES, discover, is_frame_folder
-from corrfractal.errors import CallError, CorrFractalError, NotFoundError
-from corrfractal.images import IMAGE_SUFFIXES
-from corrfractal.manifest import QUARANTINE, load_manifest
-from corrfractal.quantization import QuantizationConfig
-from inference.datasets.davis import sequence_names
-from inference.datasets.files import files_in
-from inference.evaluation import Davis
-from inference.masks import write_mask
+from corrfractal.common import storage
+from corrfractal.common.config import read_toml
+from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
+from corrfractal.labels.quantization import QuantizationConfig
+from corrfractal.shards.manifest import QUARANTINE, load_manifest
+from corrfractal.video.discovery import OTHER_IMAGES, discover, is_frame_folder
+from corrfractal.video.images import IMAGE_SUFFIXES
+from inference.benchmarks.davis import Davis
+from inference.datasets.davis_files import sequence_names
+from inference.datasets.folders import files_in
+from inference.prompts.mask_images import write_mask
 from inference.run import propagate_videos
 from inference.videos import is_many
 from pipeline.cli import precompute as precompute_command
 from pipeline.config import PipelineConfig
-from pipeline.manifest import commit, make_plan, prepare
-from pipeline.planning import plan
-from pipeline.shards import make_shard
-from pipeline.sources import find_sources
+from pipeline.discover.sources import find_sources
+from pipeline.report.sample_run import plan
+from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.store.shard_task import make_shard
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.__main__ import main
-from inference.masks import read_mask, write_mask
+from inference.prompts.mask_images import read_mask, write_mask
 
 COPY = ("--model", "baseline:copy")
 NAMES = ["00001", "00002", "00003", "00005", "00010"]  # as FFmpeg counts, with frames left out

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrfractal.errors import CorrFractalError, VideoError
+from corrfractal.common.errors import CorrFractalError, VideoError
 from corrfractal.video import open_video
 from tests.field.build_inputs import U8, numbers, picture, read_until_error
 

@@ -17,19 +17,20 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cluster.config import read_workflow
-from corrfractal import CorrFractal, CorrFractalConfig, storage
-from corrfractal.config import config_to_dict
-from corrfractal.errors import CallError, ConfigError, CorrFractalError, IntegrityError
-from corrfractal.manifest import Manifest, ShardEntry, load_manifest
-from corrfractal.quantization import QuantizationConfig
+from corrfractal import CorrFractal, CorrFractalConfig
+from corrfractal.common import storage
+from corrfractal.common.config import config_to_dict
+from corrfractal.common.errors import CallError, ConfigError, CorrFractalError, IntegrityError
+from corrfractal.labels.quantization import QuantizationConfig
+from corrfractal.shards.manifest import Manifest, ShardEntry, load_manifest
 from inference.propagate import propagate_video
 from pipeline.config import PipelineConfig
-from pipeline.manifest import commit, make_plan, prepare, verify
-from pipeline.shards import make_shard
-from pipeline.sources import find_sources
+from pipeline.discover.sources import find_sources
+from pipeline.store.commit import commit, make_plan, prepare, verify
+from pipeline.store.shard_task import make_shard
 from tests.field.build_inputs import FAST, picture, write
-from training.cache import ShardFiles
 from training.config import TrainingConfig, with_settings
+from training.data.cache import ShardFiles
 
 SMALL = CorrFractalConfig(width=4, embedding_channels=8)
 CONFIG = PipelineConfig(

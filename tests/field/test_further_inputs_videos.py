@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrfractal.errors import VideoError
+from corrfractal.common.errors import VideoError
 from corrfractal.video import open_video
 from tests.field.build_inputs import (
     B_FRAMES,

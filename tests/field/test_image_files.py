@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrfractal.errors import MaskError, NotFoundError, VideoError
-from corrfractal.images import ImageError, image_size, open_image, read_image
-from corrfractal.manifest import Sidecar, read_sealed, sidecar_name
+from corrfractal.common.errors import MaskError, NotFoundError, VideoError
+from corrfractal.shards.manifest import Sidecar, read_sealed, sidecar_name
 from corrfractal.video import open_video
-from inference.datasets.files import read_picture
-from inference.masks import read_mask
+from corrfractal.video.images import ImageError, image_size, open_image, read_image
+from inference.datasets.folders import read_picture
+from inference.prompts.mask_images import read_mask
 from pipeline.config import PipelineConfig
-from pipeline.manifest import make_plan
-from pipeline.shards import make_shard
-from pipeline.sources import find_sources
+from pipeline.discover.sources import find_sources
+from pipeline.store.commit import make_plan
+from pipeline.store.shard_task import make_shard
 
 
 def encoded(image, form, **options):

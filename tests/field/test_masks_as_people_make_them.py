@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrfractal.errors import MaskError
-from inference.masks import palette, read_first_mask, read_mask, write_mask
+from corrfractal.common.errors import MaskError
+from inference.prompts.mask_images import palette, read_first_mask, read_mask, write_mask
 
 SIZE = (120, 160)
 

@@ -15,19 +15,19 @@ import pytest
 from PIL import Image
 from reference_player import shown_frames
 
-from corrfractal.container import read_container
-from corrfractal.errors import VideoError
-from corrfractal.manifest import Sidecar, read_sealed, sidecar_name
-from corrfractal.orientation import Orientation
+from corrfractal.common.errors import VideoError
+from corrfractal.shards.manifest import Sidecar, read_sealed, sidecar_name
 from corrfractal.video import open_video, write_video
+from corrfractal.video.container import read_container
+from corrfractal.video.orientation import Orientation
 from inference.load import open_model, resolve_model
-from inference.prompts import read_prompts
+from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
 from pipeline.config import PipelineConfig
-from pipeline.manifest import make_plan
-from pipeline.planning import probe
-from pipeline.shards import make_shard
-from pipeline.sources import find_sources
+from pipeline.discover.sources import find_sources
+from pipeline.report.sample_run import probe
+from pipeline.store.commit import make_plan
+from pipeline.store.shard_task import make_shard
 
 # As `ffprobe -count_frames` counts them; docs/frames.md has all files.
 SHOWN = {
@@ -73,7 +73,7 @@ def served(path):
     """Rows of the model as a service."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's, over its own type hints
-        from training.serving import MaskPropagation
+        from inference.serving import MaskPropagation
 
     info = open_video(path).info
     mask = np.zeros((info.height, info.width), np.uint8)

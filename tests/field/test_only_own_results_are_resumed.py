@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.sample import write_sequence
+from cluster.demo.render import write_sequence
 from corrfractal.__main__ import main
-from corrfractal.errors import CallError
-from inference.evaluation import Davis
-from inference.masks import read_mask, write_mask
+from corrfractal.common.errors import CallError
+from inference.benchmarks.davis import Davis
+from inference.prompts.mask_images import read_mask, write_mask
 from inference.run import evaluate_davis
 
 COPY = ("--model", "baseline:copy")

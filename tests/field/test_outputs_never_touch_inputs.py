@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.sample import write_sequence
+from cluster.demo.render import write_sequence
 from corrfractal.__main__ import main
-from corrfractal.errors import CallError
-from corrfractal.output_guard import Written, refuse_foreign_page, refuse_overlap, write_page
-from inference.masks import write_mask
-from pipeline.manifest import PLAN
-from training.checkpoint import Checkpoint, save_checkpoint
+from corrfractal.common.errors import CallError
+from corrfractal.common.output_guard import Written, refuse_foreign_page, refuse_overlap, write_page
+from inference.prompts.mask_images import write_mask
+from pipeline.store.commit import PLAN
+from training.state.checkpoint import Checkpoint, save_checkpoint
 
 COPY = ("--model", "baseline:copy")
 

@@ -27,16 +27,17 @@ import pytest
 import sqlalchemy
 from click.testing import CliRunner, Result
 
-from cluster import doctor
-from cluster.sample import render_evaluation_set
-from corrfractal import CorrFractal, CorrFractalConfig, store, tracking
+from cluster.demo.render import render_evaluation_set
+from cluster.doctor import checks as doctor
+from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.__main__ import main
-from corrfractal.config import config_to_dict
-from corrfractal.errors import CallError, CorrFractalError, IntegrityError, NotFoundError
-from corrfractal.manifest import LabelStatistics, Manifest, Statistics, seal, to_text
-from corrfractal.sample import SCHEMA
-from corrfractal.scores import Scores
-from corrfractal.store import (
+from corrfractal.common.config import config_to_dict
+from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError, NotFoundError
+from corrfractal.registry import connection as tracking
+from corrfractal.registry import store
+from corrfractal.registry.lineage import Lineage
+from corrfractal.registry.scores import Scores
+from corrfractal.registry.store import (
     local_file,
     mlflow_revisions,
     sqlite_file,
@@ -44,16 +45,18 @@ from corrfractal.store import (
     store_lock,
     tracking_uri,
 )
-from inference.evaluation import Davis
+from corrfractal.registry.versions import list_models, register
+from corrfractal.registry.weights import log_scores
+from corrfractal.shards.clip import SCHEMA
+from corrfractal.shards.manifest import LabelStatistics, Manifest, Statistics, seal, to_text
+from inference import SERVING_FILE
+from inference.benchmarks.davis import Davis
 from inference.load import resolve_model
-from inference.registry import log_scores
 from inference.run import evaluate_davis
 from training.config import configuration
 from training.job import Job
-from training.lineage import Lineage
-from training.registry import list_models, register
-from training.resume import store_of_run
-from training.tracking import MetricLine, RunLog, start_run
+from training.state.run_log import MetricLine, RunLog, start_run
+from training.state.run_store import store_of_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -105,7 +108,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     CorrFractal(CorrFractalConfig(width=4, embedding_channels=4)).save(run / "model.safetensors")
     uri = sqlite_uri(folder / "mlflow.db")
     run_id = start_run(uri, "first", {"steps": 4}, folder / "shards", manifest.digest)
-    register(run / "model.safetensors", run_id, uri, manifest.digest)
+    register(run / "model.safetensors", run_id, uri, manifest.digest, serving_file=SERVING_FILE)
     job = Job(shards=str(folder / "shards"), shards_digest=manifest.digest, out=str(run), total=4,
               config=configuration("base", "cpu"), tracking_uri=uri, run_id=run_id)  # fmt: skip
     (run / "job.json").write_text(json.dumps(config_to_dict(job)))
@@ -189,7 +192,11 @@ def test_in_a_folder_of_any_name_a_store_is_made_there_and_its_model_found(
     monkeypatch.chdir(folder)
     run_id = start_run(tracking_uri(), "second", {}, folder / "shards", held.shards_digest)
     version = register(
-        folder / "runs" / "first" / "model.safetensors", run_id, tracking_uri(), held.shards_digest
+        folder / "runs" / "first" / "model.safetensors",
+        run_id,
+        tracking_uri(),
+        held.shards_digest,
+        serving_file=SERVING_FILE,
     )
 
     assert [path.name for path in tmp_path.iterdir()] == [ALL_ODD]
@@ -413,7 +420,13 @@ def _train(project: Path, uri: str, digest: str, gate: multiprocessing.synchroni
     log = RunLog(uri, run_id)
     log.metrics(MetricLine(step=1, time=1, values={"loss": 1.0}))
     assert log.close("FINISHED")
-    register(project / "runs" / "first" / "model.safetensors", run_id, uri, digest)
+    register(
+        project / "runs" / "first" / "model.safetensors",
+        run_id,
+        uri,
+        digest,
+        serving_file=SERVING_FILE,
+    )
 
 
 def test_several_first_trainings_at_once_share_one_store(
@@ -572,7 +585,13 @@ def assert_every_command(exit_code: int, *parts: str) -> None:
     for act in (
         lambda: resolve_model(None),  # propagate, evaluate
         lambda: start_run(tracking_uri(), "second", {}, "shards", ""),  # train
-        lambda: register(Path("runs/first/model.safetensors"), "0" * 32, tracking_uri(), ""),
+        lambda: register(
+            Path("runs/first/model.safetensors"),
+            "0" * 32,
+            tracking_uri(),
+            "",
+            serving_file=SERVING_FILE,
+        ),
     ):
         with pytest.raises(CorrFractalError) as caught:
             act()

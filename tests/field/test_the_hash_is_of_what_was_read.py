@@ -15,25 +15,25 @@ import numpy as np
 import pytest
 
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.content import content_sha256, read_content, state
-from corrfractal.errors import IntegrityError, VideoError
-from corrfractal.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, sidecar_name
-from corrfractal.quantization import QuantizationConfig
-from corrfractal.runtime import file_sha256
+from corrfractal.common.errors import IntegrityError, VideoError
+from corrfractal.common.files import file_sha256
+from corrfractal.labels.quantization import QuantizationConfig
+from corrfractal.shards.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, sidecar_name
 from corrfractal.video import open_video, write_video
+from corrfractal.video.content import content_sha256, read_content, state
 from inference import propagate
 from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
-from inference.masks import write_mask
 from inference.outputs import Outputs
-from inference.prompts import Prompts
+from inference.prompts.mask_images import write_mask
+from inference.prompts.shapes import Prompts
 from inference.propagate import Job
-from pipeline import shards
 from pipeline.config import PipelineConfig
-from pipeline.manifest import make_plan
-from pipeline.shards import MOVED, REPLACED, make_shard
-from pipeline.sources import Source, find_sources
-from training.cache import ShardFiles
+from pipeline.discover.sources import Source, find_sources
+from pipeline.store import shard_task as shards
+from pipeline.store.commit import make_plan
+from pipeline.store.shard_task import MOVED, REPLACED, make_shard
+from training.data.cache import ShardFiles
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
 
@@ -155,7 +155,7 @@ def test_a_frame_added_while_the_folder_is_decoded_is_quarantined(frames, tmp_pa
 
 
 def test_an_object_replaced_in_a_store_is_quarantined(video, other, tmp_path, s3):
-    from corrfractal import storage
+    from corrfractal.common import storage
 
     location = f"{s3}/{tmp_path.name}/clip.mp4"
     storage.write(location, video.read_bytes())

@@ -101,7 +101,7 @@ def test_an_entry_of_pythonpath_that_means_the_working_folder_is_dropped_for_thi
     (hostile / "lib").mkdir()
     given = entries.format(here=hostile, elsewhere=tmp_path)
     code = (
-        f"import sys; sys.path.append({str(ROOT)!r}); from corrfractal import search_path\n"
+        f"import sys; sys.path.append({str(ROOT)!r}); from corrfractal.common import search_path\n"
         "import os, subprocess\n"
         "print(os.environ.get('PYTHONPATH', ''), os.getcwd() in sys.path, sys.path[0])\n"
         "print(subprocess.check_output([sys.executable, '-c', 'import statistics; print(1)'], "
@@ -122,7 +122,7 @@ def test_an_entry_of_pythonpath_that_means_the_working_folder_is_dropped_for_thi
 
 def test_loader_processes_import_nothing_of_the_working_folder(run: Run) -> None:
     code = (
-        f"import sys; sys.path.append({str(ROOT)!r}); import corrfractal.search_path, "
+        f"import sys; sys.path.append({str(ROOT)!r}); import corrfractal.common.search_path, "
         "multiprocessing\n"
         "child = multiprocessing.get_context('forkserver').Process(target=print, args=('ran',))\n"
         "child.start(); child.join(); sys.exit(child.exitcode)"
@@ -143,5 +143,5 @@ def test_ray_is_started_in_one_place_which_gives_workers_their_search_path() -> 
     layers = ("corrfractal", "pipeline", "training", "inference", "cluster")
     files = [path for layer in layers for path in (ROOT / layer).rglob("*.py")]
     assert [path.name for path in files if "ray.init(" in path.read_text(encoding="utf-8")] == [
-        "runtime.py"
+        "ray_session.py"
     ]

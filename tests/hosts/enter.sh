@@ -21,7 +21,7 @@ else
     trap 'rm -rf "$HOSTS"' EXIT
 fi
 export HOSTS
-. "$(dirname "$0")/../../cluster/mlflow_server.sh"
+. "$(dirname "$0")/../../scripts/mlflow_server.sh"
 install_parts "$HOSTS/driver"
 
 unshare --net --mount --pid --fork --kill-child --mount-proc "$@" &

@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 from hosts import Host, until
 
-from cluster.server import JobServer
-from corrfractal.errors import CorrFractalError
+from cluster.jobs.job_server import JobServer
+from corrfractal.common.errors import CorrFractalError
 
 RAY_PORT, JOBS_PORT, CLIENT_PORT, AGENT_PORT = 6379, 8265, 10001, 52365
 METRICS_PORT = 8080  # of a host's agent
@@ -103,7 +103,7 @@ def clean_environment() -> dict[str, str]:
 
 def healthy(host: Host) -> bool:
     """What the probe of pods and containers says of a host, asked there."""
-    command = host.command(sys.executable, "-m", "cluster.probe")
+    command = host.command(sys.executable, "-m", "cluster.jobs.probe")
     return subprocess.run(command, env=host.settings(), check=False).returncode == 0
 
 

@@ -26,7 +26,7 @@ from mlflow.entities import Metric
 from mlflow_server import MlflowServer
 from ray_hosts import Cluster, Ledger, clean_environment, exported, healthy
 
-from cluster.sample import render_evaluation_set, render_training_videos
+from cluster.demo.render import render_evaluation_set, render_training_videos
 from corrfractal import CorrFractal
 
 CONFIG = """

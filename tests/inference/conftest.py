@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.masks import write_mask
+from inference.prompts.mask_images import write_mask
 
 FRAMES = 7
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from corrfractal.__main__ import main
-from inference.masks import read_mask, write_mask
+from inference.prompts.mask_images import read_mask, write_mask
 
 
 def corrfractal(*args: object) -> Result:

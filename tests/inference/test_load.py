@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.errors import CallError, IntegrityError, NotFoundError
-from corrfractal.scores import Scores
-from corrfractal.tracker import TrackerConfig
-from inference.lineage import describe_model
+from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
+from corrfractal.network.tracker import TrackerConfig
+from corrfractal.registry.scores import Scores
+from corrfractal.registry.weights import log_scores
 from inference.load import open_model, resolve_model
-from inference.registry import log_scores
+from inference.reports.model_facts import describe_model
 
 
 @pytest.fixture

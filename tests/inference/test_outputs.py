@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corrfractal.errors import CallError
+from corrfractal.common.errors import CallError
 from corrfractal.video import open_video
-from inference.masks import contours, cut_out, read_mask
 from inference.outputs import Outputs
+from inference.prompts.mask_images import contours, cut_out, read_mask
 from inference.propagate import propagate_video
 
 

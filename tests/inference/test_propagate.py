@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from corrfractal.errors import CallError, MaskError, NotFoundError, VideoError
-from corrfractal.tracker import FAST
+from corrfractal.common.errors import CallError, MaskError, NotFoundError, VideoError
+from corrfractal.network.tracker import FAST
 from corrfractal.video import open_video
 from inference.config import InferenceConfig
-from inference.masks import read_mask
-from inference.prompts import read_prompts
+from inference.prompts.mask_images import read_mask
+from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
 
 

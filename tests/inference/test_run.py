@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrfractal.errors import CallError, CorrFractalError, MaskError, NotFoundError
-from corrfractal.tracker import FAST
+from corrfractal.common.errors import CallError, CorrFractalError, MaskError, NotFoundError
+from corrfractal.network.tracker import FAST
+from inference.benchmarks.davis import Davis, score_masks
+from inference.benchmarks.jhmdb import Jhmdb
 from inference.config import InferenceConfig
-from inference.evaluation import Davis, score_masks
-from inference.jhmdb import Jhmdb
-from inference.masks import read_mask, write_mask
+from inference.prompts.mask_images import read_mask, write_mask
 from inference.run import evaluate, evaluate_davis
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from corrfractal.discovery import Entry
-from corrfractal.errors import CallError, CorrFractalError, NotFoundError
+from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
+from corrfractal.video.discovery import Entry
 from inference.outputs import Outputs
 from inference.run import propagate_videos
 from inference.videos import is_many, list_videos, names_of, prompts_of, unused_masks

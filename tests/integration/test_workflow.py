@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from cluster.sample import render_evaluation_set, render_training_videos
+from cluster.demo.render import render_evaluation_set, render_training_videos
 from corrfractal import CorrFractal
 from tests.tracking_server import TrackingServer
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrfractal.quantization import QuantizationConfig
+from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.video import write_video
 from pipeline.config import PipelineConfig
-from pipeline.manifest import commit, make_plan, prepare
-from pipeline.shards import make_shard
-from pipeline.sources import find_sources
+from pipeline.discover.sources import find_sources
+from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.store.shard_task import make_shard
 
 
 @pytest.fixture(scope="session")

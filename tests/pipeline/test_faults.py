@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corrfractal.errors import CorrFractalError
+from corrfractal.common.errors import CorrFractalError
 from corrfractal.video import write_video
 from pipeline.run import precompute
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrfractal.config import digest
-from corrfractal.manifest import load_manifest, sample_index
-from corrfractal.sample import SCHEMA, decode_clip, read_members
+from corrfractal.common.config import digest
+from corrfractal.shards.clip import SCHEMA, decode_clip, read_members
+from corrfractal.shards.manifest import load_manifest, sample_index
 
 PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)

@@ -19,22 +19,22 @@ from pathlib import Path
 import click
 import pytest
 
-import pipeline.manifest
-from corrfractal import storage
+import pipeline.store.commit
 from corrfractal.__main__ import main
-from corrfractal.errors import (
+from corrfractal.common import storage
+from corrfractal.common.errors import (
     BoundExceededError,
     CallError,
     CorrFractalError,
     IntegrityError,
     NotFoundError,
 )
-from corrfractal.manifest import load_manifest, sample_index
+from corrfractal.shards.manifest import load_manifest, sample_index
 from corrfractal.video import write_video
-from pipeline.manifest import make_plan, verify
+from pipeline.discover.sources import find_sources
+from pipeline.report.build_log import log_build
 from pipeline.run import MAX_DEATHS, precompute
-from pipeline.sources import find_sources
-from pipeline.tracking import log_build
+from pipeline.store.commit import make_plan, verify
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -159,7 +159,7 @@ def test_another_schema_or_library_makes_every_shard_anew(
     value = 99 if change == "SCHEMA" else lambda: {"decord": "99"}
     sources = find_sources([str(master)], skip=shards[0])
     before = make_plan(sources, config)
-    monkeypatch.setattr(pipeline.manifest, change, value)
+    monkeypatch.setattr(pipeline.store.commit, change, value)
     after = make_plan(sources, config)
     assert len(before.shards) == 3
     assert not {shard.digest for shard in before.shards} & {shard.digest for shard in after.shards}

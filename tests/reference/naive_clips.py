@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.clips import sampled_frames
+from pipeline.sample.clips import sampled_frames
 
 
 def clip_frames(times, config):

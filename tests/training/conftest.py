@@ -12,18 +12,19 @@ import pytest
 import torch
 
 from corrfractal import CorrFractalConfig
-from corrfractal.config import config_to_dict, flatten
-from corrfractal.manifest import load_manifest
+from corrfractal.common.config import config_to_dict, flatten
+from corrfractal.registry.versions import register
+from corrfractal.shards.manifest import load_manifest
 from corrfractal.video import write_video
+from inference import SERVING_FILE
 from pipeline.config import ClipConfig, PipelineConfig
-from pipeline.manifest import commit, make_plan, prepare
-from pipeline.shards import make_shard
-from pipeline.sources import find_sources
+from pipeline.discover.sources import find_sources
+from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.store.shard_task import make_shard
 from training.config import TrainingConfig, configuration
 from training.loop import Job, fit
-from training.machine import note_attempt
-from training.registry import register
-from training.tracking import start_run
+from training.state.machine import note_attempt
+from training.state.run_log import start_run
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +84,7 @@ def registered(
         run_id = start_run(store, out.name, flatten(config_to_dict(config)), tiny_shards, digest)
         fit(Job(shards=str(tiny_shards), shards_digest=digest, out=str(out), config=config, total=4,
                 tracking_uri=store, run_id=run_id), torch.device("cpu"))  # fmt: skip
-        register(out / "model.safetensors", run_id, store, digest)
+        register(out / "model.safetensors", run_id, store, digest, serving_file=SERVING_FILE)
         runs.append(out)
     return root / "mlflow.db", runs
 

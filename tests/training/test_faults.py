@@ -21,23 +21,23 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from corrfractal import CorrFractal
-from corrfractal.config import config_from_dict, config_to_dict
-from corrfractal.manifest import load_manifest
+from corrfractal.common.config import config_from_dict, config_to_dict
+from corrfractal.shards.manifest import load_manifest
 from tests.tracking_server import TrackingServer
 from training import loop
-from training.checkpoint import CheckpointWriter, latest_checkpoint
 from training.config import TrainingConfig
 from training.job import Job
 from training.loop import Outcome, fit
-from training.recorder import MetricsFile, read_lines
-from training.tracking import MetricLine, start_run
+from training.state.checkpoint import CheckpointWriter, latest_checkpoint
+from training.state.recorder import MetricsFile, read_lines
+from training.state.run_log import MetricLine, start_run
 
 FIT = """
 import json, sys, torch
-from corrfractal.config import config_from_dict
+from corrfractal.common.config import config_from_dict
 from training.job import Job
 from training.loop import fit
-from training.stop import listen
+from training.state.stop import listen
 torch.set_num_threads(1)
 listen()
 print(fit(config_from_dict(Job, json.loads(sys.argv[1])), torch.device("cpu")).value)
@@ -220,7 +220,7 @@ def calling(at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> Itera
 def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_part_of_it(
     tmp_path: Path,
 ) -> None:
-    from training.checkpoint import Checkpoint
+    from training.state.checkpoint import Checkpoint
 
     def checkpoint(step: int) -> Checkpoint:
         weights = {"weight": torch.full((100_000,), float(step))}

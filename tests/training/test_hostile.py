@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.config import config_to_dict
-from corrfractal.errors import IntegrityError
-from corrfractal.manifest import load_manifest
-from corrfractal.runtime import without_password
-from corrfractal.sample import read_members
-from training.cache import ShardFiles
-from training.checkpoint import read_checkpoint
+from corrfractal.common.config import config_to_dict
+from corrfractal.common.errors import IntegrityError
+from corrfractal.common.text import without_password
+from corrfractal.shards.clip import read_members
+from corrfractal.shards.manifest import load_manifest
+from training.data.cache import ShardFiles
+from training.state.checkpoint import read_checkpoint
 
 SMALL = CorrFractalConfig(width=4, embedding_channels=8)
 

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 
 from corrfractal import CorrFractal
 from corrfractal.__main__ import main
-from corrfractal.manifest import load_manifest, load_sidecar
-from corrfractal.runtime import file_sha256
-from training.lineage import Lineage
-from training.tracking import start_run
+from corrfractal.common.files import file_sha256
+from corrfractal.registry.lineage import Lineage
+from corrfractal.shards.manifest import load_manifest, load_sidecar
+from training.state.run_log import start_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 

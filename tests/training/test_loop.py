@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.sample import render_evaluation_set
+from cluster.demo.render import render_evaluation_set
 from corrfractal import CorrFractal
-from corrfractal.config import config_to_dict
-from corrfractal.errors import CorrFractalError, DivergedError
-from corrfractal.manifest import load_manifest
+from corrfractal.common.config import config_to_dict
+from corrfractal.common.errors import CorrFractalError, DivergedError
+from corrfractal.shards.manifest import load_manifest
 from training.config import TrainingConfig
 from training.job import Job
 from training.loop import fit
 from training.run import check_finished
-from training.tracking import start_run
+from training.state.run_log import start_run
 
 FIT = """
 import json, sys, torch
-from corrfractal.config import config_from_dict
+from corrfractal.common.config import config_from_dict
 from training.job import Job
 from training.loop import fit
 torch.set_num_threads(1)

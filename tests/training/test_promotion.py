@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from corrfractal.__main__ import main
-from corrfractal.errors import CallError, GateError
-from corrfractal.scores import Scores
-from inference.registry import log_scores
-from training.promotion import history, promote, rollback
-from training.registry import CHAMPION, NAME, WEIGHTS_TAG, show
+from corrfractal.common.errors import CallError, GateError
+from corrfractal.registry.promotion import history, promote, rollback
+from corrfractal.registry.scores import Scores
+from corrfractal.registry.versions import CHAMPION, NAME, WEIGHTS_TAG, show
+from corrfractal.registry.weights import log_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 

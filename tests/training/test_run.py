@@ -15,13 +15,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from corrfractal.config import config_to_dict
-from corrfractal.errors import CallError, ConfigError, CorrFractalError
-from corrfractal.store import sqlite_uri
+from corrfractal.common.config import config_to_dict
+from corrfractal.common.errors import CallError, ConfigError, CorrFractalError
+from corrfractal.registry.store import sqlite_uri
+from corrfractal.registry.versions import show
 from training.config import TrainingConfig
-from training.registry import show
 from training.run import _asked_to_stop, _run_in_thread, checked_job, train
-from training.stop import stop_file
+from training.state.stop import stop_file
 
 
 def test_fields_that_do_not_touch_the_weights_may_change_on_resume_and_others_not(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from corrfractal import CorrFractal
-from training.batches import Batch, Batches
 from training.config import TrainingConfig, configuration, with_settings
+from training.data.batches import Batch, Batches
 from training.loop import build
 from training.step import StepResult, learning_rate, train_step
 
@@ -52,7 +52,7 @@ def test_the_papers_presets_have_the_papers_values() -> None:
 
 
 def test_settings_reach_into_the_network_and_wrong_ones_are_named() -> None:
-    from corrfractal.errors import ConfigError
+    from corrfractal.common.errors import ConfigError
 
     config = with_settings(
         TrainingConfig(), ("network.correspondence.steps=3", "precision=bf16"), steps=7

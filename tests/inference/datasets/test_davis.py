@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from corrfractal.errors import MaskError, NotFoundError, VideoError
-from inference.datasets.davis import find_year, open_sequence, sequence_names, set_digest
-from inference.masks import read_mask, write_mask
+from corrfractal.common.errors import MaskError, NotFoundError, VideoError
+from inference.datasets.davis_files import find_year, open_sequence, sequence_names, set_digest
+from inference.prompts.mask_images import read_mask, write_mask
 
 
 def test_sequences_are_listed_in_the_order_of_the_split(davis: Path) -> None:

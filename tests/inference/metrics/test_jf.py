@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_jf import naive_boundary, naive_f, naive_j, naive_statistics
 
-from inference.evaluation import score_masks
+from inference.benchmarks.davis import score_masks
 from inference.metrics import bits
 from inference.metrics.jf import (
     boundary_radius,

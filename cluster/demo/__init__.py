@@ -1,0 +1,1 @@
+"""The demo: rendered sample videos with exact masks, and the report of a workflow."""

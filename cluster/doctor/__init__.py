@@ -1,0 +1,1 @@
+"""`corrfractal doctor`: measurements of this machine, and what to do about each fault."""

@@ -1,0 +1,328 @@
+"""Files by their location: a local path, or any URI that fsspec knows (``s3://``, ``gs://``,
+``memory://``, ...).
+
+The same promise on both: a location appears when its contents are whole, never before. Locally that
+is fsync and rename, an object store gives it with every upload. Every failure is an ``OSError``
+that names the location, but for a URI with a password in it, which is refused (``CallError``):
+locations end in manifests, reports and logs.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import posixpath
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import CallError
+from .files import file_sha256, publish, write_bytes
+from .text import without_password
+
+Location = str | Path
+
+EXTRAS = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+
+
+def is_uri(location: Location) -> bool:
+    """Whether a location is a URI and not a local path."""
+    return isinstance(location, str) and "://" in location
+
+
+def refuse_password(location: Location) -> None:
+    """Raise a ``CallError`` where a URI carries a password."""
+    shown = without_password(str(location))
+    if is_uri(location) and shown != location:
+        raise CallError(
+            f"{shown}: leave the password out, it would end in manifests and reports. Drivers take "
+            "it from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "FSSPEC_HTTPS and the like (docs/security.md)"
+        )
+
+
+def join(folder: Location, name: str) -> str:
+    """The location of ``name`` in a folder."""
+    return f"{str(folder).rstrip('/')}/{name}" if is_uri(folder) else str(Path(folder) / name)
+
+
+def parent(location: Location) -> str:
+    """The folder of a location."""
+    return posixpath.dirname(str(location)) if is_uri(location) else str(Path(location).parent)
+
+
+def resolve(location: Location) -> str:
+    """A location that does not depend on the working directory."""
+    return str(location).rstrip("/") if is_uri(location) else str(Path(location).resolve())
+
+
+def identity(folder: Location) -> str:
+    """The same for all names of an existing folder, whatever links lead to it, and of no other."""
+    if is_uri(folder):
+        return resolve(folder)
+    facts = Path(folder).stat()
+    return f"{facts.st_dev}:{facts.st_ino}"
+
+
+def kind(location: Location) -> str | None:
+    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what cannot be
+    reached; see ``fault``."""
+    if is_uri(location):
+        with _remote(location) as (fs, path):
+            return "file" if fs.isfile(path) else "folder" if fs.isdir(path) else None
+    try:
+        mode = Path(location).stat().st_mode
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def fault(location: Location) -> str:
+    """Why a location is neither a file nor a folder; ``kind`` is None or ``"other"``."""
+    if is_uri(location):
+        return "no such file or bucket"
+    try:
+        mode = Path(location).stat().st_mode
+    except ValueError:
+        return "no such file or folder"
+    except OSError as exc:
+        missing = exc.errno in (errno.ENOENT, errno.ENOTDIR)
+        if missing and Path(location).is_symlink():
+            return f"a link to {Path(location).readlink()}, which does not exist"
+        return "no such file or folder" if missing else f"it cannot be reached: {exc.strerror}"
+    if stat.S_ISFIFO(mode):
+        return "a named pipe, not a file"
+    return "a socket, not a file" if stat.S_ISSOCK(mode) else "a device, not a file"
+
+
+def entries(folder: Location) -> list[tuple[str, str | None]]:
+    """Name and ``kind`` of everything in a folder, sorted by name. A store may have a file and a
+    folder of one name."""
+    if not is_uri(folder):
+        with os.scandir(folder) as found:
+            return sorted((entry.name, _entry_kind(entry)) for entry in found)
+    with _remote(folder) as (fs, path):
+        listed = [(entry["name"], entry["type"]) for entry in fs.ls(path, detail=True)]
+    own = path.rstrip("/")
+    kinds = {"file": "file", "directory": "folder"}
+    # The folder's own marker
+    children = [(name.rstrip("/"), what) for name, what in listed if name.rstrip("/") != own]
+    return sorted(
+        ((posixpath.basename(name), kinds.get(what)) for name, what in children),
+        key=lambda entry: entry[0],
+    )
+
+
+def _entry_kind(entry: os.DirEntry[str]) -> str | None:
+    """``kind`` without another call of the system for ordinary files and folders."""
+    if entry.is_symlink():
+        return kind(entry.path)
+    if entry.is_dir():
+        return "folder"
+    return "file" if entry.is_file() else "other"
+
+
+def listing(folder: Location) -> tuple[list[str], list[str]]:
+    """Names of the files and names of the folders in a folder, each sorted."""
+    found = entries(folder)
+    return [name for name, what in found if what == "file"], [
+        name for name, what in found if what == "folder"
+    ]
+
+
+def matches(pattern: str) -> list[str]:
+    """Locations that a glob pattern fits, sorted; ``**`` reaches into sub-folders, each entered
+    once."""
+    if not is_uri(pattern):
+        return sorted(set(_local_matches(pattern)))
+    with _remote(pattern) as (fs, path):
+        return sorted(fs.unstrip_protocol(found) for found in fs.glob(path))
+
+
+def _local_matches(pattern: str) -> Iterator[str]:
+    """As ``glob.glob``, which follows links that lead back up until the system refuses: with two of
+    them, for ever."""
+    head, found, tail = pattern.partition("**/")
+    if not found or (head and not head.endswith("/")):
+        yield from glob.glob(pattern, recursive=True)  # noqa: PTH207 (a pattern may be absolute)
+        return
+    for start in glob.glob(head) if head else [""]:  # noqa: PTH207
+        for folder in _folders_below(start):
+            yield from _local_matches(glob.escape(folder) + tail)
+
+
+def _folders_below(start: str) -> Iterator[str]:
+    """A folder and all below it, each real one once, with a slash at the end; ``""`` is the working
+    folder."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            real = identity(folder)
+            if real in seen:
+                continue
+            seen.add(real)
+            yield folder
+            below = [
+                name
+                for name, what in entries(folder or ".")
+                if what == "folder" and not name.startswith(".")
+            ]
+        except OSError:
+            continue  # as a shell's glob
+        waiting.extend(f"{folder}{name}/" for name in reversed(below))
+
+
+def make_folder(folder: Location) -> None:
+    """Make a folder; an object store has none, but must have the bucket."""
+    if is_uri(folder):
+        with _remote(folder) as (fs, path):
+            bucket = path.partition("/")[0]
+            if bucket:
+                fs.info(bucket)  # raises before the work, not after; exists() would hide why
+    else:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def read(location: Location) -> bytes:
+    """Contents of a file."""
+    if not is_uri(location):
+        return Path(location).read_bytes()
+    with _remote(location) as (fs, path):
+        return bytes(fs.cat_file(path))
+
+
+def read_part(location: Location, offset: int, length: int) -> bytes:
+    """``length`` bytes of a file from ``offset`` on."""
+    if not is_uri(location):
+        with Path(location).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    with _remote(location) as (fs, path):
+        return bytes(fs.cat_file(path, start=offset, end=offset + length))
+
+
+def write(location: Location, contents: bytes) -> None:
+    """Write a small file in one step."""
+    if not is_uri(location):
+        write_bytes(Path(location), contents)
+        return
+    with _remote(location) as (fs, path):
+        fs.pipe_file(path, contents)
+
+
+def put(temporary: Path, location: Location) -> None:
+    """Give a finished local file, made in ``scratch``, its location; the temporary is gone
+    afterwards."""
+    if not is_uri(location):
+        publish(temporary, Path(location))
+        return
+    with _remote(location) as (fs, path):
+        fs.put_file(str(temporary), path)
+    temporary.unlink()
+
+
+def fetch(location: Location, target: Path) -> None:
+    """Copy a file to a local path, over what is there."""
+    with _remote(location) as (fs, path):
+        fs.get_file(path, str(target))
+
+
+def scratch(folder: Location) -> Path:
+    """The local folder in which a file for ``folder`` is made: itself, or the system's for
+    temporary files."""
+    return Path(tempfile.gettempdir() if is_uri(folder) else folder)
+
+
+def remove(location: Location) -> None:
+    """Remove a file if it is there."""
+    if not is_uri(location):
+        Path(location).unlink(missing_ok=True)
+        return
+    with _remote(location) as (fs, path):
+        if fs.exists(path):
+            fs.rm_file(path)
+
+
+def sha256(location: Location) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    if not is_uri(location):
+        return file_sha256(Path(location))
+    with (
+        _remote(location) as (fs, path),
+        fs.open(path, "rb", cache_type="readahead", block_size=8 << 20) as file,
+    ):
+        digest = hashlib.sha256()
+        while block := file.read(8 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+@contextmanager
+def local_copy(location: Location) -> Iterator[Path]:
+    """The file or folder of files as a local path, for as long as the block lasts."""
+    if not is_uri(location):
+        yield Path(location)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="corrfractal-"))
+    target = folder / posixpath.basename(str(location).rstrip("/"))
+    try:
+        with _remote(location) as (fs, path):
+            if not fs.isfile(path):
+                target.mkdir()
+                names = listing(location)[0]
+                fs.get(
+                    [posixpath.join(path, name) for name in names],
+                    [str(target / name) for name in names],
+                )
+            else:
+                fs.get_file(path, str(target))
+        yield target
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _remote(location: Location) -> Iterator[tuple[Any, str]]:
+    """(fsspec file system, path in it); whatever a driver raises becomes an ``OSError``."""
+    import fsspec
+
+    refuse_password(location)
+    scheme = str(location).partition("://")[0]
+    try:
+        fs, path = _file_system(fsspec, str(location))
+        yield fs, path
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(errno.ENOENT, "no such file or bucket", str(location)) from exc
+    except ImportError as exc:
+        driver = EXTRAS.get(scheme, f"the fsspec driver of {scheme}")
+        raise OSError(f"{location} needs {driver}: pip install {EXTRAS.get(scheme, 'it')}") from exc
+    except Exception as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise OSError(f"cannot reach {location}: {reason}") from exc
+
+
+def _file_system(fsspec: Any, location: str) -> tuple[Any, str]:
+    """fsspec takes ``::`` for the mark of a URI within a URI, but a key may hold it."""
+    scheme, _, rest = location.partition("://")
+    if "::" in location and "://" not in rest and "::" not in scheme:
+        kind_of_store = fsspec.get_filesystem_class(scheme)
+        return kind_of_store(use_listings_cache=False), kind_of_store._strip_protocol(location)
+    fs, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
+    return fs, str(path)

@@ -1,0 +1,1 @@
+"""Pseudo-labels (section III-A): Walsh-Hadamard responses, ab channels, boosted k-means."""

@@ -1,0 +1,189 @@
+"""Restricted attention, the one hot loop: every affinity of the paper (A^a, A^c, A^R) is this
+function.
+
+Each target pixel looks at the (2r+1) x (2r+1) window around its own place in every reference map;
+one softmax runs over all windows together. Keys outside the image do not exist: they are masked,
+neither padded with zeros nor clamped inward.
+
+The usual way unfolds keys and values, (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427
+and 11 x 11. Here the map is worked through in bands that stay within a fixed number of bytes,
+forward and again backward (nothing but the inputs is kept), by one of two kernels:
+
+    tiles    r >= 2: 8 x 8 queries against the (8+2r)^2 keys that they share, as batched matrix products;
+    offsets  r <= 1: one shifted product per window position, since a tile would mostly compute what it masks.
+
+Both are plain tensor operations, the same on CPU and CUDA. Rejected after trial: flex_attention (no
+backward on CPU), NATTEN (clamps windows at the border), torch.compile (14 s per new shape, and the
+shapes are random).
+
+Shape suffixes: B batch, N references, C embedding channels, V value channels, H W map, K = 8 + 2r side of a tile's
+keys.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from corrfractal.common.config import Config
+from corrfractal.labels.color import PATCH_CHANNELS
+
+from .kernels import choose_kernel
+
+
+def restricted_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    radius: int,
+    scale: float | None = None,
+    mask_border: bool = True,
+) -> Tensor:
+    """Carry ``value`` from the references to the target by similarity within a window.
+
+    out[b, :, y, x] = sum over n, |dy| <= radius, |dx| <= radius of
+                      softmax(scale * <query[b, :, y, x], key[b, n, :, y+dy, x+dx]>) * value[b, n, :, y+dy, x+dx]
+
+    Args:
+        query: (B, C, H, W) target embedding.
+        key: (B, N, C, H, W) embeddings of N references.
+        value: (B, N, V, H, W) what is carried over.
+        radius: window radius, 0 or more; 5 is the paper's 11 x 11.
+        scale: factor on the inner product; 1 / sqrt(C) by default.
+        mask_border: leave out keys outside the image. False counts them as zeros, as unfolding with
+            padding does: their share of the softmax is lost.
+
+    Returns:
+        (B, V, H, W), dtype of ``value``. Differentiable once in all three. With one reference and
+        radius 0 the softmax of a single entry is 1: the value itself.
+
+    Raises:
+        ValueError: shapes do not fit together, or ``radius`` is negative.
+    """
+    B, C, H, W = query.shape
+    if key.ndim != 5 or value.ndim != 5 or key.shape[0] != B or key.shape[2:] != (C, H, W):
+        raise ValueError(f"key {tuple(key.shape)} does not fit query {tuple(query.shape)}")
+    if value.shape[:2] != key.shape[:2] or value.shape[3:] != (H, W):
+        raise ValueError(f"value {tuple(value.shape)} does not fit key {tuple(key.shape)}")
+    if radius < 0:
+        raise ValueError(f"radius must be 0 or more, got {radius}")
+    if radius == 0 and key.shape[1] == 1:
+        return value[:, 0]
+    # A window holds no more than the image
+    reach = min(radius, max(H, W) - 1) if mask_border else radius
+    scale = 1 / math.sqrt(C) if scale is None else scale
+    out: Tensor = _RestrictedAttention.apply(query, key, value, reach, scale, mask_border)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Config):
+    """How alike two embeddings are, before the softmax."""
+
+    kind: str = "scaled"
+    """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k|) / temperature.
+    """
+    temperature: float = 0.07
+    """Of ``cosine``."""
+    test_temperature: float | None = None
+    """Of ``cosine`` at test time, where a sharper one carries labels better; None: that of
+    training."""
+    colour_temperature: float | None = None
+    """At test time, add the cosine of Lab patches over this to that of the embeddings (``cosine``
+    only): the input bottleneck keeps colour from the embedding in training, where labels are made
+    of it. None: the embedding alone."""
+    mask_border: bool = True
+    """Leave out keys outside the image; see ``restricted_attention``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in ("scaled", "inner", "cosine"):
+            raise ValueError(f"kind must be scaled, inner or cosine, got {self.kind!r}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        for temperature in (self.test_temperature, self.colour_temperature):
+            if temperature is not None and (self.kind != "cosine" or temperature <= 0):
+                raise ValueError(
+                    "test_temperature and colour_temperature must be positive, and want kind cosine"
+                )
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
+        """``restricted_attention`` with this similarity; with colour, the last channels are the
+        patches."""
+        scale = {"scaled": None, "inner": 1.0, "cosine": 1.0}[self.kind]
+        if self.kind == "cosine":
+            query, key = self._scaled(query, dim=1), self._scaled(key, dim=2)
+        return restricted_attention(query, key, value, radius, scale, self.mask_border)
+
+    @property
+    def in_training(self) -> Similarity:
+        """The same as training sees it: by the embedding alone, without what is for test time."""
+        return replace(self, test_temperature=None, colour_temperature=None)
+
+    def _scaled(self, x: Tensor, dim: int) -> Tensor:
+        """Unit vectors over the square root of their temperature, so that inner products are
+        cosines over it."""
+        sharpness = self.test_temperature or self.temperature
+        if self.colour_temperature is None:
+            return F.normalize(x, dim=dim) / math.sqrt(sharpness)
+        f, colour = x.split((x.shape[dim] - PATCH_CHANNELS, PATCH_CHANNELS), dim=dim)
+        parts = ((f, sharpness), (colour, self.colour_temperature))
+        return torch.cat(
+            [F.normalize(part, dim=dim) / math.sqrt(temperature) for part, temperature in parts],
+            dim=dim,
+        )
+
+
+class _RestrictedAttention(torch.autograd.Function):
+    """Keeps only its inputs; the backward pass computes each band's affinities again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        radius: int,
+        scale: float,
+        mask_border: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.radius, ctx.scale, ctx.mask_border = radius, scale, mask_border
+        with torch.autocast(query.device.type, enabled=False):
+            query, key, value = _common_dtype(query, key, value)
+            out = value.new_empty(value.shape[0], *value.shape[2:])
+            kernel = choose_kernel(key, value, radius, mask_border)
+            for part, band in kernel.bands(query.shape[0], query.shape[2]):
+                out[part, :, band] = kernel.forward(
+                    query[part], key[part], value[part], band, scale
+                )
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        dtypes = [saved.dtype for saved in ctx.saved_tensors]
+        with torch.autocast(grad_out.device.type, enabled=False):
+            query, key, value = _common_dtype(*ctx.saved_tensors)
+            grads = (torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value))
+            kernel = choose_kernel(key, value, ctx.radius, ctx.mask_border)
+            grad_out = grad_out.to(value.dtype)
+            for part, band in kernel.bands(query.shape[0], query.shape[2]):
+                here = (query[part], key[part], value[part], grad_out[part])
+                kernel.backward(*here, band, ctx.scale, tuple(grad[part] for grad in grads))
+        dq, dk, dv = (grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True))
+        return dq, dk, dv, None, None, None
+
+
+def _common_dtype(*tensors: Tensor) -> list[Tensor]:
+    """Under autocast the embedding is bfloat16 and labels are float32: compute in the wider of
+    them."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return [tensor.to(dtype) for tensor in tensors]

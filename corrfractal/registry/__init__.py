@@ -1,0 +1,1 @@
+"""The MLflow store: runs, model versions, scores, the gate, promotion, lineage, export."""

@@ -1,0 +1,162 @@
+"""DAVIS as it is published, 480p: JPEGImages/480p, Annotations/480p and the lists of ImageSets.
+
+2017 (several objects, ids 1, 2, ... in palette PNG) is listed in ImageSets/2017/<split>.txt. 2016
+(one object, 0 and 255) is listed in ImageSets/2016/<split>.txt, names, or
+ImageSets/480p/<split>.txt, pairs of picture and annotation.
+
+Sources: Pont-Tuset et al., "The 2017 DAVIS challenge on video object segmentation"; Perazzi et al.,
+"A benchmark dataset and evaluation methodology for video object segmentation" (CVPR 2016);
+https://davischallenge.org.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from corrfractal.common.errors import MaskError, NotFoundError
+from corrfractal.common.files import file_sha256
+from inference.metrics.jf import VOID
+from inference.prompts.mask_images import read_mask
+
+from .folders import files_in, fingerprint, read_lines, read_picture, require_folders
+
+U8 = npt.NDArray[np.uint8]
+
+RESOLUTION = "480p"
+OFFICIAL_SEQUENCES = {
+    "davis2017-val": 30,
+    "davis2017-train": 60,
+    "davis2016-val": 20,
+    "davis2016-train": 30,
+}
+YEARS = ("2017", "2016")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequence:
+    """One annotated sequence: file names only, pictures are read when asked for.
+
+    Attributes:
+        name: such as ``bmx-trees``.
+        frames: JPEG files, in order.
+        annotations: PNG files, one for each frame.
+        year: ``2016`` knows one object only, whatever its value in the files.
+    """
+
+    name: str
+    frames: tuple[Path, ...]
+    annotations: tuple[Path, ...]
+    year: str = "2017"
+
+    def frame(self, t: int) -> U8:
+        """Frame t, uint8 (H, W, 3) RGB.
+
+        Raises:
+            VideoError: the file is not a readable image.
+        """
+        return read_picture(self.frames[t], t)
+
+    def annotation(self, t: int, size: tuple[int, ...] | None = None) -> U8:
+        """Object ids of frame t, uint8 (H, W); void is background (2017).
+
+        Raises:
+            MaskError: the file is not a readable mask, or not of the ``size`` (H, W) given.
+        """
+        return self.ids(read_mask(self.annotations[t], size))
+
+    def ids(self, mask: U8) -> U8:
+        """A mask as stored, uint8 (H, W), as object ids of this year."""
+        if self.year == "2016":
+            return (mask > 0).astype(np.uint8)
+        return np.where(mask == VOID, np.uint8(0), mask)
+
+    def objects(self) -> tuple[int, ...]:
+        """The objects to follow: 1 up to the highest id of the first annotation, as the official
+        evaluation counts.
+
+        Raises:
+            MaskError: the first annotation holds none.
+        """
+        highest = int(self.annotation(0).max())
+        if highest == 0:
+            raise MaskError(f"the first annotation {self.annotations[0]} holds no object")
+        return tuple(range(1, highest + 1))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over year, names and contents of all files: changes when the data set is replaced
+        or corrected."""
+        return self.year + fingerprint((*self.frames, *self.annotations))
+
+
+def find_year(root: Path, split: str = "val") -> str:
+    """2017 where its list is there, or nothing is; else 2016."""
+    there = [year for year in YEARS if any(path.is_file() for path in _lists(root, year, split))]
+    return there[0] if there else YEARS[0]
+
+
+def sequence_names(root: Path, split: str = "val", year: str | None = None) -> tuple[str, ...]:
+    """Names of the sequences of a split, in the order of its list.
+
+    Raises:
+        NotFoundError: ``root`` is not the data set; names the folder or file that was expected.
+    """
+    year = year or find_year(root, split)
+    what = f"DAVIS-{year}"
+    require_folders(what, root, root / "JPEGImages" / RESOLUTION, root / "Annotations" / RESOLUTION)
+    lists = _lists(root, year, split)
+    lines = read_lines(
+        f"{what} {split}", next((path for path in lists if path.is_file()), lists[0])
+    )
+    # A line is a name, or a pair such as "/JPEGImages/480p/blackswan/00000.jpg
+    # /Annotations/480p/blackswan/00000.png".
+    names = (PurePosixPath(line.split()[0]) for line in lines)
+    return tuple(
+        dict.fromkeys(name.parent.name if name.suffix == ".jpg" else str(name) for name in names)
+    )
+
+
+def open_sequence(root: Path, name: str, year: str | None = None) -> Sequence:
+    """Look up the files of a sequence and check that they are complete.
+
+    Raises:
+        NotFoundError: a folder is missing or empty, or a frame has no annotation; names it.
+    """
+    frames = files_in(root / "JPEGImages" / RESOLUTION / name, ".jpg")
+    folder = root / "Annotations" / RESOLUTION / name
+    files_in(folder, ".png")
+    annotations = tuple(folder / f"{frame.stem}.png" for frame in frames)
+    missing = [path for path in annotations if not path.is_file()]
+    if missing:
+        raise NotFoundError(
+            f"sequence {name}: {len(missing)} annotations are missing, the first is {missing[0]}"
+        )
+    if len(frames) < 3:
+        raise NotFoundError(
+            f"sequence {name} has {len(frames)} frames in {frames[0].parent}: at least 3 are needed"
+        )
+    return Sequence(name=name, frames=frames, annotations=annotations, year=year or find_year(root))
+
+
+def set_digest(root: Path, split: str = "val", year: str | None = None) -> str:
+    """SHA-256 over the contents of all frames and annotations of a split: the identity of the
+    evaluation set.
+
+    Raises:
+        NotFoundError: the data set is not there, or incomplete.
+    """
+    lines = []
+    for name in sorted(sequence_names(root, split, year)):
+        sequence = open_sequence(root, name, year)
+        for path in (*sequence.frames, *sequence.annotations):
+            lines.append(f"{name}/{path.name} {file_sha256(path)}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _lists(root: Path, year: str, split: str) -> list[Path]:
+    folders = {"2017": ["2017"], "2016": ["2016", RESOLUTION]}[year]
+    return [root / "ImageSets" / folder / f"{split}.txt" for folder in folders]

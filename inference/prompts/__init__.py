@@ -1,0 +1,1 @@
+"""What the user marks: masks, boxes, key points."""

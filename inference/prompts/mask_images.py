@@ -1,0 +1,92 @@
+"""Object masks as palette PNG with the colours of PASCAL VOC and DAVIS, and drawn over their
+frames.
+
+``corrfractal.video.masks`` reads them.
+
+A mask is uint8 (H, W): 0 is background, every other value is an object id. Colours are for people
+only.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from corrfractal.common.files import write_bytes
+from corrfractal.shards.clip import LABEL_COLORS
+from corrfractal.video.masks import MAX_OBJECTS, palette, read_first_mask, read_mask
+
+__all__ = [
+    "MAX_OBJECTS",
+    "blend",
+    "bright_palette",
+    "contours",
+    "cut_out",
+    "encode_mask",
+    "palette",
+    "read_first_mask",
+    "read_mask",
+    "write_mask",
+]
+
+U8 = npt.NDArray[np.uint8]
+
+
+def encode_mask(mask: U8) -> bytes:
+    """Object ids, uint8 (H, W), as the bytes of a palette PNG."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette().tobytes())
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def write_mask(path: Path, mask: U8) -> None:
+    """Write object ids, uint8 (H, W), as a palette PNG in one atomic step."""
+    write_bytes(path, encode_mask(mask))
+
+
+@cache
+def bright_palette() -> U8:
+    """256 colours for overlays and curves, uint8 (256, 3) RGB: hues as in ``palette``, brighter,
+    repeated after 15."""
+    return np.concatenate([LABEL_COLORS[:1], np.tile(LABEL_COLORS[1:], (17, 1))])
+
+
+def contours(image: U8, mask: U8) -> U8:
+    """Draw the outlines of the objects onto their frame. uint8 (H, W, 3) RGB; lines grow with the
+    frame."""
+    lines = image.copy()
+    thickness = max(2, round(min(mask.shape) / 240))
+    for object_id in np.unique(mask[mask > 0]):
+        found, _ = cv2.findContours(
+            (mask == object_id).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+        )
+        color = tuple(int(c) for c in bright_palette()[object_id])
+        cv2.drawContours(lines, found, -1, color, thickness, cv2.LINE_AA)
+    return lines
+
+
+def cut_out(image: U8, mask: U8) -> U8:
+    """The objects alone: uint8 (H, W, 4) RGBA, clear and black where the mask is background."""
+    return np.where(
+        (mask > 0)[..., None],
+        np.dstack([image, np.full(mask.shape, 255, dtype=np.uint8)]),
+        np.uint8(0),
+    )
+
+
+def blend(image: U8, mask: U8, opacity: float = 0.5) -> U8:
+    """Lay a mask over its frame: objects tinted, their inner rim in full colour. uint8 (H, W, 3)
+    RGB."""
+    colors = bright_palette()[mask]
+    tinted = cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
+    rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), dtype=np.uint8)) > 0
+    tinted[rim] = colors[rim]
+    return np.where((mask > 0)[..., None], tinted, image)

@@ -1,0 +1,1 @@
+"""Step 1: sources -> segments -> plan of shards."""

@@ -1,0 +1,1 @@
+"""Step 3: clips -> pseudo-labels, and their health."""

@@ -1,0 +1,1 @@
+"""Step 2: a video -> clips of sampled frames, none across a shot cut."""

@@ -1,0 +1,1 @@
+"""Step 4: clips and labels -> shards, and the manifest over all of them."""

@@ -1,0 +1,140 @@
+"""Propagation forward and backward, stopped and resumed, with corrections, probabilities and key
+points."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from corrfractal import CorrFractal, CorrFractalConfig
+from corrfractal.common.errors import CallError
+from corrfractal.network.tracker import TrackerConfig
+from inference.config import InferenceConfig
+from inference.outputs import Outputs
+from inference.prompts.keypoints import Points
+from inference.prompts.mask_images import read_mask
+from inference.prompts.shapes import read_prompts
+from inference.propagate import propagate_video
+
+SMALL = InferenceConfig(tracker=TrackerConfig(densities=(6.0, 3.0)))
+FRAMES = 9
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    CorrFractal(CorrFractalConfig(width=4, embedding_channels=8)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def video(moving_frames: np.ndarray, tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "video", moving_frames[:FRAMES])
+
+
+def folder_of(path: Path, frames: np.ndarray) -> Path:
+    path.mkdir()
+    for t, frame in enumerate(frames):
+        cv2.imwrite(str(path / f"{t:05d}.png"), frame[:80, :96, ::-1])
+    return path
+
+
+def masks(folder: Path) -> list[np.ndarray]:
+    return [read_mask(path) for path in sorted(folder.glob("*.png"))]
+
+
+def test_from_a_mask_in_the_middle_it_goes_both_ways(
+    video: Path, moving_frames: np.ndarray, model: str, tmp_path: Path
+) -> None:
+    given = read_prompts(boxes=["4:1,20,20,50,50"])
+    result = propagate_video(video, given, tmp_path / "both", model, SMALL)
+    assert result.frames == FRAMES
+    reversed_video = folder_of(tmp_path / "reversed", moving_frames[:5][::-1])
+    propagate_video(
+        reversed_video, read_prompts(boxes=["1,20,20,50,50"]), tmp_path / "back", model, SMALL
+    )
+    for a, b in zip(masks(tmp_path / "both")[:5], masks(tmp_path / "back")[::-1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_rerun_keeps_finished_masks_and_ends_at_the_same_ones(
+    video: Path, model: str, tmp_path: Path
+) -> None:
+    out, given = tmp_path / "out", read_prompts(boxes=["2:1,20,20,50,50", "5:2,60,10,80,30"])
+    propagate_video(video, given, out, model, SMALL)
+    whole = masks(out)
+    times = {}
+    for index in (0, 7, 8):
+        (out / f"{index:05d}.png").unlink()
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    result = propagate_video(video, given, out, model, SMALL)
+    assert (result.frames, result.kept) == (FRAMES, FRAMES - 3)
+    for a, b in zip(whole, masks(out), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert all((out / name).stat().st_mtime_ns == time for name, time in times.items())
+    assert propagate_video(video, given, out, model, SMALL).kept == FRAMES
+    other = propagate_video(video, read_prompts(boxes=["2:1,20,20,40,50"]), out, model, SMALL)
+    assert other.kept == 0
+
+
+def test_later_masks_add_objects_and_correct(video: Path, model: str, tmp_path: Path) -> None:
+    given = read_prompts(boxes=["1,20,20,50,50", "3:2,60,10,80,30", "3:1,5,5,9,9"])
+    propagate_video(video, given, tmp_path / "out", model, SMALL)
+    found = masks(tmp_path / "out")
+    assert all((mask < 2).all() for mask in found[:3])
+    np.testing.assert_array_equal(found[3], given.mask(3, (80, 96)))
+
+
+def test_probabilities_are_8_bit_pictures_that_agree_with_the_masks(
+    video: Path, model: str, tmp_path: Path
+) -> None:
+    given, out = read_prompts(boxes=["1,20,20,50,50", "9,60,10,80,30"]), tmp_path / "out"
+    propagate_video(video, given, out, model, SMALL, outputs=Outputs(probabilities=True))
+    found = masks(out)[-1]
+    soft = {
+        i: cv2.imread(str(out / "probabilities" / str(i) / "00008.png"), cv2.IMREAD_UNCHANGED)
+        for i in (1, 9)
+    }
+    assert all(p.dtype == np.uint8 and p.shape == (80, 96) for p in soft.values())
+    assert (soft[1][found == 1] >= soft[9][found == 1]).all()
+    with pytest.raises(CallError, match="no probabilities"):
+        propagate_video(
+            video,
+            given,
+            tmp_path / "no",
+            "baseline:copy",
+            SMALL,
+            outputs=Outputs(probabilities=True),
+        )
+
+
+@pytest.mark.parametrize("frame", [0, 3])
+def test_key_points_are_followed_both_ways(
+    video: Path, model: str, tmp_path: Path, frame: int
+) -> None:
+    points = Points(frame=frame, names=("head", "hand"), xy=((30.0, 40.0), (70.0, 20.0)))
+    outputs = Outputs(overlay=tmp_path / "points.mp4")
+    result = propagate_video(video, points, tmp_path / "out", model, SMALL, outputs=outputs)
+    assert result.objects == ("head", "hand")
+    assert result.frames == FRAMES
+    rows = list(csv.DictReader((tmp_path / "out" / "points.csv").read_text().splitlines()))
+    assert [int(row["frame"]) for row in rows] == [t for t in range(FRAMES) for _ in points.names]
+    given = next(row for row in rows if row["frame"] == str(frame) and row["id"] == "hand")
+    assert (float(given["x"]), float(given["y"])) == (70.0, 20.0)
+    assert (tmp_path / "points.mp4").stat().st_size > 0
+
+
+def test_a_frame_that_the_video_does_not_have_is_refused(
+    video: Path, model: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CallError, match=r"frame 9 is given, but .* has the frames 0\.\.8"):
+        propagate_video(
+            video, read_prompts(boxes=["9:1,20,20,50,50"]), tmp_path / "out", model, SMALL
+        )
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,155 @@
+"""What sample stands where depends on seed and position alone, never on workers or history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from corrfractal.common.errors import IntegrityError
+from corrfractal.shards.clip import decode_clip, read_members
+from corrfractal.shards.manifest import load_manifest, sample_index
+from training.config import TrainingConfig
+from training.data.batches import Batch, Batches
+
+
+def batches(shards: Path, config: TrainingConfig, rank: int = 0, world: int = 1) -> Batches:
+    return Batches(shards, config, rank, world)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return (
+        all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("frames", "labels", "keep"))
+        and a.keys == b.keys
+    )
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_global_batch_is_the_same_on_any_number_of_workers(
+    tiny_shards: Path, tiny_config: TrainingConfig, world: int
+) -> None:
+    whole = batches(tiny_shards, tiny_config)[5]
+    parts = [batches(tiny_shards, tiny_config, rank, world)[5] for rank in range(world)]
+    assert torch.equal(torch.cat([p.frames for p in parts]), whole.frames)
+    assert torch.equal(torch.cat([p.keep for p in parts]), whole.keep)
+    assert sum((p.keys for p in parts), ()) == whole.keys
+
+
+def test_iterating_from_a_step_gives_what_indexing_gives(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    source = batches(tiny_shards, tiny_config)
+    assert all(
+        same(batch, source[step])
+        for step, batch in zip(range(3, 7), source.iterate(3, 7), strict=True)
+    )
+
+
+def test_an_uncropped_sample_is_what_the_shard_holds(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    source = batches(tiny_shards, replace(tiny_config, crop=None, channel_dropout=0.0))
+    samples = {s.key: s for s in sample_index(tiny_shards, load_manifest(tiny_shards))}
+    for position in range(4):
+        example = source.example(position)
+        ref = samples[example.key]
+        block = (tiny_shards / ref.shard).read_bytes()[ref.offset : ref.offset + ref.length]
+        clip = decode_clip(read_members(block))
+        frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
+        found = [
+            t for t in range(1, len(frames))
+            for stored in (frames, frames.flip(-1))
+            if torch.equal(example.frames, stored[t - 1 : t + 1])
+        ]  # fmt: skip
+        assert found
+        assert example.keep.sum() == 3
+
+
+def test_the_full_preset_asks_for_the_papers_references(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    config = replace(tiny_config, references="full")
+    assert config.clip_frames_needed == 7
+    assert batches(tiny_shards, config)[0].frames.shape == (4, 6, 3, 32, 32)
+
+
+def test_one_or_two_channels_are_dropped_in_the_asked_share_of_samples(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    source = batches(tiny_shards, tiny_config)
+    kept = torch.stack([source.example(p).keep.sum() for p in range(120)])
+    assert set(kept.tolist()) == {1, 2, 3}
+    assert 0.55 < (kept < 3).float().mean() < 0.85
+
+
+@pytest.mark.parametrize(("bottleneck", "kept"), [("lab", {2, 3}), ("none", {3})])
+def test_lab_drops_one_colour_axis_and_none_drops_nothing(
+    tiny_shards: Path, tiny_config: TrainingConfig, bottleneck: str, kept: set[int]
+) -> None:
+    config = replace(tiny_config, network=replace(tiny_config.network, bottleneck=bottleneck))
+    source = batches(tiny_shards, config)
+    keep = torch.stack([source.example(p).keep for p in range(30)])
+    assert set(keep.sum(1).tolist()) == kept
+    assert (keep[:, 0] == 1).all()
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    with pytest.raises(ValueError, match="multiple of the number of workers, 3"):
+        batches(tiny_shards, tiny_config, 0, 3)
+
+
+@pytest.mark.parametrize("loader_workers", [0, 1])
+def test_a_shard_with_a_flipped_bit_stops_with_its_name(
+    tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path, loader_workers: int
+) -> None:
+    for file in tiny_shards.iterdir():
+        if file.is_file():
+            data = bytearray(file.read_bytes())
+            if file.suffix == ".tar":
+                data[len(data) // 2] ^= 1
+            (tmp_path / file.name).write_bytes(data)
+    stream = batches(tmp_path, replace(tiny_config, loader_workers=loader_workers)).iterate(0, 8)
+    with pytest.raises(IntegrityError, match=r"shard-00000\d\.tar is damaged.*corrfractal verify"):
+        list(stream)
+
+
+def test_loader_processes_give_the_same_batches_in_the_same_order(
+    tiny_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    source = batches(tiny_shards, tiny_config)
+    prepared = batches(tiny_shards, replace(tiny_config, loader_workers=2)).iterate(3, 11)
+    assert all(
+        same(batch, source[step]) for step, batch in zip(range(3, 11), prepared, strict=True)
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_epochs_show_every_sample_twice_in_the_same_global_batches_for_1_2_and_4_workers(
+    tiny_shards: Path, tiny_config: TrainingConfig, accumulate: int
+) -> None:
+    """The ledger: what the workers really took, in the order of parts and of workers within a part."""
+    config = replace(tiny_config, batch_size=8, accumulate=accumulate)
+    samples = [sample.key for sample in sample_index(tiny_shards, load_manifest(tiny_shards))]
+    steps = -(-2 * len(samples) // 8)
+    ledgers = {world: ledger(tiny_shards, config, world, steps) for world in (1, 2, 4)}
+    assert ledgers[1] == ledgers[2] == ledgers[4]
+    seen = [key for batch in ledgers[1] for key in batch]
+    for epoch in range(2):
+        assert sorted(seen[epoch * len(samples) : (epoch + 1) * len(samples)]) == sorted(samples)
+
+
+def ledger(shards: Path, config: TrainingConfig, world: int, steps: int) -> list[list[str]]:
+    workers = [batches(shards, config, rank, world) for rank in range(world)]
+    return [
+        [
+            key
+            for part in range(config.accumulate)
+            for w in taken
+            for key in w.parts(config.accumulate)[part].keys
+        ]
+        for taken in ([worker[step] for worker in workers] for step in range(steps))
+    ]

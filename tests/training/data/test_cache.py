@@ -1,0 +1,144 @@
+"""A remote shard is fetched once per host, checked, and pushed out when room is needed; nothing
+unchecked is read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from corrfractal.common import storage
+from corrfractal.common.errors import CorrFractalError, IntegrityError
+from corrfractal.shards.manifest import ShardEntry, load_manifest
+from training.config import TrainingConfig
+from training.data.batches import Batches
+from training.data.cache import LANES, ShardFiles
+
+
+def entries(contents: dict[str, bytes], uri: str) -> dict[str, ShardEntry]:
+    import hashlib
+
+    for name, data in contents.items():
+        storage.write(storage.join(uri, name), data)
+    return {
+        name: ShardEntry(
+            name=name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            samples=1,
+            sidecar="",
+        )
+        for name, data in contents.items()
+    }
+
+
+def shards(count: int, size: int = 1000) -> dict[str, bytes]:
+    return {f"shard-{k:06d}.tar": bytes([k]) * size for k in range(count)}
+
+
+def held(folder: Path) -> set[bytes]:
+    return {path.read_bytes()[:1] for path in folder.glob("*.tar")}
+
+
+def test_what_is_read_is_what_the_shard_holds_and_it_is_fetched_once(tmp_path: Path) -> None:
+    uri = "memory://once"
+    files = ShardFiles(uri, entries(shards(2), uri), tmp_path, limit=10_000)
+    for _ in range(3):
+        assert files.read("shard-000001.tar", 10, 5) == b"\1" * 5
+    assert files.fetched_bytes == 1000
+    again = ShardFiles(uri, files._entries, tmp_path, limit=10_000)  # another run on this host
+    assert again.read("shard-000001.tar", 0, 3) == b"\1" * 3
+    assert again.fetched_bytes == 0
+
+
+def test_the_shards_used_longest_ago_make_room_and_come_back_when_asked_for(tmp_path: Path) -> None:
+    uri = "memory://room"
+    files = ShardFiles(uri, entries(shards(4), uri), tmp_path, limit=3000)
+    for k in range(3):
+        os.utime(files.ready(f"shard-{k:06d}.tar"), (k, k))
+    os.utime(files.ready("shard-000000.tar"), (10, 10))
+    files.ready("shard-000003.tar")
+    assert held(tmp_path) == {b"\0", b"\2", b"\3"}
+    assert files.read("shard-000001.tar", 0, 1) == b"\1"
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.tar")) <= 3000
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_counts(
+    tmp_path: Path,
+) -> None:
+    import fcntl
+
+    uri = "memory://left"
+    files = ShardFiles(uri, entries(shards(3), uri), tmp_path, limit=2500)
+    # Lanes of their own
+    stale, live = (tmp_path / f"{'a' * 8}.{lane}.1000.part" for lane in (LANES, LANES + 1))
+    for part in (stale, live):
+        part.write_bytes(b"half")
+    with (tmp_path / f"lane-{LANES + 1}").open("w") as lane:
+        fcntl.flock(lane, fcntl.LOCK_EX)
+        for k in range(3):
+            files.ready(f"shard-{k:06d}.tar")
+        assert not stale.exists()
+        assert live.exists()
+        assert held(tmp_path) == {b"\2"}, (
+            "the live one takes 1000 of 2500 bytes, so one shard fits beside it"
+        )
+
+
+def test_a_shard_that_could_never_fit_is_refused(tmp_path: Path) -> None:
+    uri = "memory://large"
+    files = ShardFiles(uri, entries(shards(1), uri), tmp_path, limit=999)
+    with pytest.raises(CorrFractalError, match=r"shard-000000\.tar has .* raise cache_gb"):
+        files.ready("shard-000000.tar")
+
+
+def test_a_flipped_byte_at_the_other_end_stops_with_the_shards_name_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    uri = "memory://flipped"
+    files = ShardFiles(uri, entries(shards(1), uri), tmp_path, limit=10_000)
+    storage.write(f"{uri}/shard-000000.tar", b"\0" * 500 + b"\1" + b"\0" * 499)
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"memory://flipped/shard-000000\.tar is damaged"):
+            files.read("shard-000000.tar", 0, 1)
+    assert list(tmp_path.glob("*.tar")) + list(tmp_path.glob("*.part")) == []
+
+
+def _read_all(uri: str, found: dict[str, ShardEntry], folder: Path, rounds: int) -> bool:
+    files = ShardFiles(uri, found, folder, limit=4 * 300_000)
+    return all(
+        files.read(f"shard-{k:06d}.tar", 100, 2) == bytes([k, k]) for _ in range(rounds) for k in range(8)
+    )  # fmt: skip
+
+
+def test_processes_that_push_out_each_others_shards_all_read_the_right_bytes(
+    tmp_path: Path,
+) -> None:
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    source.mkdir()
+    uri = f"local://{source}"  # a URI to all of our code, and visible in every process
+    found = entries(shards(8, 300_000), uri)
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(3) as pool:
+        assert all(pool.starmap(_read_all, [(uri, found, cache, 6)] * 3))
+    assert sum(path.stat().st_size for path in cache.glob("*.tar")) <= 4 * 300_000
+    assert list(cache.glob("*.part")) == []
+
+
+def test_batches_from_an_object_store_are_those_of_the_local_shards(
+    tiny_shards: Path, tiny_config: TrainingConfig, s3: str, tmp_path: Path
+) -> None:
+    uri = f"{s3}/training"
+    for file in tiny_shards.iterdir():
+        if file.is_file():
+            storage.write(f"{uri}/{file.name}", file.read_bytes())
+    config = replace(
+        tiny_config, shuffle_window=1, cache_gb=1e-9 * load_manifest(uri).statistics.bytes
+    )
+    remote, local = Batches(uri, config, cache=tmp_path), Batches(tiny_shards, config)
+    for step in range(6):
+        assert remote[step].keys == local[step].keys
+        assert remote[step].frames.equal(local[step].frames)

@@ -1,0 +1,1 @@
+"""What a run keeps: checkpoints, metrics, pictures, messages; and how it resumes from them."""
