@@ -31,7 +31,7 @@ check: setup
 	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.check_recipes
-	$(BIN)/shellcheck --severity=warning .ci/run scripts/*.sh cluster/deploy/*.sh cluster/deploy/*/*.sh cluster/deploy/slurm/run.sbatch tests/hosts/*.sh
+	$(BIN)/shellcheck --severity=warning .ci/run scripts/*.sh cluster/deploy/*/*.sh cluster/deploy/slurm/run.sbatch tests/hosts/*.sh
 
 # Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.
 DAVIS ?= ../shared/data/davis2017
