@@ -174,7 +174,7 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
 def _evaluate(
     config: EvaluationConfig, out: Path, model: str, workers: int
 ) -> dict[str, Evaluation]:
-    from inference.run import evaluate_davis
+    from inference.evaluate import evaluate_davis
 
     settings = InferenceConfig(tracker=FAST if config.fast else TrackerConfig())
     scores = {}

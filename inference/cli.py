@@ -139,7 +139,7 @@ def propagate(
         overlay=overlay, contours=contours, cutout=cutout, probabilities=probabilities
     )
     if is_many(video):
-        from .run import propagate_videos
+        from .propagate_many import propagate_videos
 
         if len(masks) != 1 or boxes or points or keypoints:
             raise click.UsageError(
@@ -273,7 +273,7 @@ def evaluate_davis(
 ) -> dict[str, Any]:
     """DAVIS val, semi-supervised: J and F per object, masks and a report. Run again to go on where
     it stopped."""
-    from .run import evaluate_davis as run
+    from .evaluate import evaluate_davis as run
 
     evaluation = run(
         data,
@@ -420,7 +420,7 @@ def _evaluate(
     overwrite: bool,
     tracker: dict[str, Any],
 ) -> dict[str, Any]:
-    from .run import evaluate as run
+    from .evaluate import evaluate as run
 
     return _print_summary(
         run(benchmark, out, model, _config(tracker), workers=workers, overwrite=overwrite)

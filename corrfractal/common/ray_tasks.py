@@ -46,6 +46,13 @@ class EndedTask(Generic[J]):
             raise WorkerDiedError(str(exc).splitlines()[0]) from exc
 
 
+def cluster_has_gpus() -> bool:
+    """Whether the current Ray session has a GPU."""
+    import ray
+
+    return bool(ray.cluster_resources().get("GPU"))
+
+
 def run_tasks(
     work: Callable[..., Any],
     waiting: collections.deque[J],

@@ -16,8 +16,8 @@ from cluster.demo.render import write_sequence
 from corrfractal.__main__ import main
 from corrfractal.common.errors import CallError
 from inference.benchmarks.davis import Davis
+from inference.evaluate import evaluate_davis
 from inference.prompts.mask_images import read_mask, write_mask
-from inference.run import evaluate_davis
 
 COPY = ("--model", "baseline:copy")
 

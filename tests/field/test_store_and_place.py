@@ -51,8 +51,8 @@ from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.manifest import LabelStatistics, Manifest, Statistics, seal, to_text
 from inference import SERVING_FILE
 from inference.benchmarks.davis import Davis
+from inference.evaluate import evaluate_davis
 from inference.load import resolve_model
-from inference.run import evaluate_davis
 from training.config import configuration
 from training.job import Job
 from training.state.run_log import MetricLine, RunLog, start_run

@@ -11,7 +11,7 @@ import pytest
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.video.discovery import Entry
 from inference.outputs import Outputs
-from inference.run import propagate_videos
+from inference.propagate_many import propagate_videos
 from inference.videos import is_many, list_videos, names_of, prompts_of, unused_masks
 
 

@@ -14,8 +14,8 @@ from corrfractal.network.tracker import FAST
 from inference.benchmarks.davis import Davis, score_masks
 from inference.benchmarks.jhmdb import Jhmdb
 from inference.config import InferenceConfig
+from inference.evaluate import evaluate, evaluate_davis
 from inference.prompts.mask_images import read_mask, write_mask
-from inference.run import evaluate, evaluate_davis
 
 
 def test_copying_is_perfect_on_a_still_sequence_and_an_evaluation_goes_on_where_it_stopped(
