@@ -11,8 +11,8 @@ from corrfractal.network.tracker import TrackerConfig
 from inference.benchmarks.davis import evaluate_network
 from inference.config import InferenceConfig
 from inference.datasets.davis_files import open_sequence, sequence_names
-from inference.load import Model
 from inference.prompts.mask_images import write_mask
+from inference.protocols import Model
 
 
 def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int = 1) -> Path:

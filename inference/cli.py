@@ -132,8 +132,8 @@ def propagate(
     from inference.prompts.shapes import read_prompts
 
     from .outputs import Outputs
-    from .propagate import frame_names, propagate_video
-    from .videos import is_many
+    from .propagate import propagate_video
+    from .videos import frame_names, is_many
 
     outputs = Outputs(
         overlay=overlay, contours=contours, cutout=cutout, probabilities=probabilities

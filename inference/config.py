@@ -1,8 +1,11 @@
-"""What can be set when a trained model is used."""
+"""Settings of propagation and evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
+
+from pydantic import Field
 
 from corrfractal.common.config import Config, config_to_dict, digest
 from corrfractal.network.tracker import TrackerConfig
@@ -13,23 +16,15 @@ class InferenceConfig(Config):
     """Settings of propagation and evaluation."""
 
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
-    """Densities, memory frames and window of the label propagation: everything that changes a mask.
-    """
+    """Densities, memory frames and window of the tracker: everything that changes a mask."""
 
-    workers: int = 0
-    """Sequences evaluated at once, one core each; 0 is one for every core."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Sequences or videos processed at once, one core each; 0: one for every core."""
 
-    opacity: float = 0.5
-    """Strength of the object colours in overlays, 0..1."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.workers < 0:
-            raise ValueError(f"workers is 0 or more, got {self.workers}")
-        if not 0 <= self.opacity <= 1:
-            raise ValueError(f"opacity lies between 0 and 1, got {self.opacity}")
+    opacity: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Opacity of the object colours in overlays, 0..1."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the masks: equal digests give equal masks."""
+        """SHA-256 of the settings that decide the masks: equal digests give equal masks."""
         return digest(config_to_dict(self.tracker))

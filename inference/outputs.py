@@ -1,8 +1,7 @@
-"""What is made of a video and its masks besides the masks: overlay, contours, cut-out, points drawn
-on their frames.
+"""What propagation writes besides masks: overlay, contours, cut-out, and a video of key points.
 
-Each is a pass of its own over the video and the masks on disk, so that it can be had later, or
-again, without tracking; nothing but one frame is held.
+Each is made in a pass of its own over the video and the masks on disk, so it can be added or
+repeated later without tracking. One frame is held in memory at a time.
 """
 
 from __future__ import annotations
@@ -24,10 +23,15 @@ from corrfractal.video import Video, write_video
 from inference.prompts.mask_images import blend, bright_palette, contours, cut_out, read_mask
 
 U8 = npt.NDArray[np.uint8]
-Track = list[tuple[float, float, float]]
+
+PointTrack = list[tuple[float, float, float]]
+"""x and y in pixels, and confidence 0..1, of every key point of one frame."""
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 ALPHA_SUFFIX = ".webm"
+PROBABILITIES = "probabilities"
+TRAIL_FRAMES = 8
+"""How many earlier positions of a key point are drawn behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +40,11 @@ class Outputs:
 
     Attributes:
         overlay: h264 video with the objects tinted.
-        contours: h264 video with their outlines.
+        contours: h264 video with the outlines of the objects.
         cutout: the objects alone with an alpha channel: a ``.webm`` video (VP9, plays in browsers),
-            else a folder of RGBA PNG files.
-        probabilities: also write the soft labels, ``probabilities/<id>/<frame>.png`` of 8 bits, 255
-            = certain.
+            otherwise a folder of RGBA PNG files.
+        probabilities: also write soft labels, ``probabilities/<id>/<frame>.png``, 8 bits, 255 =
+            certain.
     """
 
     overlay: Path | None = None
@@ -55,26 +59,30 @@ class Outputs:
 
     @property
     def cutout_folder(self) -> Path | None:
-        """The folder of the cut-out's PNG files, where it is none video."""
-        is_video = self.cutout is None or self.cutout.suffix.lower() == ALPHA_SUFFIX
-        return None if is_video else self.cutout
+        """The folder of the cut-out's PNG files; None if the cut-out is a video."""
+        if self.cutout is None or self.cutout.suffix.lower() == ALPHA_SUFFIX:
+            return None
+        return self.cutout
 
     @property
     def videos(self) -> tuple[Path, ...]:
-        """The files among the outputs."""
-        return tuple(
-            path for path in self.places.values() if path is not None and path != self.cutout_folder
-        )
+        """The outputs that are single files."""
+        files = [path for path in self.places.values() if path is not None]
+        return tuple(path for path in files if path != self.cutout_folder)
 
     def check(self) -> None:
-        """Raises CallError: a name does not say what can be written."""
+        """Check the file names.
+
+        Raises:
+            CallError: a suffix names no format that can be written.
+        """
         for path in (self.overlay, self.contours):
             if path is not None and path.suffix.lower() not in VIDEO_SUFFIXES:
                 raise CallError(f"the video {path} must end in one of {', '.join(VIDEO_SUFFIXES)}")
         if self.cutout is not None and self.cutout.suffix.lower() in VIDEO_SUFFIXES:
             raise CallError(
-                f"{self.cutout.suffix} as it plays everywhere has no alpha channel: name the "
-                f"cut-out {ALPHA_SUFFIX}, or a folder for PNG files"
+                f"h264 in {self.cutout.suffix} has no alpha channel: name the cut-out "
+                f"{ALPHA_SUFFIX}, or a folder for PNG files"
             )
 
 
@@ -87,34 +95,36 @@ def write_outputs(
         video: the frames.
         masks: folder of their masks, named by frame.
         outputs: where to write.
-        opacity: of the colours over the objects.
-        written: the note of what is ours: only masks that it names are read, and it names what is
-            written.
+        opacity: of the object colours in the overlay, 0..1.
+        written: note of the files that this command wrote. Only masks that it names are read; the
+            outputs are added to it.
     """
-    pictures: list[tuple[Path | None, Callable[[U8, U8], U8]]] = [
+    drawings: list[tuple[Path | None, Callable[[U8, U8], U8]]] = [
         (outputs.overlay, lambda image, mask: blend(image, mask, opacity)),
         (outputs.contours, contours),
         (outputs.cutout, cut_out),
     ]
-    for path, draw in pictures:
+    for path, draw in drawings:
         if path is None:
             continue
-        images = ((name, draw(image, mask)) for name, image, mask in _pairs(video, masks, written))
+        drawn = (
+            (name, draw(image, mask)) for name, image, mask in _read_pairs(video, masks, written)
+        )
         if path == outputs.cutout_folder:
-            for name, image in images:
+            for name, image in drawn:
                 written.write(mask_file(path, name), encode_png(image))
         else:
             codec = "libvpx-vp9" if path == outputs.cutout else "libx264"
             with written.replacing(path) as temporary:
-                write_video(temporary, (image for _, image in images), video.info.fps, codec=codec)
+                write_video(temporary, (image for _, image in drawn), video.info.fps, codec=codec)
 
 
 def write_point_video(
-    path: Path, video: Video, tracks: dict[int, Track], written: Written, trail: int = 8
+    path: Path, video: Video, tracks: dict[int, PointTrack], written: Written
 ) -> None:
-    """Write an h264 video with points and the way they came in the last frames."""
+    """Write an h264 video with key points and their trails over the last frames."""
     images = (
-        _trailed(frame.image, frame.index, tracks, trail)
+        _draw_trails(frame.image, frame.index, tracks)
         for frame in video.frames()
         if frame.index in tracks
     )
@@ -122,21 +132,44 @@ def write_point_video(
         write_video(temporary, images, video.info.fps)
 
 
+def make_folder(folder: Path) -> None:
+    """Make an output folder and its parents.
+
+    Raises:
+        CallError: it cannot be made; gives the reason of the system.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise CallError(f"cannot write to the folder {folder}: {exc.strerror or exc}") from exc
+
+
 def mask_file(folder: Path, frame: str) -> Path:
-    """Where the mask of a frame is, by the frame's name."""
+    """The mask file of a frame, by the frame's name."""
     return folder / f"{frame}.png"
 
 
 def encode_png(image: U8) -> bytes:
-    """Grey, RGB or RGBA as the bytes of a PNG."""
+    """Encode a grey, RGB or RGBA image, uint8 (H, W) or (H, W, C), as PNG."""
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, format="PNG")
     return encoded.getvalue()
 
 
-def _pairs(video: Video, masks: Path, written: Written) -> Iterator[tuple[str, U8, U8]]:
-    """Name, picture and mask of each frame, up to the first that cannot be decoded: its error was
-    reported before."""
+def dotted(image: U8, points: Iterable[Sequence[float] | None]) -> U8:
+    """A copy of an image, uint8 (H, W, 3) RGB, with a dot at each point (x, y), coloured by the
+    point's number; None is skipped."""
+    drawn = image.copy()
+    radius = _dot_radius(image)
+    for number, point in enumerate(points):
+        if point is not None:
+            cv2.circle(drawn, _pixel(point), radius + 2, (255, 255, 255), -1, cv2.LINE_AA)
+            cv2.circle(drawn, _pixel(point), radius, _color(number), -1, cv2.LINE_AA)
+    return drawn
+
+
+def _read_pairs(video: Video, masks: Path, written: Written) -> Iterator[tuple[str, U8, U8]]:
+    """Name, image and mask of each frame, up to the first frame that cannot be decoded."""
     names = video.names()
     try:
         for frame in video.frames():
@@ -144,35 +177,27 @@ def _pairs(video: Video, masks: Path, written: Written) -> Iterator[tuple[str, U
             if path.is_file() and written.names(path):
                 yield names[frame.index], frame.image, read_mask(path, frame.image.shape[:2])
     except CorrFractalError:
+        # The pass that made the masks met the same error and reports it.
         return
 
 
-def dotted(image: U8, places: Iterable[Sequence[float] | None]) -> U8:
-    """A picture with points on it, each in the colour of its number; None is left out."""
-    drawn, size = image.copy(), _dot(image)
-    for k, place in enumerate(places):
-        if place is not None:
-            cv2.circle(drawn, _pixel(place), size + 2, (255, 255, 255), -1, cv2.LINE_AA)
-            cv2.circle(drawn, _pixel(place), size, _color(k), -1, cv2.LINE_AA)
-    return drawn
-
-
-def _trailed(image: U8, index: int, tracks: dict[int, Track], trail: int) -> U8:
+def _draw_trails(image: U8, index: int, tracks: dict[int, PointTrack]) -> U8:
     drawn = image.copy()
-    recent = [tracks[t] for t in range(index - trail, index + 1) if t in tracks]
-    for k in range(len(tracks[index])):
-        for a, b in pairwise(track[k] for track in recent):
-            cv2.line(drawn, _pixel(a), _pixel(b), _color(k), max(1, _dot(image) // 2), cv2.LINE_AA)
+    width = max(1, _dot_radius(image) // 2)
+    recent = [tracks[t] for t in range(index - TRAIL_FRAMES, index + 1) if t in tracks]
+    for number in range(len(tracks[index])):
+        for start, end in pairwise(points[number] for points in recent):
+            cv2.line(drawn, _pixel(start), _pixel(end), _color(number), width, cv2.LINE_AA)
     return dotted(drawn, tracks[index])
 
 
-def _dot(image: U8) -> int:
+def _dot_radius(image: U8) -> int:
     return max(3, round(min(image.shape[:2]) / 96))
 
 
-def _color(k: int) -> tuple[int, ...]:
-    return tuple(int(c) for c in bright_palette()[k + 1])
+def _color(number: int) -> tuple[int, ...]:
+    return tuple(int(channel) for channel in bright_palette()[number + 1])
 
 
-def _pixel(place: Sequence[float]) -> tuple[int, int]:
-    return round(float(place[0])), round(float(place[1]))
+def _pixel(point: Sequence[float]) -> tuple[int, int]:
+    return round(float(point[0])), round(float(point[1]))

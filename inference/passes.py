@@ -1,9 +1,9 @@
-"""The passes of a tracker over one video: forward from the first frame that something is given for,
-then backward.
+"""The passes of a tracker over one video: forward from the first prompted frame, then backward from
+it to frame 0.
 
-A mask is written as soon as it is known. A pass that finds masks of an earlier run resumes behind
-them: the frames that the tracker still asks for are embedded again, so that the rest comes out as
-if it had never stopped.
+Each mask is written as soon as it is known. A pass that finds masks of an earlier run resumes after
+them: frames that the tracker still refers to are embedded again, so that the remaining masks are
+those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from corrfractal.common.errors import CallError, VideoError
 from corrfractal.common.output_guard import Written
@@ -27,42 +25,23 @@ from inference.prompts.keypoints import Points, heat_maps, locate
 from inference.prompts.mask_images import encode_mask, read_mask
 from inference.prompts.shapes import Prompts
 
-from .load import Model, Tracker
-from .outputs import Track, encode_png, mask_file
+from .outputs import PROBABILITIES, PointTrack, encode_png, mask_file
+from .protocols import U8, MaskTracker, Model, ResumableTracker
 
-U8 = npt.NDArray[np.uint8]
-
-BACKWARD_BYTES = 128 << 20  # frames decoded forward and held, to be used backward
-
-
-@runtime_checkable
-class SoftTracker(Tracker, Protocol):
-    """A tracker that gives probabilities and can resume from the masks of an earlier run."""
-
-    def probability(self, object_id: int) -> npt.NDArray[np.float32]: ...
-
-    def restore(self, frame: U8, mask: U8, *, resume_at: int, annotated: bool = False) -> None: ...
-
-
-class LabelTracker(Protocol):
-    """Carries soft labels, float32 (K, H, W), to the next frame."""
-
-    def step_labels(self, frame: U8) -> npt.NDArray[np.float32]: ...
-
-
-@runtime_checkable
-class LabelModel(Protocol):
-    """A model that follows soft labels."""
-
-    def label_tracker(
-        self, first_frame: U8, labels: npt.NDArray[np.float32], config: TrackerConfig
-    ) -> LabelTracker: ...
+# Decoders read forward only, so a backward pass decodes runs of frames and holds each in memory.
+BACKWARD_BYTES = 128 << 20
 
 
 @dataclass(kw_only=True)
-class Totals:
-    """What the passes did: frames with a result, those kept from an earlier run, steps and their
-    seconds."""
+class PassTotals:
+    """What both passes over a video did.
+
+    Attributes:
+        frames: frames with a result.
+        kept: how many of them an earlier run had written.
+        steps: calls of the tracker, and ``seconds`` spent in them.
+        error: the first frame that could not be decoded; the other pass still runs.
+    """
 
     frames: int = 0
     kept: int = 0
@@ -72,9 +51,18 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Follower:
-    """What all passes over a video share: ``out`` is the folder for masks, ``written`` notes those
-    that are ours."""
+class VideoPasses:
+    """Both passes over a video.
+
+    Attributes:
+        video: the frames.
+        out: folder for the masks.
+        written: note of the files that this command wrote; only masks that it names are reused.
+        model: makes the tracker of each pass.
+        config: of the tracker.
+        advance: called with the number of frames done, for the progress bar.
+        probabilities: also write the probability of each object.
+    """
 
     video: Video
     out: Path
@@ -84,39 +72,30 @@ class Follower:
     advance: Callable[[int], None]
     probabilities: bool = False
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the frames."""
-        return self.video.info.height, self.video.info.width
-
-    def follow_masks(self, prompts: Prompts) -> Totals:
-        """Write a mask for every frame; later given masks correct and add objects in the
+    def propagate_masks(self, prompts: Prompts) -> PassTotals:
+        """Write a mask for every frame. Prompts of later frames correct and add objects in the
         forward pass.
 
         Raises:
-            CallError: probabilities are wanted of a model that has none.
+            CallError: probabilities are requested of a baseline, which has none.
         """
-        totals = Totals()
-        first, *later = prompts.frames
-        passes: list[tuple[range, list[int]]] = [
-            (self._forward(first), later),
-            (self._back(first), []),
-        ]
-        for order, corrected in passes:
-            try:
-                self._mask_pass(order, prompts, corrected, totals)
-            except VideoError as exc:
-                totals.error = totals.error or exc
+        first, *corrected = prompts.frames
+        totals = PassTotals()
+        try:
+            self._mask_pass(self._forward(first), prompts, corrected, totals)
+        except VideoError as exc:
+            totals.error = exc
+        try:
+            self._mask_pass(self._backward(first), prompts, [], totals)
+        except VideoError as exc:
+            totals.error = totals.error or exc
         return totals
 
-    def follow_points(self, points: Points) -> tuple[Totals, dict[int, Track]]:
-        """Positions and confidence of the points on every frame.
-
-        Raises:
-            CallError: the model follows masks only.
-        """
-        totals, tracks = Totals(), dict[int, Track]()
-        for order in (self._forward(points.frame), self._back(points.frame)):
+    def propagate_points(self, points: Points) -> tuple[PassTotals, dict[int, PointTrack]]:
+        """Track key points as heat maps: x, y and confidence of every point, by frame."""
+        totals = PassTotals()
+        tracks: dict[int, PointTrack] = {}
+        for order in (self._forward(points.frame), self._backward(points.frame)):
             try:
                 self._point_pass(order, points, tracks, totals)
             except VideoError as exc:
@@ -124,83 +103,112 @@ class Follower:
         return totals, tracks
 
     def _mask_pass(
-        self, order: range, prompts: Prompts, later: Sequence[int], totals: Totals
+        self, order: range, prompts: Prompts, corrected: Sequence[int], totals: PassTotals
     ) -> None:
-        first = prompts.mask(prompts.frames[0], self.size)
-        ids = set(np.unique(first)) - {0}
-        kept = self._kept(order)
-        if kept == len(order):  # nothing is left to do
-            # The forward pass has counted the frame where both begin
-            fresh = kept - (order.step < 0)
-            totals.frames += fresh
-            totals.kept += fresh
-            self.advance(fresh)
+        backward = order.step < 0
+        stored = self._count_stored(order)
+        if stored == len(order):
+            # Both passes begin at the same frame; the forward pass has counted it.
+            finished = stored - 1 if backward else stored
+            totals.frames += finished
+            totals.kept += finished
+            self.advance(finished)
             return
-        tracker: Tracker | None = None
-        for position, frame in enumerate(self._frames(order)):
-            given = prompts.mask(frame.index, self.size) if frame.index in later else None
-            ids |= set() if given is None else set(np.unique(given)) - {0}
-            if tracker is None:
-                tracker, mask = self.model.tracker(frame.image, first, self.config), first
-                kept = kept if isinstance(tracker, SoftTracker) and not self.config.soft else 0
-                if position == 0 and order.step < 0:
-                    continue  # the forward pass has written the first mask
-            elif position < kept and isinstance(tracker, SoftTracker):
-                mask = read_mask(self._mask_file(frame.index), self.size)
-                tracker.restore(frame.image, mask, resume_at=kept, annotated=given is not None)
-            else:
-                started = time.perf_counter()
-                mask = tracker.step(frame.image, given)
-                totals.seconds += time.perf_counter() - started
-                totals.steps += 1
-            if position < kept:
+
+        frames = self._frames(order)
+        first = next(frames, None)
+        if first is None:  # a damaged video may hold fewer frames than its index promises
+            return
+        first_mask = prompts.mask(prompts.frames[0], self.size)
+        object_ids = _object_ids(first_mask)
+        tracker = self.model.tracker(first.image, first_mask, self.config)
+        # A baseline cannot resume, nor can soft feedback: only hard masks are stored.
+        resumable = isinstance(tracker, ResumableTracker) and not self.config.soft
+        if not resumable:
+            stored = 0
+
+        # The prompted frame: its mask is the prompt itself.
+        if not backward:
+            if stored:
                 totals.kept += 1
             else:
-                self._save(
-                    frame.index, mask, tracker, sorted(ids), given=first if position == 0 else given
-                )
+                self._save(first.index, first_mask, object_ids, tracker, annotated=True)
+            totals.frames += 1
+            self.advance(1)
+
+        for position, frame in enumerate(frames, start=1):
+            correction = None
+            if frame.index in corrected:
+                correction = prompts.mask(frame.index, self.size)
+                object_ids |= _object_ids(correction)
+            annotated = correction is not None
+
+            if position < stored and isinstance(tracker, ResumableTracker):
+                mask = read_mask(self._mask_file(frame.index), self.size)
+                tracker.restore(frame.image, mask, resume_at=stored, annotated=annotated)
+                totals.kept += 1
+            else:
+                started = time.perf_counter()
+                mask = tracker.step(frame.image, correction)
+                totals.seconds += time.perf_counter() - started
+                totals.steps += 1
+                self._save(frame.index, mask, object_ids, tracker, annotated=annotated)
             totals.frames += 1
             self.advance(1)
 
     def _save(
-        self, index: int, mask: U8, tracker: Tracker, ids: list[int], given: U8 | None
+        self, index: int, mask: U8, object_ids: set[int], tracker: MaskTracker, *, annotated: bool
     ) -> None:
-        """The mask last: where it is, the frame is done."""
         if self.probabilities:
-            if not isinstance(tracker, SoftTracker):
+            if not isinstance(tracker, ResumableTracker):
                 raise CallError(
-                    "this model has no probabilities: it is a baseline that gives masks alone"
+                    "this model is a baseline and has no probabilities; leave out "
+                    "--probabilities, or name a trained network with --model"
                 )
-            for i in ids:
-                p = (mask == i).astype(np.float32) if given is not None else tracker.probability(i)
-                path = mask_file(self.out / "probabilities" / str(i), self.names[index])
-                self.written.write(path, encode_png((p * 255).round().astype(np.uint8)))
+            for object_id in sorted(object_ids):
+                # An annotation is certain; the tracker's probability is that of its prediction.
+                probability = (
+                    (mask == object_id).astype(np.float32)
+                    if annotated
+                    else tracker.probability(object_id)
+                )
+                folder = self.out / PROBABILITIES / str(object_id)
+                picture = (probability * 255).round().astype(np.uint8)
+                self.written.write(mask_file(folder, self.names[index]), encode_png(picture))
+        # The mask comes last: a frame that has one is complete.
         self.written.write(self._mask_file(index), encode_mask(mask))
 
     def _point_pass(
-        self, order: range, points: Points, tracks: dict[int, Track], totals: Totals
+        self, order: range, points: Points, tracks: dict[int, PointTrack], totals: PassTotals
     ) -> None:
-        if not isinstance(self.model, LabelModel):
-            raise CallError("this model follows masks only: name a trained network with --model")
-        tracker: LabelTracker | None = None
-        for frame in self._frames(order):
-            if tracker is None:
-                tracker = self.model.label_tracker(
-                    frame.image, heat_maps(points.xy, self.size), self.config
-                )
-                tracks[frame.index] = [(x, y, 1.0) for x, y in points.xy]
-            else:
-                started = time.perf_counter()
-                heat = tracker.step_labels(frame.image)
-                totals.seconds += time.perf_counter() - started
-                totals.steps += 1
-                tracks[frame.index] = [locate(one) for one in heat]
-            totals.frames += frame.index != points.frame or order.step > 0
+        frames = self._frames(order)
+        first = next(frames, None)
+        if first is None:
+            return
+        maps = heat_maps(points.xy, self.size)
+        tracker = self.model.label_tracker(first.image, maps, self.config)
+        tracks[first.index] = [(x, y, 1.0) for x, y in points.xy]
+        # Both passes begin at the same frame; it is counted once.
+        totals.frames += 1 if order.step > 0 else 0
+        self.advance(1)
+
+        for frame in frames:
+            started = time.perf_counter()
+            maps = tracker.step_labels(frame.image)
+            totals.seconds += time.perf_counter() - started
+            totals.steps += 1
+            tracks[frame.index] = [locate(heat_map) for heat_map in maps]
+            totals.frames += 1
             self.advance(1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frames."""
+        return self.video.info.height, self.video.info.width
 
     @cached_property
     def names(self) -> Sequence[str]:
-        """Of the frames."""
+        """Names of the frames, by index."""
         return self.video.names()
 
     def _mask_file(self, index: int) -> Path:
@@ -209,37 +217,48 @@ class Follower:
     def _forward(self, first: int) -> range:
         return range(first, self.video.info.frames)
 
-    def _back(self, first: int) -> range:
+    def _backward(self, first: int) -> range:
         return range(first, -1, -1) if first else range(0)
 
-    def _kept(self, order: range) -> int:
-        """How many frames of a pass have a mask, without a gap."""
+    def _count_stored(self, order: range) -> int:
+        """How many frames at the start of a pass have an unchanged mask, without a gap."""
         for position, index in enumerate(order):
             if not self.written.owns(self._mask_file(index)):
                 return position
         return len(order)
 
     def _frames(self, order: range) -> Iterator[Frame]:
-        """Frames in the order given, checked for their size; backward ones in runs that fit into
-        memory."""
+        """Decode frames in the order of a pass.
+
+        Raises:
+            VideoError: a frame cannot be decoded, or its size differs from that of the first.
+        """
+        if not order:
+            return
         if order.step > 0:
-            parts = [order] if order else []
-        else:
-            each = max(2, BACKWARD_BYTES // (3 * self.size[0] * self.size[1]))
-            parts = [order[i : i + each] for i in range(0, len(order), each)]
-        for part in parts:
-            frames = (
-                self.video.frames(sorted(part))
-                if part.step < 0 or part.start
-                else self.video.frames()
-            )
-            for frame in frames if part.step > 0 else reversed(list(frames)):
-                if frame.image.shape[:2] != self.size:
-                    height, width = self.size
-                    new_height, new_width = frame.image.shape[:2]
-                    reason = (
-                        f"the picture changes from {width}x{height} to {new_width}x{new_height}; "
-                        "split the video there"
-                    )
-                    raise VideoError(self.video.info.path, "decode", reason, frame.index)
+            for frame in self.video.frames(order):
+                self._check_size(frame)
                 yield frame
+            return
+
+        length = max(2, BACKWARD_BYTES // (3 * self.size[0] * self.size[1]))
+        for start in range(0, len(order), length):
+            run = sorted(order[start : start + length])
+            for frame in reversed(list(self.video.frames(run))):
+                self._check_size(frame)
+                yield frame
+
+    def _check_size(self, frame: Frame) -> None:
+        if frame.image.shape[:2] == self.size:
+            return
+        height, width = self.size
+        new_height, new_width = frame.image.shape[:2]
+        reason = (
+            f"the picture changes from {width}x{height} to {new_width}x{new_height}; split the "
+            "video there"
+        )
+        raise VideoError(self.video.info.path, "decode", reason, frame.index)
+
+
+def _object_ids(mask: U8) -> set[int]:
+    return {int(object_id) for object_id in np.unique(mask)} - {0}

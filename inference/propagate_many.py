@@ -18,9 +18,9 @@ from inference.prompts.shapes import Prompts
 
 from .config import InferenceConfig
 from .load import ModelSource
-from .outputs import Outputs
-from .propagate import Job, Propagation, frame_names, make_folder
-from .videos import list_videos, names_of, outputs_of, prompts_of, unused_masks
+from .outputs import Outputs, make_folder
+from .propagate import Propagation, PropagationJob
+from .videos import frame_names, list_videos, names_of, outputs_of, prompts_of, unused_masks
 from .worker_tasks import (
     RERUN_HINT,
     Failure,
@@ -101,9 +101,9 @@ def propagate_videos(
     absolute = _with_absolute_paths(outputs)
     outputs_by_name = {name: outputs_of(name, absolute) for name in entry_by_name}
     for name, video_outputs in outputs_by_name.items():
-        Job(
+        PropagationJob(
             video=videos,
-            given=Prompts(masks={}),
+            prompts=Prompts(masks={}),
             out=out / name,
             outputs=video_outputs,
             overwrite=overwrite,
@@ -159,9 +159,9 @@ def _propagate_task(job: _VideoJob) -> Propagation | Failure:
     use_one_core()
     try:
         prompts = prompts_of(job.name, job.masks, frame_names(job.path))
-        work = Job(
+        work = PropagationJob(
             video=job.path,
-            given=prompts,
+            prompts=prompts,
             out=job.out,
             outputs=job.outputs,
             overwrite=job.overwrite,

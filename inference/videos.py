@@ -1,4 +1,4 @@
-"""Many videos at once: which there are, where their masks are, and where their results go."""
+"""Many videos: which there are, their names, and where their masks and results are."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path, PurePosixPath
 from corrfractal.common import storage
 from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, NotFoundError
+from corrfractal.video import open_video
 from corrfractal.video.discovery import Entry, discover, ignored_summary, is_frame_folder, is_list
 from inference.prompts.shapes import Prompts, masks_by_frame
 
 from .outputs import ALPHA_SUFFIX, Outputs
 
-REMOTE = "masks are propagated through local files only: copy the video first"
+REMOTE = "propagate reads local files only: copy the video first"
 
 
 def is_many(path: Path) -> bool:
-    """Whether a path names many videos: a list, or a folder that is not itself a video of single
-    frames.
+    """Whether a path names many videos: a list, or a folder that is not a folder of frames.
 
     Raises:
-        CallError: it is a folder that cannot be read.
+        CallError: the folder cannot be read.
     """
     if not path.is_dir():
         return is_list(path)
@@ -34,16 +34,15 @@ def is_many(path: Path) -> bool:
 
 
 def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
-    """The videos of a folder or of a list, sorted by URI; those that cannot be read have a
-    ``fault``.
+    """The videos of a folder or list, sorted by URI; an entry that cannot be used has a ``fault``.
 
     Args:
         path: folder or list, see ``corrfractal.video.discovery``.
-        skip: folders of masks and results; nothing in them is a video.
+        skip: folders of masks and results, which hold no videos.
 
     Raises:
         NotFoundError: there are none.
-        CallError: the folder or the list cannot be read.
+        CallError: the folder or list cannot be read.
     """
     found = discover([str(path)], skip=skip)
     if found.ignored:
@@ -55,58 +54,68 @@ def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
 
 
 def names_of(entries: Sequence[Entry]) -> list[str]:
-    """A name for each video, used for its masks and results.
+    """A unique name for each video, which its masks and results carry.
 
-    The file's without suffix; where two agree in that, with it; where they still agree, the path
-    below the folder or list that names them.
+    The name is that of the file without suffix. Videos that share it get their suffix; if they
+    still share it, the path below the folder or list that names them.
 
     Raises:
-        CallError: two videos still have the same name, or one has a name that leads out of the
-        folder of results.
+        CallError: two videos still have the same name, or a name would lead out of the folder of
+            results.
     """
     paths = [PurePosixPath(entry.uri) for entry in entries]
     names = [path.stem for path in paths]
-    for longer in (lambda path: path.name, str):
+    for longer_name in (lambda path: path.name, str):
         uses = Counter(names)
         names = [
-            longer(path) if uses[name] > 1 else name
+            longer_name(path) if uses[name] > 1 else name
             for name, path in zip(names, paths, strict=True)
         ]
+
     uses = Counter(names)
     for name, entry in zip(names, entries, strict=True):
-        if uses[name] > 1 or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        parts = PurePosixPath(name)
+        if uses[name] > 1 or parts.is_absolute() or ".." in parts.parts:
             raise CallError(
-                f"two of the videos are called {Path(entry.uri).name}: their masks could not be "
-                "told apart"
+                f"two of the videos are called {Path(entry.uri).name}, so their masks could not be "
+                "told apart: rename one"
             )
     return names
 
 
+def frame_names(video: Path) -> Sequence[str] | None:
+    """Names by which prompts refer to frames: file names of a folder of frames; None for a video
+    file, whose frames are numbered."""
+    return open_video(video).names() if video.is_dir() else None
+
+
 def unused_masks(names: Iterable[str], masks: Path) -> list[Path]:
-    """Masks, and folders of masks, that belong to none of the videos, sorted."""
-    used = {PurePosixPath(name).parts[0] for name in names} | {f"{name}.png" for name in names}
+    """Masks, and folders of masks, without a video of their name, sorted."""
+    used: set[str] = set()
+    for name in names:
+        used |= {PurePosixPath(name).parts[0], f"{name}.png"}
+    unused = [path for path in masks.iterdir() if path.name not in used]
     return sorted(
         path
-        for path in masks.iterdir()
-        if path.name not in used
-        and not path.name.startswith(".")
-        and (path.is_dir() or path.suffix.lower() == ".png")
+        for path in unused
+        if (path.is_dir() or path.suffix.lower() == ".png") and not path.name.startswith(".")
     )
 
 
 def prompts_of(name: str, masks: Path, frames: Sequence[str] | None = None) -> Prompts:
     """The masks given for a video: ``masks/NAME.png``, or the files of ``masks/NAME/``, named by
-    their frames.
+    frame.
 
     Args:
         name: of the video.
-        masks: the folder for all videos.
-        frames: names of its frames, where it is a folder of them; see ``read_prompts``.
+        masks: folder with the masks of all videos.
+        frames: see ``frame_names``.
 
     Raises:
-        NotFoundError: neither is there.
+        NotFoundError: neither exists.
     """
-    folder, file = masks / name, masks / f"{name}.png"
+    folder = masks / name
+    file = masks / f"{name}.png"
     if file.is_file():
         return Prompts(masks={0: file})
     if folder.is_dir():
@@ -117,10 +126,10 @@ def prompts_of(name: str, masks: Path, frames: Sequence[str] | None = None) -> P
 
 
 def outputs_of(name: str, outputs: Outputs) -> Outputs:
-    """The outputs of one of many videos, inside the folders named for all."""
+    """The outputs of one video, inside the folders given for all videos."""
     return replace(
         outputs,
-        overlay=None if outputs.overlay is None else outputs.overlay / f"{name}.mp4",
-        contours=None if outputs.contours is None else outputs.contours / f"{name}.mp4",
-        cutout=None if outputs.cutout is None else outputs.cutout / f"{name}{ALPHA_SUFFIX}",
+        overlay=outputs.overlay and outputs.overlay / f"{name}.mp4",
+        contours=outputs.contours and outputs.contours / f"{name}.mp4",
+        cutout=outputs.cutout and outputs.cutout / f"{name}{ALPHA_SUFFIX}",
     )

@@ -19,7 +19,8 @@ from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
 from inference.benchmarks.base import summary_note
 
-from .load import Model, ModelSource, open_model, resolve_model
+from .load import ModelSource, open_model, resolve_model
+from .protocols import Model
 
 RERUN_HINT = "results of the others are kept; fix these and rerun the same command"
 

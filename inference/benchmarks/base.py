@@ -25,7 +25,8 @@ from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.common.output_guard import Written
 from corrfractal.common.report_page import Picture
 from inference.config import InferenceConfig
-from inference.load import Model, ModelSource
+from inference.load import ModelSource
+from inference.protocols import Model
 
 SCORES = "scores.json"
 MOST_REASONS = 10  # that one message names

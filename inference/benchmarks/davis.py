@@ -29,10 +29,11 @@ from inference.datasets.davis_files import (
     sequence_names,
     set_digest,
 )
-from inference.load import Model, ModelSource
+from inference.load import ModelSource
 from inference.metrics.jf import ObjectScore, score_sequence
 from inference.prompts.mask_images import encode_mask, read_mask
-from inference.propagate import track
+from inference.protocols import Model
+from inference.track import track
 
 from .base import (
     Advance,

@@ -26,9 +26,10 @@ from corrfractal.common.process import peak_rss_mb
 from corrfractal.common.report_page import Picture
 from inference.config import InferenceConfig
 from inference.datasets.jhmdb_files import JOINTS, Video, open_video, video_names
-from inference.load import Model, ModelSource
+from inference.load import ModelSource
 from inference.metrics.pck import Distances, distances, pck
 from inference.outputs import dotted
+from inference.protocols import Model
 from inference.reports.benchmark_report import later, some
 from inference.reports.pictures import picture_grid
 

@@ -21,11 +21,12 @@ from corrfractal.common.process import peak_rss_mb
 from corrfractal.common.report_page import Picture
 from inference.config import InferenceConfig
 from inference.datasets.vip_files import PARTS, Video, open_video, video_names
-from inference.load import Model, ModelSource
+from inference.load import ModelSource
 from inference.metrics.iou import I64, confusion, iou, mean_iou
 from inference.prompts.mask_images import encode_mask, read_mask
-from inference.propagate import track
+from inference.protocols import Model
 from inference.reports.benchmark_report import later, mask_strip, some
+from inference.track import track
 
 from .base import (
     Advance,

@@ -23,9 +23,10 @@ from corrfractal.common.process import peak_rss_mb
 from corrfractal.common.report_page import Picture
 from inference.config import InferenceConfig
 from inference.datasets.youtubevos_files import Video, open_video, video_names
-from inference.load import Model, ModelSource
+from inference.load import ModelSource
 from inference.metrics.jf import ObjectScore, frame_scores
 from inference.prompts.mask_images import encode_mask, read_mask
+from inference.protocols import Model
 from inference.reports.benchmark_report import later, mask_strip, some
 
 from .base import (

@@ -27,7 +27,7 @@ from inference.load import open_model, resolve_model
 from inference.outputs import Outputs
 from inference.prompts.mask_images import write_mask
 from inference.prompts.shapes import Prompts
-from inference.propagate import Job
+from inference.propagate import PropagationJob
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import Source, find_sources
 from pipeline.store import shard_task as shards
@@ -215,9 +215,9 @@ def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(
     mask[20:60, 20:60] = 1
     write_mask(tmp_path / "mask.png", mask)
     source = resolve_model("baseline:copy")
-    job = Job(
+    job = PropagationJob(
         video=video,
-        given=Prompts(masks={0: tmp_path / "mask.png"}),
+        prompts=Prompts(masks={0: tmp_path / "mask.png"}),
         out=tmp_path / "out",
         outputs=Outputs(),
     )
