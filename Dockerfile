@@ -40,7 +40,8 @@ RUN set -eu; \
         x = p['optional-dependencies']; \
         print(*p['dependencies'], *x[sys.argv[1]], *x['s3'], *file['build-system']['requires'], sep='\n')" \
       "$ACCELERATOR" > /tmp/parts.txt; \
-    pip install -c requirements.lock -r /tmp/parts.txt $faiss; \
+    sed 's/ \\$//; /--hash=/d' requirements.lock > /tmp/versions.txt; \
+    pip install -c /tmp/versions.txt -r /tmp/parts.txt $faiss; \
     test "$(pip list --format=freeze | grep -c '^faiss-')" = 1
 COPY corrfractal corrfractal
 COPY pipeline pipeline

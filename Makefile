@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-cluster setup check bench starter-model fmt clean
+.PHONY: demo test test-cluster setup check bench starter-model fmt lock clean
 
 demo: setup
 	$(BIN)/corrfractal demo
@@ -16,12 +17,15 @@ test: setup
 test-cluster: setup
 	tests/hosts/enter.sh $(BIN)/pytest -s tests/hosts
 
+# PyTorch first and by version: a machine may provide its own build of it, whose hash no index knows. All other
+# packages are checked against the hashes of the lock. The last line adds what such a build asks for, if anything.
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) --no-deps $$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.lock)
+	$(PIP_INSTALL) --no-deps --require-hashes -r requirements.lock
+	$(PIP_INSTALL) --no-build-isolation -e .
 	touch $(STAMP)
 
 check: setup
@@ -59,6 +63,10 @@ starter-model: setup
 fmt: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Exact versions and hashes of what is installed in .venv, after packages were upgraded there.
+lock: setup
+	scripts/lock.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
