@@ -36,7 +36,7 @@ from corrfractal.common.config import config_to_dict
 from corrfractal.registry.store import sqlite_uri
 from corrfractal.shards.manifest import load_manifest
 from training.config import configuration, with_settings
-from training.job import Job
+from training.job import TrainingJob
 from training.state.run_log import start_run
 
 OUT = Path(__file__).parent / "out"
@@ -142,8 +142,15 @@ def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]
         )
         uri = sqlite_uri(out.parent / "mlflow.db")
         digest = load_manifest(shards).digest
-        job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=steps, tracking_uri=uri,
-                  run_id=start_run(uri, out.name, {}, shards, digest))  # fmt: skip
+        job = TrainingJob(
+            shards=str(shards),
+            shards_digest=digest,
+            out=str(out),
+            config=config,
+            total=steps,
+            tracking_uri=uri,
+            run_id=start_run(uri, out.name, {}, shards, digest),
+        )
         (out / "job.json").write_text(json.dumps(config_to_dict(job)))
     return subprocess.Popen(
         [sys.executable, "-c", FIT, str(out / "job.json")], stdout=subprocess.DEVNULL
@@ -153,10 +160,10 @@ def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]
 FIT = """
 import json, pathlib, sys, torch
 from corrfractal.common.config import config_from_dict
-from training.job import Job
+from training.job import TrainingJob
 from training.loop import fit
 torch.set_num_threads(1)
-fit(config_from_dict(Job, json.loads(pathlib.Path(sys.argv[1]).read_text())), torch.device("cpu"))
+fit(config_from_dict(TrainingJob, json.loads(pathlib.Path(sys.argv[1]).read_text())), torch.device("cpu"))
 """
 
 

@@ -89,8 +89,9 @@ from corrfractal import CorrFractalConfig
 from corrfractal.common.config import config_to_dict, flatten
 from corrfractal.shards.manifest import load_manifest
 from training.config import configuration
-from training.loop import Job, fit
-from training.state.machine import note_attempt
+from training.job import TrainingJob
+from training.loop import fit
+from training.state.attempts import note_attempt
 from training.state.run_log import start_run
 
 uri, shards, out = os.environ["MLFLOW_TRACKING_URI"], Path(sys.argv[1]), Path("run")
@@ -99,7 +100,7 @@ config = replace(configuration("base", "cpu"), network=CorrFractalConfig(width=4
 digest = load_manifest(shards).digest
 note_attempt(out, workers=1)
 run = start_run(uri, "postgres", flatten(config_to_dict(config)), shards, digest)
-job = Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=150, tracking_uri=uri, run_id=run)
+job = TrainingJob(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=150, tracking_uri=uri, run_id=run)
 Path("run_id").write_text(run)
 fit(job, torch.device("cpu"))
 END

@@ -22,9 +22,9 @@ from training.data.batches import Batches
 from training.state.checkpoint import latest_checkpoint
 
 from .config import TrainingConfig
-from .job import Job
+from .job import TrainingJob
 from .meter import activation_bytes_per_sample, macs_per_sample
-from .run import checked_job
+from .request import check_request
 
 # bytes: PyTorch, MLflow and Ray in a worker on the CPU, before it does anything
 INTERPRETER = 0.75e9
@@ -90,7 +90,7 @@ def dry_run(
         CorrFractalError: it will not fit into memory.
     """
     started = time.monotonic()
-    job = checked_job(shards, out, config, tracking_uri, bounds)
+    job = check_request(shards, out, config, tracking_uri, bounds)
     config, manifest = job.config, load_manifest(job.shards)
     _check_files(job)
     batches = Batches(job.shards, config)
@@ -129,7 +129,7 @@ def dry_run(
     return result
 
 
-def _check_files(job: Job) -> None:
+def _check_files(job: TrainingJob) -> None:
     """Presence of every shard, and on local disks its size; hashes are checked when training reads
     them."""
     present = set(storage.listing(job.shards)[0])

@@ -1,15 +1,16 @@
 """The training loop of one worker: batches -> steps -> metrics, pictures, checkpoints -> a model
-file. Knows no Ray.
+file. Independent of Ray.
 
 Everything that outlives the process is a file in the run's folder:
 
-    job.json            what is trained; the same folder never holds two different runs
+    job.json            the job; a folder never holds two different runs
+    attempts.jsonl      a line per start: host, workers, code
     checkpoints/        see ``training.state.checkpoint``
-    metrics.jsonl       one line per ``log_every`` steps
-    messages.log        what the workers had to tell
+    metrics.jsonl       a line per ``log_every`` steps
+    messages.log        messages of the workers to the user
     pictures/           frame, labels, reconstruction
     model.safetensors   at the end, with result.json
-    diverged/           only if the loss stopped being finite: checkpoint and sample keys of that step
+    diverged/           if the loss is not finite: a checkpoint, and the step's samples
 """
 
 from __future__ import annotations
@@ -17,37 +18,28 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from enum import Enum
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrfractal.common.config import config_to_dict, digest
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.network.model import CorrFractal
-from inference.benchmarks.davis import score_network
 from training.data.batches import Batches
-from training.state.checkpoint import (
-    Checkpoint,
-    CheckpointWriter,
-    checkpoint_name,
-    latest_checkpoint,
-    read_checkpoint,
-)
+from training.state.checkpoint import checkpoint_name, latest_checkpoint, read_checkpoint
 from training.state.recorder import Recorder
-from training.state.stop import signalled, stop_file
+from training.state.stop import sigterm_received, stop_file
 
 from .config import TrainingConfig
-from .job import Job, tell
+from .job import TrainingJob
 from .meter import Meter, StepTime, macs_per_sample
 from .norm import synchronize
-from .step import learning_rate, train_step
+from .step import train_step
 
-PATIENCE = 60.0  # seconds to wait for the lock of a run
+LOCK_TIMEOUT = 60.0  # seconds
 
 
 class Outcome(Enum):
@@ -59,73 +51,78 @@ class Outcome(Enum):
 
 
 def fit(
-    job: Job,
+    job: TrainingJob,
     device: torch.device,
     rank: int = 0,
     world: int = 1,
-    watch: Callable[[StepTime], None] | None = None,
+    on_step: Callable[[StepTime], None] | None = None,
 ) -> Outcome:
-    """Train until ``job.total`` steps are done, going on from the newest whole checkpoint.
+    """Train until ``job.total`` steps are done, from the newest intact checkpoint on.
 
-    Called by every worker with the process group already up. Rank 0 alone writes; ``watch`` sees
-    every worker's steps.
+    Every worker calls it, with the process group set up if there are several. Only rank 0 writes.
+
+    Args:
+        job: with its MLflow run.
+        device: of this worker.
+        rank: of this worker.
+        world: number of workers.
+        on_step: is called with the time of each of this worker's steps.
+
+    Returns:
+        The same outcome on all workers.
+
+    Raises:
+        CorrFractalError: another process trains in the same folder.
+        IntegrityError: a shard is damaged.
     """
-    out, config = Path(job.out), job.config
-    tells = partial(tell, out)
-    with (
-        _sole_writer(out) if rank == 0 else nullcontext(),
-        CheckpointWriter(out / "checkpoints", config.keep_checkpoints, tells) as writer,
-    ):
+    out = Path(job.out)
+    config = job.config
+    with ExitStack() as stack:
+        if rank == 0:
+            stack.enter_context(_run_lock(out))
+
+        # Network, optimiser and data, as after the newest checkpoint
         model, optimizer = build(config, device, world)
         first = _resume(out, model, optimizer, rank, world)
         batches = Batches(job.shards, config, rank, world)
-        wrapped: nn.Module = model
-        # Batch statistics are those of all workers: no buffer needs to be sent around
+        network: nn.Module = model
         if world > 1:
-            wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+            # Buffers need no broadcast: batch statistics are those of all workers already.
+            network = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
-        recorder = Recorder(job, first) if rank == 0 else None
-        evaluated = rank == 0 and config.evaluate_on is not None
-        meter = Meter(
-            config, device, world, macs_per_sample(config, batches.side) if rank == 0 else 0, watch
-        )
+        recorder = None
+        macs = 0.0
+        if rank == 0:
+            recorder = stack.enter_context(Recorder(job, first, model, optimizer))
+            macs = macs_per_sample(config, batches.side)
+        meter = Meter(config, device, world, macs, on_step)  # from here on time counts
+
         stream = batches.iterate(first, job.total)
         for step in range(first, job.total):
             with meter.spending("data_wait"):
                 batch = next(stream).to(device)
-            result = train_step(wrapped, optimizer, batch, step, job.total, config)
-            done, last = step + 1, step + 1 == job.total
-            finite, leave = meter.add(
-                result, signalled() or (rank == 0 and stop_file(out).exists())
-            )
-            leave = leave and not last
-            if recorder is not None:
-                checkpoint = partial(_checkpoint, job, done, model, optimizer)
-                if not finite:
-                    recorder.diverged(checkpoint(), batch)
-                    return Outcome.DIVERGED
-                if done % config.checkpoint_every == 0 or last or leave:
-                    with meter.spending("checkpoint_stall"):
-                        writer.save(checkpoint())
-                scores: dict[str, float] = {}
-                if evaluated and (done % config.evaluate_every == 0 or last):
-                    with meter.spending("evaluation"):
-                        scores = score_network(_copy(model), Path(config.evaluate_on or ""))
-                if done % config.log_every == 0 or last or scores:
-                    rate = learning_rate(step, job.total, config)
-                    recorder.metrics(done, {**meter.read(), "learning_rate": rate, **scores})
-                if done % config.picture_every == 0 or last:
-                    recorder.picture(done, model, batch, result.densities)
-                if leave:
-                    writer.join()
-                    recorder.leave()
+            result = train_step(network, optimizer, batch, step, job.total, config)
+            done = step + 1
+
+            # One reduction makes all workers agree on whether to continue. After the last step
+            # there is nothing to stop.
+            stop_requested = sigterm_received() or (rank == 0 and stop_file(out).exists())
+            finite, stopping = meter.add(result, stop_requested)
+            stopping = stopping and done < job.total
+
             if not finite:
+                if recorder is not None:
+                    recorder.diverged(done, batch)
                 return Outcome.DIVERGED
-            if leave:
+            if recorder is not None:
+                recorder.step(done, batch, result, meter, stopping=stopping)
+            if stopping:
+                if recorder is not None:
+                    recorder.stop()
                 return Outcome.STOPPED
-        writer.join()
+
         if recorder is not None:
-            recorder.finish(model)
+            recorder.finish()
     return Outcome.FINISHED
 
 
@@ -143,36 +140,18 @@ def build(
     return model, torch.optim.Adam(model.parameters(), lr=config.learning_rate)
 
 
-def _copy(model: CorrFractal) -> CorrFractal:
-    """The network as it is now, on its own: what is done with it leaves the one in training alone."""
-    copy = CorrFractal(model.config).to(next(model.parameters()).device)
-    copy.load_state_dict(model.state_dict())
-    return copy.eval()
-
-
-def _checkpoint(
-    job: Job, step: int, model: CorrFractal, optimizer: torch.optim.Optimizer
-) -> Checkpoint:
-    return Checkpoint(
-        step=step,
-        model=model.state_dict(),
-        optimizer=optimizer.state_dict(),
-        shards_digest=job.shards_digest,
-        config_digest=digest(config_to_dict(job.config)),
-        run_id=job.run_id,
-    )
-
-
 def _resume(
     out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer, rank: int, world: int
 ) -> int:
-    """Put the newest whole checkpoint into model and optimiser, rank 0's choice on all; returns the
-    steps done."""
+    """Load the newest intact checkpoint, if any; returns the number of steps done.
+
+    Rank 0 chooses it for all workers: each for itself could find another one, since the last
+    process of a killed run may still be writing.
+    """
     folder = out / "checkpoints"
     checkpoint = latest_checkpoint(folder) if rank == 0 else None
-    step = torch.tensor(
-        [checkpoint.step if checkpoint else 0], device=next(model.parameters()).device
-    )
+    device = next(model.parameters()).device
+    step = torch.tensor([checkpoint.step if checkpoint else 0], device=device)
     if world > 1:
         dist.broadcast(step, src=0)
     if rank > 0 and step > 0:
@@ -184,10 +163,14 @@ def _resume(
 
 
 @contextmanager
-def _sole_writer(out: Path) -> Iterator[None]:
-    """Hold the run's lock. The workers of a killed driver live a few seconds longer: wait for them,
-    then give up."""
-    deadline = time.monotonic() + PATIENCE
+def _run_lock(out: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder.
+
+    Raises:
+        CorrFractalError: another process holds it for longer than the timeout.
+    """
+    # The workers of a killed driver live a few seconds longer than it, so wait before giving up.
+    deadline = time.monotonic() + LOCK_TIMEOUT
     with (out / ".lock").open("w") as lock:
         while True:
             try:
@@ -195,7 +178,8 @@ def _sole_writer(out: Path) -> Iterator[None]:
                 break
             except BlockingIOError as exc:
                 if time.monotonic() > deadline:
-                    message = f"another training is writing to {out}: stop it, or use another --out"
-                    raise CorrFractalError(message) from exc
+                    raise CorrFractalError(
+                        f"another training is writing to {out}: stop it, or use another --out"
+                    ) from exc
                 time.sleep(0.5)
         yield

@@ -44,7 +44,7 @@ class Meter:
         device: of this worker.
         world: number of workers.
         macs: multiply-adds of a sample, forward and backward; 0 leaves the rates of arithmetic out.
-        watch: is handed every step's time.
+        on_step: is called with the time of each step.
     """
 
     def __init__(
@@ -53,20 +53,25 @@ class Meter:
         device: torch.device,
         world: int,
         macs: float = 0.0,
-        watch: Callable[[StepTime], None] | None = None,
+        on_step: Callable[[StepTime], None] | None = None,
     ) -> None:
-        self._batch_size, self._device, self._world, self._macs = (
-            config.batch_size,
-            device,
-            world,
-            macs,
-        )
+        self._batch_size = config.batch_size
+        self._device = device
+        self._world = world
+        self._macs = macs
         self._peak = world * peak_macs_per_second(device, config.precision) if macs else 0.0
-        self._watch, self._last, self._waited = watch, time.monotonic(), 0.0
+
+        # Of the step under way
+        self._on_step = on_step
+        self._step_started = time.monotonic()
+        self._waited = 0.0
         self._reset()
 
     def _reset(self) -> None:
-        self._sums, self._steps, self._since = torch.zeros(len(SCALARS)), 0, time.monotonic()
+        # Of the steps since the last log line
+        self._sums = torch.zeros(len(SCALARS))
+        self._steps = 0
+        self._since = time.monotonic()
         self._spent = {"data_wait": 0.0, "checkpoint_stall": 0.0, "evaluation": 0.0}
 
     @contextmanager
@@ -79,22 +84,36 @@ class Meter:
         if what == "data_wait":
             self._waited += seconds
 
-    def add(self, result: StepResult, leave: bool) -> tuple[bool, bool]:
-        """Add a step; returns, on all workers alike, whether its loss was finite, and whether any
-        wants to leave."""
+    def add(self, result: StepResult, stop: bool) -> tuple[bool, bool]:
+        """Add a step.
+
+        Args:
+            result: of this worker.
+            stop: whether this worker requests the run to stop.
+
+        Returns:
+            Whether all scalars of all workers are finite, and whether any worker requests to stop.
+            The same on all workers.
+        """
         values = torch.stack([getattr(result, name).float() for name in SCALARS])
-        votes = torch.cat([values, values.new_tensor([float(leave)])])
+        votes = torch.cat([values, values.new_tensor([float(stop)])])
         if self._world > 1:
             dist.all_reduce(votes)
         votes = votes.cpu()
-        if self._watch is not None:  # here all workers' steps have ended, on a GPU too
-            now, samples = time.monotonic(), self._batch_size / self._world
-            self._watch(
+
+        # The copy to the CPU has waited for the step of all workers, on GPUs too.
+        if self._on_step is not None:
+            now = time.monotonic()
+            self._on_step(
                 StepTime(
-                    samples=samples, step_seconds=now - self._last, data_wait_seconds=self._waited
+                    samples=self._batch_size / self._world,
+                    step_seconds=now - self._step_started,
+                    data_wait_seconds=self._waited,
                 )
             )
-            self._last, self._waited = now, 0.0
+            self._step_started = now
+            self._waited = 0.0
+
         values = votes[:-1] / self._world
         self._sums += values
         self._steps += 1

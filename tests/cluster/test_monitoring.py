@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from training.meter import StepTime
-from training.run import STEP_COUNTERS
+from training.ray_backend import STEP_COUNTERS
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,9 +55,11 @@ from inference.benchmarks.davis import Davis
 from inference.evaluate import evaluate_davis
 from inference.load import resolve_model
 from training.config import configuration
-from training.job import Job
-from training.state.run_log import MetricLine, RunLog, start_run
+from training.job import TrainingJob
+from training.state.metrics_file import MetricLine, MetricsFile
+from training.state.run_log import start_run
 from training.state.run_store import store_of_run
+from training.state.uploader import Uploader
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -109,17 +112,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uri = sqlite_uri(folder / "mlflow.db")
     run_id = start_run(uri, "first", {"steps": 4}, folder / "shards", manifest.digest)
     register(run / "model.safetensors", run_id, uri, manifest.digest, serving_file=SERVING_FILE)
-    job = Job(shards=str(folder / "shards"), shards_digest=manifest.digest, out=str(run), total=4,
+    job = TrainingJob(shards=str(folder / "shards"), shards_digest=manifest.digest, out=str(run), total=4,
               config=configuration("base", "cpu"), tracking_uri=uri, run_id=run_id)  # fmt: skip
     (run / "job.json").write_text(json.dumps(config_to_dict(job)))
     return folder
 
 
 @pytest.fixture
-def held(project: Path) -> Job:
+def held(project: Path) -> TrainingJob:
     """The job of the run, as its folder tells it."""
     values = json.loads((project / "runs" / "first" / "job.json").read_text())
-    return Job(**{**values, "config": configuration("base", "cpu")})
+    return TrainingJob(**{**values, "config": configuration("base", "cpu")})
 
 
 @pytest.fixture
@@ -184,7 +187,7 @@ def test_an_ordinary_uri_stays_as_mlflow_writes_it(
 
 
 def test_in_a_folder_of_any_name_a_store_is_made_there_and_its_model_found(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: Job
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: TrainingJob
 ) -> None:
     folder = tmp_path / ALL_ODD
     shutil.copytree(project / "shards", folder / "shards")
@@ -268,7 +271,7 @@ def test_names_of_models_are_quoted_in_searches(
 
 
 def test_a_moved_project_finds_its_models_and_writes_to_the_new_place(
-    copy: Path, tmp_path: Path, held: Job, monkeypatch: pytest.MonkeyPatch
+    copy: Path, tmp_path: Path, held: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_models(tracking_uri())  # the copy is settled where it is
     moved = tmp_path / "moved & renamed"
@@ -290,7 +293,9 @@ def test_a_moved_project_finds_its_models_and_writes_to_the_new_place(
     assert not copy.exists()
 
 
-def test_a_copied_project_leaves_the_original_alone(project: Path, copy: Path, held: Job) -> None:
+def test_a_copied_project_leaves_the_original_alone(
+    project: Path, copy: Path, held: TrainingJob
+) -> None:
     before = files(project)
     found = resolve_model(None)
     assert found.path is not None
@@ -304,7 +309,7 @@ def test_a_copied_data_base_alone_reads_the_old_artefacts_and_writes_new_ones_be
     project: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    held: Job,
+    held: TrainingJob,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -345,7 +350,7 @@ def test_a_store_of_an_earlier_version_is_mended_too(copy: Path) -> None:
 
 
 def test_a_run_is_resumed_in_its_own_store_from_any_folder(
-    project: Path, held: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, held: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = project / "runs" / "first"
@@ -355,7 +360,7 @@ def test_a_run_is_resumed_in_its_own_store_from_any_folder(
 
 
 def test_a_run_that_was_moved_or_copied_with_its_store_uses_that_one(
-    project: Path, copy: Path, held: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, copy: Path, held: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert local_file(store_of_run(held, copy / "runs" / "first", None)) == copy / "mlflow.db"
@@ -370,7 +375,7 @@ def test_a_run_that_was_moved_or_copied_with_its_store_uses_that_one(
 
 
 def test_another_store_than_the_run_has_is_refused_in_one_sentence(
-    project: Path, held: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, held: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = project / "runs" / "first"
@@ -417,9 +422,10 @@ def _train(project: Path, uri: str, digest: str, gate: multiprocessing.synchroni
     """What a training does with the store."""
     gate.wait()
     run_id = start_run(uri, "run", {"steps": 4}, project / "shards", digest)
-    log = RunLog(uri, run_id)
-    log.metrics(MetricLine(step=1, time=1, values={"loss": 1.0}))
-    assert log.close("FINISHED")
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = MetricsFile(Path(folder) / "metrics.jsonl", 0)
+        metrics.append(MetricLine(step=1, time=1, values={"loss": 1.0}))
+        assert Uploader(uri, run_id, metrics.path).close("FINISHED")
     register(
         project / "runs" / "first" / "model.safetensors",
         run_id,
@@ -430,7 +436,7 @@ def _train(project: Path, uri: str, digest: str, gate: multiprocessing.synchroni
 
 
 def test_several_first_trainings_at_once_share_one_store(
-    project: Path, held: Job, tmp_path: Path
+    project: Path, held: TrainingJob, tmp_path: Path
 ) -> None:
     (tmp_path / ".mlflow.db.new").write_text(
         "left by a process that was killed while it created the store"

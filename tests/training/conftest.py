@@ -22,8 +22,9 @@ from pipeline.discover.sources import find_sources
 from pipeline.store.commit import commit, make_plan, prepare
 from pipeline.store.shard_task import make_shard
 from training.config import TrainingConfig, configuration
-from training.loop import Job, fit
-from training.state.machine import note_attempt
+from training.job import TrainingJob
+from training.loop import fit
+from training.state.attempts import note_attempt
 from training.state.run_log import start_run
 
 
@@ -82,7 +83,7 @@ def registered(
         out.mkdir()
         note_attempt(out, workers=1)
         run_id = start_run(store, out.name, flatten(config_to_dict(config)), tiny_shards, digest)
-        fit(Job(shards=str(tiny_shards), shards_digest=digest, out=str(out), config=config, total=4,
+        fit(TrainingJob(shards=str(tiny_shards), shards_digest=digest, out=str(out), config=config, total=4,
                 tracking_uri=store, run_id=run_id), torch.device("cpu"))  # fmt: skip
         register(out / "model.safetensors", run_id, store, digest, serving_file=SERVING_FILE)
         runs.append(out)

@@ -26,21 +26,22 @@ from corrfractal.shards.manifest import load_manifest
 from tests.tracking_server import TrackingServer
 from training import loop
 from training.config import TrainingConfig
-from training.job import Job
+from training.job import TrainingJob
 from training.loop import Outcome, fit
 from training.state.checkpoint import CheckpointWriter, latest_checkpoint
-from training.state.recorder import MetricsFile, read_lines
-from training.state.run_log import MetricLine, start_run
+from training.state.metrics_file import MetricLine, MetricsFile, read_lines
+from training.state.recorder import checkpoint_of
+from training.state.run_log import start_run
 
 FIT = """
 import json, sys, torch
 from corrfractal.common.config import config_from_dict
-from training.job import Job
+from training.job import TrainingJob
 from training.loop import fit
-from training.state.stop import listen
+from training.state.stop import catch_sigterm
 torch.set_num_threads(1)
-listen()
-print(fit(config_from_dict(Job, json.loads(sys.argv[1])), torch.device("cpu")).value)
+catch_sigterm()
+print(fit(config_from_dict(TrainingJob, json.loads(sys.argv[1])), torch.device("cpu")).value)
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -52,7 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: str) -> Job:
+def whole(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: str) -> TrainingJob:
     """A run that nothing happened to, with a checkpoint and a log line of every step."""
     network = replace(CorrFractal(None).config, width=4, embedding_channels=8)
     config = TrainingConfig(network=network, batch_size=4, crop=32, steps=10, checkpoint_every=1, keep_checkpoints=99,
@@ -63,15 +64,15 @@ def whole(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: st
     return job
 
 
-def new_job(shards: str | Path, out: Path, config: TrainingConfig, store: str) -> Job:
+def new_job(shards: str | Path, out: Path, config: TrainingConfig, store: str) -> TrainingJob:
     out.mkdir(exist_ok=True)
     digest = load_manifest(shards).digest
     assert config.steps is not None
-    return Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=config.steps,
+    return TrainingJob(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=config.steps,
                tracking_uri=store, run_id=start_run(store, out.name, {}, shards, digest))  # fmt: skip
 
 
-def started(job: Job) -> subprocess.Popen[str]:
+def started(job: TrainingJob) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", FIT, json.dumps(config_to_dict(job))],
         stdout=subprocess.PIPE,
@@ -79,7 +80,7 @@ def started(job: Job) -> subprocess.Popen[str]:
     )
 
 
-def assert_same_run(job: Job, whole: Job) -> None:
+def assert_same_run(job: TrainingJob, whole: TrainingJob) -> None:
     """The same weights to the last bit, and every step's loss once."""
     ours, theirs = (
         CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole)
@@ -88,14 +89,14 @@ def assert_same_run(job: Job, whole: Job) -> None:
     assert losses(job) == losses(whole)
 
 
-def losses(job: Job) -> list[tuple[int, float]]:
+def losses(job: TrainingJob) -> list[tuple[int, float]]:
     return [
         (line.step, line.values["loss"])
         for line in read_lines(Path(job.out) / "metrics.jsonl", job.total)
     ]
 
 
-def delivered(job: Job) -> list[int]:
+def delivered(job: TrainingJob) -> list[int]:
     import mlflow
 
     return [
@@ -104,7 +105,7 @@ def delivered(job: Job) -> list[int]:
 
 
 def test_killed_while_a_checkpoint_is_half_written_it_goes_on_from_the_one_before(
-    whole: Job, tmp_path: Path, store: str
+    whole: TrainingJob, tmp_path: Path, store: str
 ) -> None:
     job = new_job(whole.shards, tmp_path / "killed", whole.config, store)
     folder = tmp_path / "killed" / "checkpoints"
@@ -127,7 +128,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
-    whole: Job, tmp_path: Path, store: str
+    whole: TrainingJob, tmp_path: Path, store: str
 ) -> None:
     job = new_job(
         whole.shards, tmp_path / "asked", replace(whole.config, checkpoint_every=99), store
@@ -147,7 +148,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
 
 
 def test_two_workers_go_on_where_one_stopped_with_the_same_losses(
-    whole: Job, tmp_path: Path, store: str
+    whole: TrainingJob, tmp_path: Path, store: str
 ) -> None:
     """Sums are taken in another order: the first loss shows that, later ones what Adam makes of it."""
     job = new_job(whole.shards, tmp_path / "wider", whole.config, store)
@@ -169,12 +170,12 @@ def test_two_workers_go_on_where_one_stopped_with_the_same_losses(
 def _fit_rank(rank: int, job: dict[str, object], meeting: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    assert fit(config_from_dict(Job, job), torch.device("cpu"), rank, 2) is Outcome.FINISHED
+    assert fit(config_from_dict(TrainingJob, job), torch.device("cpu"), rank, 2) is Outcome.FINISHED
     dist.destroy_process_group()
 
 
 def test_a_full_disk_costs_checkpoints_but_not_the_run(
-    whole: Job, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+    whole: TrainingJob, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No file may grow beyond 150 kB from step 3 to step 7: neither a checkpoint nor the data base
     of the store."""
@@ -246,11 +247,11 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_part_of_it
 
 
 def test_a_snapshot_is_of_its_step_whatever_the_steps_after_it_do(
-    tmp_path: Path, whole: Job
+    tmp_path: Path, whole: TrainingJob
 ) -> None:
     model, optimizer = loop.build(whole.config, torch.device("cpu"), 1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    snapshot = loop._checkpoint(whole, 1, model, optimizer).snapshot()
+    snapshot = checkpoint_of(whole, 1, model, optimizer).snapshot()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
@@ -274,7 +275,7 @@ def test_a_line_that_found_no_room_is_written_whole_with_the_next_one(tmp_path: 
 
 def test_metrics_missed_by_a_tracking_server_arrive_later_in_order_each_once(
     tiny_shards: Path,
-    whole: Job,
+    whole: TrainingJob,
     tmp_path: Path,
     tracking_server: TrackingServer,
     monkeypatch: pytest.MonkeyPatch,

@@ -19,7 +19,7 @@ from corrfractal.common.config import config_to_dict
 from corrfractal.common.errors import CorrFractalError, DivergedError
 from corrfractal.shards.manifest import load_manifest
 from training.config import TrainingConfig
-from training.job import Job
+from training.job import TrainingJob
 from training.loop import fit
 from training.run import check_finished
 from training.state.run_log import start_run
@@ -27,10 +27,10 @@ from training.state.run_log import start_run
 FIT = """
 import json, sys, torch
 from corrfractal.common.config import config_from_dict
-from training.job import Job
+from training.job import TrainingJob
 from training.loop import fit
 torch.set_num_threads(1)
-fit(config_from_dict(Job, json.loads(sys.argv[1])), torch.device("cpu"))
+fit(config_from_dict(TrainingJob, json.loads(sys.argv[1])), torch.device("cpu"))
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -41,12 +41,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
-def new_job(shards: Path, out: Path, config: TrainingConfig, store: str) -> Job:
+def new_job(shards: Path, out: Path, config: TrainingConfig, store: str) -> TrainingJob:
     out.mkdir(exist_ok=True)
     digest = load_manifest(shards).digest
     run_id = start_run(store, out.name, {"steps": config.steps}, shards, digest)
     assert config.steps is not None
-    return Job(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=config.steps,
+    return TrainingJob(shards=str(shards), shards_digest=digest, out=str(out), config=config, total=config.steps,
                tracking_uri=store, run_id=run_id)  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def assert_same_weights(a: Path, b: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def _fit_in_process(job: Job) -> None:
+def _fit_in_process(job: TrainingJob) -> None:
     torch.set_num_threads(1)
     fit(job, torch.device("cpu"))
 
@@ -63,7 +63,7 @@ def _fit_in_process(job: Job) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(
     tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: str
-) -> tuple[Job, Path]:
+) -> tuple[TrainingJob, Path]:
     network = CorrFractal(None).config
     config = TrainingConfig(
         network=replace(network, width=4, embedding_channels=8), batch_size=4, crop=32, steps=8, checkpoint_every=3,
@@ -77,7 +77,7 @@ def uninterrupted(
 
 
 def test_a_run_leaves_metrics_pictures_checkpoints_and_a_model(
-    uninterrupted: tuple[Job, Path],
+    uninterrupted: tuple[TrainingJob, Path],
 ) -> None:
     import mlflow
 
@@ -112,7 +112,7 @@ def test_a_run_leaves_metrics_pictures_checkpoints_and_a_model(
 
 
 def test_after_kill_9_at_any_moment_the_weights_are_bit_identical(
-    uninterrupted: tuple[Job, Path], tmp_path: Path, store: str
+    uninterrupted: tuple[TrainingJob, Path], tmp_path: Path, store: str
 ) -> None:
     whole, reference = uninterrupted
     out = tmp_path / "killed"
@@ -133,7 +133,7 @@ def test_after_kill_9_at_any_moment_the_weights_are_bit_identical(
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_but_not_exactness(
-    uninterrupted: tuple[Job, Path], tmp_path: Path, store: str
+    uninterrupted: tuple[TrainingJob, Path], tmp_path: Path, store: str
 ) -> None:
     import shutil
 
@@ -147,7 +147,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_exactness(
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_its_samples_and_a_checkpoint(
-    uninterrupted: tuple[Job, Path], tmp_path: Path, store: str
+    uninterrupted: tuple[TrainingJob, Path], tmp_path: Path, store: str
 ) -> None:
     whole, _ = uninterrupted
     config = replace(whole.config, learning_rate=1e30, clip_gradient=1e30)
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_its_samples_and_a_checkpo
 
 
 def test_the_network_is_scored_while_it_trains_and_learns_no_differently(
-    uninterrupted: tuple[Job, Path], tmp_path: Path, store: str
+    uninterrupted: tuple[TrainingJob, Path], tmp_path: Path, store: str
 ) -> None:
     whole, reference = uninterrupted
     render_evaluation_set(tmp_path / "davis", sequences=1, frames=4, size=(64, 80))
@@ -182,7 +182,10 @@ def test_the_network_is_scored_while_it_trains_and_learns_no_differently(
 
 
 def test_two_trainings_never_write_to_one_folder(
-    uninterrupted: tuple[Job, Path], tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: tuple[TrainingJob, Path],
+    tmp_path: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import fcntl
 
@@ -190,7 +193,7 @@ def test_two_trainings_never_write_to_one_folder(
 
     whole, _ = uninterrupted
     job = new_job(Path(whole.shards), tmp_path / "busy", whole.config, store)
-    monkeypatch.setattr(loop, "PATIENCE", 0.1)
+    monkeypatch.setattr(loop, "LOCK_TIMEOUT", 0.1)
     with (tmp_path / "busy" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(CorrFractalError, match=r"another training is writing to .*busy"):

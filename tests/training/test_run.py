@@ -20,7 +20,9 @@ from corrfractal.common.errors import CallError, ConfigError, CorrFractalError
 from corrfractal.registry.store import sqlite_uri
 from corrfractal.registry.versions import show
 from training.config import TrainingConfig
-from training.run import _asked_to_stop, _run_in_thread, checked_job, train
+from training.ray_backend import run_in_thread, stop_on_signal
+from training.request import check_request
+from training.run import train
 from training.state.stop import stop_file
 
 
@@ -30,7 +32,7 @@ def test_fields_that_do_not_touch_the_weights_may_change_on_resume_and_others_no
     server = "http://127.0.0.1:9"  # away, which does not keep a run from being resumed
 
     def asked(config: TrainingConfig, store: str = server):
-        return checked_job(tiny_shards, tmp_path, config, store, (1, 2))
+        return check_request(tiny_shards, tmp_path, config, store, (1, 2))
 
     first = replace(asked(tiny_config, "sqlite:///none.db"), run_id="r", tracking_uri=server)
     (tmp_path / "job.json").write_text(json.dumps(config_to_dict(first)))
@@ -60,7 +62,7 @@ def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call
     version = show("1", uri)
     mlflow.MlflowClient().delete_registered_model(version.name)
     config = replace(tiny_config, steps=4, seed=0, picture_every=4)
-    job = checked_job(tiny_shards, tmp_path / "new", config, uri, (1, 1))
+    job = check_request(tiny_shards, tmp_path / "new", config, uri, (1, 1))
     (out / "job.json").write_text(
         json.dumps(config_to_dict(replace(job, run_id=version.run_id, out=str(out))))
     )
@@ -85,9 +87,9 @@ def test_a_signal_to_the_driver_asks_the_workers_to_leave_and_a_second_one_does_
             time.sleep(0.01)
 
     before = signal.getsignal(number)
-    with _asked_to_stop(tmp_path) as asked:
+    with stop_on_signal(tmp_path) as asked:
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
-        _run_in_thread(worker)
+        run_in_thread(worker)
         assert asked.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
@@ -100,7 +102,7 @@ def test_what_fails_beside_the_main_thread_is_raised_in_it() -> None:
         raise ConfigError("wrong")
 
     with pytest.raises(ConfigError, match="wrong"):
-        _run_in_thread(fails)
+        run_in_thread(fails)
 
 
 @pytest.mark.parametrize("name", ["result.json", "model.safetensors", "checkpoints"])
@@ -109,6 +111,6 @@ def test_a_folder_with_files_of_others_is_no_run_to_resume(
 ) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(CallError, match=f"{name} exists, and was not written by this command"):
-        checked_job(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
+        check_request(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
     with pytest.raises(CallError, match="lies in the input"):
-        checked_job(tiny_shards, tiny_shards / "run", tiny_config, "sqlite:///none.db", (1, 2))
+        check_request(tiny_shards, tiny_shards / "run", tiny_config, "sqlite:///none.db", (1, 2))

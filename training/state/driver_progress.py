@@ -1,16 +1,20 @@
-"""What the driver shows of a run, read from the files that its workers write: they may be on other
-machines."""
+"""What the driver shows of a run. It reads the files of the run's folder: the workers may be on
+other hosts."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from corrfractal.common.console import progress, say
-from training.job import Job, messages_file
+from training.job import TrainingJob
+
+from .messages import messages_file
+from .metrics_file import last_line
+
+POLL_SECONDS = 1.0
 
 
 def note_previous(out: Path) -> None:
@@ -21,24 +25,27 @@ def note_previous(out: Path) -> None:
 
 
 @contextmanager
-def shown_progress(job: Job) -> Iterator[None]:
-    """Show the steps done, read from the file that rank 0 appends to."""
+def show_progress(job: TrainingJob) -> Iterator[None]:
+    """Show the steps done and the workers' messages, until the block ends."""
+    metrics = Path(job.out) / "metrics.jsonl"
     stop = threading.Event()
 
     def follow() -> None:
-        shown, path = 0, Path(job.out) / "metrics.jsonl"
+        shown = 0
+        # "a+" creates the file if no worker has, and skips the messages of earlier starts.
         with (
             progress("training", job.total) as advance,
             messages_file(Path(job.out)).open("a+") as messages,
         ):
             stopped = False
             while not stopped:
-                stopped = stop.wait(1.0)
-                lines = path.read_text().splitlines() if path.exists() else []
-                done = json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else shown
-                if done > shown:
-                    advance(done - shown)
-                    shown = done
+                # After the end the files are read once more.
+                stopped = stop.wait(POLL_SECONDS)
+                line = last_line(metrics)
+                # After a restart of the workers the step may be an earlier one: the bar waits.
+                if line is not None and line.step > shown:
+                    advance(line.step - shown)
+                    shown = line.step
                 for message in messages.read().splitlines():
                     say(message)
 

@@ -1,105 +1,172 @@
-"""What rank 0 writes of a run: metrics, pictures, what diverged, the model. The tracking server
-gets the same.
+"""Everything that rank 0 writes of a run, into its folder and to MLflow: checkpoints, metrics,
+pictures, the model; after divergence the step's samples.
 
-A full disk or a server that is away costs the run nothing: lines wait in memory until they can be
-written and sent.
+A full disk or an unreachable tracking server is reported and does not stop the run.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import torch
+
 from corrfractal import CorrFractal
-from corrfractal.common.config import config_to_dict
+from corrfractal.common.config import config_to_dict, digest
 from corrfractal.common.files import file_sha256, write_text
+from inference.benchmarks.davis import score_network
 from training.data.batches import Batch
-from training.job import Job, tell
+from training.job import TrainingJob
+from training.meter import Meter
+from training.step import StepResult, learning_rate
 
-from .checkpoint import Checkpoint, save_checkpoint
-from .machine import ATTEMPTS, Machine
+from .attempts import ATTEMPTS
+from .checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
+from .messages import tell
+from .metrics_file import MetricLine, MetricsFile, last_line
 from .picture import save_picture
-from .run_log import MetricLine, RunLog
+from .system_metrics import PREFIX, SystemMetrics
+from .uploader import Uploader
 
-LEAVING = 5.0  # seconds for the tracking server when the run was asked to leave
+STOP_TIMEOUT = 5.0  # seconds for the tracking server when a signal stopped the run
 
 
 class Recorder:
-    """Writes the folder of a job that resumes after ``first`` steps; what was written of later
-    steps is dropped."""
+    """Writes what is due after each step. A context manager: checkpoints are complete when it
+    exits.
 
-    def __init__(self, job: Job, first: int) -> None:
-        self._job, self._out = job, Path(job.out)
-        self._file = MetricsFile(self._out / "metrics.jsonl", first)
-        self._log = RunLog(
-            job.tracking_uri, job.run_id, self._file.lines, tell=lambda text: tell(self._out, text)
+    Args:
+        job: with its MLflow run.
+        first: step from which the run resumes; log lines of later steps are dropped.
+        model: the network, without a wrapper for data parallelism.
+        optimizer: its optimiser.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        first: int,
+        model: CorrFractal,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._job = job
+        self._config = job.config
+        self._out = Path(job.out)
+        self._model = model
+        self._optimizer = optimizer
+
+        tell_user = partial(tell, self._out)
+        self._checkpoints = CheckpointWriter(
+            self._out / "checkpoints", job.config.keep_checkpoints, tell_user
         )
-        self._machine = Machine(job.run_id)
+        self._metrics = MetricsFile(self._out / "metrics.jsonl", first)
+        self._uploader = Uploader(job.tracking_uri, job.run_id, self._metrics.path, tell_user)
+        self._system = SystemMetrics(job.run_id)
         self._disk_full = False
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """A log line; the tracking server also gets what the machine does meanwhile."""
-        line = MetricLine(step=step, time=time.time_ns() // 1_000_000, values=dict(values))
-        self._log.metrics(replace(line, values={**values, **self._machine.sample()}))
-        self._guarded(self._file.append, line)
+    def __enter__(self) -> Recorder:
+        return self
 
-    def picture(
-        self, step: int, model: CorrFractal, batch: Batch, densities: tuple[float, float]
+    def __exit__(self, *exc_info: object) -> None:
+        self._checkpoints.join()
+
+    def step(
+        self, done: int, batch: Batch, result: StepResult, meter: Meter, *, stopping: bool
     ) -> None:
-        """What the network makes of the step's first samples."""
-        path = self._out / "pictures" / f"step-{step:08d}.png"
-        if self._guarded(save_picture, path, model, batch, densities):
-            self._log.artifact(path, "pictures")
-        else:
-            path.unlink(missing_ok=True)
+        """Write what is due after ``done`` steps: everything after the last one, and a checkpoint
+        if the run is stopping. ``meter`` is read and reset for a log line."""
+        config = self._config
+        last = done == self._job.total
 
-    def diverged(self, checkpoint: Checkpoint, batch: Batch) -> None:
-        """Leave what is needed to see why the loss is not finite."""
-        save_checkpoint(self._out / "diverged", checkpoint, keep=1)
+        if done % config.checkpoint_every == 0 or last or stopping:
+            with meter.spending("checkpoint_stall"):
+                self._checkpoints.save(self._checkpoint(done))
+
+        scores: dict[str, float] = {}
+        if config.evaluate_on is not None and (done % config.evaluate_every == 0 or last):
+            with meter.spending("evaluation"):
+                scores = score_network(_copy(self._model), Path(config.evaluate_on))
+
+        # Scores are logged at once: the next log line has another step.
+        if done % config.log_every == 0 or last or scores:
+            rate = learning_rate(done - 1, self._job.total, config)
+            self._log(done, {**meter.read(), "learning_rate": rate, **scores})
+
+        if done % config.picture_every == 0 or last:
+            self._picture(done, batch, result)
+
+    def diverged(self, done: int, batch: Batch) -> None:
+        """Write what helps to see why the loss is not finite: a checkpoint and the keys of the
+        samples."""
+        save_checkpoint(self._out / "diverged", self._checkpoint(done), keep=1)
         write_text(
-            self._out / "diverged" / "step.json",
-            json.dumps({"step": checkpoint.step, "samples": batch.keys}),
+            self._out / "diverged" / "step.json", json.dumps({"step": done, "samples": batch.keys})
         )
-        self._log.close("FAILED")
+        self._uploader.close("FAILED")
 
-    def leave(self) -> None:
-        """The run was asked to stop for now; what the server does not take in time is sent when it
-        resumes."""
-        self._log.close(None, LEAVING)
+    def stop(self) -> None:
+        """Complete the checkpoint, and give the tracking server a few seconds; the resumed run
+        sends what is left."""
+        self._checkpoints.join()
+        self._uploader.close(None, STOP_TIMEOUT)
 
-    def finish(self, model: CorrFractal) -> None:
-        """Write the model and the result."""
+    def finish(self) -> None:
+        """Write the model, then the result, with which the run counts as finished."""
+        self._checkpoints.join()
+        model_file = self._out / "model.safetensors"
         metadata = {
             "shards_digest": self._job.shards_digest,
             "run_id": self._job.run_id,
             "steps": str(self._job.total),
-            "training": json.dumps(config_to_dict(self._job.config), sort_keys=True),
+            "training": json.dumps(config_to_dict(self._config), sort_keys=True),
         }
-        model.save(self._out / "model.safetensors", metadata)
-        self._file.flush()
-        for file in (self._file.path, self._out / ATTEMPTS):
-            if file.exists():
-                self._log.artifact(file)
-        self._log.close("FINISHED")
-        facts = {
-            "step": self._job.total,
-            "model_sha256": file_sha256(self._out / "model.safetensors"),
-        }
-        write_text(self._out / "result.json", json.dumps({**self._file.lines[-1].values, **facts}))
+        self._model.save(model_file, metadata)
 
-    def _guarded(self, write: Callable[..., None], *arguments: object) -> bool:
-        """Do what may fail for want of room; tell of it once."""
+        self._metrics.flush()
+        for file in (self._metrics.path, self._out / ATTEMPTS):
+            if file.exists():
+                self._uploader.artifact(file)
+        self._uploader.close("FINISHED")
+
+        line = last_line(self._metrics.path)
+        assert line is not None, "the last step is always logged"
+        result: dict[str, float | str] = {
+            name: value for name, value in line.values.items() if not name.startswith(PREFIX)
+        }
+        result["step"] = self._job.total
+        result["model_sha256"] = file_sha256(model_file)
+        write_text(self._out / "result.json", json.dumps(result))
+
+    def _checkpoint(self, done: int) -> Checkpoint:
+        return checkpoint_of(self._job, done, self._model, self._optimizer)
+
+    def _log(self, done: int, values: dict[str, float]) -> None:
+        now = time.time_ns() // 1_000_000
+        line = MetricLine(step=done, time=now, values={**values, **self._system.sample()})
+        if self._write(self._metrics.append, line):
+            self._uploader.new_lines()
+
+    def _picture(self, done: int, batch: Batch, result: StepResult) -> None:
+        path = self._out / "pictures" / f"step-{done:08d}.png"
+        if self._write(save_picture, path, self._model, batch, result.densities):
+            self._uploader.artifact(path, "pictures")
+        else:
+            path.unlink(missing_ok=True)
+
+    def _write(self, write: Callable[..., None], *arguments: object) -> bool:
+        """Whether a write succeeded. A failure, of a full disk for example, is reported once until
+        the next success."""
         try:
             write(*arguments)
         except OSError as exc:
             if not self._disk_full:
                 tell(
                     self._out,
-                    f"warning: cannot write to {self._out} ({exc.strerror or exc}); training goes "
-                    "on",
+                    f"warning: cannot write to {self._out} ({exc.strerror or exc}); training "
+                    "continues",
                 )
             self._disk_full = True
             return False
@@ -107,54 +174,30 @@ class Recorder:
         return True
 
 
-def deliver(job: Job) -> None:
-    """Send what the tracking server missed of a run that has finished, if it missed anything."""
+def checkpoint_of(
+    job: TrainingJob, done: int, model: CorrFractal, optimizer: torch.optim.Optimizer
+) -> Checkpoint:
+    """A checkpoint after ``done`` steps. It shares its tensors with model and optimiser."""
+    return Checkpoint(
+        step=done,
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        shards_digest=job.shards_digest,
+        config_digest=digest(config_to_dict(job.config)),
+        run_id=job.run_id,
+    )
+
+
+def deliver(job: TrainingJob) -> None:
+    """Send what MLflow still lacks of a finished run: its last process may have given up."""
     path = Path(job.out) / "metrics.jsonl"
-    log = RunLog(job.tracking_uri, job.run_id, read_lines(path, job.total))
-    log.artifact(path)
-    log.close("FINISHED")
+    uploader = Uploader(job.tracking_uri, job.run_id, path)
+    uploader.artifact(path)
+    uploader.close("FINISHED")
 
 
-class MetricsFile:
-    """``metrics.jsonl``: a line per log line, in order. What cannot be written now is written with
-    the next line."""
-
-    def __init__(self, path: Path, first: int) -> None:
-        self.path = path
-        self.lines: list[MetricLine] = read_lines(path, first)
-        text = "".join(map(_text, self.lines))
-        write_text(path, text)
-        self._written, self._end = len(self.lines), len(text)
-
-    def append(self, line: MetricLine) -> None:
-        """Add a line.
-
-        Raises:
-            OSError: no room; it is kept for the next call.
-        """
-        self.lines.append(line)
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what is not written yet."""
-        text = "".join(_text(line) for line in self.lines[self._written :]).encode()
-        with self.path.open("r+b") as file:
-            file.truncate(self._end)  # a full disk takes part of a line
-            file.seek(self._end)
-            file.write(text)
-        self._written, self._end = len(self.lines), self._end + len(text)
-
-
-def read_lines(path: Path, last: int) -> list[MetricLine]:
-    """The whole lines of a metrics file up to a step."""
-    found = []
-    for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if text.endswith("\n") and (values := json.loads(text))["step"] <= last:
-            found.append(
-                MetricLine(step=values.pop("step"), time=values.pop("time"), values=values)
-            )
-    return found
-
-
-def _text(line: MetricLine) -> str:
-    return json.dumps({"step": line.step, "time": line.time, **line.values}) + "\n"
+def _copy(model: CorrFractal) -> CorrFractal:
+    """The network in evaluation mode, without effect on the one in training."""
+    copy = CorrFractal(model.config).to(next(model.parameters()).device)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval()

@@ -9,10 +9,10 @@ from corrfractal.common.errors import CallError
 from corrfractal.common.text import without_password
 from corrfractal.registry.connection import NoSuchVersionError, mlflow_errors, open_store
 from corrfractal.registry.store import check_store, holds_run, local_file, sqlite_uri, tracking_uri
-from training.job import Job
+from training.job import TrainingJob
 
 
-def store_of_run(held: Job, out: Path, named: str | None) -> str:
+def store_of_run(held: TrainingJob, out: Path, named: str | None) -> str:
     """The store that holds a run.
 
     Args:

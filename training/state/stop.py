@@ -1,9 +1,9 @@
-"""Leaving when asked: SIGTERM to a worker, or a word of the driver, ends the run at the next step,
-with a checkpoint.
+"""Stop a run at its next step, with a checkpoint: on SIGTERM to a worker, or by request of the
+driver.
 
-The driver says it with a file, since its workers may be on other machines; a worker learns it from
-the signal. All workers must leave at the same step: ``training.loop`` adds up their votes in the
-sum that it makes of each step anyway.
+The driver requests it with a file, since its workers may be on other hosts. All workers must leave
+the loop at the same step: ``training.loop`` counts their votes in the reduction of each step's
+losses.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import signal
 import threading
 from pathlib import Path
 
-_SIGNALLED = threading.Event()
+_RECEIVED = threading.Event()
 
 
-def listen() -> None:
-    """Take note of SIGTERM from now on. In the main thread of a process only; elsewhere nothing is
-    changed."""
-    _SIGNALLED.clear()
+def catch_sigterm() -> None:
+    """Record SIGTERM instead of ending the process. A no-op outside the main thread."""
+    _RECEIVED.clear()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda signum, frame: _SIGNALLED.set())
+        signal.signal(signal.SIGTERM, lambda number, frame: _RECEIVED.set())
 
 
-def signalled() -> bool:
-    """Whether this process has been sent SIGTERM."""
-    return _SIGNALLED.is_set()
+def sigterm_received() -> bool:
+    """Whether this process received SIGTERM since ``catch_sigterm``."""
+    return _RECEIVED.is_set()
 
 
 def stop_file(out: Path) -> Path:
-    """There while the driver wants its workers to leave."""
+    """Exists while the driver requests its workers to stop."""
     return out / ".stop"

@@ -1,0 +1,166 @@
+"""Check a call of ``train`` before anything is started, and open its run or resume the existing
+one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from corrfractal.common import storage
+from corrfractal.common.config import config_from_dict, config_to_dict, flatten
+from corrfractal.common.errors import ConfigError
+from corrfractal.common.files import write_text
+from corrfractal.common.output_guard import refuse_existing, refuse_overlap
+from corrfractal.common.surroundings import refuse_faults
+from corrfractal.common.text import without_password
+from corrfractal.registry.connection import open_store
+from corrfractal.registry.store import canonical_uri, check_store, local_file
+from corrfractal.registry.store import tracking_uri as default_uri
+from corrfractal.shards.manifest import load_manifest
+from training.data.batches import usable_samples
+from training.data.order import check_share
+from training.state.attempts import ATTEMPTS
+from training.state.run_log import start_run
+from training.state.run_store import store_of_run
+
+from .config import RESUMABLE_FIELDS, TrainingConfig
+from .job import TrainingJob
+from .label_bounds import check_labels
+
+RUN_FILES = (
+    "checkpoints",
+    "metrics.jsonl",
+    "messages.log",
+    "pictures",
+    "model.safetensors",
+    "result.json",
+    "diverged",
+    ATTEMPTS,
+)
+"""What a run writes into its folder. Without a ``job.json`` such files are not ours, and a new run
+would overwrite them."""
+
+
+def check_request(
+    shards: str | Path,
+    out: Path,
+    config: TrainingConfig,
+    tracking_uri: str | None,
+    bounds: tuple[int, int],
+) -> TrainingJob:
+    """The requested job, without an MLflow run yet. Writes nothing.
+
+    Args:
+        shards: folder with ``manifest.json``, local or a URI.
+        out: folder of the run, new or existing.
+        config: how to train.
+        tracking_uri: MLflow store; None: the existing run's, or the default one.
+        bounds: least and most workers.
+
+    Raises:
+        CallError: there are no such shards, clips are too short, settings contradict each other or
+            the existing run, or the store does not hold that run.
+        BoundExceededError: the labels are collapsed, static or noise.
+        CorrFractalError: the store cannot be used.
+    """
+    refuse_faults("training")
+    evaluate_on = None if config.evaluate_on is None else Path(config.evaluate_on)
+    refuse_overlap({"--out": out}, (shards, evaluate_on))
+
+    # Paths as the workers can use them: a worker has another working folder.
+    shards = storage.resolve(shards)
+    out = out.absolute()
+    if evaluate_on is not None:
+        config = replace(config, evaluate_on=str(evaluate_on.absolute()))
+    named_store = canonical_uri(tracking_uri) if tracking_uri else None
+
+    # The data must suit the configuration.
+    manifest = load_manifest(shards)
+    samples = usable_samples(shards, config)
+    if not samples:
+        raise ConfigError(
+            f"no clip in {shards} has the {config.clip_frames_needed} frames that the preset "
+            f"'{config.references}' needs: precompute longer clips"
+        )
+    check_labels(manifest.statistics.labels, config, shards)
+    least, most = bounds
+    try:
+        check_share(config.batch_size, config.accumulate, range(least, most + 1))
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
+
+    job = TrainingJob(
+        shards=shards,
+        shards_digest=manifest.digest,
+        out=str(out),
+        config=config,
+        total=config.steps or max(1, config.epochs * len(samples) // config.batch_size),
+        tracking_uri=named_store or default_uri(),
+        run_id="",
+    )
+    existing = _existing_job(out)
+    if existing is None:
+        refuse_existing((out / name for name in RUN_FILES), "name another folder with --out")
+        check_store(job.tracking_uri, write=True)
+        return job
+    _refuse_other_run(existing, job)
+    return replace(job, tracking_uri=store_of_run(existing, out, named_store))
+
+
+def open_run(job: TrainingJob, bounds: tuple[int, int]) -> TrainingJob:
+    """Add the MLflow run to a job: a new run, or that of the job in the folder.
+
+    Args:
+        job: from ``check_request``.
+        bounds: least and most workers.
+    """
+    out = Path(job.out)
+    existing = _existing_job(out)
+    if existing is not None:
+        # A local store may have been moved. A server may be down: a resumed run does not need it.
+        if local_file(job.tracking_uri) is not None:
+            open_store(job.tracking_uri, write=True)
+        return replace(job, run_id=existing.run_id)
+
+    out.mkdir(parents=True, exist_ok=True)
+    params = {
+        **flatten(config_to_dict(job.config)),
+        "steps": job.total,
+        "samples": len(usable_samples(job.shards, job.config)),
+        "workers": bounds[1],
+    }
+    run_id = start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest)
+    job = replace(job, run_id=run_id)
+    stored = replace(job, tracking_uri=without_password(job.tracking_uri))
+    write_text(out / "job.json", json.dumps(config_to_dict(stored), indent=2))
+    return job
+
+
+def _existing_job(out: Path) -> TrainingJob | None:
+    job_file = out / "job.json"
+    if not job_file.exists():
+        return None
+    return config_from_dict(TrainingJob, json.loads(job_file.read_text()), where=str(job_file))
+
+
+def _refuse_other_run(existing: TrainingJob, requested: TrainingJob) -> None:
+    """Raise a ``ConfigError`` if the jobs differ in a field that changes the weights."""
+    resumable = {name: getattr(requested.config, name) for name in RESUMABLE_FIELDS}
+    # Folders and stores may be moved between two starts.
+    comparable = replace(
+        existing,
+        run_id="",
+        out=requested.out,
+        shards=requested.shards,
+        tracking_uri=requested.tracking_uri,
+        config=replace(existing.config, **resumable),
+    )
+    before = flatten(config_to_dict(comparable))
+    now = flatten(config_to_dict(requested))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{requested.out} holds another run: '{key}' was {before.get(key)!r} and is now "
+                f"{now.get(key)!r}. Repeat the first call to resume it, or name another --out"
+            )
