@@ -35,6 +35,11 @@ check: setup
 	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.check_recipes
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/shellcheck --severity=warning .ci/run scripts/*.sh cluster/deploy/*/*.sh cluster/deploy/slurm/run.sbatch tests/hosts/*.sh
 
 # Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from corrfractal.network.attention import restricted_attention
     from corrfractal.network.model import CorrFractal, CorrFractalConfig
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CorrFractal",
     "CorrFractalConfig",
