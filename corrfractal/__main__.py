@@ -59,10 +59,18 @@ COMMANDS = {
     "propagate": (
         "inference.cli",
         "propagate",
-        "One video and a first-frame mask -> a mask for every frame.",
+        "A video and a first-frame mask -> a mask for every frame.",
     ),
-    "evaluate": ("inference.cli", "evaluate", "Propagate and score a data set (davis)."),
-    "score": ("inference.cli", "score", "Score masks made elsewhere (davis)."),
+    "evaluate": (
+        "inference.evaluate_cli",
+        "evaluate",
+        "Propagate and score a benchmark: davis, youtubevos, jhmdb or vip.",
+    ),
+    "score": (
+        "inference.evaluate_cli",
+        "score",
+        "Score predictions made elsewhere: davis, youtubevos, jhmdb or vip.",
+    ),
     "doctor": ("cluster.cli", "doctor", "Check this machine, and say what to do about each fault."),
     "cluster": (
         "cluster.cli",

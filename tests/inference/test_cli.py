@@ -22,7 +22,7 @@ def corrfractal(*args: object) -> Result:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, inference.cli; heavy = {'torch', 'numpy', 'cv2', 'ray', 'mlflow'} & "
+        "import sys, inference.cli, inference.evaluate_cli; heavy = {'torch', 'numpy', 'cv2', 'ray', 'mlflow'} & "
         "set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
