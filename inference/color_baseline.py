@@ -1,10 +1,9 @@
-"""Colour-only matching: what the tracker reaches without any learning, the baseline that a trained
-network must beat.
+"""Colour-only matching: the baseline that a trained network must beat.
 
 The network's embedding is replaced by the Lab colours of 3 x 3 cells around each pixel, 4 pixels
 apart; at density 4 that is a patch of 12 x 12 pixels. Everything else (memory frames, restricted
-attention, feedback) is the same tracker, at one density and with one affinity, as the siblings of
-the paper do it.
+attention, feedback of masks) is the same tracker, at one density and with one affinity, as in the
+methods that the paper compares with.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ TEMPERATURE = 0.0003
 
 
 class LabPatches(nn.Module):
-    """``lab_patches`` in the place of a backbone."""
+    """Colour patches in place of the backbone: Lab (B, 3, H, W) -> (B, 28, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Where the tracker puts its frames
+        # The tracker moves its frames to the device of the model's first parameter.
         self.device = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def forward(self, lab: Tensor) -> Tensor:
@@ -34,7 +33,7 @@ class LabPatches(nn.Module):
 
 
 def colour_matching() -> CorrFractal:
-    """The baseline, ready for use."""
+    """The colour-only model, in evaluation mode."""
     correspondence = CorrespondenceConfig(
         multi_density=False,
         density_means=(float(PATCH_STRIDE), 2.0 * PATCH_STRIDE),
@@ -42,5 +41,6 @@ def colour_matching() -> CorrFractal:
         similarity=Similarity(kind="cosine", temperature=TEMPERATURE),
     )
     model = CorrFractal(CorrFractalConfig(width=4, bottleneck="lab", correspondence=correspondence))
-    model.backbone = LabPatches()  # type: ignore[assignment]  # takes what a backbone takes, gives what it gives
+    # The attribute is typed as a backbone; only its call is used.
+    model.backbone = LabPatches()  # type: ignore[assignment]
     return model.eval()

@@ -1,12 +1,18 @@
-"""The registered model's front: MLflow runs this file (models from code, nothing pickled) beside
-``model.safetensors``.
+"""The registered model as a service.
 
-In: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with the
-objects of its first frame: palette or grey, 0 = background). Out: a row per frame of every video,
-with ``video`` (the row it came in), ``frame`` (its number) and ``mask`` (bytes of a grey PNG with
-its object ids). In JSON, bytes are base64. With the parameter ``fast``, three densities instead of
-six. What cannot be read is answered with status 400 and the reason. A video that is damaged or cut
-short later has the masks of its sound frames, then one row with an empty ``mask``.
+MLflow runs this file as it is ("models from code", nothing is pickled), next to
+``model.safetensors`` and a copy of the ``corrfractal`` package alone. It must therefore import
+nothing of this repository but ``corrfractal``.
+
+Input: a table with the columns ``video`` (bytes of a video file) and ``mask`` (bytes of a PNG with
+the objects of its first frame: palette or grey, 0 = background). Output: a row per frame of every
+video, with ``video`` (number of the input row), ``frame`` (index) and ``mask`` (bytes of a grey PNG
+with object ids). In JSON, bytes are base64. The parameter ``fast`` selects three densities instead
+of six.
+
+Input that cannot be read is answered with status 400 and the reason. A video that is damaged or cut
+short at a later frame yields the masks of the frames before it, then one row with an empty
+``mask``.
 """
 
 from __future__ import annotations
@@ -19,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
@@ -34,7 +42,7 @@ DAMAGED = b""  # in place of the mask of the first frame that cannot be decoded
 
 
 class MaskPropagation(mlflow.pyfunc.PythonModel):
-    """Propagates a first mask through a video."""
+    """Propagates the mask of the first frame through each video."""
 
     def load_context(self, context: Any) -> None:
         self.model = CorrFractal.load(context.artifacts["weights"])
@@ -43,30 +51,32 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         config = FAST if (params or {}).get("fast") else TrackerConfig()
-        rows = []
-        for number, (video, mask) in enumerate(
-            zip(model_input["video"], model_input["mask"], strict=True)
-        ):
+        inputs = zip(model_input["video"], model_input["mask"], strict=True)
+        rows: list[dict[str, Any]] = []
+        for number, (video, mask) in enumerate(inputs):
             try:
-                masks = enumerate(self._propagate(video, mask, config))
-                rows += [{"video": number, "frame": frame, "mask": png} for frame, png in masks]
+                for frame, png in enumerate(self._propagate(video, mask, config)):
+                    rows.append({"video": number, "frame": frame, "mask": png})
             except CorrFractalError as exc:
                 raise MlflowException.invalid_parameter_value(f"row {number}: {exc}") from exc
         return pd.DataFrame(rows)
 
     def _propagate(self, video: bytes, mask: bytes, config: TrackerConfig) -> Iterator[bytes]:
-        """PNG files of the masks, frame by frame."""
+        """The mask of each frame, as PNG."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "video"
-            path.write_bytes(video)
-            given = Path(folder) / "mask"
-            given.write_bytes(mask)
-            frames = iter(open_video(path).frames())
+            video_path = Path(folder) / "video"
+            video_path.write_bytes(video)
+            mask_path = Path(folder) / "mask"
+            mask_path.write_bytes(mask)
+
+            frames = iter(open_video(video_path).frames())
             first = next(frames).image
             try:
-                first_mask = read_first_mask(given, first.shape[:2])
+                first_mask = read_first_mask(mask_path, first.shape[:2])
             except MaskError as exc:
-                raise MaskError(str(exc).replace(f"the mask {given}", "the mask")) from exc
+                # The client knows no temporary file of ours.
+                raise MaskError(str(exc).replace(f"the mask {mask_path}", "the mask")) from exc
+
             tracker = self.model.tracker(first, first_mask, config)
             yield _png(first_mask)
             try:
@@ -77,7 +87,7 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
                 yield DAMAGED
 
 
-def _png(mask: Any) -> bytes:
+def _png(mask: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, format="PNG")
     return buffer.getvalue()

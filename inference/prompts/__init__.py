@@ -1,1 +1,1 @@
-"""What the user marks: masks, boxes, key points."""
+"""Where the objects are, as given by the user: masks, boxes, key points."""

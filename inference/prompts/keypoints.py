@@ -1,9 +1,9 @@
-"""Key points as labels: points -> soft heat maps that propagate like masks, and back (method,
+"""Key points as soft labels: points -> heat maps, which propagate like masks, -> points (method,
 section 8).
 
 A point file is CSV with the columns ``id,x,y`` and, optionally, ``frame``; or JSON: a list of such
-objects, or of ``[x, y]``, or ``{"name": [x, y]}``. All points lie on one frame, in pixels; without
-``frame``, on the first.
+objects, a list of ``[x, y]``, or ``{"name": [x, y]}``. Coordinates are pixels. All points are on one
+frame: ``frame``, or the first.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from .shapes import frame_index
 F32 = npt.NDArray[np.float32]
 
 SIGMA = 4.0  # pixels at full resolution
-TOP = 5  # pixels whose weighted mean is the point
+TOP_PIXELS = 5  # a point is the weighted mean of the highest pixels of its heat map
 MAX_POINTS = 255
+FORMATS = "CSV with the columns id,x,y and optionally frame, or JSON {name: [x, y]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Named points of one frame."""
+    """Named key points of one frame, in pixels."""
 
     frame: int
     names: tuple[str, ...]
     xy: tuple[tuple[float, float], ...]
     files: tuple[Path, ...] = ()
-    """Where they were read from."""
+    """The files that they were read from: inputs that no output may replace."""
 
     def digest(self) -> str:
-        """SHA-256 of what is given."""
+        """SHA-256 of frame, names and positions."""
         return digest([self.frame, list(self.names), [list(point) for point in self.xy]])
 
 
@@ -56,58 +57,66 @@ def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
     Raises:
         NotFoundError: no such file.
         CallError: it cannot be read, its points are on several frames or too many, or no frame has
-        this name.
+            the name that it gives.
     """
     if not path.is_file():
         raise NotFoundError(f"no such file of points: {path}")
     try:
         rows = list(_rows(path))
-        on = {str("" if row.get("frame") is None else row["frame"]).strip() for row in rows}
         names = tuple(str(row["id"]) for row in rows)
         xy = tuple((float(row["x"]), float(row["y"])) for row in rows)
+        named_frames = {_frame_text(row) for row in rows}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        form = "CSV with the columns id,x,y and optionally frame, or JSON {name: [x, y]}"
-        raise CallError(f"cannot read the points of {path} ({exc}): write {form}") from exc
-    if len(on) != 1 or len(set(names)) != len(names) or len(names) > MAX_POINTS:
-        raise CallError(
-            f"{path} should hold 1..{MAX_POINTS} points of one frame, each with an id of its own"
-        )
-    frame = on.pop()
+        raise CallError(f"cannot read the points of {path} ({exc}): write {FORMATS}") from exc
+
+    if len(named_frames) != 1 or len(set(names)) != len(names) or len(names) > MAX_POINTS:
+        raise CallError(f"{path} must hold 1..{MAX_POINTS} points of one frame, with unique ids")
+    frame = named_frames.pop()
     return Points(
         frame=frame_index(frame, frames) if frame else 0, names=names, xy=xy, files=(path,)
     )
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """``id``, ``x``, ``y`` and perhaps ``frame`` of each point; values are not checked."""
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() != ".json":
         yield from csv.DictReader(text.splitlines(), skipinitialspace=True)
         return
-    values = json.loads(text)
-    pairs = values.items() if isinstance(values, dict) else enumerate(values, start=1)
-    for name, value in pairs:
-        yield (
-            {"id": name, **value}
-            if isinstance(value, dict)
-            else {"id": name, "x": value[0], "y": value[1]}
-        )
+
+    document = json.loads(text)
+    named = document.items() if isinstance(document, dict) else enumerate(document, start=1)
+    for name, value in named:
+        if isinstance(value, dict):
+            yield {"id": name, **value}
+        else:
+            yield {"id": name, "x": value[0], "y": value[1]}
+
+
+def _frame_text(row: dict[str, Any]) -> str:
+    """Name of the frame of a point; empty: the first."""
+    frame = row.get("frame")
+    return "" if frame is None else str(frame).strip()
 
 
 def heat_maps(
     xy: Sequence[tuple[float, float]], size: tuple[int, int], sigma: float = SIGMA
 ) -> F32:
-    """Gaussians around points, float32 (K, H, W), 1 at the point; a point far outside leaves its
-    map empty."""
+    """Gaussians around points, float32 (K, H, W), 1 at the point. The map of a point far outside
+    the frame is empty."""
     y, x = np.ogrid[: size[0], : size[1]]
     maps = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2)) for px, py in xy]
     return np.stack(maps).astype(np.float32)
 
 
 def locate(heat: F32) -> tuple[float, float, float]:
-    """x, y and height of a heat map's peak, float32 (H, W): the mean of its highest pixels,
+    """x, y and height of the peak of a heat map, float32 (H, W): the mean of its highest pixels,
     weighted by their heat."""
     flat = heat.ravel()
-    top = np.argpartition(flat, -TOP)[-TOP:] if flat.size > TOP else np.arange(flat.size)
+    top = np.arange(flat.size)
+    if flat.size > TOP_PIXELS:
+        top = np.argpartition(flat, -TOP_PIXELS)[-TOP_PIXELS:]
+    # An empty map has no peak: the weights must not sum to zero.
     weights = np.maximum(flat[top], 1e-12).astype(np.float64)
     y, x = np.unravel_index(top, heat.shape)
     return (
@@ -120,13 +129,13 @@ def locate(heat: F32) -> tuple[float, float, float]:
 def points_table(
     names: Sequence[str], tracks: dict[int, list[tuple[float, float, float]]], frames: Sequence[str]
 ) -> bytes:
-    """``frame,id,x,y,confidence`` for every point of every frame, as CSV.
+    """CSV ``frame,id,x,y,confidence`` with a row for every point of every frame.
 
     Args:
         names: of the points.
         tracks: x, y and confidence of the points, by frame.
-        frames: names of the frames. Where they are the numbers from 0 on, the table has plain
-            numbers.
+        frames: names of the frames; if they are the numbers from 0, they are written without
+            leading zeros.
     """
     if all(name.isdecimal() and int(name) == index for index, name in enumerate(frames)):
         frames = [str(index) for index in range(len(frames))]
@@ -134,6 +143,7 @@ def points_table(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["frame", "id", "x", "y", "confidence"])
     for frame in sorted(tracks):
-        for name, (x, y, p) in zip(names, tracks[frame], strict=True):
-            writer.writerow([frames[frame], name, f"{x:.2f}", f"{y:.2f}", f"{p:.4f}"])
+        for name, (x, y, confidence) in zip(names, tracks[frame], strict=True):
+            writer.writerow([frames[frame], name, f"{x:.2f}", f"{y:.2f}", f"{confidence:.4f}"])
+    # File names that are no UTF-8 keep their bytes.
     return table.getvalue().encode("utf-8", "surrogateescape")

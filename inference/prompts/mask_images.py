@@ -1,9 +1,7 @@
-"""Object masks as palette PNG with the colours of PASCAL VOC and DAVIS, and drawn over their
-frames.
+"""Object masks as palette PNG with the colours of PASCAL VOC and DAVIS, and masks drawn over their
+frames. ``corrfractal.video.masks`` reads them.
 
-``corrfractal.video.masks`` reads them.
-
-A mask is uint8 (H, W): 0 is background, every other value is an object id. Colours are for people
+A mask is uint8 (H, W): 0 is background, any other value is an object id. Colours are for display
 only.
 """
 
@@ -39,7 +37,7 @@ U8 = npt.NDArray[np.uint8]
 
 
 def encode_mask(mask: U8) -> bytes:
-    """Object ids, uint8 (H, W), as the bytes of a palette PNG."""
+    """Encode object ids, uint8 (H, W), as a palette PNG."""
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
     encoded = io.BytesIO()
@@ -48,43 +46,40 @@ def encode_mask(mask: U8) -> bytes:
 
 
 def write_mask(path: Path, mask: U8) -> None:
-    """Write object ids, uint8 (H, W), as a palette PNG in one atomic step."""
+    """Write object ids, uint8 (H, W), as a palette PNG, atomically."""
     write_bytes(path, encode_mask(mask))
 
 
 @cache
 def bright_palette() -> U8:
-    """256 colours for overlays and curves, uint8 (256, 3) RGB: hues as in ``palette``, brighter,
-    repeated after 15."""
+    """256 colours for overlays and curves, uint8 (256, 3) RGB: brighter than ``palette``, and
+    repeated after 15 objects."""
     return np.concatenate([LABEL_COLORS[:1], np.tile(LABEL_COLORS[1:], (17, 1))])
 
 
 def contours(image: U8, mask: U8) -> U8:
-    """Draw the outlines of the objects onto their frame. uint8 (H, W, 3) RGB; lines grow with the
-    frame."""
-    lines = image.copy()
+    """A copy of a frame, uint8 (H, W, 3) RGB, with the outlines of its objects; line width scales
+    with the frame."""
+    outlined = image.copy()
     thickness = max(2, round(min(mask.shape) / 240))
     for object_id in np.unique(mask[mask > 0]):
-        found, _ = cv2.findContours(
+        outlines, _ = cv2.findContours(
             (mask == object_id).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
         )
-        color = tuple(int(c) for c in bright_palette()[object_id])
-        cv2.drawContours(lines, found, -1, color, thickness, cv2.LINE_AA)
-    return lines
+        color = tuple(int(channel) for channel in bright_palette()[object_id])
+        cv2.drawContours(outlined, outlines, -1, color, thickness, cv2.LINE_AA)
+    return outlined
 
 
 def cut_out(image: U8, mask: U8) -> U8:
-    """The objects alone: uint8 (H, W, 4) RGBA, clear and black where the mask is background."""
-    return np.where(
-        (mask > 0)[..., None],
-        np.dstack([image, np.full(mask.shape, 255, dtype=np.uint8)]),
-        np.uint8(0),
-    )
+    """The objects alone, uint8 (H, W, 4) RGBA; background is transparent black."""
+    opaque = np.full(mask.shape, 255, dtype=np.uint8)
+    return np.where((mask > 0)[..., None], np.dstack([image, opaque]), np.uint8(0))
 
 
 def blend(image: U8, mask: U8, opacity: float = 0.5) -> U8:
-    """Lay a mask over its frame: objects tinted, their inner rim in full colour. uint8 (H, W, 3)
-    RGB."""
+    """A copy of a frame, uint8 (H, W, 3) RGB, with its objects tinted and their inner rims in solid
+    colour."""
     colors = bright_palette()[mask]
     tinted = cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
     rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), dtype=np.uint8)) > 0

@@ -1,11 +1,9 @@
-"""What a user gives to start a propagation: masks of some frames, boxes, points -> object ids by
+"""Where the objects are at the start: masks, boxes and points given by the user -> object ids by
 frame.
 
-A box or a point, each with an object id, is drawn onto the mask of its frame, the later ones over
-the earlier.
-
-Frames are named as the results name them: ``00040`` or ``40`` in a video file; in a folder of
-frames by their files' names without suffix, where a number fits the name that is this number
+Boxes and points are drawn onto the mask of their frame, in the order given. Frames have the names
+that results have: numbers from 0 in a video file (``40`` or ``00040``); file names without suffix
+in a folder of frames, where a number also matches the one name with that value
 (docs/decisions/0040).
 """
 
@@ -27,13 +25,17 @@ from .mask_images import MAX_OBJECTS, read_first_mask
 U8 = npt.NDArray[np.uint8]
 
 POINT_RADIUS = 0.02  # of the frame's shorter side
-BOX_FORM, POINT_FORM = "[FRAME:]ID,X0,Y0,X1,Y1", "[FRAME:]ID,X,Y[,RADIUS]"
+BOX_FORM = "[FRAME:]ID,X0,Y0,X1,Y1"
+POINT_FORM = "[FRAME:]ID,X,Y[,RADIUS]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A box or a disk on a frame: ``x1``, ``y1`` lie outside a box; a disk has a ``radius`` (None:
-    2 % of the side)."""
+    """An object on a frame, as a box or as a disk, in pixels.
+
+    A box covers ``x0 <= x < x1`` and ``y0 <= y < y1``. A disk has its centre at ``x0``, ``y0``, no
+    ``x1`` and ``y1``, and a ``radius`` (None: 2 % of the frame's shorter side).
+    """
 
     frame: int
     object_id: int
@@ -44,10 +46,10 @@ class Shape:
     radius: float | None = None
 
     def draw(self, mask: U8) -> None:
-        """Set the object's pixels.
+        """Set the pixels of the object in a mask, uint8 (H, W).
 
         Raises:
-            MaskError: nothing of it lies on the frame.
+            MaskError: the shape covers no pixel of the frame.
         """
         height, width = mask.shape
         y, x = np.ogrid[:height, :width]
@@ -57,37 +59,37 @@ class Shape:
             radius = self.radius or max(1.0, POINT_RADIUS * min(height, width))
             inside = (x - self.x0) ** 2 + (y - self.y0) ** 2 <= radius**2
         if not inside.any():
-            at = f"{self.x0:g},{self.y0:g}"
             raise MaskError(
-                f"nothing of object {self.object_id} at {at} lies on the frame of {width}x{height}"
+                f"object {self.object_id} at {self.x0:g},{self.y0:g} is outside the frame of "
+                f"{width}x{height}"
             )
         mask[inside] = self.object_id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Where objects are, by frame: files of masks, and shapes drawn over them."""
+    """Where objects are, by frame: mask files, and shapes drawn over them."""
 
     masks: dict[int, Path]
     shapes: tuple[Shape, ...] = ()
     folders: tuple[Path, ...] = ()
-    """Folders that the user named for masks: nothing may be written there."""
+    """Mask folders that the user named: nothing may be written there."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Everything that is read."""
+        """All inputs: mask files and their folders."""
         return (*self.masks.values(), *self.folders)
 
     @property
     def frames(self) -> tuple[int, ...]:
-        """Frames that something is given for, ascending."""
+        """Indices of the prompted frames, ascending."""
         return tuple(sorted({*self.masks, *(shape.frame for shape in self.shapes)}))
 
     def mask(self, frame: int, size: tuple[int, int]) -> U8:
-        """Object ids of a frame that something is given for, uint8 (H, W).
+        """Object ids of a prompted frame, uint8 (H, W).
 
         Raises:
-            MaskError: a mask is of another size, empty or no mask; a shape lies outside.
+            MaskError: a mask has another size, is empty, or is not a mask; a shape is outside.
         """
         path = self.masks.get(frame)
         mask = np.zeros(size, dtype=np.uint8) if path is None else read_first_mask(path, size)
@@ -97,11 +99,10 @@ class Prompts:
         return mask
 
     def digest(self) -> str:
-        """SHA-256 of what is given."""
+        """SHA-256 of the contents of all masks, and of all shapes."""
+        masks = [[frame, file_sha256(path)] for frame, path in sorted(self.masks.items())]
         shapes = [[s.frame, s.object_id, s.x0, s.y0, s.x1, s.y1, s.radius] for s in self.shapes]
-        return digest(
-            [[[frame, file_sha256(path)] for frame, path in sorted(self.masks.items())], shapes]
-        )
+        return digest([masks, shapes])
 
 
 def read_prompts(
@@ -110,32 +111,36 @@ def read_prompts(
     points: Sequence[str] = (),
     names: Sequence[str] | None = None,
 ) -> Prompts:
-    """Read what the command line gives.
+    """Parse the prompts of the command line.
 
     Args:
         masks: ``PNG`` (of the first frame), ``FRAME:PNG``, or a folder of PNG files named by their
             frames.
         boxes: ``[FRAME:]ID,X0,Y0,X1,Y1`` in pixels.
         points: ``[FRAME:]ID,X,Y[,RADIUS]`` in pixels.
-        names: of the frames of a folder; None: frames are numbered from 0, as in a video file.
+        names: names of the frames of a folder; None: frames are numbered from 0, as in a video
+            file.
 
     Raises:
-        CallError: nothing is given, a text cannot be read, or no frame has this name.
+        CallError: no prompt is given, one cannot be parsed, or no frame has the name that it gives.
         NotFoundError: no such mask.
     """
     files: dict[int, Path] = {}
-    folders = [Path(text) for text in masks if Path(text).is_dir()]
+    folders: list[Path] = []
     for text in masks:
-        found = (
-            masks_by_frame(Path(text), names) if Path(text).is_dir() else [_mask_file(text, names)]
-        )
+        if Path(text).is_dir():
+            folders.append(Path(text))
+            found = masks_by_frame(Path(text), names)
+        else:
+            found = [_mask_file(text, names)]
         for frame, path in found:
             if frame in files:
                 shown = frame if names is None else names[frame]
                 raise CallError(f"two masks are given for frame {shown}: {files[frame]} and {path}")
             files[frame] = path
-    shapes = [_shape(text, BOX_FORM, (5,), names) for text in boxes]
-    shapes += [_shape(text, POINT_FORM, (3, 4), names) for text in points]
+
+    shapes = [_box(text, names) for text in boxes]
+    shapes += [_disk(text, names) for text in points]
     if not files and not shapes:
         raise CallError(
             "say where the objects are: --mask PNG, --box ID,X0,Y0,X1,Y1 or --point ID,X,Y"
@@ -144,9 +149,9 @@ def read_prompts(
 
 
 def frame_index(text: str, names: Sequence[str] | None) -> int:
-    """Position of the frame that a text names; see ``read_prompts`` for ``names``.
+    """Index of the frame that a text names; see ``read_prompts`` for ``names``.
 
-    A name that fits exactly comes first; a number also fits the one name that is the same number,
+    An exact match takes precedence. Otherwise a number matches the one name with the same value,
     such as 7 and 00007.
 
     Raises:
@@ -158,29 +163,32 @@ def frame_index(text: str, names: Sequence[str] | None) -> int:
                 f"no frame is called '{text}': the frames of a video file are numbered from 0"
             )
         return int(text)
+
     if text in names:
         return list(names).index(text)
     if text.isdecimal():
-        same = [
+        same_value = [
             index for index, name in enumerate(names) if name.isdecimal() and int(name) == int(text)
         ]
-        if len(same) == 1:
-            return same[0]
+        if len(same_value) == 1:
+            return same_value[0]
     raise CallError(
-        f"no frame is called '{text}': the frames are called {names[0]} to {names[-1]}, as their "
-        "files"
+        f"no frame is called '{text}': the frames have the names of their files, {names[0]} to "
+        f"{names[-1]}"
     )
 
 
 def masks_by_frame(folder: Path, names: Sequence[str] | None) -> list[tuple[int, Path]]:
-    """(frame, file) of a folder of PNG masks named by their frames.
+    """(frame, file) of a folder of PNG masks named by their frames, ascending.
 
     Raises:
-        NotFoundError: there is none.
-        CallError: the name of a mask fits no frame, or two fit one.
+        NotFoundError: the folder holds no mask.
+        CallError: the name of a mask matches no frame, or two match the same.
     """
     paths = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith(".")
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() == ".png" and not path.name.startswith(".")
     )
     if not paths:
         raise NotFoundError(
@@ -199,22 +207,40 @@ def masks_by_frame(folder: Path, names: Sequence[str] | None) -> list[tuple[int,
 
 
 def _mask_file(text: str, names: Sequence[str] | None) -> tuple[int, Path]:
+    """Frame and file of ``PNG`` or ``FRAME:PNG``."""
     path = Path(text)
+    index = 0
     frame, colon, _ = text.partition(":")
     if not path.exists() and colon and (frame.isdecimal() or names is not None):
-        # A name may hold a colon itself: the longest one that is a frame's counts.
-        known = [name for name in names or () if text.startswith(f"{name}:")]
-        frame = max(known, key=len, default=frame)
+        # Names of frames may contain colons: the longest name that matches is meant.
+        matching = [name for name in names or () if text.startswith(f"{name}:")]
+        frame = max(matching, key=len, default=frame)
         path = Path(text.removeprefix(f"{frame}:"))
         index = frame_index(frame, names)
-    else:
-        index = 0
     if not path.is_file():
         raise NotFoundError(f"no such mask: {path}")
     return index, path
 
 
-def _shape(text: str, form: str, lengths: tuple[int, ...], names: Sequence[str] | None) -> Shape:
+def _box(text: str, names: Sequence[str] | None) -> Shape:
+    frame, object_id, values = _parse_shape(text, BOX_FORM, (5,), names)
+    x0, y0, x1, y1 = values
+    if not (x0 < x1 and y0 < y1):
+        raise CallError(f"the box '{text}' is empty: write {BOX_FORM} with X0 < X1 and Y0 < Y1")
+    return Shape(frame=frame, object_id=object_id, x0=x0, y0=y0, x1=x1, y1=y1)
+
+
+def _disk(text: str, names: Sequence[str] | None) -> Shape:
+    frame, object_id, values = _parse_shape(text, POINT_FORM, (3, 4), names)
+    x, y, *radius = values
+    return Shape(frame=frame, object_id=object_id, x0=x, y0=y, radius=radius[0] if radius else None)
+
+
+def _parse_shape(
+    text: str, form: str, lengths: tuple[int, ...], names: Sequence[str] | None
+) -> tuple[int, int, list[float]]:
+    """Frame, object id and coordinates of ``[FRAME:]ID,...``; ``lengths``: how many numbers it may
+    have."""
     frame, colon, rest = text.rpartition(":")
     try:
         values = [float(value) for value in rest.split(",")]
@@ -222,20 +248,8 @@ def _shape(text: str, form: str, lengths: tuple[int, ...], names: Sequence[str] 
         values = []
     if len(values) not in lengths or (names is None and colon and not frame.isdecimal()):
         raise CallError(f"cannot read '{text}': write {form}, in pixels of the frame")
-    at = frame_index(frame, names) if colon else 0
+    index = frame_index(frame, names) if colon else 0
     object_id = int(values[0])
     if not 0 < values[0] == object_id <= MAX_OBJECTS:
-        raise CallError(f"cannot read '{text}': an object id is a whole number 1..{MAX_OBJECTS}")
-    if lengths == (5,):
-        if not (values[1] < values[3] and values[2] < values[4]):
-            raise CallError(f"the box '{text}' is empty: write {form} with X0 < X1 and Y0 < Y1")
-        return Shape(
-            frame=at, object_id=object_id, x0=values[1], y0=values[2], x1=values[3], y1=values[4]
-        )
-    return Shape(
-        frame=at,
-        object_id=object_id,
-        x0=values[1],
-        y0=values[2],
-        radius=values[3] if values[3:] else None,
-    )
+        raise CallError(f"cannot read '{text}': an object id is an integer 1..{MAX_OBJECTS}")
+    return index, object_id, values[1:]

@@ -47,8 +47,8 @@ def test_masks_belong_to_the_frames_that_are_named(tmp_path: Path) -> None:
         ({"masks": ["none.png"]}, NotFoundError, r"no such mask: none\.png"),
         ({"boxes": ["1,2,3"]}, CallError, r"cannot read '1,2,3': write \[FRAME:\]ID,X0"),
         ({"boxes": ["1,9,9,3,3"]}, CallError, "is empty"),
-        ({"points": ["0,1,1"]}, CallError, r"whole number 1\.\.255"),
-        ({"points": ["256,1,1"]}, CallError, r"whole number 1\.\.255"),
+        ({"points": ["0,1,1"]}, CallError, r"integer 1\.\.255"),
+        ({"points": ["256,1,1"]}, CallError, r"integer 1\.\.255"),
         ({"points": ["a:1,1,1"]}, CallError, "cannot read 'a:1,1,1'"),
     ],
 )
@@ -58,7 +58,7 @@ def test_what_cannot_be_read_is_named(given: dict, error: type[Exception], said:
 
 
 def test_a_shape_beside_the_frame_is_refused() -> None:
-    with pytest.raises(MaskError, match="object 2 at 500,5 lies on the frame of 80x60"):
+    with pytest.raises(MaskError, match="object 2 at 500,5 is outside the frame of 80x60"):
         read_prompts(points=["2,500,5"]).mask(0, SIZE)
 
 
