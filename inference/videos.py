@@ -11,7 +11,9 @@ from corrfractal.common import storage
 from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, NotFoundError
 from corrfractal.video import open_video
-from corrfractal.video.discovery import Entry, discover, ignored_summary, is_frame_folder, is_list
+from corrfractal.video.discovery import Entry, discover, ignored_summary
+from corrfractal.video.entry_rules import is_frame_folder
+from corrfractal.video.source_lists import is_list
 from inference.prompts.shapes import Prompts, masks_by_frame
 
 from .outputs import ALPHA_SUFFIX, Outputs

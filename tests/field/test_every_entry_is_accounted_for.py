@@ -25,7 +25,8 @@ from corrfractal.common.config import read_toml
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.shards.manifest import QUARANTINE, load_manifest
-from corrfractal.video.discovery import OTHER_IMAGES, discover, is_frame_folder
+from corrfractal.video.discovery import discover
+from corrfractal.video.entry_rules import OTHER_IMAGES, is_frame_folder
 from corrfractal.video.images import IMAGE_SUFFIXES
 from inference.benchmarks.davis import Davis
 from inference.datasets.davis_files import sequence_names
