@@ -11,8 +11,9 @@ import numpy as np
 
 from corrfractal.common.errors import NotFoundError, VideoError
 
-from .decoders import F64, FOLDER_FPS, U8, Frame, Size, VideoInfo
+from .decoders import U8, Frame, Size, VideoInfo
 from .images import IMAGE_SUFFIXES, ImageError, read_image
+from .timestamps import F64, FOLDER_FPS
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 FRACTIONS = (8, 4, 2)

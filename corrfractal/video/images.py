@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from corrfractal.common.errors import CorrFractalError
 
-from .container import complaints
+from .ffmpeg_log import capture_log
 from .orientation import Orientation
 
 U8 = npt.NDArray[np.uint8]
@@ -151,7 +151,7 @@ def _sound_for_ffmpeg(jpeg: bytes) -> bool:
     import av
 
     decoder = av.CodecContext.create("mjpeg", "r")
-    with complaints() as errors:
+    with capture_log() as errors:
         try:
             frames = decoder.decode(av.Packet(jpeg))
         except av.FFmpegError:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from corrfractal.common.errors import NotFoundError, VideoError
 
-from .container import Container, read_container
+from .container import ContainerInfo, read_container
 from .decoders import DecordVideo, Frame, PyavVideo, VideoInfo
 from .frame_folder import FolderVideo
 
@@ -106,7 +106,7 @@ class _Salvaged:
     frames of both decoders are equal, so nothing shows where one follows the other.
     """
 
-    def __init__(self, path: Path, container: Container, video: DecordVideo) -> None:
+    def __init__(self, path: Path, container: ContainerInfo, video: DecordVideo) -> None:
         self._path = path
         self._container = container
         self._video: DecordVideo | PyavVideo = video

@@ -19,8 +19,8 @@ from corrfractal.common.console import progress
 from corrfractal.common.errors import VideoError
 from corrfractal.common.process import cpu_count
 from corrfractal.video.content import content_files, read_content
-from corrfractal.video.decoders import FOLDER_FPS
 from corrfractal.video.discovery import Entry, discover
+from corrfractal.video.timestamps import FOLDER_FPS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,9 @@ from corrfractal.shards.clip import Clip, encode_clip
 from corrfractal.video import open_video
 from corrfractal.video.container import read_container
 from corrfractal.video.content import content_files, content_sha256
-from corrfractal.video.decoders import FOLDER_FPS
 from corrfractal.video.discovery import Entry, discover, ignored_summary
 from corrfractal.video.images import image_size
+from corrfractal.video.timestamps import FOLDER_FPS
 from pipeline.config import PipelineConfig
 from pipeline.discover.segments import cut_source, group_segments
 from pipeline.discover.sources import Source

@@ -222,4 +222,4 @@ def test_threads_that_read_at_once_see_what_one_alone_sees(data_dir):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(read_container, [mirrored, cut] * 60))
     assert all(container.orientation.flip_columns for container in found[::2])
-    assert {container.beyond_decord for container in found[1::2]} == {"its container is damaged"}
+    assert {container.decord_fault for container in found[1::2]} == {"its container is damaged"}
