@@ -1,9 +1,8 @@
-"""The identity of a video: SHA-256 of the bytes that are decoded, and a way to see that they stay
-the same.
+"""Identity of a video: the SHA-256 of the bytes that are decoded, and a check that they stay equal.
 
-Hashing and decoding are two readings of a file, often in two processes with minutes between them.
-``state`` is cheap and tells whether anything was written or replaced in between; only where it
-differs is a file hashed again.
+A file is hashed and decoded in two separate reads, often in two processes with minutes between
+them. ``state`` is cheap and detects any write or replacement in between; a file is hashed again
+only if its state differs.
 """
 
 from __future__ import annotations
@@ -23,21 +22,23 @@ from corrfractal.common.files import file_sha256
 from .frame_folder import frame_files
 
 CHANGED = "it changed while it was read; a copy or a download may be in progress"
-ATTEMPTS = 3  # a backup that adds a hard link changes the state of a file once, and not its bytes
-# Clocks of file systems are coarse: a second change right after a first may leave no trace
+
+# A backup that adds a hard link changes the state of a file once, but not its bytes.
+ATTEMPTS = 3
+
+# Clocks of file systems are coarse: two changes within this time may leave the same state.
 SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a video file, or a folder of frames, held when it was hashed.
+    """What a video file or a frame folder contained when it was hashed.
 
     Attributes:
-        sha256: hex, of the bytes of a file, or of a line ``name SHA-256`` for each frame of a
-            folder.
-        bytes: their number.
-        state: ``state`` of then; ``""`` where it was changed so recently that its state proves
-            nothing.
+        sha256: hex; of the bytes of a file, or of one line ``name SHA-256`` per frame of a folder.
+        bytes: total size.
+        state: result of ``state`` at that time; ``""`` if the video was changed so recently that an
+            equal state would prove nothing.
     """
 
     sha256: str
@@ -46,33 +47,34 @@ class Content:
 
 
 def content_files(path: Path) -> list[Path]:
-    """The files that make a video: itself, or the frames of a folder in their order.
+    """The files of a video: the file itself, or the frames of a folder in order.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the folder cannot be read.
     """
     return frame_files(path) if path.is_dir() else [path]
 
 
 def state(path: Path) -> str:
-    """Names, sizes, times of change and inodes of a video's files, as a hex digest.
+    """Hex digest of the names, sizes, modification times and inodes of a video's files.
 
-    Equal states mean that nothing was written, replaced, added or removed in between.
+    If two states are equal, nothing was written, replaced, added or removed in between.
 
     Raises:
-        OSError: a file cannot be reached.
+        OSError: a file cannot be accessed, or is not a regular file.
     """
-    return _state(content_files(path))[0]
+    return _state_and_change(content_files(path))[0]
 
 
 def content_sha256(path: Path) -> str:
-    """SHA-256 (hex) of what a video holds, see ``Content``.
+    """SHA-256 (hex) of a video's content, defined as in ``Content``.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or is not a regular file.
     """
     files = content_files(path)
-    _state(files)
+    for file in files:
+        _regular_stat(file)
     return _sha256(path, files)
 
 
@@ -80,13 +82,13 @@ def read_content(path: Path) -> Content:
     """Hash a video.
 
     Raises:
-        OSError: a file cannot be read.
-        VideoError: it changed at every attempt (stage ``"read"``).
+        OSError: a file cannot be read, or is not a regular file.
+        VideoError: (stage ``"read"``) it changed during every attempt.
     """
     for _ in range(ATTEMPTS):
         started = time.time()
         files = content_files(path)
-        before, changed = _state(files)
+        before, changed = _state_and_change(files)
         sha256 = _sha256(path, files)
         if state(path) == before:
             settled = changed < started - SETTLED_SECONDS
@@ -98,23 +100,30 @@ def read_content(path: Path) -> Content:
     raise VideoError(str(path), "read", CHANGED)
 
 
-def _facts(file: Path) -> os.stat_result:
-    """What the system knows of a regular file; reading a pipe could block forever."""
-    facts = file.stat()
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(file))
-    return facts
-
-
-def _state(files: Sequence[Path]) -> tuple[str, float]:
-    """The state, and when a file was last changed, in seconds of the system's clock."""
-    facts = [(file.name, _facts(file)) for file in files]
-    # The device is left out: it differs between hosts that share a file system.
-    lines = [
-        f"{name}\0{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n" for name, s in facts
-    ]
+def _state_and_change(files: Sequence[Path]) -> tuple[str, float]:
+    """The state, and the time of the last change in seconds of the system clock."""
+    lines = []
+    changed = 0.0
+    for file in files:
+        status = _regular_stat(file)
+        # The device number is left out: it differs between hosts that share a file system.
+        numbers = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+        lines.append(f"{file.name}\0{numbers}\n")
+        changed = max(changed, status.st_ctime)
     text = "".join(lines).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest(), max((s.st_ctime for _, s in facts), default=0.0)
+    return hashlib.sha256(text).hexdigest(), changed
+
+
+def _regular_stat(file: Path) -> os.stat_result:
+    """Status of a regular file; anything else is refused, since reading a pipe could block forever.
+
+    Raises:
+        OSError: the file cannot be accessed, or is not a regular file.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    return status
 
 
 def _sha256(path: Path, files: Sequence[Path]) -> str:

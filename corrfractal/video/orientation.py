@@ -1,4 +1,4 @@
-"""How a stored picture is turned to be shown: display matrices of videos, EXIF of images."""
+"""Orientation of a stored picture: display matrices of videos, EXIF of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ U8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Orientation:
-    """How a decoded picture is turned to be shown: transposed, then flipped."""
+    """How to turn a decoded picture into the one that is shown: transpose, then flip."""
 
     transposed: bool = False
     flip_rows: bool = False
@@ -24,7 +24,7 @@ class Orientation:
         return (self.transposed + self.flip_rows + self.flip_columns) % 2 == 1
 
     def apply(self, image: U8) -> U8:
-        """The picture as it is shown, uint8 (H, W, 3) or (W, H, 3)."""
+        """The picture as it is shown: uint8 (H, W, 3) -> uint8 (H, W, 3) or (W, H, 3)."""
         if self.transposed:
             image = image.swapaxes(0, 1)
         if self.flip_rows:

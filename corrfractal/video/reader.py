@@ -1,12 +1,10 @@
-"""Video in and out: one reader for the pipeline and for inference. decord first, PyAV second,
-folders of frames too.
+"""Read and write videos: one reader for all commands, with decord, PyAV and frame folders behind it.
 
 Frames are RGB, upright (rotation metadata applied), in presentation order, with their presentation
-time. A video is read in one sequential pass: random access costs several seeks a frame.
-``open_video`` is the door to both decoders.
+time. A video is read in one sequential pass, because random access costs several seeks per frame.
 
-About 1 in 30 videos found in the wild opens in PyAV and not in decord, hence the second decoder.
-The readers themselves are in ``decoders.py``.
+About 1 in 30 videos from the web opens in PyAV but not in decord, hence the second decoder. The
+decoders are in ``decoders.py``.
 """
 
 from __future__ import annotations
@@ -32,13 +30,19 @@ __all__ = ["Frame", "Video", "VideoInfo", "open_video", "resize_area", "write_vi
 
 U8 = npt.NDArray[np.uint8]
 
+# Both decoders must agree on presentation times to be used for one file.
+TIME_TOLERANCE = 1e-3
+
+# Fast encoding for VP9; "b": 0 selects constant quality.
+VP9_OPTIONS = {"deadline": "realtime", "cpu-used": "6", "crf": "24", "b": "0"}
+
 
 class Video(Protocol):
     """An open video."""
 
     @property
     def info(self) -> VideoInfo:
-        """What is known of it; after damage was met, ``frames`` counts the good ones."""
+        """Properties of the video; after damage was found, ``frames`` counts the good ones."""
         ...
 
     def times(self) -> npt.NDArray[np.float64]:
@@ -46,16 +50,19 @@ class Video(Protocol):
         ...
 
     def names(self) -> Sequence[str]:
-        """A unique name of every frame: the file's without suffix in a folder of frames, otherwise
-        its index as five digits."""
+        """A unique name per frame: the file name without suffix in a frame folder, otherwise the
+        index as five digits."""
         ...
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        """Decode frames in one pass: all of them, or the given ascending ``indices``.
+        """Decode frames in one pass.
+
+        Args:
+            indices: ascending; default: all frames.
 
         Raises:
-            VideoError: a frame cannot be decoded; ``frame`` is its index. Frames already yielded
-            are good.
+            VideoError: a frame cannot be decoded; ``frame`` is its index. Frames that were already
+                yielded are good.
         """
         ...
 
@@ -63,20 +70,20 @@ class Video(Protocol):
 def open_video(
     path: str | Path, decoder: str = "auto", size: tuple[int, int] | None = None
 ) -> Video:
-    """Open a video file or a folder of JPEG or PNG frames.
+    """Open a video file or a frame folder.
 
     Args:
         path: file or folder.
         decoder: ``"decord"``, ``"pyav"``, or ``"auto"``: decord where it shows exactly what a
-            player shows (``container.py``), otherwise PyAV; PyAV also reads on where decord meets
-            damage.
-        size: height and width for callers that resize frames anyway: frames may come so, or smaller
-            than they are. Damage then raises, and the caller reads again with ``"pyav"``, so that
-            all frames are scaled alike.
+            player shows (``container.py``), otherwise PyAV. With ``"auto"``, PyAV also takes over
+            where decord finds damage.
+        size: height and width, for callers that resize frames anyway: frames may have this size, or
+            any between it and their own. PyAV does not take over then, since frames of the two
+            would be scaled differently: on ``VideoError`` the caller reads again with ``"pyav"``.
 
     Raises:
         NotFoundError: no such file or folder, or a folder without images.
-        VideoError: no decoder can open it (stage ``"open"``).
+        VideoError: (stage ``"open"``) no decoder can open it.
     """
     path = Path(path)
     if not path.exists():
@@ -87,6 +94,7 @@ def open_video(
         raise VideoError(str(path), "open", "it is not a regular file")
     if path.stat().st_size == 0:
         raise VideoError(str(path), "open", "the file is empty")
+
     container = read_container(path)
     if decoder == "pyav":
         return PyavVideo(path, container)
@@ -96,14 +104,16 @@ def open_video(
         if decoder == "decord":
             raise
         return PyavVideo(path, container)
-    return video if decoder == "decord" or size is not None else _Salvaged(path, container, video)
+    if decoder == "decord" or size is not None:
+        return video
+    return _FallbackVideo(path, container, video)
 
 
-class _Salvaged:
-    """A file read by decord, and from the first frame that decord reports as damaged on by PyAV.
+class _FallbackVideo:
+    """A file read by decord, and by PyAV from the first frame that decord reports as damaged.
 
-    decord decodes ahead, and reports damage late in a file with one of the first frames. Unscaled
-    frames of both decoders are equal, so nothing shows where one follows the other.
+    decord decodes ahead, and so reports damage late in a file with one of the first frames.
+    Unscaled frames of both decoders are bit-identical, so the transition is invisible.
     """
 
     def __init__(self, path: Path, container: ContainerInfo, video: DecordVideo) -> None:
@@ -126,49 +136,58 @@ class _Salvaged:
         try:
             yield from self._video.frames(wanted)
         except VideoError as exc:
-            second = self._second(exc)
-            yield from second.frames([index for index in wanted if index >= (exc.frame or 0)])
+            fallback = self._fall_back(exc)
+            first = exc.frame or 0
+            yield from fallback.frames([index for index in wanted if index >= first])
 
-    def _second(self, damage: VideoError) -> PyavVideo:
-        """The same file by PyAV; raises ``damage`` again where that shows no more, or others."""
+    def _fall_back(self, damage: VideoError) -> PyavVideo:
+        """Switch to PyAV; raise ``damage`` if PyAV decodes no more frames, or other ones."""
         if isinstance(self._video, PyavVideo):
             raise damage
-        second = PyavVideo(self._path, self._container)
-        both = min(len(second.times()), len(self.times()))
-        agree = np.allclose(second.times()[:both], self.times()[:both], atol=1e-3)
-        if not agree or both < (damage.frame or 0) or damage.frame == len(self.times()):
+        fallback = PyavVideo(self._path, self._container)
+        times = self.times()
+        common = min(len(fallback.times()), len(times))
+        agree = np.allclose(fallback.times()[:common], times[:common], atol=TIME_TOLERANCE)
+        if not agree or common < (damage.frame or 0) or damage.frame == len(times):
             raise damage
-        self._video = second
-        return second
+        self._video = fallback
+        return fallback
 
 
 def resize_area(image: U8, height: int, width: int) -> U8:
-    """Resize uint8 (H, W, 3) to (height, width, 3): area averaging when shrinking, bilinear when
-    growing."""
+    """Resize an image: area averaging when shrinking, bilinear when growing.
+
+    Args:
+        image: uint8 (H, W, 3).
+        height, width: of the result, in pixels.
+
+    Returns:
+        uint8 (height, width, 3); ``image`` itself if it has this size.
+    """
     if image.shape[:2] == (height, width):
         return image
     if image.shape[0] < height or image.shape[1] < width:
-        return np.asarray(
-            cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8
-        )
-    from corrfractal.labels.loops import (
-        weighted_windows,  # late: what does not shrink does without the compiler
-    )
+        grown = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(grown, dtype=np.uint8)
 
-    out = np.empty((height, width, 3), dtype=np.uint8)
-    weighted_windows(
-        np.ascontiguousarray(image),
-        *_shares(image.shape[0], height),
-        *_shares(image.shape[1], width),
-        out,
-    )
-    return out
+    # Imported late: it loads the numba compiler, which callers that never shrink can do without.
+    from corrfractal.labels.loops import weighted_windows
+
+    result = np.empty((height, width, 3), dtype=np.uint8)
+    rows = _area_weights(image.shape[0], height)
+    columns = _area_weights(image.shape[1], width)
+    weighted_windows(np.ascontiguousarray(image), *rows, *columns, result)
+    return result
 
 
 @functools.cache
-def _shares(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Area averaging of a side: where each output pixel's window begins, and the share of each
-    pixel in it."""
+def _area_weights(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Area averaging of one side from ``size`` to ``target`` pixels.
+
+    Returns:
+        The first input pixel of each output pixel, int64 (target,), and the weights of the input
+        pixels from there on, float32 (target, taps).
+    """
     ratio = size / target
     begin = np.arange(target) * ratio
     taps = min(math.ceil(ratio) + 1, size)
@@ -179,14 +198,17 @@ def _shares(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[
 
 
 def write_video(path: str | Path, images: Iterable[U8], fps: float, codec: str = "libx264") -> int:
-    """Encode uint8 (H, W, 3) RGB images, all of one size, as a video that plays in a browser
-    (4:2:0, even size).
+    """Encode images as a video that plays in a browser (4:2:0).
 
-    Images of four channels are RGBA, for a codec that holds transparency: ``libvpx-vp9`` in
-    ``.webm``.
+    The file is written under a temporary name and renamed when complete.
 
-    Odd sizes lose their last row or column, which 4:2:0 cannot hold. The file gets its name when it
-    is whole.
+    Args:
+        path: the suffix selects the container.
+        images: uint8 (H, W, 3) RGB, all of one size; or (H, W, 4) RGBA for a codec that stores
+            transparency (``libvpx-vp9`` in ``.webm``). 4:2:0 needs even sizes, so the last row or
+            column of an odd size is dropped.
+        fps: frames per second.
+        codec: name of an FFmpeg encoder.
 
     Returns:
         The number of frames written.
@@ -208,22 +230,21 @@ def _encode(path: Path, images: Iterable[U8], fps: float, codec: str) -> int:
     with av.open(str(path), "w") as container:
         stream: Any = None
         for image in images:
+            # The first image decides the size and the pixel format.
             if stream is None:
                 stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
-                stream.height, stream.width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+                stream.height = image.shape[0] // 2 * 2
+                stream.width = image.shape[1] // 2 * 2
                 alpha = image.shape[2] == 4
                 stream.pix_fmt = "yuva420p" if alpha else "yuv420p"
                 if codec == "libvpx-vp9":
-                    stream.options = {
-                        "deadline": "realtime",
-                        "cpu-used": "6",
-                        "crf": "24",
-                        "b": "0",
-                    }
+                    stream.options = dict(VP9_OPTIONS)
             even = np.ascontiguousarray(image[: stream.height, : stream.width])
             frame = av.VideoFrame.from_ndarray(even, format="rgba" if alpha else "rgb24")
             container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
             count += 1
+
+        # Flush the frames that the encoder still holds.
         if stream is not None:
             container.mux(stream.encode(None))
     return count
