@@ -1,2 +1,18 @@
-"""What is on disk: stored clips, sidecars and the manifest. The pipeline writes it, training reads
-it."""
+"""What is stored on disk: clips, sidecars and the manifest. The pipeline writes, training reads.
+
+- ``manifest.load_manifest(folder)``: what a folder of shards contains, local or at a URI.
+- ``manifest.sample_index(folder, manifest)``: where each clip is, in stored order.
+- ``clip.read_members(block)``, ``clip.decode_clip(members)``: from stored bytes to arrays.
+- ``clip.encode_clip(clip)``, ``manifest.seal(document)``: the opposite direction.
+
+A damaged file raises ``corrfractal.common.errors.IntegrityError``; docs/format.md describes the
+format for readers without this package. Example, the first clip of a data set::
+
+    from corrfractal.common import storage
+    from corrfractal.shards.clip import decode_clip, read_members
+    from corrfractal.shards.manifest import load_manifest, sample_index
+    first = sample_index("shards", load_manifest("shards"))[0]
+    block = storage.read_part(f"shards/{first.shard}", first.offset, first.length)
+    clip = decode_clip(read_members(block))
+    print(clip.key, clip.frames.shape, clip.labels.shape)  # uint8 (T, H, W, 3), (V, T, H, W)
+"""

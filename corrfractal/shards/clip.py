@@ -1,13 +1,13 @@
-"""What a stored clip is. The pipeline writes it, training reads it; this file is the whole of
-their agreement.
+"""The stored form of a clip. The pipeline writes it and training reads it, only through this file.
 
-A clip of T frames and V views is one WebDataset sample, a run of tar members with a common key:
+A clip of T frames and V views is one WebDataset sample, consecutive tar members with a common key:
 
     KEY.f000.jpg ...        frame t, RGB, JPEG quality 95, 4:2:0
     KEY.json                source, frame indices, presentation times, codebooks
-    KEY.v0.f000.png ...     pseudo-labels of view v and frame t, PNG with palette, 4 bits a pixel, ids 0..15
+    KEY.v0.f000.png ...     pseudo-labels of view v and frame t: palette PNG, 4 bits a pixel,
+                            ids 0..15
 
-Any image viewer opens the members; ``webdataset`` reads the shards as they are. Nothing is
+Any image viewer opens the members, and ``webdataset`` reads the shards directly. Nothing is
 pickled.
 """
 
@@ -31,16 +31,17 @@ from corrfractal.common.errors import IntegrityError
 U8 = npt.NDArray[np.uint8]
 
 SCHEMA = 3
-"""Version of this layout. It is part of every plan's digest: changing it re-makes all shards."""
+"""Version of this layout. It is part of every plan's digest: changing it rebuilds all shards."""
 
 JPEG_QUALITY = 95
 
-# 16 well-separated colours, for people: the ids are what counts.
+# 16 well-separated colours. They only help people: readers use the ids.
 LABEL_COLORS = np.array(
     [
-        [0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48], [145, 30, 180],
-        [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212], [0, 128, 128], [220, 190, 255],
-        [170, 110, 40], [255, 250, 200], [128, 128, 128],
+        [0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25],
+        [0, 130, 200], [245, 130, 48], [145, 30, 180], [70, 240, 240],
+        [240, 50, 230], [210, 245, 60], [250, 190, 212], [0, 128, 128],
+        [220, 190, 255], [170, 110, 40], [255, 250, 200], [128, 128, 128],
     ],
     dtype=np.uint8,
 )  # fmt: skip
@@ -51,7 +52,7 @@ class Clip:
     """A stored clip.
 
     Attributes:
-        key: ``<source id>_<clip number>``; no dot, since WebDataset cuts names at the first one.
+        key: ``<source id>_<clip number>``; without a dot, since WebDataset cuts names at the first.
         frames: uint8 (T, H, W, 3) RGB.
         labels: uint8 (V, T, H, W) pseudo-labels, ids 0..15.
         meta: plain JSON values: source, frame indices, presentation times, codebooks.
@@ -71,7 +72,7 @@ class Clip:
 
 
 def encode_clip(clip: Clip) -> dict[str, bytes]:
-    """Members of a clip, name -> contents, in the order in which they are stored (sorted by name)."""
+    """Members of a clip, name -> content, in stored order (sorted by name)."""
     members = {f"{clip.key}.json": json.dumps(clip.meta, sort_keys=True).encode()}
     for t, frame in enumerate(clip.frames):
         members[f"{clip.key}.f{t:03d}.jpg"] = _encode_jpeg(frame)
@@ -86,11 +87,15 @@ def decode_clip(
     frames: tuple[int, ...] | None = None,
     views: tuple[int, ...] | None = None,
 ) -> Clip:
-    """Read a clip back from its members; of the frames and views, only those named (default: all)
-    are decoded.
+    """Decode a clip from its members.
+
+    Args:
+        members: name -> content, as from ``read_members``.
+        frames: indices of the frames to decode, in the order of the result; default: all.
+        views: indices of the views to decode, likewise.
 
     Raises:
-        IntegrityError: a member is missing or damaged; its name is in the message.
+        IntegrityError: a member is missing or damaged; the message names it.
     """
     try:
         name = next(name for name in members if name.endswith(".json"))
@@ -99,9 +104,7 @@ def decode_clip(
         ts = frames if frames is not None else tuple(range(len(meta["frame_indices"])))
         vs = views if views is not None else tuple(range(len(meta["codebooks"])))
         images = np.stack([_decode_jpeg(members, f"{key}.f{t:03d}.jpg") for t in ts])
-        labels = np.stack(
-            [[_decode_labels(members, f"{key}.v{v}.f{t:03d}.png") for t in ts] for v in vs]
-        )
+        labels = np.stack([_decode_view(members, f"{key}.v{v}", ts) for v in vs])
     except (KeyError, StopIteration, json.JSONDecodeError) as exc:
         raise IntegrityError(
             f"a stored clip lacks a member: {exc}; members: {sorted(members)[:3]} ..."
@@ -110,40 +113,49 @@ def decode_clip(
 
 
 def read_members(block: bytes) -> dict[str, bytes]:
-    """Members of one clip from its bytes in the tar, as the sidecar's offset and length give them.
+    """Split the stored bytes of one clip into its tar members, name -> content.
+
+    ``tarfile`` is not used: parsing the headers of a clip took it longer than decoding the labels.
+
+    Args:
+        block: the bytes at the sidecar's offset and length.
 
     Raises:
-        IntegrityError: the bytes are not a run of tar members.
+        IntegrityError: the bytes are not a sequence of tar members.
     """
-    members, at = {}, 0
-    while at < len(block):
-        name, size = _header(block[at : at + tarfile.BLOCKSIZE])
-        start = at + tarfile.BLOCKSIZE
+    members: dict[str, bytes] = {}
+    position = 0
+    while position < len(block):
+        start = position + tarfile.BLOCKSIZE
+        name, size = _parse_header(block[position:start])
         if name in members or "/" in name:
-            raise IntegrityError(f"a tar member is called {name!r}, as none of a clip's is")
+            raise IntegrityError(f"{name!r} is not a name of a clip's tar member")
         members[name] = block[start : start + size]
-        at = start + size + -size % tarfile.BLOCKSIZE
-    if at != len(block):
-        raise IntegrityError(
-            f"the last of its members is cut short, {at - len(block)} bytes are missing"
-        )
+        padding = -size % tarfile.BLOCKSIZE
+        position = start + size + padding
+    if position != len(block):
+        missing = position - len(block)
+        raise IntegrityError(f"the last tar member is cut short: {missing} bytes are missing")
     return members
 
 
-def _header(header: bytes) -> tuple[str, int]:
-    """Name and size of a member (POSIX.1-1988 ustar). ``tarfile`` takes longer over a clip's
-    headers than decoding its labels takes; it also checks their sums, but a shard's SHA-256 has
-    been checked by then."""
+def _parse_header(header: bytes) -> tuple[str, int]:
+    """Name and size of a tar member (POSIX.1-1988 ustar).
+
+    Its checksum is not verified: a reader has checked the SHA-256 of the shard by then.
+    """
     try:
         if header[257:262] != b"ustar" or header[156:157] != tarfile.REGTYPE:
             raise ValueError("no header of a regular file")
-        name, prefix = (part.rstrip(b"\0").decode() for part in (header[:100], header[345:500]))
-        # int() takes a sign too: a member before the one at hand, for ever
+        name = header[:100].rstrip(b"\0").decode()
+        prefix = header[345:500].rstrip(b"\0").decode()
+        # int() accepts "-": a negative size would loop forever.
         if not header[124:135].isdigit():
             raise ValueError("a size that is no octal number")
-        return f"{prefix}/{name}" if prefix else name, int(header[124:135], 8)
+        size = int(header[124:135], 8)
     except ValueError as exc:
-        raise IntegrityError(f"not a run of tar members: {exc}") from exc
+        raise IntegrityError(f"not a sequence of tar members: {exc}") from exc
+    return f"{prefix}/{name}" if prefix else name, size
 
 
 def colorize(labels: U8) -> U8:
@@ -152,10 +164,9 @@ def colorize(labels: U8) -> U8:
 
 
 def _encode_jpeg(frame: U8) -> bytes:
-    ok, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
-    assert ok, "cv2.imencode refuses no uint8 image"
+    bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert ok, "cv2.imencode accepts every uint8 image"
     return bytes(data)
 
 
@@ -167,26 +178,36 @@ def _decode_jpeg(members: dict[str, bytes], name: str) -> U8:
 
 
 def _encode_labels(labels: U8) -> bytes:
-    """PNG (ISO 15948) by hand: two pixels a byte, each row less the one above it, run lengths; PIL
-    takes five times as long to find a larger file."""
-    from corrfractal.labels.loops import (
-        filtered_rows,  # late: who only reads samples does without the compiler
-    )
+    """Palette PNG (ISO 15948) of uint8 (H, W) ids 0..15: two pixels a byte, filter "up", run lengths.
+
+    PIL takes five times as long and its files are larger.
+    """
+    # Imported late: it loads the numba compiler, which callers that only read can do without.
+    from corrfractal.labels.loops import filtered_rows
 
     H, W = labels.shape
     rows = np.empty((H, 1 + (W + 1) // 2), dtype=np.uint8)
     filtered_rows(np.ascontiguousarray(labels), rows)
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    bit_depth = 4
+    color_type = 3  # palette
     chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", W, H, 4, 3, 0, 0, 0)),  # 4 bits, palette
+        (b"IHDR", struct.pack(">IIBBBBB", W, H, bit_depth, color_type, 0, 0, 0)),
         (b"PLTE", LABEL_COLORS.tobytes()),
         (b"IDAT", deflate.compress(rows.tobytes()) + deflate.flush()),
         (b"IEND", b""),
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(kind, data) for kind, data in chunks)
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _decode_view(members: dict[str, bytes], prefix: str, indices: tuple[int, ...]) -> U8:
+    """Label maps of one view, uint8 (frames, H, W)."""
+    return np.stack([_decode_labels(members, f"{prefix}.f{t:03d}.png") for t in indices])
 
 
 def _decode_labels(members: dict[str, bytes], name: str) -> U8:

@@ -1,13 +1,14 @@
-"""What a folder of shards says about itself. The pipeline writes it, training and lineage read it.
+"""Description of a folder of shards. The pipeline writes it, training and lineage read it.
 
     manifest.json        one ``Manifest``; its digest is the identity of the data set
-    shard-000000.tar     clips, see ``sample.py``
-    shard-000000.json    one ``Sidecar``: the place of each sample in the tar, and what became of each source
-    quarantine.jsonl     the sources that are damaged, one a line
+    shard-000000.tar     clips, see ``clip.py``
+    shard-000000.json    one ``Sidecar``: the position of each clip in the tar, and the outcome of
+                         each source
+    quarantine.jsonl     damaged sources, one JSON object per line
 
 Every file is plain JSON with the fields of the dataclass of its name. ``digest`` in a sidecar and
-in the manifest is the SHA-256 of the canonical JSON of all its other fields, so a damaged file is
-noticed before it is believed.
+in the manifest is the SHA-256 of the canonical JSON of all its other fields, so damage is detected
+before any value is used.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter
 
 from corrfractal.common import storage
 from corrfractal.common.config import digest
@@ -29,47 +31,59 @@ from .clip import SCHEMA
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
-SHARD_NAME, SHA256 = re.compile(r"shard-\d{6,}\.tar"), re.compile("[0-9a-f]{64}")
 QUARANTINE_FIELDS = ("uri", "stage", "reason", "first_bad_frame", "frames_salvaged", "decoder")
 
-T = TypeVar("T", "Sidecar", "Manifest")
+Count = Annotated[int, Field(ge=0)]
+# Name and hash become parts of paths, and a manifest may come from anywhere: no "../".
+ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,}\.tar$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+Document = TypeVar("Document", "Sidecar", "Manifest")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleEntry:
-    """The place of a clip in its shard: ``length`` bytes from ``offset`` on are its tar members,
-    whole."""
+    """Position of a clip in its shard.
+
+    Attributes:
+        key: common part of the names of its tar members.
+        offset, length: bytes of the tar that are exactly its members, headers and padding included.
+        frames, views: number of each.
+    """
 
     key: str
-    offset: int
-    length: int
-    frames: int
-    views: int
+    offset: Count
+    length: Count
+    frames: Count
+    views: Count
 
-    def __post_init__(self) -> None:
-        if min(self.offset, self.length, self.frames, self.views) < 0:
-            raise ValueError(f"the place of a clip is not negative: {self}")
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRef(SampleEntry):
+    """Position of a clip in a folder of shards; ``shard`` is the name of the tar."""
+
+    shard: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
-    """What became of one source; in a sidecar, of that segment of it which the shard holds.
+    """Outcome of one source; in a sidecar, of the segment of it that the shard contains.
 
     Attributes:
         uri, sha256: which video; see ``pipeline.discover.sources``.
         outcome: ``"sampled"``; ``"quarantined"``: damaged, clips before the damage are kept;
-            ``"rejected"``: whole, but nothing to sample in it, or the same bytes as another source.
+            ``"rejected"``: intact, but no clip can be sampled, or the same bytes as another source.
         clips: clips in the shard.
-        frames, fps: as decoded; 0 where it could not be opened.
-        decoder: ``"decord"``, ``"pyav"`` or ``"images"``; ``""`` where none was reached.
+        frames, fps: as decoded; 0 if it could not be opened.
+        decoder: ``"decord"``, ``"pyav"`` or ``"images"``; ``""`` if it failed before decoding.
         stage: of the failure, ``"read"``, ``"open"``, ``"decode"`` or ``"clips"``; None if sampled.
         reason: in words; None if sampled.
-        first_bad_frame: index of the first frame that could not be had, where known.
-        frames_stored: frames in the shard; of a quarantined source these are what was salvaged.
-        segment, segments: which of how many segments; a short video has one. 0 and their number in
-            the manifest.
+        first_bad_frame: index of the first frame that could not be decoded, if known.
+        frames_stored: frames in the shard; for a quarantined source, the salvaged ones.
+        segment, segments: index and number of segments; a short video has one. In the manifest 0
+            and their number.
         cuts: shot cuts that no clip spans.
-        static: clips left out because next to nothing moves in them.
+        static: clips left out because almost nothing moves in them.
     """
 
     uri: str
@@ -91,17 +105,18 @@ class SourceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelStatistics:
-    """Counts over label maps, exact and so the same in any order of adding. A *label set* is one
-    view of one clip.
+    """Counts over label maps: integers, so their sum is independent of the order of adding.
+
+    A *label set* is one view of one clip.
 
     Attributes:
-        by_rank: pixels under the most frequent label of their label set, under the second, and so
-            on (K at most).
-        by_used: label sets that use one label, those that use two, and so on.
+        by_rank: pixels with the most frequent label of their label set, with the second most
+            frequent, and so on (at most K values).
+        by_used: number of label sets that use one label, that use two, and so on.
         dominated: label sets with over nine tenths of their pixels under one label.
         still: label sets in which fewer than one in a hundred of the compared pixels changed.
-        compared: pixels that have a pixel at their place one stored frame earlier.
-        changed: those of them whose label differs from it.
+        compared: pixels that also exist one stored frame earlier.
+        changed: compared pixels whose label differs from that earlier one.
     """
 
     by_rank: tuple[int, ...] = ()
@@ -113,8 +128,8 @@ class LabelStatistics:
 
     def __add__(self, other: LabelStatistics) -> LabelStatistics:
         return LabelStatistics(
-            by_rank=_added(self.by_rank, other.by_rank),
-            by_used=_added(self.by_used, other.by_used),
+            by_rank=_sum_by_position(self.by_rank, other.by_rank),
+            by_used=_sum_by_position(self.by_used, other.by_used),
             dominated=self.dominated + other.dominated,
             still=self.still + other.still,
             compared=self.compared + other.compared,
@@ -129,14 +144,13 @@ class LabelStatistics:
     @property
     def occupancy(self) -> tuple[float, ...]:
         """Shares of the pixels by rank; empty without pixels."""
-        return (
-            tuple(count / sum(self.by_rank) for count in self.by_rank) if any(self.by_rank) else ()
-        )
+        pixels = sum(self.by_rank)
+        return tuple(count / pixels for count in self.by_rank) if pixels else ()
 
     @property
     def entropy(self) -> float:
-        """Of ``occupancy``, in bits: 0 if all pixels have one label, log2 K if all labels are
-        equally frequent."""
+        """Entropy of ``occupancy`` in bits: 0 if all pixels have one label, log2 K if all labels
+        are equally frequent."""
         return sum(-share * math.log2(share) for share in self.occupancy if share)
 
     @property
@@ -147,8 +161,17 @@ class LabelStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """One shard. ``sha256`` and ``bytes`` are the tar's; ``spec`` is the digest of what it was made
-    from."""
+    """Description of one shard.
+
+    Attributes:
+        name: file name of the tar.
+        spec: digest of the shard specification it was built from.
+        sha256, bytes: of the tar.
+        samples: its clips, in stored order.
+        sources: outcome of each source, or segment of a source, in the shard.
+        label_statistics: over all its clips.
+        digest: of all other fields.
+    """
 
     name: str
     spec: str
@@ -159,36 +182,37 @@ class Sidecar:
     label_statistics: LabelStatistics
     digest: str = ""
 
-    @property
-    def rejected(self) -> tuple[SourceEntry, ...]:
-        """Sources that are not, or not wholly, in the shard, with the reasons."""
-        return tuple(source for source in self.sources if source.outcome != "sampled")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A shard in the manifest; ``sidecar`` is the sidecar's digest, ``samples`` their number."""
+    """A shard in the manifest.
 
-    name: str
-    sha256: str
-    bytes: int
+    Attributes:
+        name: file name of the tar.
+        sha256, bytes: of the tar.
+        samples: number of clips.
+        sidecar: digest of its sidecar.
+    """
+
+    name: ShardName
+    sha256: Sha256
+    bytes: Count
     samples: int
     sidecar: str
-
-    def __post_init__(self) -> None:
-        """Name and hash become parts of paths, wherever a manifest comes from."""
-        if (
-            not SHARD_NAME.fullmatch(self.name)
-            or not SHA256.fullmatch(self.sha256)
-            or self.bytes < 0
-        ):
-            raise ValueError(f"no shard: {self.name!r}, {self.sha256!r}, {self.bytes} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Sums over the data set. ``sources`` = ``sampled`` + ``quarantined`` + ``rejected``; ``cuts`` and ``static`` as in
-    ``SourceEntry``."""
+    """Sums over a data set.
+
+    Attributes:
+        samples, frames: number of stored clips, and of their frames.
+        bytes: of all tars.
+        sources: ``sampled`` + ``quarantined`` + ``rejected``.
+        sampled, quarantined, rejected: sources by outcome, as in ``SourceEntry``.
+        cuts, static: as in ``SourceEntry``.
+        labels: over all clips.
+    """
 
     samples: int
     frames: int
@@ -204,8 +228,18 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A data set. ``config`` is the pipeline's configuration as plain values, ``versions`` what
-    else decides bytes."""
+    """Description of a data set.
+
+    Attributes:
+        schema: version of the layout, ``clip.SCHEMA``.
+        config: configuration of the pipeline as plain values.
+        config_digest: of ``config``.
+        versions: of the libraries that influence the stored bytes.
+        shards: in order of their names.
+        sources: every source and its outcome.
+        statistics: sums.
+        digest: of all other fields.
+    """
 
     schema: int
     config: dict[str, Any]
@@ -217,26 +251,15 @@ class Manifest:
     digest: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleRef:
-    """A clip and where its bytes are: ``length`` bytes from ``offset`` on in the file ``shard`` of
-    the folder."""
-
-    shard: str
-    key: str
-    offset: int
-    length: int
-    frames: int
-    views: int
-
-
 def load_manifest(shards: str | Path) -> Manifest:
-    """Read the manifest of a folder of shards (the folder, or its ``manifest.json``), local or at a
-    URI.
+    """Read the manifest of a folder of shards.
+
+    Args:
+        shards: the folder, or its ``manifest.json``; local path or URI.
 
     Raises:
         NotFoundError: there is none.
-        IntegrityError: it is damaged, or of another schema.
+        IntegrityError: it is damaged, or has another schema.
     """
     location = str(shards) if str(shards).endswith(".json") else storage.join(shards, MANIFEST)
     if storage.kind(location) != "file":
@@ -268,7 +291,7 @@ def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
 
 
 def sample_index(shards: str | Path, manifest: Manifest) -> list[SampleRef]:
-    """All clips in the order of shards and of their place in them.
+    """All clips, in order of shards and of their positions in them.
 
     Raises:
         IntegrityError: a sidecar is missing or damaged.
@@ -285,44 +308,43 @@ def sidecar_name(shard: str) -> str:
     return shard.removesuffix(".tar") + ".json"
 
 
-def seal(document: T) -> T:
-    """The document with its digest."""
-    return dataclasses.replace(document, digest=digest(_unsealed(dataclasses.asdict(document))))
+def seal(document: Document) -> Document:
+    """The document with its ``digest`` set."""
+    values = dataclasses.asdict(document)
+    return dataclasses.replace(document, digest=digest(_without_digest(values)))
 
 
-def to_text(document: T) -> str:
-    """JSON text of a sealed document, the same for the same contents."""
-    return (
-        json.dumps(dataclasses.asdict(document), indent=1, sort_keys=True, ensure_ascii=False)
-        + "\n"
-    )
+def to_text(document: Document) -> str:
+    """JSON text of a sealed document, identical for equal content."""
+    values = dataclasses.asdict(document)
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def read_sealed(location: str | Path, cls: type[T]) -> T:
-    """Read a document back.
+def read_sealed(location: str | Path, cls: type[Document]) -> Document:
+    """Read and validate a document that ``to_text`` wrote.
 
     Raises:
-        IntegrityError: missing, not JSON, or its digest does not fit.
+        IntegrityError: missing, not JSON, a field of the wrong type or range, or another digest.
     """
-    from pydantic import TypeAdapter, ValidationError  # imported late: --help stays fast
-
     try:
         values = json.loads(storage.read(location))
         document = TypeAdapter(cls).validate_python(values)
     except FileNotFoundError as exc:
         raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again") from exc
-    except (ValueError, ValidationError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
-    if digest(_unsealed(values)) != document.digest:
+
+    # The digest covers the values as stored, unknown fields included.
+    if digest(_without_digest(values)) != document.digest:
         raise IntegrityError(
             f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again"
         )
     return document
 
 
-def _added(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(x + y for x, y in zip_longest(a, b, fillvalue=0))
+def _sum_by_position(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip_longest(left, right, fillvalue=0))
 
 
-def _unsealed(values: dict[str, Any]) -> dict[str, Any]:
+def _without_digest(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "digest"}
