@@ -64,6 +64,7 @@ class Clip:
     meta: dict[str, Any]
 
     def __post_init__(self) -> None:
+        # A wrong shape or key would only be noticed by the reader of a finished shard.
         T, H, W, _ = self.frames.shape
         if self.labels.ndim != 4 or self.labels.shape[1:] != (T, H, W):
             raise ValueError(f"labels {self.labels.shape} do not fit frames {self.frames.shape}")
@@ -98,6 +99,7 @@ def decode_clip(
         IntegrityError: a member is missing or damaged; the message names it.
     """
     try:
+        # The description says how many frames and views there are, and its name gives the key.
         name = next(name for name in members if name.endswith(".json"))
         key = name.removesuffix(".json")
         meta = json.loads(members[name])
@@ -133,6 +135,8 @@ def read_members(block: bytes) -> dict[str, bytes]:
         members[name] = block[start : start + size]
         padding = -size % tarfile.BLOCKSIZE
         position = start + size + padding
+
+    # A slice beyond the end is silently short, so a cut block shows only here.
     if position != len(block):
         missing = position - len(block)
         raise IntegrityError(f"the last tar member is cut short: {missing} bytes are missing")
@@ -178,7 +182,7 @@ def _decode_jpeg(members: dict[str, bytes], name: str) -> U8:
 
 
 def _encode_labels(labels: U8) -> bytes:
-    """Palette PNG (ISO 15948) of uint8 (H, W) ids 0..15: two pixels a byte, filter "up", run lengths.
+    """Palette PNG (ISO 15948) of uint8 (H, W) ids 0..15, two pixels a byte, with filter "up".
 
     PIL takes five times as long and its files are larger.
     """
@@ -188,6 +192,7 @@ def _encode_labels(labels: U8) -> bytes:
     H, W = labels.shape
     rows = np.empty((H, 1 + (W + 1) // 2), dtype=np.uint8)
     filtered_rows(np.ascontiguousarray(labels), rows)
+    # Filtered rows are mostly zeros, so run lengths compress them without a search for matches.
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     bit_depth = 4
     color_type = 3  # palette

@@ -80,8 +80,7 @@ class SourceEntry:
         reason: in words; None if sampled.
         first_bad_frame: index of the first frame that could not be decoded, if known.
         frames_stored: frames in the shard; for a quarantined source, the salvaged ones.
-        segment, segments: index and number of segments; a short video has one. In the manifest 0
-            and their number.
+        segment, segments: index (0 in the manifest) and number; a short video has one segment.
         cuts: shot cuts that no clip spans.
         static: clips left out because almost nothing moves in them.
     """
@@ -149,8 +148,7 @@ class LabelStatistics:
 
     @property
     def entropy(self) -> float:
-        """Entropy of ``occupancy`` in bits: 0 if all pixels have one label, log2 K if all labels
-        are equally frequent."""
+        """Entropy of ``occupancy`` in bits: 0 for one label, log2 K for K equally frequent ones."""
         return sum(-share * math.log2(share) for share in self.occupancy if share)
 
     @property
@@ -261,6 +259,7 @@ def load_manifest(shards: str | Path) -> Manifest:
         NotFoundError: there is none.
         IntegrityError: it is damaged, or has another schema.
     """
+    # Lineage keeps a copy of the manifest without its folder, so the file itself may be given.
     location = str(shards) if str(shards).endswith(".json") else storage.join(shards, MANIFEST)
     if storage.kind(location) != "file":
         raise NotFoundError(
@@ -283,6 +282,7 @@ def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
     """
     location = storage.join(shards, sidecar_name(shard.name))
     sidecar = read_sealed(location, Sidecar)
+    # An intact sidecar may still belong to another build of the folder.
     if sidecar.digest != shard.sidecar:
         raise IntegrityError(
             f"{location} is not the one that {MANIFEST} names: run `corrfractal precompute` again"

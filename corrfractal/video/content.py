@@ -90,6 +90,7 @@ def read_content(path: Path) -> Content:
         files = content_files(path)
         before, changed = _state_and_change(files)
         sha256 = _sha256(path, files)
+        # An equal state after reading proves that the hash belongs to one version of the file.
         if state(path) == before:
             settled = changed < started - SETTLED_SECONDS
             return Content(
@@ -110,6 +111,8 @@ def _state_and_change(files: Sequence[Path]) -> tuple[str, float]:
         numbers = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
         lines.append(f"{file.name}\0{numbers}\n")
         changed = max(changed, status.st_ctime)
+
+    # Names of files may contain bytes that are not UTF-8.
     text = "".join(lines).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest(), changed
 

@@ -106,6 +106,7 @@ class DecordVideo:
         if container.decord_fault is not None:
             raise VideoError(str(path), "open", f"decord misreads it: {container.decord_fault}")
         decord.logging.set_level(decord.logging.FATAL)
+        # Smaller sizes would meet decord's fault with narrow rows: these frames are not scaled.
         scale = {}
         if size is not None and min(size) >= DECORD_MIN_SIDE:
             scale = {"height": size[0], "width": size[1]}
@@ -121,6 +122,7 @@ class DecordVideo:
         except Exception as exc:
             raise VideoError(str(path), "open", decoder_reason(exc)) from exc
 
+        # Refuse files of which decord is known to return wrong frames.
         if len(self._reader) != container.packets:
             counts = f"{len(self._reader)} frames of {container.packets} packets"
             raise VideoError(str(path), "open", f"decord finds {counts}")
@@ -172,7 +174,7 @@ class DecordVideo:
                     position = key
                 if index > position:
                     self._reader.skip_frames(index - position)
-                image = self._reader.next().asnumpy() if first is None else first
+                image = first if first is not None else self._reader.next().asnumpy()
                 first = None
                 position = index + 1
                 if self._errors.count > errors_before:
@@ -227,6 +229,8 @@ class PyavVideo:
         if container.clock is not None and len(container.clock) == len(times):
             times = list(container.clock)
         self._times = ascending_times(times, 1 / (container.fps or FOLDER_FPS))
+
+        # The stored size becomes the upright one.
         height, width = self._size
         if container.orientation.transposed:
             height, width = width, height

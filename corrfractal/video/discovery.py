@@ -100,6 +100,8 @@ def discover(names: Sequence[str], skip: Sequence[str | Path] = ()) -> Found:
             search.add_named(name)
         except OSError as exc:
             raise CallError(f"cannot read {name}: {exc.strerror or exc}") from exc
+
+    # Only now are all entries known: a file may be named itself and also be in a named folder.
     search.exclude_texts()
     for name in names:
         search.check_not_empty(name)
@@ -109,8 +111,7 @@ def discover(names: Sequence[str], skip: Sequence[str | Path] = ()) -> Found:
 class _Search:
     """State of one ``discover`` call.
 
-    A *place* is a path or URI as it was found, links not followed. A *location* is what it resolves
-    to, and identifies an entry.
+    A *place* is a path or URI as found, a *location* what it resolves to, which identifies an entry.
     """
 
     def __init__(self, skip: Sequence[str]) -> None:
@@ -144,6 +145,7 @@ class _Search:
     def exclude_texts(self) -> None:
         """Ignore files of unknown suffix that are plain text: LICENSE, Makefile, checksums."""
         locations = sorted(self._unknown_suffix)
+        # Reading a few bytes is bound by latency, above all in object stores.
         with ThreadPoolExecutor(2 * cpu_count()) as pool:
             texts = list(pool.map(is_text, locations))
         for location, text in zip(locations, texts, strict=True):
@@ -153,7 +155,7 @@ class _Search:
                 self._ignored[location] = TEXT
 
     def check_not_empty(self, name: str) -> None:
-        """Raise NotFoundError if a name of the call has no entry."""
+        """Raise NotFoundError if a name has no entry."""
         if not self._locations_by_name[name].isdisjoint(self._entries):
             return
         rules = self.found().ignored
@@ -196,10 +198,13 @@ class _Search:
         location = str(Path(place).absolute()) if unresolvable else storage.resolve(place)
         self._current.add(location)
 
+        # What a user names is a video even if it looks like text.
         if named:
             self._unknown_suffix.discard(location)
         elif location not in self._entries and not fault and suffix_of(place) not in VIDEO_SUFFIXES:
             self._unknown_suffix.add(location)
+
+        # The first name wins: a second link to a file must not change its URI.
         entry = Entry(uri=uri or _relative(place, base), location=location, fault=fault)
         self._entries.setdefault(location, entry)
 
@@ -229,6 +234,7 @@ class _Search:
                 continue
 
             self._add_files(folder, [entry for entry in entries if entry[1] != "folder"], base)
+            # The last item is searched next, so reversing keeps the order of names.
             names = [name for name, kind in entries if kind == "folder"]
             pending.extend(reversed(self._sub_folders(folder, names)))
 
@@ -327,8 +333,7 @@ class _Search:
 def _relative(location: str, base: str) -> str:
     """``location`` relative to ``base`` if it is inside, otherwise its bare name."""
     path = PurePosixPath(location)
-    folder = PurePosixPath(base)
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
 
 
 def _folder_uri(folder: str, base: str) -> str:

@@ -5,8 +5,8 @@
 - A file that is damaged or ends early is an error; image libraries return a half grey picture.
 - The content decides the format, not the name: crawlers save WebP as .jpg.
 
-JPEGs are decoded by simplejpeg: the pixels are those of OpenCV, and an error is raised where libjpeg
-only warns. JPEG has no checksum, so a single flipped bit may still pass.
+JPEGs are decoded by simplejpeg: the pixels are those of OpenCV, and warnings of libjpeg are errors.
+JPEG has no checksum, so a single flipped bit may still pass.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ U8 = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
 )  # fmt: skip
+# Names of Pillow; its other readers are never run on files from anywhere.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 
 # A 12K frame has 80 million pixels; Pillow warns from 89.5 million on.
@@ -44,6 +45,7 @@ MAX_BYTES = 1 << 30
 # More extraneous bytes than this between JPEG segments count as damage.
 STRAY_BYTES = 16
 
+# Tag and values of Exif 2.3; 1 is upright.
 EXIF_ORIENTATION = 0x0112
 EXIF_ORIENTATIONS = {
     2: Orientation(flip_columns=True),
@@ -56,6 +58,7 @@ EXIF_ORIENTATIONS = {
 }
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Chunks of ISO 15948; only these may be dropped without changing the picture.
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_OVERHEAD = 12  # bytes of a chunk besides its data: length, name, checksum
 
@@ -136,6 +139,8 @@ def _decode_jpeg(path: Path, data: bytes, header: Image.Image, reduce: int) -> U
             reason = str(exc).strip().rstrip(".") or "not a readable JPEG"
             raise ImageError(path, f"the image is damaged or cut short: {reason}") from exc
         image = _decode_by_opencv(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+    # simplejpeg ignores EXIF, and so does OpenCV with the flag above.
     tag = header.getexif().get(EXIF_ORIENTATION, 1)
     return EXIF_ORIENTATIONS.get(tag, Orientation()).apply(image)
 

@@ -80,6 +80,8 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
     path = Path(path)
     mask, lossy, indexed = _read(path, size)
     ids = np.unique(mask[mask > 0])
+
+    # Only in a palette image: in a grey one 255 is how drawing programs mark an object.
     if indexed and ids.size > 1 and _is_void_rim(mask == VOID):
         mask = np.where(mask == VOID, np.uint8(0), mask)
         ids = ids[:-1]
@@ -90,6 +92,7 @@ def read_first_mask(path: str | Path, size: tuple[int, ...]) -> U8:
 
     if not lossy and not _has_blends(mask, ids):
         return np.where(mask == 255, np.uint8(1), mask) if ids.tolist() == [255] else mask
+    # Blends of one object can be repaired; those of several objects are ambiguous.
     drawing = _one_object(mask)
     if drawing is not None:
         return drawing
@@ -177,6 +180,8 @@ def _one_object(mask: U8) -> U8 | None:
     bright = mask >= 0.85 * top
     if top < BRIGHT or not dark.any():
         return None
+
+    # The edge is where dark and bright pixels are both within reach.
     window = np.ones((2 * REACH + 1, 2 * REACH + 1), dtype=np.uint8)
     near_dark = cv2.dilate(dark.view(np.uint8), window) > 0
     near_bright = cv2.dilate(bright.view(np.uint8), window) > 0
@@ -215,6 +220,7 @@ def _ids(image: Image.Image, path: Path) -> U8:
     if image.mode.startswith("I") or image.mode == "F":
         return _narrow(np.array(image), path)
 
+    # Drawing programs save an object as alpha, or a grey mask as RGB.
     pixels = np.array(image.convert("RGBA"))
     rgb = pixels[..., :3]
     alpha = pixels[..., 3]

@@ -1,4 +1,4 @@
-"""Read and write videos: one reader for all commands, with decord, PyAV and frame folders behind it.
+"""Read and write videos: one reader for all commands, over decord, PyAV and frame folders.
 
 Frames are RGB, upright (rotation metadata applied), in presentation order, with their presentation
 time. A video is read in one sequential pass, because random access costs several seeks per frame.
@@ -95,6 +95,7 @@ def open_video(
     if path.stat().st_size == 0:
         raise VideoError(str(path), "open", "the file is empty")
 
+    # The container decides what is shown; the decoder only has to return that.
     container = read_container(path)
     if decoder == "pyav":
         return PyavVideo(path, container)
@@ -144,6 +145,8 @@ class _FallbackVideo:
         """Switch to PyAV; raise ``damage`` if PyAV decodes no more frames, or other ones."""
         if isinstance(self._video, PyavVideo):
             raise damage
+
+        # If the times agree, frame k of PyAV is frame k of decord, which was already yielded.
         fallback = PyavVideo(self._path, self._container)
         times = self.times()
         common = min(len(fallback.times()), len(times))
