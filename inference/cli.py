@@ -105,9 +105,9 @@ def propagate(
     from inference.prompts.keypoints import read_points
     from inference.prompts.shapes import read_prompts
 
-    from .outputs import Outputs
     from .propagate import propagate_video
-    from .videos import frame_names, is_many
+    from .propagation.outputs import Outputs
+    from .propagation.videos import frame_names, is_many
 
     config = inference_config(**tracker)
     outputs = Outputs(

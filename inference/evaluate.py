@@ -36,7 +36,7 @@ from inference.reports.model_facts import describe_model
 
 from .config import InferenceConfig
 from .load import ModelSource
-from .outputs import make_folder
+from .propagation.outputs import make_folder
 from .worker_tasks import (
     RERUN_HINT,
     Failure,

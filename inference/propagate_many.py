@@ -18,9 +18,16 @@ from inference.prompts.shapes import Prompts
 
 from .config import InferenceConfig
 from .load import ModelSource
-from .outputs import Outputs, make_folder
-from .propagate import Propagation, PropagationJob
-from .videos import frame_names, list_videos, names_of, outputs_of, prompts_of, unused_masks
+from .propagation.job import Propagation, PropagationJob
+from .propagation.outputs import Outputs, make_folder
+from .propagation.videos import (
+    frame_names,
+    list_videos,
+    names_of,
+    outputs_of,
+    prompts_of,
+    unused_masks,
+)
 from .worker_tasks import (
     RERUN_HINT,
     Failure,
@@ -129,7 +136,7 @@ def propagate_videos(
             overwrite=overwrite,
         )
     for path in unused_masks(entry_by_name, masks):
-        say(f"  {path}: not used, no video has this name")
+        say(f"  {path}: no video of this name; the mask is not used")
 
     done: dict[str, Propagation] = {}
     window = config.workers if workers is None else workers

@@ -32,8 +32,8 @@ from inference.datasets.davis_files import (
 from inference.load import ModelSource
 from inference.metrics.jf import ObjectScore, score_sequence
 from inference.prompts.mask_images import encode_mask, read_mask
+from inference.propagation.track import track
 from inference.protocols import Model
-from inference.track import track
 
 from .base import (
     Advance,

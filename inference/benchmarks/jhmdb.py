@@ -28,7 +28,7 @@ from inference.config import InferenceConfig
 from inference.datasets.jhmdb_files import JOINTS, Video, open_video, video_names
 from inference.load import ModelSource
 from inference.metrics.pck import Distances, distances, pck
-from inference.outputs import dotted
+from inference.propagation.outputs import dotted
 from inference.protocols import Model
 from inference.reports.benchmark_report import later, some
 from inference.reports.pictures import picture_grid

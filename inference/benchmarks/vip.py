@@ -24,9 +24,9 @@ from inference.datasets.vip_files import PARTS, Video, open_video, video_names
 from inference.load import ModelSource
 from inference.metrics.iou import I64, confusion, iou, mean_iou
 from inference.prompts.mask_images import encode_mask, read_mask
+from inference.propagation.track import track
 from inference.protocols import Model
 from inference.reports.benchmark_report import later, mask_strip, some
-from inference.track import track
 
 from .base import (
     Advance,

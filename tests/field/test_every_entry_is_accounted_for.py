@@ -33,7 +33,7 @@ from inference.datasets.davis_files import sequence_names
 from inference.datasets.folders import files_in
 from inference.prompts.mask_images import write_mask
 from inference.propagate_many import propagate_videos
-from inference.videos import is_many
+from inference.propagation.videos import is_many
 from pipeline.cli import precompute as precompute_command
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources

@@ -21,13 +21,13 @@ from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.shards.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, sidecar_name
 from corrfractal.video import open_video, write_video
 from corrfractal.video.content import content_sha256, read_content, state
-from inference import propagate
 from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
-from inference.outputs import Outputs
 from inference.prompts.mask_images import write_mask
 from inference.prompts.shapes import Prompts
-from inference.propagate import PropagationJob
+from inference.propagation import job as propagation_job
+from inference.propagation.job import PropagationJob
+from inference.propagation.outputs import Outputs
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import Source, find_sources
 from pipeline.store import shard_task as shards
@@ -222,7 +222,9 @@ def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(
         outputs=Outputs(),
     )
     if when == "after the first frame":
-        monkeypatch.setattr(propagate, "open_video", interleaved(lambda: other.replace(video)))
+        monkeypatch.setattr(
+            propagation_job, "open_video", interleaved(lambda: other.replace(video))
+        )
     opened = job.check()
     if when == "before the first frame":
         other.replace(video)

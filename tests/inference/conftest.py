@@ -45,6 +45,29 @@ def first_mask(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def video_folder(tiny_video: Path, tmp_path: Path) -> Path:
+    """Two good videos, a broken one, and a list of the good ones."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        shutil.copy(tiny_video, folder / name)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "notes.txt").write_text("one.mp4\n# a comment\ntwo.mp4\n")
+    return folder
+
+
+@pytest.fixture
+def mask_folder(first_mask: Path, tmp_path: Path) -> Path:
+    """A mask for each video of ``video_folder``; that of ``two.mp4`` is for frame 3."""
+    folder = tmp_path / "given"
+    (folder / "two").mkdir(parents=True)
+    shutil.copy(first_mask, folder / "one.png")
+    shutil.copy(first_mask, folder / "broken.png")
+    shutil.copy(first_mask, folder / "two" / "00003.png")
+    return folder
+
+
 def two_objects(t: int) -> np.ndarray:
     """Two rectangles that stay with the picture of ``moving_frames`` at frame t, uint8 (160, 192)."""
     mask = np.zeros((160, 192), dtype=np.uint8)

@@ -24,9 +24,9 @@ from corrfractal.video.decoders import Frame
 from inference.prompts.keypoints import Points, heat_maps, locate
 from inference.prompts.mask_images import encode_mask, read_mask
 from inference.prompts.shapes import Prompts
+from inference.protocols import U8, MaskTracker, Model, ResumableTracker
 
 from .outputs import PROBABILITIES, PointTrack, encode_png, mask_file
-from .protocols import U8, MaskTracker, Model, ResumableTracker
 
 # Decoders read forward only, so a backward pass decodes runs of frames and holds each in memory.
 BACKWARD_BYTES = 128 << 20

@@ -11,9 +11,9 @@ from PIL import Image
 
 from corrfractal.common.errors import CallError
 from corrfractal.video import open_video
-from inference.outputs import Outputs
 from inference.prompts.mask_images import contours, cut_out, read_mask
 from inference.propagate import propagate_video
+from inference.propagation.outputs import Outputs
 
 
 def test_everything_that_is_made_of_a_video_and_its_masks(

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .config import InferenceConfig
-from .protocols import U8, Model
+from inference.config import InferenceConfig
+from inference.protocols import U8, Model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import CallError
 from corrfractal.network.tracker import TrackerConfig
 from inference.config import InferenceConfig
-from inference.outputs import Outputs
 from inference.prompts.keypoints import Points
 from inference.prompts.mask_images import read_mask
 from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
+from inference.propagation.outputs import Outputs
 
 SMALL = InferenceConfig(tracker=TrackerConfig(densities=(6.0, 3.0)))
 FRAMES = 9

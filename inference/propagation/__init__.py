@@ -1,0 +1,1 @@
+"""Parts of propagation: the job of one video, the passes over it, outputs, and many videos."""

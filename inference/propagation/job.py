@@ -1,0 +1,284 @@
+"""The job of one video: check the call, propagate through the frames that have no result yet, write
+the outputs.
+
+``propagation.json`` identifies the work by a digest of video, prompts, model and settings; results
+of any other work are not resumed. ``propagation.written.jsonl`` names the files that a rerun may
+keep, replace or delete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corrfractal.common.config import config_to_dict, digest
+from corrfractal.common.console import say
+from corrfractal.common.errors import CallError, VideoError
+from corrfractal.common.output_guard import Written
+from corrfractal.common.process import peak_rss_mb
+from corrfractal.network.tracker import working_size
+from corrfractal.video import Video, open_video
+from corrfractal.video.content import CHANGED, content_sha256, state
+from inference.config import InferenceConfig
+from inference.load import ModelSource
+from inference.prompts.keypoints import Points, points_table
+from inference.prompts.shapes import Prompts
+from inference.protocols import Model
+
+from .outputs import PROBABILITIES, Outputs, make_folder, write_outputs, write_point_video
+from .passes import VideoPasses
+
+RESULT = "propagation.json"
+WRITTEN = "propagation.written.jsonl"
+POINTS = "points.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Propagation:
+    """Result of ``propagate_video``; also stored as ``propagation.json`` beside the masks.
+
+    Attributes:
+        video: as named by the user.
+        model: as resolved.
+        frames: number of masks, or of frames with key points.
+        kept: how many of them an earlier run had written.
+        objects: ids in the prompts, or names of the key points.
+        masks: folder of the masks.
+        overlay, contours, cutout: further outputs; None if not requested.
+        seconds_per_frame: of the tracker alone, without reading and writing files; 0 if nothing was
+            left to do.
+        peak_rss_mb: peak resident memory of the process so far.
+    """
+
+    video: str
+    model: str
+    frames: int
+    kept: int
+    objects: tuple[int, ...] | tuple[str, ...]
+    masks: str
+    overlay: str | None
+    contours: str | None
+    cutout: str | None
+    seconds_per_frame: float
+    peak_rss_mb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropagationJob:
+    """One video, its prompts, and where the results go: ``check`` first, then ``run``."""
+
+    video: Path
+    prompts: Prompts | Points
+    out: Path
+    outputs: Outputs
+    overwrite: bool = False
+
+    @property
+    def places(self) -> dict[str, Path | None]:
+        """Where the results go, by the option that names the place."""
+        probabilities = self.out / PROBABILITIES if self.outputs.probabilities else None
+        return {"--out": self.out, **self.outputs.places, "--probabilities": probabilities}
+
+    @cached_property
+    def first_state(self) -> str:
+        """State of the video's files at the first access, see ``corrfractal.video.content``."""
+        return _state(self.video)
+
+    def check(self) -> Video:
+        """Open the video and check that the prompts fit it; nothing is written.
+
+        Raises:
+            CallError, NotFoundError, MaskError, VideoError: says what is wrong.
+        """
+        self.outputs.check()
+        _ = self.first_state  # recorded before anything is read, and compared at the end of `run`
+        opened = open_video(self.video)
+        info = opened.info
+        if isinstance(self.prompts, Points):
+            prompted_frames: tuple[int, ...] = (self.prompts.frame,)
+        else:
+            prompted_frames = self.prompts.frames
+
+        for frame in prompted_frames:
+            if frame >= info.frames:
+                raise CallError(
+                    f"frame {frame} is given, but {self.video} has the frames 0..{info.frames - 1}"
+                )
+            if isinstance(self.prompts, Prompts):
+                self.prompts.mask(frame, (info.height, info.width))
+        self.refuse_foreign()
+        return opened
+
+    def refuse_foreign(self) -> None:
+        """Check that results would replace no file that this command did not write.
+
+        Raises:
+            CallError: names the first such file.
+        """
+        existing = [*_results(self.out), *self.outputs.videos, self.out / RESULT]
+        if self.outputs.cutout_folder is not None:
+            existing += _png_files(self.outputs.cutout_folder)
+        Written(self.out / WRITTEN).refuse_foreign(existing, overwrite=self.overwrite)
+
+    def run(
+        self,
+        video: Video,
+        source: ModelSource,
+        model: Model,
+        config: InferenceConfig,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> Propagation:
+        """Propagate through all frames that have no result yet.
+
+        Args:
+            video: what ``check`` returned.
+            source, model: the model, found and loaded.
+            config: settings of the tracker and the overlay.
+            advance: called with the number of frames done.
+
+        Raises:
+            VideoError: a frame cannot be decoded, and masks of the frames before it are kept; or
+                the video changed during the run, and no mask is kept.
+        """
+        make_folder(self.out)
+        size = (video.info.height, video.info.width)
+        embedded_size = working_size(*size, config.tracker)
+        if embedded_size != size:
+            say(
+                f"frames of {size[1]}x{size[0]} are embedded at "
+                f"{embedded_size[1]}x{embedded_size[0]}; masks keep the full size"
+            )
+
+        # Results of another video, prompt, model or setting must not be resumed.
+        identity = digest(
+            [
+                content_sha256(self.video),
+                self.prompts.digest(),
+                source.digest,
+                config.digest,
+                self.outputs.probabilities,
+            ]
+        )
+        written = self._start(identity)
+
+        passes = VideoPasses(
+            video=video,
+            out=self.out,
+            written=written,
+            model=model,
+            config=config.tracker,
+            advance=advance,
+            probabilities=self.outputs.probabilities,
+        )
+        if isinstance(self.prompts, Points):
+            totals, tracks = passes.propagate_points(self.prompts)
+            table = points_table(self.prompts.names, tracks, video.names())
+            written.write(self.out / POINTS, table)
+            if self.outputs.overlay is not None and tracks:
+                write_point_video(self.outputs.overlay, video, tracks, written)
+        else:
+            totals = passes.propagate_masks(self.prompts)
+            if totals.frames:
+                write_outputs(video, self.out, self.outputs, config.opacity, written)
+
+        result = Propagation(
+            video=str(self.video),
+            model=source.name,
+            frames=totals.frames,
+            kept=totals.kept,
+            objects=_objects(self.prompts, size),
+            masks=str(self.out),
+            overlay=_path_text(self.outputs.overlay),
+            contours=_path_text(self.outputs.contours),
+            cutout=_path_text(self.outputs.cutout),
+            seconds_per_frame=totals.seconds / max(totals.steps, 1),
+            peak_rss_mb=peak_rss_mb(),
+        )
+        document = {
+            **asdict(result),
+            "digest": identity,
+            "model_digest": source.digest,
+            "config": config_to_dict(config),
+        }
+        self._write_result(written, document)
+
+        foreign = [path for path in _results(self.out) if not written.names(path)]
+        if foreign:
+            say(
+                f"{len(foreign)} files in {self.out} do not belong to this run and were left "
+                f"unchanged, such as {foreign[0].name}"
+            )
+        if _state(self.video) != self.first_state:
+            # The masks may be of other bytes than those that were hashed: delete them.
+            self._start("")
+            raise VideoError(str(self.video), "read", CHANGED)
+        if totals.error is not None:
+            raise totals.error
+        return result
+
+    def _start(self, identity: str) -> Written:
+        """Keep results of an earlier run with the same identity; delete those of any other, except
+        files that were edited since."""
+        written = Written(self.out / WRITTEN)
+        try:
+            stored_identity = json.loads((self.out / RESULT).read_bytes())["digest"]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            stored_identity = None
+        if stored_identity != identity:
+            stale = {path.resolve() for path in _results(self.out)}
+            if self.outputs.cutout_folder is not None:
+                stale |= {path.resolve() for path in _png_files(self.outputs.cutout_folder)}
+            written.clear(lambda path: path.resolve() in stale)
+            self._write_result(written, {"digest": identity})
+        return written
+
+    def _write_result(self, written: Written, document: dict[str, Any]) -> None:
+        written.write(self.out / RESULT, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def _state(video: Path) -> str:
+    """State of a video's files; ``""`` if they cannot be read."""
+    try:
+        return state(video)
+    except OSError:
+        return ""
+
+
+def _results(out: Path) -> list[Path]:
+    """Existing files of an output folder that have the names of results."""
+    probabilities = sorted((out / PROBABILITIES).rglob("*"))
+    results = [*_png_files(out), *(path for path in probabilities if not path.is_dir())]
+    # A broken link has the name, too, and would be replaced.
+    if os.path.lexists(out / POINTS):
+        results.append(out / POINTS)
+    return results
+
+
+def _png_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() == ".png" and not path.name.startswith(".")
+    )
+
+
+def _objects(prompts: Prompts | Points, size: tuple[int, int]) -> tuple[int, ...] | tuple[str, ...]:
+    if isinstance(prompts, Points):
+        return prompts.names
+    ids: set[int] = set()
+    for frame in prompts.frames:
+        ids |= {int(object_id) for object_id in np.unique(prompts.mask(frame, size))}
+    return tuple(sorted(ids - {0}))
+
+
+def _path_text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
