@@ -57,7 +57,7 @@ Written by `{command}` over {files} files. Columns:
 
 A file without an entry in the last column has the same count in every column from *ffprobe* on.
 Everything from the first damaged frame on is left out; ffprobe counts concealed damage as frames.
-{same} files agree; {damaged} are damaged, are no videos, or differ for the named reason.
+{same} files have the same count in all of these; {damaged} have an entry in the last column.
 """
 
 
