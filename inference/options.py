@@ -39,6 +39,7 @@ def workers_option(unit: str) -> Callable[[Command], Command]:
 
 def tracker_options(function: Command) -> Command:
     """The options that change how labels are propagated; ``inference_config`` reads them."""
+    # Decorators apply from the last to the first: --help lists them in reverse order.
     for option in (
         click.option(
             "--precision",

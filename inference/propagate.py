@@ -56,6 +56,7 @@ def propagate_video(
         outputs=outputs or Outputs(overlay=overlay),
         overwrite=overwrite,
     )
+    # All checks precede the load of the model, which takes seconds.
     refuse_overlap(job.places, (video, *prompts.files, None if model is None else Path(model)))
     opened = job.check()
     source = resolve_model(model)
