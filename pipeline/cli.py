@@ -293,7 +293,7 @@ def verify(shards: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from corrfractal.common.errors import IntegrityError
-    from pipeline.store.commit import verify as verify_shards
+    from pipeline.store.verify import verify as verify_shards
 
     report = verify_shards(shards)
     if report.damaged:

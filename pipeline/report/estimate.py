@@ -14,7 +14,7 @@ from corrfractal.common.files import write_text
 from corrfractal.common.output_guard import refuse_overlap
 
 if TYPE_CHECKING:
-    from pipeline.run import PrecomputeResult
+    from .build_result import PrecomputeResult
 
 STAGES = ("read", "open", "decode", "label", "store")
 """Hash a source; open it with a decoder; decode, scale, look for cuts and damage; pseudo-labels;

@@ -37,8 +37,9 @@ from inference.propagation.videos import is_many
 from pipeline.cli import precompute as precompute_command
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
+from pipeline.discover.work_plan import make_plan
 from pipeline.report.sample_run import plan
-from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.store.commit import commit, prepare
 from pipeline.store.shard_task import make_shard
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))

@@ -22,7 +22,7 @@ from inference.datasets.folders import read_picture
 from inference.prompts.mask_images import read_mask
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.store.commit import make_plan
+from pipeline.discover.work_plan import make_plan
 from pipeline.store.shard_task import make_shard
 
 

@@ -25,8 +25,8 @@ from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
+from pipeline.discover.work_plan import make_plan
 from pipeline.report.sample_run import probe
-from pipeline.store.commit import make_plan
 from pipeline.store.shard_task import make_shard
 
 # Counts of `ffprobe -count_frames`; docs/frames.md has all files.

@@ -29,9 +29,10 @@ from inference.propagation.job import PropagationJob
 from inference.propagation.outputs import Outputs
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import Source, find_sources
-from pipeline.store import shard_task as shards
-from pipeline.store.commit import make_plan
-from pipeline.store.shard_task import MOVED, REPLACED, make_shard
+from pipeline.discover.work_plan import make_plan
+from pipeline.store import sample_segment as shards
+from pipeline.store.sample_segment import MOVED, REPLACED
+from pipeline.store.shard_task import make_shard
 from training.data.cache import ShardFiles
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))

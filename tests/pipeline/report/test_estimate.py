@@ -13,8 +13,8 @@ from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.shards.manifest import load_manifest
 from corrfractal.video import write_video
 from pipeline.report import estimate as prediction
+from pipeline.report.build_result import PrecomputeResult
 from pipeline.report.sample_run import PIECE_SECONDS, plan
-from pipeline.run import PrecomputeResult
 
 
 @pytest.fixture(scope="module")
