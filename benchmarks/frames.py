@@ -34,7 +34,7 @@ from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
 from inference.serving import DAMAGED, MaskPropagation
 from pipeline.config import PipelineConfig
-from pipeline.report.sample_run import probe
+from pipeline.report.header_info import probe
 from pipeline.run import precompute
 
 FOLDERS = ("videos", "odd_videos", "train_videos", "field")

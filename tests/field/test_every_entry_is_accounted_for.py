@@ -38,7 +38,7 @@ from pipeline.cli import precompute as precompute_command
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
 from pipeline.discover.work_plan import make_plan
-from pipeline.report.sample_run import plan
+from pipeline.report.estimate import estimate_build
 from pipeline.store.commit import commit, prepare
 from pipeline.store.shard_task import make_shard
 
@@ -386,10 +386,10 @@ def test_keys_of_a_store_with_special_characters_are_found(tmp_path, s3, tiny_vi
         assert found(f"{bucket}/{name}") == {Path(name).name: ""}
 
 
-def test_a_plan_counts_what_cannot_be_read_as_lost(folder):
+def test_an_estimate_counts_what_cannot_be_read_as_lost(folder):
     (folder / "annexed.mp4").symlink_to("gone.mp4")
-    predicted = plan([str(folder)], CONFIG)
-    assert (predicted.sources, predicted.lost) == (2, 0.5)
+    estimate = estimate_build([str(folder)], CONFIG)
+    assert (estimate.sources, estimate.lost) == (2, 0.5)
 
 
 def test_precompute_prints_what_it_ignored(folder, tmp_path, ray_session):

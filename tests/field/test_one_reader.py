@@ -26,7 +26,7 @@ from inference.propagate import propagate_video
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
 from pipeline.discover.work_plan import make_plan
-from pipeline.report.sample_run import probe
+from pipeline.report.header_info import probe
 from pipeline.store.shard_task import make_shard
 
 # Counts of `ffprobe -count_frames`; docs/frames.md has all files.

@@ -340,15 +340,15 @@ def test_wrong_calls_exit_with_two_and_a_sentence(
 
 
 def test_shares_are_percentages_or_fractions():
-    from pipeline.cli import Share
+    from pipeline.cli import ShareOption
 
-    assert [Share().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [
+    assert [ShareOption().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [
         0.01,
         0.01,
         1.0,
     ]
     with pytest.raises(click.BadParameter):
-        Share().convert("101%", None, None)
+        ShareOption().convert("101%", None, None)
 
 
 # In MLflow
