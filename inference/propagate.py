@@ -17,8 +17,8 @@ from inference.prompts.shapes import Prompts
 
 from .config import InferenceConfig
 from .load import open_model, resolve_model
-from .propagation.job import Propagation, PropagationJob
 from .propagation.outputs import Outputs
+from .propagation.video_job import Propagation, PropagationJob
 
 
 def propagate_video(

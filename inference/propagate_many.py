@@ -18,8 +18,8 @@ from inference.prompts.shapes import Prompts
 
 from .config import InferenceConfig
 from .load import ModelSource
-from .propagation.job import Propagation, PropagationJob
 from .propagation.outputs import Outputs, make_folder
+from .propagation.video_job import Propagation, PropagationJob
 from .propagation.videos import (
     frame_names,
     list_videos,

@@ -24,9 +24,9 @@ from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
 from inference.prompts.mask_images import write_mask
 from inference.prompts.shapes import Prompts
-from inference.propagation import job as propagation_job
-from inference.propagation.job import PropagationJob
+from inference.propagation import video_job
 from inference.propagation.outputs import Outputs
+from inference.propagation.video_job import PropagationJob
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import Source, find_sources
 from pipeline.discover.work_plan import make_plan
@@ -221,9 +221,7 @@ def test_masks_of_a_video_that_changes_during_propagation_are_deleted(
         outputs=Outputs(),
     )
     if when == "after the first frame":
-        monkeypatch.setattr(
-            propagation_job, "open_video", interleaved(lambda: other.replace(video))
-        )
+        monkeypatch.setattr(video_job, "open_video", interleaved(lambda: other.replace(video)))
     opened = job.check()
     if when == "before the first frame":
         other.replace(video)
