@@ -89,8 +89,8 @@ def register(folder: Path, model: Path | None) -> str:
     import torch
 
     from corrfractal.registry.connection import open_experiment
+    from corrfractal.registry.registration import register as to_registry
     from corrfractal.registry.store import sqlite_uri
-    from corrfractal.registry.versions import register as to_registry
 
     weights = folder / "model.safetensors"
     if model is None:

@@ -1,15 +1,13 @@
-"""``corrfractal lineage``: where a model came from, and what came of a video or of a folder of
-shards.
+"""``corrfractal lineage``: the origin of a model, and what was trained on a video or on shards.
 
-The answers are ``corrfractal.registry.lineage``'s. The command stands in this layer because it sees the
-pipeline too, and so hashes a video, or a folder of frames, exactly as the pipeline did.
+The queries are in ``corrfractal.registry.lineage``. The command is in this layer because it hashes a
+video, or a folder of frames, with the pipeline's own code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,26 +15,31 @@ import click
 from corrfractal.common.console import command, say
 
 if TYPE_CHECKING:
-    from corrfractal.registry.lineage import ModelLineage, Use, Video
+    from corrfractal.registry.lineage import DataSetUse, Lineage, ModelLineage, VideoUse
+    from corrfractal.shards.manifest import ShardEntry
 
-MOST = 20  # lines of a list that are printed
+MAX_LINES = 20
+"""Entries of a list that are printed; ``--json`` has all."""
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--video", help="A video file or folder of frames, local or a URI: what came of it?")
 @click.option(
-    "--shards", help="A folder of shards, local or a URI: where from, and what came of it?"
+    "--video", help="Video file or folder of frames, local or a URI: its data sets and models."
 )
+@click.option("--shards", help="Folder of shards, local or a URI: its videos and models.")
 @click.option(
     "--tracking-uri",
-    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
+    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in the working directory.",
 )
 @command
 def lineage(
     model: str | None, video: str | None, shards: str | None, tracking_uri: str | None
 ) -> dict[str, Any]:
-    """Where MODEL came from (a number, an alias, models:/NAME/VERSION, or a registered model file)."""
+    """Show where MODEL came from: run, code, checkpoint, data set, videos.
+
+    MODEL is a version number, an alias, models:/NAME/VERSION, or a registered model file.
+    """
     from corrfractal.common.errors import CallError
     from corrfractal.registry.connection import existing_store
     from corrfractal.registry.lineage import Lineage
@@ -45,33 +48,36 @@ def lineage(
         raise CallError("lineage takes exactly one of MODEL, --video and --shards")
     store = Lineage(existing_store(tracking_uri))
     if video is not None:
-        return _video(store, video)
+        return _report_video(store, video)
     if shards is not None:
-        return _shards(store, shards)
+        return _report_shards(store, shards)
     assert model is not None
-    return _model(store.of_model(model))
+    return _report_model(store.of_model(model))
 
 
-def _model(found: ModelLineage) -> dict[str, Any]:
-    model, run, checkpoint = found.model, found.run, found.checkpoint
-    say(f"{model.uri} ({', '.join(model.aliases) or 'no alias'}), registered {model.created}")
+def _report_model(found: ModelLineage) -> dict[str, Any]:
+    model = found.model
+    run = found.run
+    checkpoint = found.checkpoint
+    code = f"code {run.commit[:12]}"
+    if run.dirty == "true":
+        code += ", with uncommitted changes"
+    say(f"{model.uri} ({model.alias_text}), registered {model.created}")
     say(f"  weights     sha256 {found.weights}")
-    say(
-        f"  run         {run.id} '{run.name}', {run.status.lower()}; {_code(run.commit, run.dirty)}"
-    )
+    say(f"  run         {run.id} '{run.name}', {run.status.lower()}; {code}")
     say(f"  checkpoint  step {checkpoint.step}, {checkpoint.state}: {checkpoint.path}")
     say(f"              sha256 {checkpoint.sha256}")
     say(f"  data set    {model.shards_digest}")
     if found.data is None:
-        say("              no run of this store has kept its manifest")
+        say("              no run of this store has a copy of its manifest")
     else:
-        say(f"              was in {found.data.path}")
+        say(f"              from {found.data.path}")
         _say_shards(found.data.shards)
         _say_videos(found.data.videos)
     return {**asdict(found), "model": {**asdict(model), "uri": model.uri}}
 
 
-def _video(store: Any, name: str) -> dict[str, Any]:
+def _report_video(store: Lineage, name: str) -> dict[str, Any]:
     from corrfractal.common.errors import CallError
     from pipeline.discover.sources import find_sources
 
@@ -82,89 +88,92 @@ def _video(store: Any, name: str) -> dict[str, Any]:
         )
     if sources[0].fault:
         raise CallError(f"cannot read the video {name}: {sources[0].fault}")
+
     sha256 = sources[0].sha256
     found = store.of_video(sha256)
     say(f"{name}  sha256 {sha256}")
     if not found:
-        say("no data set that this store knows holds it")
+        say("no data set of this store contains it")
+    uses = []
     for video, use in found:
-        say(f"  data set {use.data.digest}, was in {use.data.path}")
-        say(f"    called {video.source.uri}, {video.source.outcome}: {video.source.clips} clips in "
-            f"{', '.join(video.shards) or 'no shard'}")  # fmt: skip
+        source = video.source
+        shards = ", ".join(video.shards) or "no shard"
+        say(f"  data set {use.data.digest}, from {use.data.path}")
+        say(f"    called {source.uri}, {source.outcome}: {source.clips} clips in {shards}")
         _say_models(use)
-    uses = [{"source": asdict(v.source), "shards": list(v.shards), **_use(use)} for v, use in found]
+        uses.append({"source": asdict(source), "shards": list(video.shards), **_to_json(use)})
     return {"video": name, "sha256": sha256, "data_sets": uses}
 
 
-def _shards(store: Any, folder: str) -> dict[str, Any]:
+def _report_shards(store: Lineage, folder: str) -> dict[str, Any]:
     from corrfractal.shards.manifest import load_manifest
 
     manifest = load_manifest(folder)
     use = store.of_shards(manifest.digest)
     say(f"{folder}  data set {manifest.digest}")
     if use is None:
-        say("this store has no run on it; its own manifest says:")
+        say("no run of this store used it; its own manifest lists:")
         _say_shards(manifest.shards)
-        return {"digest": manifest.digest, "known": False, "shards": [asdict(s) for s in manifest.shards],
-                "videos": [asdict(s) for s in manifest.sources]}  # fmt: skip
+        return {
+            "digest": manifest.digest,
+            "known": False,
+            "shards": [asdict(shard) for shard in manifest.shards],
+            "videos": [asdict(source) for source in manifest.sources],
+        }
     _say_models(use)
     _say_shards(use.data.shards)
     _say_videos(use.data.videos)
-    return {**_use(use), "known": True, "shards": [asdict(s) for s in use.data.shards],
-            "videos": [asdict(v) for v in use.data.videos]}  # fmt: skip
+    return {
+        **_to_json(use),
+        "known": True,
+        "shards": [asdict(shard) for shard in use.data.shards],
+        "videos": [asdict(video) for video in use.data.videos],
+    }
 
 
-def _use(use: Use) -> dict[str, Any]:
-    """Plain values, without the lists of shards and videos."""
+def _to_json(use: DataSetUse) -> dict[str, Any]:
+    """The fields of ``--json``, without the lists of shards and videos."""
+    models = [
+        {"uri": model.uri, "aliases": list(model.aliases), "run_id": model.run_id}
+        for model in use.models
+    ]
     return {
         "digest": use.data.digest,
         "path": use.data.path,
-        "models": [
-            {"uri": m.uri, "aliases": list(m.aliases), "run_id": m.run_id} for m in use.models
-        ],
+        "models": models,
         "unregistered_runs": [run.id for run in use.unregistered],
     }
 
 
-def _say_models(use: Use) -> None:
+def _say_models(use: DataSetUse) -> None:
     for model in use.models:
-        say(f"    -> {model.uri} ({', '.join(model.aliases) or 'no alias'}), run {model.run_id}")
+        say(f"    -> {model.uri} ({model.alias_text}), run {model.run_id}")
     for run in use.unregistered:
         say(f"    -> run {run.id} '{run.name}', {run.status.lower()}, no registered model")
     if not use.models and not use.unregistered:
         say("    -> nothing was trained on it")
 
 
-def _say_shards(shards: Iterable[Any]) -> None:
-    shards = list(shards)
+def _say_shards(shards: Sequence[ShardEntry]) -> None:
     say(f"  {len(shards)} shards")
-    _say_list(f"    {shard.name}  sha256 {shard.sha256}  {shard.samples} clips" for shard in shards)
-    _say_rest(len(shards))
+    for shard in shards[:MAX_LINES]:
+        say(f"    {shard.name}  sha256 {shard.sha256}  {shard.samples} clips")
+    _say_omitted(len(shards))
 
 
-def _say_videos(videos: Iterable[Video]) -> None:
-    videos = list(videos)
+def _say_videos(videos: Sequence[VideoUse]) -> None:
     say(f"  {len(videos)} videos")
-    width = max((len(video.source.uri) for video in videos[:MOST]), default=0)
-    _say_list(
-        f"    {v.source.uri:{width}}  sha256 {v.source.sha256}  {v.source.clips} clips in "
-        f"{', '.join(v.shards) or 'no shard'}"
-        + ("" if v.source.outcome == "sampled" else f" ({v.source.outcome})")
-        for v in videos
-    )
-    _say_rest(len(videos))
-
-
-def _say_list(lines: Iterable[str]) -> None:
-    for line in islice(lines, MOST):
+    width = max((len(video.source.uri) for video in videos[:MAX_LINES]), default=0)
+    for video in videos[:MAX_LINES]:
+        source = video.source
+        shards = ", ".join(video.shards) or "no shard"
+        line = f"    {source.uri:{width}}  sha256 {source.sha256}  {source.clips} clips in {shards}"
+        if source.outcome != "sampled":
+            line += f" ({source.outcome})"
         say(line)
+    _say_omitted(len(videos))
 
 
-def _say_rest(count: int) -> None:
-    if count > MOST:
-        say(f"    ... and {count - MOST} more (--json has all)")
-
-
-def _code(commit: str, dirty: str) -> str:
-    state = {"true": ", with uncommitted changes", "false": ""}.get(dirty, "")
-    return f"code {commit[:12]}{state}"
+def _say_omitted(count: int) -> None:
+    if count > MAX_LINES:
+        say(f"    ... and {count - MAX_LINES} more (--json has all)")

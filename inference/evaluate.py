@@ -17,8 +17,7 @@ from corrfractal.common.console import progress, say
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.common.ray_session import ray_session
-from corrfractal.registry.scores import Scores
-from corrfractal.registry.weights import log_measures, log_scores
+from corrfractal.registry.scores import Scores, log_measures, log_scores
 from inference.benchmarks.base import (
     SCORES,
     Benchmark,

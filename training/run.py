@@ -15,7 +15,8 @@ from typing import Any
 from corrfractal.common.errors import CorrFractalError, DivergedError, IntegrityError
 from corrfractal.common.files import file_sha256
 from corrfractal.common.text import without_password
-from corrfractal.registry.versions import ModelVersion, register
+from corrfractal.registry.registration import register
+from corrfractal.registry.versions import ModelVersion
 from inference import SERVING_FILE
 from training.state.attempts import note_attempt
 from training.state.driver_progress import note_previous

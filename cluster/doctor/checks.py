@@ -25,7 +25,7 @@ from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.process import cpu_count
 from corrfractal.common.surroundings import cluster_address, find_faults, ray_groups
 from corrfractal.registry import store
-from corrfractal.registry.store_moves import moved_from
+from corrfractal.registry.store.relocation import moved_from
 
 from . import findings as verdicts
 from .findings import Finding

@@ -100,10 +100,10 @@ def describe_error(exc: BaseException) -> str:
     if isinstance(exc, CorrFractalError):
         return str(exc)
     if "mlflow" in sys.modules:
-        from corrfractal.registry.connection import is_store_error, shown_store, store_error
+        from corrfractal.registry.mlflow_errors import current_store, is_store_error, store_error
 
         if is_store_error(exc):
-            return str(store_error(exc, shown_store()))
+            return str(store_error(exc, current_store()))
     said = _first_line(exc)
     names = {name for kind in type(exc).__mro__ for name in _names(kind)}
     for entry in _TABLE:

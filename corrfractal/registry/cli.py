@@ -1,5 +1,4 @@
-"""The commands ``corrfractal models``: what is registered, which version is champion, and how it
-became so."""
+"""``corrfractal models``: list, show, promote, rollback, history and export versions."""
 
 from __future__ import annotations
 
@@ -16,35 +15,36 @@ if TYPE_CHECKING:
 
 STORE = click.option(
     "--tracking-uri",
-    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
+    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in the working directory.",
 )
-WHY = click.option("--why", default="", help="Reason, kept with the move.")
+WHY = click.option("--why", default="", help="Reason, stored with the move.")
 
 
 @click.group()
 def models() -> None:
-    """The model registry. MODEL is a number, an alias, or models:/NAME/VERSION."""
+    """The model registry. MODEL is a version number, an alias, or models:/NAME/VERSION."""
 
 
 @models.command("list")
 @STORE
 @command
 def list_(tracking_uri: str | None) -> dict[str, Any]:
-    """All registered versions, newest first."""
+    """List all registered versions, newest first."""
     from .connection import existing_store
     from .versions import list_models
 
     versions = list_models(existing_store(tracking_uri))
     if not versions:
         say("no model is registered yet: `corrfractal train` registers one")
-    for v in versions:
-        newest = max(v.scores, key=lambda s: s.at, default=None)
-        score = "" if newest is None else f"  J&F {100 * newest.JF:.1f}"
-        say(
-            f"{v.uri}  {', '.join(v.aliases) or '-':20}  {v.created}  shards "
-            f"{v.shards_digest[:12]}{score}"
-        )
-    return {"models": [_plain(v) for v in versions]}
+    for version in versions:
+        aliases = ", ".join(version.aliases) or "-"
+        line = f"{version.uri}  {aliases:20}  {version.created}"
+        line += f"  shards {version.shards_digest[:12]}"
+        if version.scores:
+            newest = max(version.scores, key=lambda s: s.at)
+            line += f"  J&F {100 * newest.JF:.1f}"
+        say(line)
+    return {"models": [_to_json(version) for version in versions]}
 
 
 @models.command("show")
@@ -52,25 +52,24 @@ def list_(tracking_uri: str | None) -> dict[str, Any]:
 @STORE
 @command
 def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
-    """One version: run, data set, scores, metrics of its run."""
+    """Show one version: run, data set, scores, metrics of its run."""
     from .connection import existing_store
-    from .versions import WEIGHTS_TAG
-    from .versions import show as find
+    from .versions import find_version
 
-    found = find(model, existing_store(tracking_uri))
-    say(f"{found.uri} ({', '.join(found.aliases) or 'no alias'}), registered {found.created}")
-    say(f"run      {found.run_id}")
-    say(f"weights  {found.tags.get(WEIGHTS_TAG, 'unknown')}")
-    say(f"shards   {found.shards_digest}")
-    for s in found.scores:
+    version = find_version(model, existing_store(tracking_uri))
+    say(f"{version.uri} ({version.alias_text}), registered {version.created}")
+    say(f"run      {version.run_id}")
+    say(f"weights  {version.weights_sha256}")
+    say(f"shards   {version.shards_digest}")
+    for s in version.scores:
         say(
             f"scores   {s.dataset}: J&F {100 * s.JF:.2f}, J {100 * s.J:.2f}, F {100 * s.F:.2f}; "
             f"{s.sequences} sequences, {s.objects} objects; files {s.set_digest[:12]}, "
             f"settings {s.settings[:12]}; {s.at}"
         )
-    for name, value in sorted(found.metrics.items()):
+    for name, value in sorted(version.metrics.items()):
         say(f"{name:40} {value:.6g}")
-    return _plain(found)
+    return _to_json(version)
 
 
 @models.command("promote")
@@ -80,14 +79,14 @@ def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
     "dataset",
     default="davis2017-val",
     show_default=True,
-    help="Evaluation set that decides.",
+    help="Evaluation set that is compared.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 100),
     default=0.0,
     show_default=True,
-    help="Points of J&F that may be lost.",
+    help="Accepted loss of J&F, in points.",
 )
 @WHY
 @STORE
@@ -95,23 +94,23 @@ def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
 def promote(
     model: str, dataset: str, tolerance: float, why: str, tracking_uri: str | None
 ) -> dict[str, Any]:
-    """Make MODEL the champion, if it passes the gate.
+    """Make MODEL the champion if it passes the gate.
 
-    Its data set must be known, its weights load, its signature fit, and its J&F, as `corrfractal
-    evaluate` noted it on the version, be not worse than the champion's on the same files with the
-    same settings.
+    Its data set must be known, its weights must be those that were registered and load, its
+    signature must be the expected one, and its J&F must not be worse than the champion's on the
+    same files with the same settings. `corrfractal evaluate` stores J&F on the version.
     """
     from .connection import existing_store
-    from .promotion import promote as run
+    from .promotion import promote as promote_version
 
-    version, move = run(
+    version, move = promote_version(
         model,
         existing_store(tracking_uri, write=True),
         dataset=dataset,
         tolerance=tolerance / 100,
         why=why,
     )
-    return _moved(version, move)
+    return _report_move(version, move)
 
 
 @models.command("rollback")
@@ -119,29 +118,30 @@ def promote(
 @STORE
 @command
 def rollback(why: str, tracking_uri: str | None) -> dict[str, Any]:
-    """Make the previous champion champion again."""
+    """Restore the previous champion."""
     from .connection import existing_store
-    from .promotion import rollback as run
+    from .promotion import rollback as restore_champion
 
-    return _moved(*run(existing_store(tracking_uri, write=True), why=why))
+    version, move = restore_champion(existing_store(tracking_uri, write=True), why=why)
+    return _report_move(version, move)
 
 
 @models.command("history")
 @STORE
 @command
 def history(tracking_uri: str | None) -> dict[str, Any]:
-    """Every move of `champion`, oldest first."""
+    """List every move of `champion`, oldest first."""
     from .connection import existing_store
-    from .promotion import history as find
+    from .promotion import history as read_history
 
-    past = find(existing_store(tracking_uri))
+    past = read_history(existing_store(tracking_uri))
     for move in past.moves:
-        say(_line(move))
+        say(_move_line(move))
     if not past.moves:
-        say("champion was never moved: `corrfractal models promote MODEL` does it")
+        say("champion was never set: `corrfractal models promote MODEL` sets it")
     if past.champion != past.recorded:
         say(
-            f"champion is version {past.champion}, and no move says so: it was moved by hand. "
+            f"champion is version {past.champion}, without a recorded move: it was moved by hand. "
             "`corrfractal models rollback` undoes that"
         )
     return {
@@ -153,43 +153,53 @@ def history(tracking_uri: str | None) -> dict[str, Any]:
 
 @models.command("export")
 @click.argument("model")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
 @STORE
 @command
 def export(model: str, out: Path, tracking_uri: str | None) -> dict[str, Any]:
-    """Write MODEL as a self-contained folder: weights, configuration, lineage, model card, SHA-256
-    of each file."""
+    """Write MODEL to a self-contained folder.
+
+    It contains weights, configuration, lineage, scores, a model card, and the SHA-256 of each file.
+    """
     from .connection import existing_store
-    from .export import export as run
+    from .export import export as export_version
 
-    found = run(model, out, existing_store(tracking_uri))
+    lineage = export_version(model, out, existing_store(tracking_uri))
     files = sorted(path.name for path in out.iterdir())
-    say(f"{found.model.uri} in {out}: {', '.join(files)}")
-    return {"model": found.model.uri, "out": str(out), "weights": found.weights, "files": files}
+    say(f"{lineage.model.uri} in {out}: {', '.join(files)}")
+    return {
+        "model": lineage.model.uri,
+        "out": str(out),
+        "weights": lineage.weights,
+        "files": files,
+    }
 
 
-def _moved(version: ModelVersion, move: Move) -> dict[str, Any]:
-    say(_line(move))
+def _report_move(version: ModelVersion, move: Move) -> dict[str, Any]:
+    say(_move_line(move))
     return {"model": version.uri, "aliases": list(version.aliases), "move": vars(move)}
 
 
-def _line(move: Move) -> str:
+def _move_line(move: Move) -> str:
     before = "none" if move.before is None else str(move.before)
     line = f"{move.at}  {move.action:8}  champion {before} -> {move.after}  by {move.who}"
     if move.scores:
-        line += f"  {_compared(move.scores)}"
-    return line + (f"  ({move.why})" if move.why else "")
+        line += f"  {_comparison(move.scores)}"
+    if move.why:
+        line += f"  ({move.why})"
+    return line
 
 
-def _compared(scores: dict[str, Any]) -> str:
-    own, baseline = scores["own"], scores.get("champion")
-    points = [f"{50 * (s['J'] + s['F']):.2f}" for s in (own, baseline) if s]
-    return f"J&F {' against '.join(points)} on {own['dataset']} ({own['set_digest'][:12]})"
+def _comparison(scores: dict[str, Any]) -> str:
+    """What the gate compared: ``J&F 49.00 against 50.00 on davis2017-val (5b972d84b35a)``."""
+    own = scores["own"]
+    text = f"J&F {50 * (own['J'] + own['F']):.2f}"
+    baseline = scores.get("champion")
+    if baseline:
+        text += f" against {50 * (baseline['J'] + baseline['F']):.2f}"
+    return f"{text} on {own['dataset']} ({own['set_digest'][:12]})"
 
 
-def _plain(version: ModelVersion) -> dict[str, Any]:
-    return {
-        **vars(version),
-        "uri": version.uri,
-        "scores": [{**vars(s), "JF": s.JF} for s in version.scores],
-    }
+def _to_json(version: ModelVersion) -> dict[str, Any]:
+    scores = [{**vars(s), "JF": s.JF} for s in version.scores]
+    return {**vars(version), "uri": version.uri, "scores": scores}

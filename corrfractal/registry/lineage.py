@@ -1,15 +1,14 @@
-"""Lineage, both ways: registered model -> run -> checkpoint -> manifest -> shards -> videos, and
-back.
+"""Lineage: registered model -> run -> checkpoint -> manifest -> shards -> videos, and back.
 
-Everything is read from the tracking store: tags of versions and runs, and the manifest and the
-shard map that each run keeps of its data set (``corrfractal.registry.connection.log_shards``). So it answers
-when the shards' folder is gone.
+All answers come from the MLflow store: the tags of versions and runs, and the copies of manifest
+and shard map that each run keeps (``provenance.describe_run``). They do not need the shards' folder.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +19,25 @@ from corrfractal.common.files import file_sha256
 from corrfractal.network import artifact
 from corrfractal.shards.manifest import MANIFEST, ShardEntry, SourceEntry, load_manifest
 
-from .connection import mlflow_errors
-from .provenance import DIGEST_TAG, SHARD_MAP
-from .store_moves import CHECKPOINT_TAG, EXPERIMENT
-from .versions import WEIGHTS_TAG, ModelVersion, list_models, show
+from .mlflow_errors import mlflow_errors
+from .names import (
+    CHECKPOINT_PATH_TAG,
+    CHECKPOINT_SHA256_TAG,
+    CHECKPOINT_STEP_TAG,
+    COMMIT_TAG,
+    DIGEST_TAG,
+    DIRTY_TAG,
+    PROJECT,
+    SHARD_MAP,
+    SHARDS_PATH_TAG,
+    STAGE_TAG,
+    UNKNOWN,
+)
+from .versions import ModelVersion, find_version, list_models
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunRecord:
     """A run that made or used a data set; ``stage`` is ``precompute`` or ``train``."""
 
     id: str
@@ -41,9 +51,12 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The checkpoint that a model's weights came from; ``state`` is what is found of it now:
-    ``whole``, ``damaged``, ``gone`` or, where none was noted, ``unknown``."""
+class CheckpointRecord:
+    """The checkpoint that a model's weights came from, as tagged on the version.
+
+    ``state`` is its present state: ``whole``, ``damaged``, ``gone``, or ``unknown`` if the version
+    has no tag.
+    """
 
     path: str
     step: str
@@ -52,8 +65,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
-    """A source, and the shards that hold clips of it."""
+class VideoUse:
+    """A source video, and the shards that contain clips of it."""
 
     source: SourceEntry
     shards: tuple[str, ...]
@@ -61,36 +74,36 @@ class Video:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A folder of shards as its manifest tells it; ``path`` is where it was."""
+    """A folder of shards according to its manifest; ``path`` is its location at that time."""
 
     digest: str
     path: str
     shards: tuple[ShardEntry, ...]
-    videos: tuple[Video, ...]
+    videos: tuple[VideoUse, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLineage:
-    """Where a model came from. ``data`` is None where no run has kept the manifest."""
+    """Origin of a model. ``data`` is None if no run has a copy of the manifest."""
 
     model: ModelVersion
     weights: str
-    run: Run
-    checkpoint: Checkpoint
+    run: RunRecord
+    checkpoint: CheckpointRecord
     data: DataSet | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
-    """What came of a data set: registered models, and trainings that are not registered."""
+class DataSetUse:
+    """What was trained on a data set: registered models, and runs without a registered model."""
 
     data: DataSet
     models: tuple[ModelVersion, ...]
-    unregistered: tuple[Run, ...]
+    unregistered: tuple[RunRecord, ...]
 
 
 class Lineage:
-    """Answers from one store, which is read once.
+    """Lineage queries on one store. Versions and runs are read once.
 
     Args:
         uri: MLflow store.
@@ -101,133 +114,146 @@ class Lineage:
         self._versions = list_models(uri)
 
     def of_model(self, name: str) -> ModelLineage:
-        """Where a model came from.
+        """The origin of a model.
 
         Args:
-            name: as in ``registry.show``, or a model file.
+            name: as in ``versions.parse_model_name``, or a ``.safetensors`` file.
 
         Raises:
-            NotFoundError: no such version, or the file's run has registered none.
+            NotFoundError: no such version, no version has the file's weights, or its run was
+                deleted.
         """
-        model = (
-            self._by_file(Path(name)) if name.endswith(".safetensors") else show(name, self._uri)
-        )
-        run = next((r for r in self._runs if r.id == model.run_id), None)
+        is_file = name.endswith(".safetensors")
+        model = self._version_of_file(Path(name)) if is_file else find_version(name, self._uri)
+        run = next((run for run in self._runs if run.id == model.run_id), None)
         if run is None:
             raise NotFoundError(
                 f"the run {model.run_id} of {model.uri} is no longer in {self._uri}"
             )
         return ModelLineage(
             model=model,
-            weights=model.tags.get(WEIGHTS_TAG, "unknown"),
+            weights=model.weights_sha256,
             run=run,
             checkpoint=_checkpoint(model.tags),
             data=self._data_set(model.shards_digest),
         )
 
-    def of_video(self, sha256: str) -> list[tuple[Video, Use]]:
-        """The data sets that hold a video, found by the hash of its contents, and what came of
-        each."""
-        uses = (
-            self.of_shards(digest) for digest in sorted({run.shards_digest for run in self._runs})
-        )
-        return [
-            (v, use) for use in uses if use for v in use.data.videos if v.source.sha256 == sha256
-        ]
+    def of_video(self, sha256: str) -> list[tuple[VideoUse, DataSetUse]]:
+        """The data sets that contain a video, with what was trained on each.
 
-    def of_shards(self, digest: str) -> Use | None:
-        """What came of a data set; None where no run of the store knows it."""
+        Args:
+            sha256: of the video's contents, so a renamed file is found too.
+        """
+        found = []
+        for digest in sorted({run.shards_digest for run in self._runs}):
+            use = self.of_shards(digest)
+            if use is not None:
+                found += [
+                    (video, use) for video in use.data.videos if video.source.sha256 == sha256
+                ]
+        return found
+
+    def of_shards(self, digest: str) -> DataSetUse | None:
+        """What was trained on a data set; None if no run has a copy of its manifest."""
         data = self._data_set(digest)
         if data is None:
             return None
         models = tuple(v for v in self._versions if v.shards_digest == digest)
         registered = {model.run_id for model in models}
-        trained = (r for r in self._runs if r.shards_digest == digest and r.stage == "train")
-        return Use(
+        trained = [r for r in self._runs if r.shards_digest == digest and r.stage == "train"]
+        return DataSetUse(
             data=data,
             models=models,
-            unregistered=tuple(r for r in trained if r.id not in registered),
+            unregistered=tuple(run for run in trained if run.id not in registered),
         )
 
     @cached_property
-    def _runs(self) -> list[Run]:
+    def _runs(self) -> list[RunRecord]:
         import mlflow
 
         with mlflow_errors():
-            found = mlflow.search_runs(
-                experiment_names=[EXPERIMENT],
+            runs = mlflow.search_runs(
+                experiment_names=[PROJECT],
                 filter_string=f"tags.`{DIGEST_TAG}` LIKE '%'",
                 output_format="list",
             )
-        return [_run(run) for run in found]
+        return [_run_record(run) for run in runs]
 
     def _data_set(self, digest: str) -> DataSet | None:
-        """From whichever run has kept it."""
+        """The data set from the first run that has an intact copy of its manifest."""
         for run in self._runs:
-            if run.shards_digest == digest and (data := _kept(run)) is not None:
-                return data
+            if run.shards_digest == digest:
+                data = _download_data_set(run)
+                if data is not None:
+                    return data
         return None
 
-    def _by_file(self, path: Path) -> ModelVersion:
-        metadata, sha256 = artifact.read_metadata(path), file_sha256(path)
+    def _version_of_file(self, path: Path) -> ModelVersion:
+        metadata = artifact.read_metadata(path)
+        sha256 = file_sha256(path)
         for version in self._versions:
-            if version.tags.get(WEIGHTS_TAG) == sha256:
+            if version.weights_sha256 == sha256:
                 return version
         raise NotFoundError(
-            f"{path} is no registered model of {self._uri}; it says of itself: run "
-            f"{metadata.get('run_id', 'unknown')}, data set "
-            f"{metadata.get('shards_digest', 'unknown')}"
+            f"{path} is not a registered model of {self._uri}; its metadata names run "
+            f"{metadata.get('run_id', UNKNOWN)}, data set "
+            f"{metadata.get('shards_digest', UNKNOWN)}"
         )
 
 
-def _run(run: Any) -> Run:
+def _run_record(run: Any) -> RunRecord:
     tags = run.data.tags
-    return Run(
+    return RunRecord(
         id=run.info.run_id,
         name=run.info.run_name,
-        stage=tags.get("stage", "train"),
+        stage=tags.get(STAGE_TAG, "train"),
         status=run.info.status,
-        commit=tags.get("git.commit", "unknown"),
-        dirty=tags.get("git.dirty", "unknown"),
+        commit=tags.get(COMMIT_TAG, UNKNOWN),
+        dirty=tags.get(DIRTY_TAG, UNKNOWN),
         shards_digest=tags[DIGEST_TAG],
-        shards_path=tags.get("shards.path", "unknown"),
+        shards_path=tags.get(SHARDS_PATH_TAG, UNKNOWN),
     )
 
 
-def _kept(run: Run) -> DataSet | None:
-    """The data set of a run by its artefacts, or None if they are missing, damaged, or of another."""
+def _download_data_set(run: RunRecord) -> DataSet | None:
+    """The data set from a run's artefacts; None if they are missing, damaged or do not match."""
     import mlflow
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             with mlflow_errors():
-                paths = [
-                    mlflow.artifacts.download_artifacts(
-                        artifact_uri=f"runs:/{run.id}/{name}", dst_path=folder
-                    )
-                    for name in (MANIFEST, SHARD_MAP)
-                ]
-            manifest, holds = load_manifest(paths[0]), json.loads(Path(paths[1]).read_text())
+                for name in (MANIFEST, SHARD_MAP):
+                    uri = f"runs:/{run.id}/{name}"
+                    mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+            manifest = load_manifest(Path(folder) / MANIFEST)
+            shard_map = json.loads((Path(folder) / SHARD_MAP).read_text())
         except (OSError, CorrFractalError, ValueError):
             return None
-    if not manifest.digest == holds["digest"] == run.shards_digest:
+    if not manifest.digest == shard_map["digest"] == run.shards_digest:
         return None
+
     shards_of: dict[str, list[str]] = {}
-    for shard, sources in holds["shards"].items():
+    for shard, sources in shard_map["shards"].items():
         for sha256 in sources:
             shards_of.setdefault(sha256, []).append(shard)
-    videos = (Video(source=s, shards=tuple(shards_of.get(s.sha256, ()))) for s in manifest.sources)
+    videos = [
+        VideoUse(source=source, shards=tuple(shards_of.get(source.sha256, ())))
+        for source in manifest.sources
+    ]
     return DataSet(
         digest=manifest.digest, path=run.shards_path, shards=manifest.shards, videos=tuple(videos)
     )
 
 
-def _checkpoint(tags: Any) -> Checkpoint:
-    path, sha256 = tags.get(CHECKPOINT_TAG, ""), tags.get("checkpoint.sha256", "")
-    state = "unknown"
-    if path:
-        file = Path(path)
-        state = (
-            "gone" if not file.is_file() else "whole" if file_sha256(file) == sha256 else "damaged"
-        )
-    return Checkpoint(path=path, step=tags.get("checkpoint.step", ""), sha256=sha256, state=state)
+def _checkpoint(tags: Mapping[str, str]) -> CheckpointRecord:
+    path = tags.get(CHECKPOINT_PATH_TAG, "")
+    sha256 = tags.get(CHECKPOINT_SHA256_TAG, "")
+    if not path:
+        state = UNKNOWN
+    elif not Path(path).is_file():
+        state = "gone"
+    else:
+        state = "whole" if file_sha256(Path(path)) == sha256 else "damaged"
+    return CheckpointRecord(
+        path=path, step=tags.get(CHECKPOINT_STEP_TAG, ""), sha256=sha256, state=state
+    )

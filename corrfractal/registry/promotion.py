@@ -1,9 +1,8 @@
-"""``champion`` moves through the gate, back by rollback, and every move is a tag of the registered
-model.
+"""Move the alias ``champion``: forward through the gate, back by rollback; keep every move.
 
-A move is recorded right after the alias has moved. Whatever moves the alias without a record (a
-hand in MLflow's pages, a process that died in between) shows in the history, and rollback undoes it
-first.
+A move is a tag of the registered model, written right after the alias. A change of the alias
+without a tag (in MLflow's pages, or by a process that died between both) is shown by the history,
+and the next rollback undoes it first.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from corrfractal.common.config import Config, config_from_dict
 from corrfractal.common.errors import CallError, GateError, NotFoundError
 from corrfractal.common.text import without_password
 
-from .connection import mlflow_errors
+from .connection import open_store
 from .gate import evaluate_gate
-from .versions import CHAMPION, NAME, ModelVersion, list_models, name_filter, show
-
-PREFIX = "move."
+from .mlflow_errors import NoSuchVersionError, mlflow_errors
+from .names import CHAMPION, MOVE_PREFIX, PROJECT
+from .versions import ModelVersion, find_registered_model, find_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,109 +35,126 @@ class Move(Config):
     """When, ISO 8601, UTC."""
     who: str
     """user@host."""
-    action: str
-    """``promote`` or ``rollback``."""
+    action: Literal["promote", "rollback"]
     before: int | None
-    """Version that was champion, if any."""
+    """Previous champion, if any."""
     after: int
-    """Version that became it."""
+    """New champion."""
     why: str
-    """Reason given by who did it."""
+    """Reason given by the user."""
     scores: dict[str, Any] | None = None
-    """What the gate compared: ``own`` and, if there was a champion, ``champion``; and the
-    ``tolerance``."""
+    """What the gate compared: ``own``, ``champion`` if there was one, and ``tolerance``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Moves, oldest first, and the champion as it is."""
+    """Recorded moves, oldest first, and the version that has the alias now."""
 
     moves: tuple[Move, ...]
     champion: int | None
 
     @property
     def recorded(self) -> int | None:
-        """The champion as the moves tell it."""
+        """The champion according to the moves; differs if the alias was moved by hand."""
         return self.moves[-1].after if self.moves else None
 
 
 def promote(
-    model: str, uri: str, *, dataset: str, tolerance: float = 0.0, why: str = "", name: str = NAME
+    model: str,
+    uri: str,
+    *,
+    dataset: str,
+    tolerance: float = 0.0,
+    why: str = "",
+    name: str = PROJECT,
 ) -> tuple[ModelVersion, Move]:
-    """Make a version champion.
+    """Make a version champion if it passes the gate.
 
     Args:
-        model: as in ``registry.show``.
+        model: as in ``versions.parse_model_name``.
         uri: MLflow store.
         dataset: name of the evaluation set that decides.
-        tolerance: J&F that may be lost, a fraction.
-        why: kept with the move.
+        tolerance: accepted loss of J&F, a fraction.
+        why: reason, kept with the move.
+        name: registered model.
 
     Raises:
         NotFoundError: no such version.
-        CallError: it is champion already.
-        GateError: it may not; names every reason. Nothing has moved.
+        CallError: it is the champion already.
+        GateError: it does not pass; names every reason, and nothing has changed.
     """
-    version, champion = show(model, uri), _champion(uri, name)
+    version = find_version(model, uri)
+    champion = _find_champion(uri, name)
     if champion is not None and champion.version == version.version:
         raise CallError(f"{version.uri} is champion already")
+
     gate = evaluate_gate(version, champion, dataset, tolerance)
     if gate.reasons:
         raise GateError(f"{version.uri} may not become champion: " + "; ".join(gate.reasons))
-    compared = {"own": gate.scores, "champion": gate.baseline}
-    scores = {key: asdict(value) for key, value in compared.items() if value is not None}
+
+    compared: dict[str, Any] = {}
+    if gate.scores is not None:
+        compared["own"] = asdict(gate.scores)
+    if gate.baseline is not None:
+        compared["champion"] = asdict(gate.baseline)
+    compared["tolerance"] = tolerance
     before = champion.version if champion else None
-    return _move(
-        uri, name, "promote", before, version.version, why, {**scores, "tolerance": tolerance}
-    )
+    return _move_champion(uri, name, "promote", before, version.version, why, compared)
 
 
-def rollback(uri: str, *, why: str = "", name: str = NAME) -> tuple[ModelVersion, Move]:
-    """Make the champion before this one champion again; or, where the alias was moved without a
-    record, undo that.
+def rollback(uri: str, *, why: str = "", name: str = PROJECT) -> tuple[ModelVersion, Move]:
+    """Restore the previous champion; if the alias was moved by hand, undo that instead.
+
+    Args:
+        uri: MLflow store.
+        why: reason, kept with the move.
+        name: registered model.
 
     Raises:
-        CallError: there was none before.
-        NotFoundError: that version is gone.
+        CallError: there was no previous champion.
+        NotFoundError: that version no longer exists.
     """
     past = history(uri, name)
     if past.moves and past.champion != past.recorded:
         target = past.recorded
     else:
-        standing = _standing(past.moves)
-        target = standing[-2] if len(standing) > 1 else None
+        stack = _champion_stack(past.moves)
+        target = stack[-2] if len(stack) > 1 else None
     if target is None:
-        raise CallError(
-            f"no champion of {name} was promoted before this one: there is nothing to go back to"
-        )
-    show(f"{name}/{target}", uri)
-    return _move(uri, name, "rollback", past.champion, target, why, None)
+        raise CallError(f"no earlier champion of {name} is recorded: nothing to roll back to")
+
+    find_version(f"{name}/{target}", uri)
+    return _move_champion(uri, name, "rollback", past.champion, target, why, None)
 
 
-def history(uri: str, name: str = NAME) -> History:
-    """All recorded moves, oldest first."""
-    import mlflow
+def history(uri: str, name: str = PROJECT) -> History:
+    """All recorded moves of ``champion``, and the current one.
 
-    champion = _champion(uri, name)
-    with mlflow_errors():
-        found = mlflow.MlflowClient().search_registered_models(name_filter(name))
-    if not found:
+    Raises:
+        NotFoundError: no such registered model.
+    """
+    registered = None
+    if open_store(uri):
+        with mlflow_errors():
+            registered = find_registered_model(name)
+    if registered is None:
         raise NotFoundError(
             f"no model '{name}' is registered in {without_password(uri)}: `corrfractal train` "
             "registers one"
         )
-    tags = sorted((tag, text) for tag, text in found[0].tags.items() if tag.startswith(PREFIX))
-    return History(
-        moves=tuple(
-            config_from_dict(Move, json.loads(text), where=f"tag {tag} of {name}")
-            for tag, text in tags
-        ),
-        champion=champion.version if champion else None,
-    )
+
+    # Tag names end with the time, so sorting by name gives the order of the moves.
+    moves = [
+        config_from_dict(Move, json.loads(text), where=f"tag {tag} of {name}")
+        for tag, text in sorted(registered.tags.items())
+        if tag.startswith(MOVE_PREFIX)
+    ]
+    champion = registered.aliases.get(CHAMPION)
+    return History(moves=tuple(moves), champion=None if champion is None else int(champion))
 
 
-def _standing(moves: Sequence[Move]) -> list[int]:
-    """Champions one above the other: a promotion puts one on top, a rollback takes down to its own."""
+def _champion_stack(moves: Sequence[Move]) -> list[int]:
+    """Champions as a stack: a promotion pushes its version, a rollback pops down to its own."""
     stack: list[int] = []
     for move in moves:
         if move.action == "rollback" and move.after in stack:
@@ -149,16 +165,17 @@ def _standing(moves: Sequence[Move]) -> list[int]:
     return stack
 
 
-def _champion(uri: str, name: str) -> ModelVersion | None:
-    return next(
-        (version for version in list_models(uri, name) if CHAMPION in version.aliases), None
-    )
+def _find_champion(uri: str, name: str) -> ModelVersion | None:
+    try:
+        return find_version(f"{name}@{CHAMPION}", uri)
+    except NoSuchVersionError:
+        return None
 
 
-def _move(
+def _move_champion(
     uri: str,
     name: str,
-    action: str,
+    action: Literal["promote", "rollback"],
     before: int | None,
     after: int,
     why: str,
@@ -167,22 +184,26 @@ def _move(
     import mlflow
 
     now = datetime.now(UTC)
-    at = now.isoformat(timespec="seconds")
     move = Move(
-        at=at, who=_who(), action=action, before=before, after=after, why=why, scores=scores
+        at=now.isoformat(timespec="seconds"),
+        who=_current_user(),
+        action=action,
+        before=before,
+        after=after,
+        why=why,
+        scores=scores,
     )
-    client = mlflow.MlflowClient()
+    tag = f"{MOVE_PREFIX}{now:%Y%m%dT%H%M%S.%f}"
     with mlflow_errors():
+        client = mlflow.MlflowClient()
         client.set_registered_model_alias(name, CHAMPION, str(after))
-        client.set_registered_model_tag(
-            name, f"{PREFIX}{now:%Y%m%dT%H%M%S.%f}", json.dumps(asdict(move))
-        )
-    return show(f"{name}/{after}", uri), move
+        client.set_registered_model_tag(name, tag, json.dumps(asdict(move)))
+    return find_version(f"{name}/{after}", uri), move
 
 
-def _who() -> str:
+def _current_user() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user that has no name
+    except (KeyError, OSError):  # a container may run as a user id without a name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"

@@ -1,6 +1,6 @@
-"""What every MLflow run records of its origin: the data set, the code and the installed packages.
+"""Record the origin of an MLflow run: data set, code, installed packages; and read it for reports.
 
-Lineage answers from these records when the shards themselves are gone.
+Lineage works from these records after the shards themselves are deleted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import platform
 import subprocess
 import warnings
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,98 +18,128 @@ from corrfractal.common import storage
 from corrfractal.common.process import ROOT
 from corrfractal.shards.manifest import MANIFEST, load_manifest, load_sidecar
 
-SHARD_MAP = "shards.json"
-DIGEST_TAG = "shards.digest"
+from .mlflow_errors import mlflow_errors
+from .names import (
+    COMMIT_TAG,
+    DIGEST_TAG,
+    DIRTY_TAG,
+    SHARD_MAP,
+    SHARDS_PATH_TAG,
+    STAGE_TAG,
+    UNKNOWN,
+)
+
 TRACKED_PACKAGES = ("torch", "numpy", "faiss-cpu", "decord2", "ray", "mlflow")
 """Packages whose versions are tags of a run."""
 
 
-def data_set(shards: str | Path, shards_digest: str) -> Any:
-    """A folder of shards as an MLflow data set."""
-    import mlflow
-
-    with warnings.catch_warnings():
-        # MLflow registers two equal readings of a local path and says so each time.
-        warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
-        try:
-            source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(shards))
-        # A kind of storage that MLflow does not know, such as az://
-        except mlflow.exceptions.MlflowException:
-            source = mlflow.data.code_dataset_source.CodeDatasetSource({"uri": str(shards)})
-    # The store holds 36 characters of a digest; the whole one is a tag of the run and of the model
-    # version.
-    name = Path(str(shards)).name or "shards"
-    return mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=shards_digest[:36])
-
-
 def describe_run(shards: str | Path, shards_digest: str, stage: str) -> None:
-    """Tell the active run what it works on, and with what code: tags, data set, installed packages,
-    and what lineage needs when the shards themselves are gone.
+    """Record data set, code and packages in MLflow's active run.
 
     Args:
         shards: folder with ``manifest.json``.
-        shards_digest: of the manifest.
+        shards_digest: digest of the manifest.
         stage: ``precompute`` or ``train``.
     """
     import mlflow
 
-    mlflow.set_tags(
-        {DIGEST_TAG: shards_digest, "shards.path": str(shards), "stage": stage, **code_state()}
-    )
-    mlflow.log_input(data_set(shards, shards_digest), context=stage)
-    mlflow.log_text(_environment(), "environment.txt")
+    tags = {DIGEST_TAG: shards_digest, SHARDS_PATH_TAG: str(shards), STAGE_TAG: stage}
+    mlflow.set_tags({**tags, **code_state()})
+    mlflow.log_input(_data_set(shards, shards_digest), context=stage)
+    packages = {f"{p.metadata['Name']}=={p.version}\n" for p in metadata.distributions()}
+    mlflow.log_text("".join(sorted(packages)), "environment.txt")
     _log_shards(shards)
 
 
 def code_state() -> dict[str, str]:
-    """What code runs, as tags: the commit, whether files differ from it, and the versions that
-    decide numbers.
+    """The running code as tags: commit, uncommitted changes, versions of packages.
 
     Without git, or outside a checkout of this project (an image, an installed wheel), the commit is
     ``unknown``.
     """
-    found = {"git.commit": "unknown", "git.dirty": "unknown"}
-    # Not the repository of something around us
+    state = {COMMIT_TAG: UNKNOWN, DIRTY_TAG: UNKNOWN}
+    # site-packages may be inside another project's repository, whose commit says nothing.
     if _git("rev-parse", "--show-toplevel") == str(ROOT):
-        commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+        commit = _git("rev-parse", "HEAD")
+        status = _git("status", "--porcelain")
         if commit is not None and status is not None:
-            found = {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
+            state = {COMMIT_TAG: commit, DIRTY_TAG: str(bool(status)).lower()}
+
+    state["version.python"] = platform.python_version()
     installed = {p.metadata["Name"]: p.version for p in metadata.distributions()}
-    versions = {
-        name: installed[name] for name in ("corrfractal", *TRACKED_PACKAGES) if name in installed
-    }
-    return {
-        **found,
-        **{f"version.{k}": v for k, v in {"python": platform.python_version(), **versions}.items()},
-    }
+    for name in ("corrfractal", *TRACKED_PACKAGES):
+        if name in installed:
+            state[f"version.{name}"] = installed[name]
+    return state
 
 
-def _environment() -> str:
-    """All installed packages, one ``name==version`` a line."""
-    return "".join(
-        sorted({f"{p.metadata['Name']}=={p.version}\n" for p in metadata.distributions()})
-    )
+def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]:
+    """Name, time and tags of a run, and the aliases of its version, for people to read.
+
+    Args:
+        run_id: MLflow run.
+        registered: (name, version) of a registered model.
+
+    Raises:
+        CorrFractalError: the store does not answer.
+    """
+    import mlflow
+
+    with mlflow_errors(model=run_id):
+        client = mlflow.MlflowClient()
+        run = client.get_run(run_id)
+        started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+        facts = {
+            "MLflow run": f"{run.info.run_name} ({run_id})",
+            "trained": started.strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        if registered is not None:
+            aliases = client.get_model_version(*registered).aliases
+            facts["version"] = "/".join(registered) + "".join(f" @{alias}" for alias in aliases)
+
+    # MLflow's own tags repeat user, source file and model history.
+    for key, value in run.data.tags.items():
+        if not key.startswith("mlflow."):
+            facts[key] = value
+    return facts
+
+
+def _data_set(shards: str | Path, shards_digest: str) -> Any:
+    """A folder of shards as an MLflow data set."""
+    import mlflow
+
+    with warnings.catch_warnings():
+        # MLflow finds two equal interpretations of a local path, and warns each time.
+        warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
+        try:
+            source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(shards))
+        # A kind of storage that MLflow does not support, such as az://
+        except mlflow.exceptions.MlflowException:
+            source = mlflow.data.code_dataset_source.CodeDatasetSource({"uri": str(shards)})
+
+    # MLflow stores at most 36 characters of a digest; the tag has all of them.
+    name = Path(str(shards)).name or "shards"
+    return mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=shards_digest[:36])
 
 
 def _log_shards(shards: str | Path) -> None:
-    """The manifest, and ``shards.json``: name of a shard -> SHA-256 of the videos in it."""
+    """Log the manifest, and ``shards.json``: name of a shard -> SHA-256 of the videos in it."""
     import mlflow
 
     manifest = load_manifest(shards)
-    holds = {
-        shard.name: sorted(
-            {source.sha256 for source in load_sidecar(shards, shard).sources if source.clips}
-        )
-        for shard in manifest.shards
-    }
+    videos_of = {}
+    for shard in manifest.shards:
+        sources = load_sidecar(shards, shard).sources
+        videos_of[shard.name] = sorted({source.sha256 for source in sources if source.clips})
     mlflow.log_text(storage.read(storage.join(shards, MANIFEST)).decode(), MANIFEST)
-    mlflow.log_text(json.dumps({"digest": manifest.digest, "shards": holds}, indent=1), SHARD_MAP)
+    shard_map = {"digest": manifest.digest, "shards": videos_of}
+    mlflow.log_text(json.dumps(shard_map, indent=1), SHARD_MAP)
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers, or None where it cannot."""
+    """The output of a git command; None if git is missing or fails."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(ROOT), *arguments],
             capture_output=True,
             text=True,
@@ -117,4 +148,4 @@ def _git(*arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return result.stdout.strip()

@@ -1,56 +1,44 @@
-"""The model registry: a trained network becomes a version of a registered model, ``candidate``
-until promoted.
+"""Look up versions of the registered model: list them, or find one by any of its names.
 
-What a version is bound to are its tags: ``shards.digest``, ``weights.sha256``, and the checkpoint
-that the weights came from (``checkpoint.path``, ``.step``, ``.sha256``). Checkpoints themselves
-stay in the run's folder.
+The number of requests does not grow with the number of versions: MLflow's searches return pages of
+thousands of versions, and the metrics of their runs are fetched ``RUNS_PER_REQUEST`` at a time.
 """
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
-import corrfractal
 from corrfractal.common.errors import NotFoundError
-from corrfractal.common.files import file_sha256
 from corrfractal.common.text import without_password
 
-from .connection import mlflow_errors, open_experiment, open_store
-from .provenance import DIGEST_TAG
-from .scores import PREFIX, Scores, scores_from_text
-from .store_moves import CHECKPOINT_TAG
+from .connection import open_store
+from .mlflow_errors import NoSuchVersionError, mlflow_errors
+from .names import DIGEST_TAG, PROJECT, SCORES_PREFIX, UNKNOWN, WEIGHTS_TAG
+from .scores import Scores, scores_from_text
 
-NAME = "corrfractal"
-CANDIDATE = "candidate"
-CHAMPION = "champion"
-WEIGHTS_TAG = "weights.sha256"
-# What `serving.py` and the method beneath it import; faiss is needed for labels only.
-SERVING_REQUIREMENTS = (
-    "mlflow",
-    "torch",
-    "numpy",
-    "pandas",
-    "safetensors",
-    "pydantic",
-    "decord2",
-    "av",
-    "opencv-python-headless",
-    "numba",
-    "pillow",
-    "simplejpeg",
-)
+RUNS_PER_REQUEST = 500
+"""Run ids in one search filter; MLflow's filter parser (sqlparse) refuses 10,000 tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """A registered version. ``aliases`` such as ``candidate``; ``metrics`` are those of its run;
-    ``scores`` those that evaluation noted on it."""
+    """A registered version.
+
+    Attributes:
+        name: registered model.
+        version: number, from 1.
+        aliases: such as ``candidate``, sorted.
+        run_id: run that trained it; empty for a version registered by hand.
+        created: ISO 8601, UTC.
+        shards_digest: digest of its data set, or ``unknown``.
+        metrics: last values of its run.
+        tags: see ``names``.
+        scores: evaluations noted on it.
+    """
 
     name: str
     version: int
@@ -64,79 +52,36 @@ class ModelVersion:
 
     @property
     def uri(self) -> str:
-        """What ``--model`` takes."""
+        """Its name for ``--model``, such as ``models:/corrfractal/3``."""
         return f"models:/{self.name}/{self.version}"
 
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of its weights when they were registered, or ``unknown``."""
+        return self.tags.get(WEIGHTS_TAG, UNKNOWN)
 
-def register(
-    model_file: Path,
-    run_id: str,
-    uri: str,
-    shards_digest: str,
-    *,
-    serving_file: Path,
-    name: str = NAME,
-) -> ModelVersion:
-    """Log the model with its run, register it, and give it the alias ``candidate``. A run registers
-    one version only.
+    @property
+    def alias_text(self) -> str:
+        """Its aliases for people to read."""
+        return ", ".join(self.aliases) or "no alias"
+
+
+def parse_model_name(model: str) -> tuple[str, int | str]:
+    """Split the name of a version into registered model and version number or alias.
 
     Args:
-        model_file: ``model.safetensors``.
-        run_id: the MLflow run that trained it.
-        uri: MLflow store.
-        shards_digest: identity of its data set.
-        serving_file: Python file that MLflow runs to serve the model.
-        name: registered model.
-
-    Raises:
-        CorrFractalError: the store cannot be used, or fails meanwhile.
+        model: ``3``, ``candidate``, ``corrfractal/3``, ``corrfractal@candidate``, each with or
+            without ``models:/`` in front.
     """
-    open_experiment(uri)
-    with mlflow_errors():
-        number = _register(model_file, run_id, shards_digest, serving_file, name)
-    return show(f"{name}/{number}", uri)
+    name, _, version = model.removeprefix("models:/").replace("@", "/").rpartition("/")
+    # Longer numbers overflow the integers of SQL; as aliases they are simply not found.
+    if re.fullmatch(r"[0-9]{1,9}", version):
+        return name or PROJECT, int(version)
+    return name or PROJECT, version
 
 
-def _register(
-    model_file: Path, run_id: str, shards_digest: str, serving_file: Path, name: str
-) -> str:
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    found = [v for v in _search(client, name) if v.run_id == run_id]
-    if not found:
-        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            # Of an input example, which would have to be a whole video, and of type hints in
-            # MLflow's own modules.
-            warnings.filterwarnings(
-                "ignore", message=".*(input example|type hint)", category=UserWarning
-            )
-            mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(serving_file),
-                artifacts={"weights": model_file.absolute().as_uri()},
-                code_paths=[str(Path(corrfractal.__file__).parent)],
-                signature=signature(),
-                pip_requirements=[
-                    f"{package}=={_public_version(package)}" for package in SERVING_REQUIREMENTS
-                ],
-                registered_model_name=name,
-                metadata={"shards_digest": shards_digest},
-            )
-        found = [v for v in _search(client, name) if v.run_id == run_id]
-    tags = {
-        DIGEST_TAG: shards_digest,
-        WEIGHTS_TAG: file_sha256(model_file),
-        **_checkpoint_tags(model_file.parent),
-    }
-    for key, value in tags.items():
-        client.set_model_version_tag(name, found[0].version, key, value)
-    client.set_registered_model_alias(name, CANDIDATE, found[0].version)
-    return str(found[0].version)
-
-
-def list_models(uri: str, name: str = NAME) -> list[ModelVersion]:
-    """All versions, newest first; none where a local store does not exist, which is not created.
+def list_models(uri: str, name: str = PROJECT) -> list[ModelVersion]:
+    """All versions, newest first; none if a local store does not exist, which is not created.
 
     Raises:
         CorrFractalError: the store cannot be used.
@@ -146,53 +91,85 @@ def list_models(uri: str, name: str = NAME) -> list[ModelVersion]:
     if not open_store(uri):
         return []
     with mlflow_errors():
-        client = mlflow.MlflowClient()
-        aliases = _aliases(client, name)
-        versions = sorted(_search(client, name), key=lambda v: -int(v.version))
-        return [_describe(client, v, aliases) for v in versions]
+        records = mlflow.search_model_versions(filter_string=name_filter(name))
+        records.sort(key=lambda record: -int(record.version))
+
+        # MLflow's search leaves aliases out; the registered model lists them.
+        aliases: dict[str, list[str]] = {}
+        registered = find_registered_model(name)
+        if registered is not None:
+            for alias, version in registered.aliases.items():
+                aliases.setdefault(str(version), []).append(alias)
+
+        metrics = _metrics_of_runs({record.run_id for record in records})
+    return [
+        _model_version(record, aliases.get(str(record.version), ()), metrics) for record in records
+    ]
 
 
-def show(model: str, uri: str) -> ModelVersion:
-    """One version, named ``3``, ``candidate``, ``corrfractal/3``, ``corrfractal@candidate`` or
-    ``models:/...``.
+def find_version(model: str, uri: str) -> ModelVersion:
+    """One version of a store.
+
+    Args:
+        model: as in ``parse_model_name``.
+        uri: MLflow store.
 
     Raises:
-        NotFoundError: no such version; says which there are.
+        NoSuchVersionError: no such version; the message lists the existing ones.
+        CorrFractalError: the store cannot be used.
     """
-    wanted = model.removeprefix("models:/")
-    name, _, which = wanted.replace("@", "/").rpartition("/")
-    versions = list_models(uri, name or NAME)
-    for candidate in versions:
-        if which == str(candidate.version) or which in candidate.aliases:
-            return candidate
-    known = (
-        ", ".join(f"{v.version} ({'/'.join(v.aliases) or 'no alias'})" for v in versions) or "none"
-    )
-    raise NotFoundError(
-        f"no model '{model}' in {without_password(uri)}; versions there: {known}. `corrfractal "
-        "models list` shows them"
+    if open_store(uri):
+        try:
+            record = lookup(model)
+        except NoSuchVersionError:
+            pass
+        else:
+            with mlflow_errors():
+                metrics = _metrics_of_runs({record.run_id})
+            return _model_version(record, record.aliases, metrics)
+
+    name, _ = parse_model_name(model)
+    versions = list_models(uri, name)
+    known = ", ".join(f"{v.version} ({'/'.join(v.aliases) or 'no alias'})" for v in versions)
+    raise NoSuchVersionError(
+        f"no model '{model}' in {without_password(uri)}; existing versions: {known or 'none'}. "
+        "`corrfractal models list` shows them"
     )
 
 
-def fetch_weights(version: ModelVersion, folder: Path) -> Path:
-    """Copy the weights of a version of the store at hand into a folder.
+def lookup(model: str) -> Any:
+    """MLflow's record of a version in its current store; one request.
+
+    Args:
+        model: as in ``parse_model_name``.
 
     Raises:
-        CorrFractalError: they cannot be had.
+        NoSuchVersionError: no such version.
     """
     import mlflow
 
-    uri = f"{version.uri}/artifacts/model.safetensors"
-    with mlflow_errors(model=version.uri):
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    name, version = parse_model_name(model)
+    with mlflow_errors(model=model):
+        client = mlflow.MlflowClient()
+        if isinstance(version, int):
+            return client.get_model_version(name, str(version))
+        return client.get_model_version_by_alias(name, version)
+
+
+def find_registered_model(name: str) -> Any | None:
+    """MLflow's record of a registered model, with its aliases and tags; None if there is none."""
+    import mlflow
+
+    found = mlflow.MlflowClient().search_registered_models(name_filter(name))
+    return found[0] if found else None
 
 
 def name_filter(name: str) -> str:
-    """What MLflow's searches take to find one name.
+    """The filter of MLflow's searches that matches one registered model.
 
     Raises:
-        NotFoundError: the name cannot be written in one: it has quotes of both kinds, or a
-        backslash.
+        NotFoundError: the name contains a backslash or both kinds of quotes, which a filter cannot
+            express.
     """
     quote = '"' if "'" in name else "'"
     if quote in name or "\\" in name:
@@ -200,86 +177,50 @@ def name_filter(name: str) -> str:
     return f"name={quote}{name}{quote}"
 
 
-def _search(client: Any, name: str) -> list[Any]:
-    return list(client.search_model_versions(name_filter(name)))
+def _metrics_of_runs(run_ids: Iterable[str | None]) -> dict[str, dict[str, float]]:
+    """Run id -> metrics; runs that no longer exist are left out.
+
+    A version registered by hand may belong to a run of any experiment, so all are searched,
+    deleted ones included.
+    """
+    import mlflow
+    from mlflow.entities import ViewType
+
+    # A hand-made version may have no run, or any text for its id: quotes would break the filter.
+    wanted = sorted(id_ for id_ in run_ids if id_ and re.fullmatch(r"[\w-]+", id_))
+    if not wanted:
+        return {}
+    experiments = [e.experiment_id for e in mlflow.search_experiments(view_type=ViewType.ALL)]
+    metrics: dict[str, dict[str, float]] = {}
+    for start in range(0, len(wanted), RUNS_PER_REQUEST):
+        quoted = ", ".join(f"'{run_id}'" for run_id in wanted[start : start + RUNS_PER_REQUEST])
+        runs = mlflow.search_runs(
+            experiment_ids=experiments,
+            filter_string=f"attributes.run_id IN ({quoted})",
+            run_view_type=ViewType.ALL,
+            output_format="list",
+        )
+        metrics |= {run.info.run_id: dict(run.data.metrics) for run in runs}
+    return metrics
 
 
-def _aliases(client: Any, name: str) -> dict[str, list[str]]:
-    """Version -> aliases. Searching versions leaves them out; the registered model knows them."""
-    registered = client.search_registered_models(name_filter(name))
-    by_version: dict[str, list[str]] = {}
-    for alias, number in registered[0].aliases.items() if registered else ():
-        by_version.setdefault(str(number), []).append(alias)
-    return by_version
-
-
-def _describe(client: Any, found: Any, aliases: Mapping[str, list[str]]) -> ModelVersion:
-    from datetime import UTC, datetime
-
-    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(
-        timespec="seconds"
-    )
+def _model_version(
+    record: Any, aliases: Iterable[str], metrics: Mapping[str, Mapping[str, float]]
+) -> ModelVersion:
+    created = datetime.fromtimestamp(record.creation_timestamp / 1000, UTC)
+    scores = [
+        scores_from_text(text, where=f"tag {tag} of {record.name}/{record.version}")
+        for tag, text in sorted(record.tags.items())
+        if tag.startswith(SCORES_PREFIX)
+    ]
     return ModelVersion(
-        name=found.name,
-        version=int(found.version),
-        aliases=tuple(sorted(aliases.get(str(found.version), []))),
-        run_id=found.run_id,
-        created=created,
-        shards_digest=found.tags.get(DIGEST_TAG, "unknown"),
-        metrics=_metrics(client, found.run_id),
-        tags=dict(found.tags),
-        scores=tuple(
-            scores_from_text(text, where=f"tag {tag} of {found.name}/{found.version}")
-            for tag, text in sorted(found.tags.items())
-            if tag.startswith(PREFIX)
-        ),
-    )
-
-
-def _metrics(client: Any, run_id: str | None) -> dict[str, float]:
-    """Metrics of a run; none where a version was registered by hand without a run, or the run is
-    gone."""
-    from mlflow.exceptions import MlflowException
-
-    if not run_id:
-        return {}
-    try:
-        return dict(client.get_run(run_id).data.metrics)
-    except MlflowException as exc:
-        if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
-
-
-def _checkpoint_tags(out: Path) -> dict[str, str]:
-    """Where the newest checkpoint of a run's folder is, and its hash as its companion file tells
-    it."""
-    found = sorted((out / "checkpoints").glob("step-*.json"))
-    if not found:
-        return {}
-    facts = json.loads(found[-1].read_text())
-    path = found[-1].with_suffix(".pt")
-    return {
-        CHECKPOINT_TAG: str(path),
-        "checkpoint.step": str(facts["step"]),
-        "checkpoint.sha256": facts["sha256"],
-    }
-
-
-def _public_version(package: str) -> str:
-    """As an index knows it: ``2.13.0+cpu`` is a build of this machine's, and no index has it for
-    another."""
-    return version(package).partition("+")[0]
-
-
-def signature() -> Any:
-    """What the served model takes and gives, see ``inference.serving``."""
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
-    binary, whole = DataType.binary, DataType.long
-    return ModelSignature(
-        inputs=Schema([ColSpec(binary, "video"), ColSpec(binary, "mask")]),
-        outputs=Schema([ColSpec(whole, "video"), ColSpec(whole, "frame"), ColSpec(binary, "mask")]),
-        params=ParamSchema([ParamSpec("fast", DataType.boolean, False)]),
+        name=record.name,
+        version=int(record.version),
+        aliases=tuple(sorted(aliases)),
+        run_id=record.run_id,
+        created=created.isoformat(timespec="seconds"),
+        shards_digest=record.tags.get(DIGEST_TAG, UNKNOWN),
+        metrics=metrics.get(record.run_id, {}),
+        tags=dict(record.tags),
+        scores=tuple(scores),
     )

@@ -7,7 +7,7 @@ import json
 from corrfractal.common.config import flatten
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.network.artifact import read_metadata
-from corrfractal.registry.weights import run_facts
+from corrfractal.registry.provenance import run_facts
 from inference.load import ModelSource
 
 LONGEST = 400  # characters of a fact in a report

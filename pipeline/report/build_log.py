@@ -10,7 +10,8 @@ from pathlib import Path
 
 from corrfractal.common import storage
 from corrfractal.common.config import flatten
-from corrfractal.registry.connection import mlflow_errors, open_experiment
+from corrfractal.registry.connection import open_experiment
+from corrfractal.registry.mlflow_errors import mlflow_errors
 from corrfractal.registry.provenance import describe_run
 from corrfractal.shards.manifest import QUARANTINE, load_manifest, load_sidecar
 from pipeline.label.label_health import Health, clusters, data_set_health, shard_health

@@ -34,20 +34,22 @@ from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.__main__ import main
 from corrfractal.common.config import config_to_dict
 from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError, NotFoundError
-from corrfractal.registry import connection as tracking
-from corrfractal.registry import store
+from corrfractal.registry.connection import open_experiment, open_store
 from corrfractal.registry.lineage import Lineage
-from corrfractal.registry.scores import Scores
+from corrfractal.registry.mlflow_errors import store_error
+from corrfractal.registry.registration import register
+from corrfractal.registry.scores import Scores, log_scores
 from corrfractal.registry.store import (
+    availability,
+    check_store,
     local_file,
-    mlflow_revisions,
-    sqlite_file,
+    sqlite_store,
     sqlite_uri,
-    store_lock,
     tracking_uri,
 )
-from corrfractal.registry.versions import list_models, register
-from corrfractal.registry.weights import log_scores
+from corrfractal.registry.store.addresses import sqlite_file
+from corrfractal.registry.store.sqlite_store import mlflow_revisions, store_lock
+from corrfractal.registry.versions import list_models
 from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.manifest import LabelStatistics, Manifest, Statistics, seal, to_text
 from inference import SERVING_FILE
@@ -334,7 +336,7 @@ def test_artefacts_that_were_put_elsewhere_on_purpose_stay_there(
     with contextlib.closing(sqlite3.connect("mlflow.db")) as base, base:
         base.execute("DELETE FROM experiment_tags")
         base.execute("UPDATE experiments SET artifact_location = ?", (elsewhere,))
-    tracking.open_store(tracking_uri(), write=True)
+    open_store(tracking_uri(), write=True)
     assert mlflow.get_experiment_by_name("corrfractal").artifact_location == elsewhere
 
 
@@ -485,7 +487,7 @@ def test_the_lock_of_a_killed_process_does_not_hold(tmp_path: Path) -> None:
 def test_whoever_waits_for_the_lock_too_long_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CREATE_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite_store, "CREATE_SECONDS", 0.2)
     with (
         store_lock(tmp_path / "mlflow.db"),
         pytest.raises(CorrFractalError, match="locked by another process"),
@@ -527,7 +529,7 @@ def test_an_experiment_that_another_process_creates_meanwhile_is_used() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Race) as server:
         server.asked = False  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert tracking.open_experiment(f"http://127.0.0.1:{server.server_port}") == "7"
+        assert open_experiment(f"http://127.0.0.1:{server.server_port}") == "7"
         server.shutdown()
 
 
@@ -570,10 +572,10 @@ def older(file: Path) -> None:
 
 
 STATES = [
-    (cut, 1, "damaged or cut short"),
-    (text, 1, "is no SQLite data base"),
+    (cut, 1, "damaged or truncated"),
+    (text, 1, "is not an SQLite database"),
     (folder, 2, "is a folder, not a file"),
-    (foreign, 2, "data base of another program"),
+    (foreign, 2, "database of another program"),
     (interrupted, 1, "never completed"),
     (newer, 2, "newer MLflow (schema f00dfeed0001): install that version"),
     (older, 2, "run `mlflow db upgrade 'sqlite:///"),
@@ -625,7 +627,7 @@ def test_a_store_that_cannot_be_used_is_one_sentence_from_every_command(
 def test_a_locked_store_is_one_sentence_from_every_command(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_store, "LOCK_SECONDS", 0.05)
     with contextlib.closing(sqlite3.connect("mlflow.db")) as base:
         base.execute("BEGIN EXCLUSIVE")
         assert_every_command(1, f"store {copy}/mlflow.db is locked by another process")
@@ -638,7 +640,7 @@ def test_damage_behind_the_first_page_is_found_by_doctor_and_one_sentence_in_use
     contents[8192:] = os.urandom(len(contents) - 8192)
     (copy / "mlflow.db").write_bytes(contents)
     assert "damaged" in doctor.check_tracking().found
-    assert_one_sentence(call("models", "list"), 1, "damaged or cut short", str(copy / "mlflow.db"))
+    assert_one_sentence(call("models", "list"), 1, "damaged or truncated", str(copy / "mlflow.db"))
 
 
 def test_missing_artefacts_are_named_and_the_starter_is_not_taken_instead(copy: Path) -> None:
@@ -662,11 +664,9 @@ def test_a_full_disk_and_a_read_only_file_are_told_apart(tmp_path: Path) -> None
     with contextlib.closing(base), pytest.raises(sqlite3.OperationalError) as read_only:
         base.execute("CREATE TABLE u (x)")
     engine.dispose()
-    assert str(file) in str(tracking.store_error(full.value, sqlite_uri(file)))
-    assert "is full" in str(tracking.store_error(full.value, sqlite_uri(file)))
-    assert "cannot be written (read-only)" in str(
-        tracking.store_error(read_only.value, sqlite_uri(file))
-    )
+    assert str(file) in str(store_error(full.value, sqlite_uri(file)))
+    assert "is full" in str(store_error(full.value, sqlite_uri(file)))
+    assert "cannot be written (read-only)" in str(store_error(read_only.value, sqlite_uri(file)))
 
 
 # Servers
@@ -694,7 +694,7 @@ def test_a_server_that_is_away_is_one_sentence_at_once(
 def test_a_server_that_never_answers_is_one_sentence(
     silent: str, monkeypatch: pytest.MonkeyPatch, copy: Path
 ) -> None:
-    monkeypatch.setattr(store, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(availability, "ANSWER_SECONDS", 0.1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{silent}")
     assert_every_command(1, silent, "did not answer", "timed out")
 
@@ -781,6 +781,6 @@ def test_a_registry_apart_from_the_runs_is_refused(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
     with pytest.raises(CallError, match="MLFLOW_REGISTRY_URI names http://127"):
-        store.check_store(tracking_uri(), write=True)
+        check_store(tracking_uri(), write=True)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///mlflow.db")
-    assert store.check_store(tracking_uri(), write=True) is False
+    assert check_store(tracking_uri(), write=True) is False

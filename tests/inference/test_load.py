@@ -10,8 +10,7 @@ import pytest
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.network.tracker import TrackerConfig
-from corrfractal.registry.scores import Scores
-from corrfractal.registry.weights import log_scores
+from corrfractal.registry.scores import Scores, log_scores
 from inference.load import open_model, resolve_model
 from inference.reports.model_facts import describe_model
 

@@ -13,7 +13,7 @@ import torch
 
 from corrfractal import CorrFractalConfig
 from corrfractal.common.config import config_to_dict, flatten
-from corrfractal.registry.versions import register
+from corrfractal.registry.registration import register
 from corrfractal.shards.manifest import load_manifest
 from corrfractal.video import write_video
 from inference import SERVING_FILE

@@ -79,7 +79,7 @@ def test_a_video_is_known_by_its_contents_and_leads_to_shards_and_models(
     assert f"-> run {unfinished} 'unfinished', running, no registered model" in told
 
     told = corrfractal(store, "lineage", "--video", tiny_video).output
-    assert "no data set that this store knows holds it" in told
+    assert "no data set of this store contains it" in told
 
 
 def test_shards_lead_both_ways(store: str, tiny_shards: Path, tmp_path: Path) -> None:

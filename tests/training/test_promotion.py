@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from corrfractal.__main__ import main
 from corrfractal.common.errors import CallError, GateError
+from corrfractal.registry.names import CHAMPION, PROJECT
 from corrfractal.registry.promotion import history, promote, rollback
-from corrfractal.registry.scores import Scores
-from corrfractal.registry.versions import CHAMPION, NAME, WEIGHTS_TAG, show
-from corrfractal.registry.weights import log_scores
+from corrfractal.registry.scores import Scores, log_scores
+from corrfractal.registry.versions import find_version
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -23,10 +23,10 @@ SET = "davis2017-val"
 
 def note(store: str, version: int, JF: float, **changes: str) -> None:
     """Note a score on a version as an evaluation does."""
-    found = show(str(version), store)
-    scores = Scores(dataset=SET, set_digest="a" * 64, settings="b" * 64, weights=found.tags[WEIGHTS_TAG], sequences=7,
+    found = find_version(str(version), store)
+    scores = Scores(dataset=SET, set_digest="a" * 64, settings="b" * 64, weights=found.weights_sha256, sequences=7,
                     objects=8, J=JF, F=JF, at="2026-01-01T00:00:00+00:00")  # fmt: skip
-    log_scores(found.run_id, (NAME, str(version)), replace(scores, **changes), {"JF": JF})
+    log_scores(found.run_id, (PROJECT, str(version)), replace(scores, **changes), {"JF": JF})
 
 
 def champion(store: str) -> int | None:
@@ -74,7 +74,7 @@ def test_champion_moves_to_what_is_not_worse_and_every_move_is_kept(store: str) 
     )
 
     assert rollback(store, why="regret")[0].version == champion(store) == 1
-    with pytest.raises(CallError, match="nothing to go back to"):
+    with pytest.raises(CallError, match="nothing to roll back to"):
         rollback(store)
     told = models(store, "history").output.splitlines()
     assert [line.split("  ")[1].strip() for line in told] == ["promote", "promote", "rollback"]
@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_version_is_named_all_at_once(
         f"models/{_model_id(store, 2)}/artifacts/artifacts/model.safetensors"
     )
     whole = weights.read_bytes()
-    mlflow.MlflowClient().delete_model_version_tag(NAME, "2", "shards.digest")
+    mlflow.MlflowClient().delete_model_version_tag(PROJECT, "2", "shards.digest")
     try:
         weights.write_bytes(whole[:-8] + bytes(8))
         with pytest.raises(GateError) as caught:
@@ -132,15 +132,15 @@ def test_what_is_wrong_with_a_version_is_named_all_at_once(
 def test_an_alias_moved_by_hand_shows_and_rollback_undoes_it(store: str) -> None:
     note(store, 1, 0.5)
     promote("1", store, dataset=SET)
-    mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, "2")
+    mlflow.MlflowClient().set_registered_model_alias(PROJECT, CHAMPION, "2")
     told = models(store, "history")
-    assert "champion is version 2, and no move says so" in told.output
+    assert "champion is version 2, without a recorded move" in told.output
     assert rollback(store)[0].version == 1
     assert history(store).moves[-1].before == 2
 
 
 def _model_id(store: str, version: int) -> str:
     mlflow.set_tracking_uri(store)
-    return str(mlflow.MlflowClient().get_model_version(NAME, str(version)).source).removeprefix(
+    return str(mlflow.MlflowClient().get_model_version(PROJECT, str(version)).source).removeprefix(
         "models:/"
     )

@@ -18,7 +18,7 @@ import pytest
 from corrfractal.common.config import config_to_dict
 from corrfractal.common.errors import CallError, ConfigError, CorrFractalError
 from corrfractal.registry.store import sqlite_uri
-from corrfractal.registry.versions import show
+from corrfractal.registry.versions import find_version
 from training.config import TrainingConfig
 from training.ray_backend import run_in_thread, stop_on_signal
 from training.request import check_request
@@ -59,7 +59,7 @@ def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call
     folder = tmp_path / "project"
     shutil.copytree(registered[0].parent, folder)
     uri, out = sqlite_uri(folder / "mlflow.db"), folder / "run0"
-    version = show("1", uri)
+    version = find_version("1", uri)
     mlflow.MlflowClient().delete_registered_model(version.name)
     config = replace(tiny_config, steps=4, seed=0, picture_every=4)
     job = check_request(tiny_shards, tmp_path / "new", config, uri, (1, 1))

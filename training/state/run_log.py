@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from corrfractal.registry.connection import mlflow_errors, open_experiment
+from corrfractal.registry.connection import open_experiment
+from corrfractal.registry.mlflow_errors import mlflow_errors
 from corrfractal.registry.provenance import describe_run
 
 PARAMETER_LENGTH = 500  # characters; MLflow refuses longer values

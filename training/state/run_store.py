@@ -7,7 +7,8 @@ from pathlib import Path
 
 from corrfractal.common.errors import CallError
 from corrfractal.common.text import without_password
-from corrfractal.registry.connection import NoSuchVersionError, mlflow_errors, open_store
+from corrfractal.registry.connection import open_store
+from corrfractal.registry.mlflow_errors import NoSuchVersionError, mlflow_errors
 from corrfractal.registry.store import check_store, holds_run, local_file, sqlite_uri, tracking_uri
 from training.job import TrainingJob
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from corrfractal.common.console import say
 from corrfractal.common.text import without_password
-from corrfractal.registry.connection import first_line, settle_mlflow
+from corrfractal.registry.connection import configure_mlflow
+from corrfractal.registry.mlflow_errors import first_line
 
 from .metrics_file import MetricLine
 
@@ -46,7 +47,7 @@ class Uploader:
     ) -> None:
         import mlflow
 
-        settle_mlflow()  # short timeouts: retries are up to this class
+        configure_mlflow()  # short timeouts: retries are up to this class
         # Else MLflow prints the address of a run that ends, with its password, and Ray stores what
         # a worker prints.
         mlflow.set_tracking_uri(uri)

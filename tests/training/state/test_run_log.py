@@ -8,7 +8,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from corrfractal.registry.versions import show, signature
+from corrfractal.registry.registration import signature
+from corrfractal.registry.versions import find_version
 from corrfractal.shards.manifest import load_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 def test_one_run_holds_configuration_code_versions_data_machine_pictures_and_the_model(
     store: str, registered: tuple[Path, list[Path]], tiny_shards: Path
 ) -> None:
-    version = show("1", store)
+    version = find_version("1", store)
     run, client = mlflow.get_run(version.run_id), mlflow.MlflowClient()
     assert run.info.status == "FINISHED"
     assert run.data.params["network.width"] == "4"
@@ -50,7 +51,7 @@ def test_one_run_holds_configuration_code_versions_data_machine_pictures_and_the
 
 
 def test_the_declared_requirements_can_be_had_from_an_index(store: str) -> None:
-    show("1", store)
+    find_version("1", store)
     needs = (
         Path(mlflow.artifacts.download_artifacts("models:/corrfractal/1/requirements.txt"))
         .read_text()

@@ -1,10 +1,10 @@
-"""Rewrite the absolute locations of artefacts in a local store that was moved or copied.
+"""Update the absolute artefact locations in a local store that was moved or copied.
 
-The experiment has a tag with the path that the data base had when its locations were written. If
-the data base is now at another path, locations below the old ``mlartifacts`` are rewritten to the
-new one, in one transaction, when the store is opened. A location is kept if the old place holds it
-and the new one does not: then only the data base was copied, and its artefacts can still be read.
-New runs always write beside the data base that they are recorded in.
+The experiment's tag ``corrfractal.store`` holds the path of the database when its locations were
+written. If the database is opened at another path, locations below the old ``mlartifacts`` folder
+are rewritten to the new one, in one transaction. A location is kept if its file exists only at the
+old place: then only the database was copied, and its artefacts are still readable there. New runs
+always write next to the database that records them.
 """
 
 from __future__ import annotations
@@ -13,79 +13,88 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from .store import ARTIFACTS, STORE_TAG, artifacts_uri, connect, sqlite_error, store_lock
+from corrfractal.registry.names import CHECKPOINT_PATH_TAG, PROJECT, STORE_TAG
 
-EXPERIMENT = "corrfractal"
-LOCATIONS = (
+from .addresses import ARTIFACTS, artifacts_uri
+from .sqlite_store import connect, sqlite_error, store_lock
+
+LOCATION_COLUMNS = (
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-CHECKPOINT_TAG = "checkpoint.path"
 
 Update = tuple[str, tuple[object, ...]]
-"""A statement of SQL and its values."""
+"""An SQL statement and its values."""
 
 
 def moved_from(file: Path) -> Path | None:
-    """The former path of a local store, if locations in it are to be rewritten.
+    """The former path of a local store whose locations need an update; otherwise None.
 
     Raises:
         CorrFractalError: the store cannot be read.
     """
     try:
         with connect(file) as base:
-            old = _recorded(base, file)
+            old = _former_path(base, file)
             return old if old is not None and _updates(base, old, file) else None
     except sqlite3.Error as exc:
         raise sqlite_error(exc, file) from exc
 
 
-def mend_locations(file: Path) -> Path | None:
-    """Rewrite the locations of a store that was moved or copied; returns its former path if it was.
+def update_locations(file: Path) -> Path | None:
+    """Update a store that was moved or copied.
+
+    Returns:
+        Its former path; None if nothing needed an update.
 
     Raises:
         CorrFractalError: the store is locked or cannot be written.
     """
     if moved_from(file) is None:
         return None
+
+    # Ask again under the lock: another process may have updated the store meanwhile.
     with store_lock(file):
         try:
             with connect(file) as base:
                 base.execute("BEGIN IMMEDIATE")
-                old = _recorded(base, file)
+                old = _former_path(base, file)
                 updates = _updates(base, old, file) if old is not None else []
                 for statement, values in updates:
                     base.execute(statement, values)
         except sqlite3.Error as exc:
             raise sqlite_error(exc, file) from exc
-    return old if updates else None  # none if another process was first
+    return old if updates else None
 
 
-def _recorded(base: sqlite3.Connection, file: Path) -> Path | None:
-    """Where the store was, if not here: by its tag or, without one, by where its artefacts are."""
+def _former_path(base: sqlite3.Connection, file: Path) -> Path | None:
+    """Where the store was before, from its tag or, in old stores, from its artefact folder."""
     row = base.execute(
         "SELECT artifact_location, value FROM experiments AS e LEFT JOIN experiment_tags AS t "
         "ON t.experiment_id = e.experiment_id AND t.key = ? WHERE e.name = ?",
-        (STORE_TAG, EXPERIMENT),
+        (STORE_TAG, PROJECT),
     ).fetchone()
     if row is None:
         return None
     location, tag = row
     if tag is not None:
         return None if _same_file(Path(tag), file) else Path(tag)
+
     parts = urlsplit(location or "")
     folder = Path(unquote(parts.path))
-    # An experiment that was given another artefact folder on purpose is left alone.
+    # An experiment with an artefact folder of the user's choice is not updated.
     if parts.scheme != "file" or folder.name != ARTIFACTS or not (file.parent / ARTIFACTS).is_dir():
         return None
     old = folder.parent / file.name
-    return None if _same_file(old, file) or _same_file(folder, file.parent / ARTIFACTS) else old
+    if _same_file(old, file) or _same_file(folder, file.parent / ARTIFACTS):
+        return None
+    return old
 
 
 def _same_file(old: Path, new: Path) -> bool:
-    """Whether both paths lead to one store, by links or mounts for example."""
+    """Whether both paths reach the same file, for example through a link or a mount."""
     try:
         return old == new or old.samefile(new)
     except OSError:
@@ -97,7 +106,7 @@ def _updates(base: sqlite3.Connection, old: Path, new: Path) -> list[Update]:
     after = artifacts_uri(new)
     updates: list[Update] = []
     kept = 0
-    for table, column in LOCATIONS:
+    for table, column in LOCATION_COLUMNS:
         for rowid, location in base.execute(f"SELECT rowid, {column} FROM {table}"):
             if location is None or not location.startswith(before + "/"):
                 continue
@@ -109,13 +118,14 @@ def _updates(base: sqlite3.Connection, old: Path, new: Path) -> list[Update]:
                 updates.append((statement, (present, rowid)))
 
     query = "SELECT experiment_id, artifact_location FROM experiments WHERE name = ?"
-    experiment, location = base.execute(query, (EXPERIMENT,)).fetchone()
+    experiment, location = base.execute(query, (PROJECT,)).fetchone()
     if location != after:
         statement = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
         updates.append((statement, (after, experiment)))
-    # The tag keeps the old path while a location does, so that the next opening looks again.
+
+    # While locations point to the old place the tag does too, so the next opening checks again.
     if not kept:
-        updates += _checkpoints(base, old.parent, new.parent)
+        updates += _checkpoint_updates(base, old.parent, new.parent)
         statement = (
             "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?)"
         )
@@ -123,13 +133,15 @@ def _updates(base: sqlite3.Connection, old: Path, new: Path) -> list[Update]:
     return updates
 
 
-def _checkpoints(base: sqlite3.Connection, old: Path, new: Path) -> list[Update]:
-    """Checkpoints that moved together with the store."""
+def _checkpoint_updates(base: sqlite3.Connection, old: Path, new: Path) -> list[Update]:
+    """Update the paths of checkpoints that were moved together with the store."""
     updates: list[Update] = []
     query = "SELECT rowid, value FROM model_version_tags WHERE key = ?"
-    for rowid, value in base.execute(query, (CHECKPOINT_TAG,)):
+    for rowid, value in base.execute(query, (CHECKPOINT_PATH_TAG,)):
         path = Path(value)
-        present = new / path.relative_to(old) if path.is_relative_to(old) else path
+        if not path.is_relative_to(old):
+            continue
+        present = new / path.relative_to(old)
         if present != path and present.exists():
             statement = "UPDATE model_version_tags SET value = ? WHERE rowid = ?"
             updates.append((statement, (str(present), rowid)))

@@ -1,0 +1,54 @@
+"""Everything this project stores in MLflow, by name.
+
+====================================  =========================================================
+experiment ``corrfractal``
+  tag ``corrfractal.store``           path of a local store when its locations were written
+run                                   one per training, one per ``precompute --track``
+  parameters                          the training configuration, dotted names
+  tag ``stage``                       ``train`` or ``precompute``
+  tag ``shards.digest``               digest of the data set's manifest
+  tag ``shards.path``                 folder of the shards
+  tag ``git.commit``                  commit of the code, or ``unknown``
+  tag ``git.dirty``                   ``true``, ``false`` or ``unknown``
+  tag ``version.PACKAGE``             installed version of a package that affects numbers
+  metric ``DATASET/MEASURE``          an evaluation, such as ``davis2017-val/J``
+  artefact ``manifest.json``          the data set's manifest
+  artefact ``shards.json``            shard -> SHA-256 of the videos in it
+  artefact ``environment.txt``        every installed package
+  artefact ``scores.*.json``          the full result of an evaluation
+registered model ``corrfractal``
+  alias ``candidate``                 the newest version
+  alias ``champion``                  the version that passed the gate last
+  tag ``move.TIME``                   JSON of ``promotion.Move``: one change of ``champion``
+model version                         one per training run
+  tag ``shards.digest``               as for the run
+  tag ``weights.sha256``              SHA-256 of ``model.safetensors``
+  tag ``checkpoint.path``             checkpoint the weights came from; stays in the run's folder
+  tag ``checkpoint.step``             its training step
+  tag ``checkpoint.sha256``           its SHA-256
+  tag ``scores.DATASET.BASIS``        JSON of ``scores.Scores``: one evaluation
+====================================  =========================================================
+"""
+
+PROJECT = "corrfractal"
+"""Name of the MLflow experiment and of the registered model."""
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+
+STORE_TAG = "corrfractal.store"
+STAGE_TAG = "stage"
+DIGEST_TAG = "shards.digest"
+SHARDS_PATH_TAG = "shards.path"
+COMMIT_TAG = "git.commit"
+DIRTY_TAG = "git.dirty"
+WEIGHTS_TAG = "weights.sha256"
+CHECKPOINT_PATH_TAG = "checkpoint.path"
+CHECKPOINT_STEP_TAG = "checkpoint.step"
+CHECKPOINT_SHA256_TAG = "checkpoint.sha256"
+SCORES_PREFIX = "scores."
+MOVE_PREFIX = "move."
+
+SHARD_MAP = "shards.json"
+UNKNOWN = "unknown"
+"""Value of a tag, or shown for a missing one."""
