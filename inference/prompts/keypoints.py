@@ -1,9 +1,10 @@
-"""Key points as soft labels: points -> heat maps, which propagate like masks, -> points (method,
-section 8).
+"""Key points: the files that give them, and the table of their positions on every frame.
+
+``heat_maps.py`` turns points into labels that propagate like masks, and back (method, section 8).
 
 A point file is CSV with the columns ``id,x,y`` and, optionally, ``frame``; or JSON: a list of such
-objects, a list of ``[x, y]``, or ``{"name": [x, y]}``. Coordinates are pixels. All points are on
-one frame: ``frame``, or the first.
+objects, a list of ``[x, y]``, or ``{"name": [x, y]}``. Coordinates are pixels. All points are on one
+frame: ``frame``, or the first.
 """
 
 from __future__ import annotations
@@ -16,18 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from corrfractal.common.config import digest
 from corrfractal.common.errors import CallError, NotFoundError
 
 from .shapes import frame_index
 
-F32 = npt.NDArray[np.float32]
-
-SIGMA = 4.0  # pixels at full resolution
-TOP_PIXELS = 5  # a point is the weighted mean of the highest pixels of its heat map
 MAX_POINTS = 255
 FORMATS = "CSV with the columns id,x,y and optionally frame, or JSON {name: [x, y]}"
 
@@ -69,7 +63,6 @@ def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CallError(f"cannot read the points of {path} ({exc}): write {FORMATS}") from exc
 
-    # Output rows are identified by these ids, and the tracker carries one channel per point.
     if len(named_frames) != 1 or len(set(names)) != len(names) or len(names) > MAX_POINTS:
         raise CallError(f"{path} must hold 1..{MAX_POINTS} points of one frame, with unique ids")
     frame = named_frames.pop()
@@ -80,7 +73,6 @@ def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """``id``, ``x``, ``y`` and perhaps ``frame`` of each point; values are not checked."""
-    # Spreadsheets write a byte order mark before the first column name.
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() != ".json":
         yield from csv.DictReader(text.splitlines(), skipinitialspace=True)
@@ -99,33 +91,6 @@ def _frame_text(row: dict[str, Any]) -> str:
     """Name of the frame of a point; empty: the first."""
     frame = row.get("frame")
     return "" if frame is None else str(frame).strip()
-
-
-def heat_maps(
-    xy: Sequence[tuple[float, float]], size: tuple[int, int], sigma: float = SIGMA
-) -> F32:
-    """Gaussians around points, float32 (K, H, W), 1 at the point. The map of a point far outside
-    the frame is empty."""
-    y, x = np.ogrid[: size[0], : size[1]]
-    maps = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2)) for px, py in xy]
-    return np.stack(maps).astype(np.float32)
-
-
-def locate(heat: F32) -> tuple[float, float, float]:
-    """x, y and height of the peak of a heat map, float32 (H, W): the mean of its highest pixels,
-    weighted by their heat."""
-    flat = heat.ravel()
-    top = np.arange(flat.size)
-    if flat.size > TOP_PIXELS:
-        top = np.argpartition(flat, -TOP_PIXELS)[-TOP_PIXELS:]
-    # An empty map has no peak: the weights must not sum to zero.
-    weights = np.maximum(flat[top], 1e-12).astype(np.float64)
-    y, x = np.unravel_index(top, heat.shape)
-    return (
-        float((x * weights).sum() / weights.sum()),
-        float((y * weights).sum() / weights.sum()),
-        float(flat[top].max()),
-    )
 
 
 def points_table(

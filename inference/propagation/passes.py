@@ -21,7 +21,8 @@ from corrfractal.common.output_guard import Written
 from corrfractal.network.tracker import TrackerConfig
 from corrfractal.video import Video
 from corrfractal.video.decoders import Frame
-from inference.prompts.keypoints import Points, heat_maps, locate
+from inference.prompts.heat_maps import FLOOR, find_peaks, heat_maps
+from inference.prompts.keypoints import Points
 from inference.prompts.mask_images import encode_mask, read_mask
 from inference.prompts.shapes import Prompts
 from inference.protocols import U8, MaskTracker, Model, ResumableTracker
@@ -197,7 +198,11 @@ class VideoPasses:
             maps = tracker.step_labels(frame.image)
             totals.seconds += time.perf_counter() - started
             totals.steps += 1
-            tracks[frame.index] = [locate(heat_map) for heat_map in maps]
+            positions, heights = find_peaks(maps, floor=FLOOR)
+            tracks[frame.index] = [
+                (float(x), float(y), float(height))
+                for (x, y), height in zip(positions, heights, strict=True)
+            ]
             totals.frames += 1
             self.advance(1)
 

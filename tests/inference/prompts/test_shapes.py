@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from corrfractal.common.errors import CallError, MaskError, NotFoundError
-from inference.prompts.keypoints import heat_maps, locate, read_points
+from inference.prompts.heat_maps import FLOOR, find_peaks, heat_maps
+from inference.prompts.keypoints import read_points
 from inference.prompts.mask_images import read_first_mask, write_mask
 from inference.prompts.shapes import read_prompts
 
@@ -81,10 +82,10 @@ def test_255_flat_objects_are_a_mask_and_a_photograph_is_not(
 
 def test_points_are_found_again_in_their_heat_maps() -> None:
     xy = ((10.0, 20.0), (71.4, 8.6), (0.0, 59.0))
-    for (x, y), heat in zip(xy, heat_maps(xy, SIZE), strict=True):
-        found = locate(heat)
-        assert np.hypot(found[0] - x, found[1] - y) < 1.0
-        assert found[2] > 0.97
+    found, heights = find_peaks(heat_maps(xy, SIZE), floor=FLOOR)
+    distances = np.hypot(*(found - np.array(xy)).T)
+    assert distances.max() < 1.0
+    assert heights.min() > 0.97
 
 
 def test_point_files_are_csv_or_json(tmp_path: Path) -> None:
