@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 
 from corrfractal.network.tracker import TrackerConfig
-from inference.benchmarks.davis import evaluate_network
+from inference.benchmarks.davis import Davis
 from inference.config import InferenceConfig
 from inference.datasets.davis_files import open_sequence, sequence_names
 from inference.prompts.mask_images import write_mask
@@ -39,7 +39,8 @@ def small_set(davis: Path, out: Path, frames: int, stride: int = 1, shrink: int 
 
 def scores(model: Model, davis: Path, tracker: TrackerConfig | None = None) -> dict[str, float]:
     """J&F, J and F in per cent, means over objects, and J&F of each."""
-    found = evaluate_network(model, davis, InferenceConfig(tracker=tracker or TrackerConfig()))
+    config = InferenceConfig(tracker=tracker or TrackerConfig())
+    found = Davis(davis).evaluate_in_memory(model, config)
     each = {o.name: 50 * (o.J.mean + o.F.mean) for o in found.objects}
     print({name: round(value, 1) for name, value in each.items()}, flush=True)
     return {"J&F": 100 * found.JF, "J": 100 * found.mean("J"), "F": 100 * found.mean("F"), **each}

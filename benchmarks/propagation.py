@@ -243,7 +243,7 @@ def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, 
             Davis(small, "2017").evaluate(s, Path(folder), source, model, config) for s in SEQUENCES
         ]
         seconds = time.process_time() - started
-    objects = [o for result in results for o in result.objects]
+    objects = [o for result in results for o in result.scores.objects]
     j, f = (100 * statistics.mean(getattr(o, m).mean for o in objects) for m in "JF")
     return {
         "form": name,

@@ -62,7 +62,7 @@ def row(name: str, data: Path) -> dict[str, Any]:
         for sequence in sequence_names(data):
             objects += benchmark.evaluate(
                 sequence, Path(folder), source, model, InferenceConfig()
-            ).objects
+            ).scores.objects
             print(
                 f"{name}: {objects[-1].name} {50 * (objects[-1].J.mean + objects[-1].F.mean):.1f}",
                 flush=True,

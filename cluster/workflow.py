@@ -25,9 +25,9 @@ from corrfractal.common.process import cpu_count
 from corrfractal.common.ray_session import ray_session
 from corrfractal.network.tracker import FAST, TrackerConfig
 from corrfractal.registry.store import check_store, tracking_uri
-from inference.benchmarks.davis import Evaluation
+from inference.benchmarks.davis import DavisSummary
 from inference.config import InferenceConfig
-from pipeline.report.build_result import PrecomputeResult
+from pipeline.run import PrecomputeResult
 from training.run import TrainingResult
 
 from .config import EvaluationConfig, WorkflowConfig, read_workflow
@@ -70,7 +70,7 @@ class WorkflowResult:
 
     shards: PrecomputeResult
     training: TrainingResult
-    scores: dict[str, Evaluation]
+    scores: dict[str, DavisSummary]
     report: Path
     seconds: float
 
@@ -173,7 +173,7 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
 
 def _evaluate(
     config: EvaluationConfig, out: Path, model: str, workers: int
-) -> dict[str, Evaluation]:
+) -> dict[str, DavisSummary]:
     from inference.evaluate import evaluate_davis
 
     settings = InferenceConfig(tracker=FAST if config.fast else TrackerConfig())

@@ -1,9 +1,13 @@
-"""Evaluation over a Ray cluster: one task per sequence, the model loaded once in every worker
-process.
+"""Evaluation of a data set over a Ray cluster: one task per sequence; every worker process loads the
+model once.
 
-The chain: names of the sequences -> stored results that still hold -> tasks for the others -> sums
--> report -> MLflow. What fails is named and does not stop the rest; running the same call again
-does only what is missing.
+    1. check   the outputs touch no input and replace no file of another origin
+    2. model   weights are copied to where all workers can read them
+    3. run     stored results are reused; the other sequences are predicted and scored
+    4. sum up  scores.json, and the registry if the model is registered
+    5. report  report.html
+
+A sequence that fails is named and does not stop the others. Rerun the command to resume.
 """
 
 from __future__ import annotations
@@ -12,26 +16,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from corrfractal.common.console import progress, say
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.common.ray_session import ray_session
 from corrfractal.registry.scores import Scores, log_measures, log_scores
-from inference.benchmarks.base import (
-    SCORES,
-    Benchmark,
-    PicturedBenchmark,
-    Result,
-    Summary,
-    result_file,
-    sequence_note,
-    summary_note,
-)
-from inference.benchmarks.davis import Davis, Evaluation
+from inference.benchmarks.base import AnyBenchmark, AnyPicturedBenchmark, Benchmark
+from inference.benchmarks.davis import Davis, DavisSummary
+from inference.benchmarks.result_files import SCORES, result_file, sequence_note, summary_note
+from inference.benchmarks.results import Result, Summary
 from inference.reports.benchmark_report import benchmark_report
-from inference.reports.davis_report import Settings, evaluation_report, read_evaluation
+from inference.reports.davis_report import evaluation_report, read_evaluation
 from inference.reports.model_facts import describe_model
+from inference.reports.sections import ReportSettings
 
 from .config import InferenceConfig
 from .load import ModelSource
@@ -48,12 +47,14 @@ from .worker_tasks import (
 
 REPORT = "report.html"
 
+T = TypeVar("T", bound=Summary)
+
 
 @dataclass(frozen=True, kw_only=True)
-class _EvaluationJob:
+class EvaluationJob:
     """What every task of an evaluation needs besides the name of its sequence."""
 
-    benchmark: Benchmark
+    benchmark: AnyBenchmark
     out: Path
     source: ModelSource
     config: InferenceConfig
@@ -69,30 +70,39 @@ def evaluate_davis(
     year: str | None = None,
     compare: Path | None = None,
     overwrite: bool = False,
-) -> Evaluation:
-    """Propagate and score DAVIS val; write masks, ``scores.json`` and ``report.html`` to ``out``;
-    see ``evaluate``.
+) -> DavisSummary:
+    """Evaluate DAVIS val, as ``evaluate`` does, with the report of DAVIS.
 
     Args:
         data: folder with JPEGImages, Annotations and ImageSets.
-        year: 2017 or 2016; None looks which one is there.
-        compare: folder of another evaluation of the same data set, set beside this one in the
-            report.
-        overwrite: replace files of others where results go.
+        out: folder for masks, ``scores.json`` and ``report.html``.
+        model: see ``inference.load.resolve_model``.
+        config: of the propagation.
+        workers: sequences at once; None: ``config.workers``.
+        year: 2017 or 2016; None: the year whose lists exist, 2017 first.
+        compare: folder of another evaluation of the same data set, for comparison in the report.
+        overwrite: replace files of another origin.
+
+    Raises:
+        CallError, NotFoundError, CorrFractalError: as ``evaluate``.
     """
-    config, benchmark = config or InferenceConfig(), Davis(data.resolve(), year)
-    _refuse_outputs(benchmark, out, (data, model and Path(model), compare), overwrite)
+    config = config or InferenceConfig()
+    benchmark = Davis(data.resolve(), year)
+    _check_outputs(benchmark, out, (data, model and Path(model), compare), overwrite)
     baseline = None if compare is None else read_evaluation(compare)
+
     source = resolve_shared_model(model, out.resolve(), overwrite)
-    evaluation, _ = _evaluate(benchmark, out.resolve(), source, config, workers)
-    assert isinstance(evaluation, Evaluation)
-    settings = Settings(config=config, model=describe_model(source), digest=benchmark.digest())
-    evaluation_report(out / REPORT, evaluation, benchmark, settings, baseline)
-    return evaluation
+    summary, _ = _run(benchmark, out.resolve(), source, config, workers)
+
+    settings = ReportSettings(
+        config=config, model=describe_model(source), digest=benchmark.digest()
+    )
+    evaluation_report(out / REPORT, summary, benchmark, settings, baseline)
+    return summary
 
 
 def evaluate(
-    benchmark: PicturedBenchmark,
+    benchmark: AnyPicturedBenchmark,
     out: Path,
     model: str | None,
     config: InferenceConfig | None = None,
@@ -100,114 +110,109 @@ def evaluate(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Summary:
-    """Propagate and score a data set; write predictions, ``scores.json`` and ``report.html`` to
-    ``out``.
+    """Propagate and score a data set; write predictions, ``scores.json`` and ``report.html``.
 
     Args:
         benchmark: the data set with its protocol.
+        out: folder for what is written.
         model: see ``inference.load.resolve_model``.
-        workers: sequences at once; None takes ``config.workers``.
-        overwrite: replace files of others where results go.
+        config: of the propagation.
+        workers: sequences at once; None: ``config.workers``.
+        overwrite: replace files of another origin.
 
     Raises:
-        CallError: ``out`` touches the data set or the model, or holds files of others where results
-        go.
+        CallError: ``out`` touches the data set or the model, or has files of another origin where
+            results are written.
         NotFoundError: no such data set or model.
-        CorrFractalError: sequences failed; names each with its reason. The others' results are
-        kept.
+        CorrFractalError: sequences failed; names each with its reason. The results of the others
+            are kept.
     """
-    _refuse_outputs(benchmark, out, (benchmark.data, model and Path(model)), overwrite)
-    source = resolve_shared_model(model, out.resolve(), overwrite)
     config = config or InferenceConfig()
-    summary, results = _evaluate(benchmark, out.resolve(), source, config, workers)
-    settings = Settings(config=config, model=describe_model(source))
+    _check_outputs(benchmark, out, (benchmark.data, model and Path(model)), overwrite)
+
+    source = resolve_shared_model(model, out.resolve(), overwrite)
+    summary: Summary
+    summary, results = _run(benchmark, out.resolve(), source, config, workers)
+
+    settings = ReportSettings(config=config, model=describe_model(source))
     benchmark_report(out / REPORT, summary, results, benchmark, settings)
     return summary
 
 
-def _refuse_outputs(
-    benchmark: Benchmark, out: Path, inputs: Sequence[Path | str | None], overwrite: bool
+def _check_outputs(
+    benchmark: AnyBenchmark, out: Path, inputs: Sequence[Path | str | None], overwrite: bool
 ) -> None:
-    """Check that ``out`` touches no input, and that nothing of others is where results go; nothing
-    is written.
+    """Check that ``out`` touches no input and has no file of another origin where results are
+    written. Nothing is written.
 
     Raises:
         CallError: names the first that does.
     """
-    names = benchmark.names()  # first, since a folder that is no data set is the greater mistake
-    links = {
-        f"--out {part.name}": part
-        for part in (out.iterdir() if out.is_dir() else ())
-        if part.is_symlink()
-    }
+    # Names first: the user should learn that a folder is no data set before anything else.
+    names = benchmark.names()
+
+    parts = list(out.iterdir()) if out.is_dir() else []
+    links = {f"--out {part.name}": part for part in parts if part.is_symlink()}
     refuse_overlap({"--out": out, **links}, inputs)
+
     refuse_foreign_page(out / REPORT, overwrite=overwrite)
     summary_note(out).refuse_foreign([out / SCORES], overwrite=overwrite)
     for name in names:
         try:
             predictions = benchmark.predictions(name, out)
         except CorrFractalError:
-            continue  # reported with the reason when its turn comes
-        written = sequence_note(out, name)
-        written.refuse_foreign([result_file(out, name), *predictions], overwrite=overwrite)
+            continue  # reported when the sequence is evaluated
+        files = [result_file(out, name), *predictions]
+        sequence_note(out, name).refuse_foreign(files, overwrite=overwrite)
 
 
-def _evaluate(
-    benchmark: Benchmark,
+def _run(
+    benchmark: Benchmark[Any, Any, Any, T],
     out: Path,
     source: ModelSource,
     config: InferenceConfig,
     workers: int | None,
-) -> tuple[Summary, list[Result]]:
+) -> tuple[T, list[Result[Any]]]:
+    """Evaluate all sequences and sum them up; results are in the order of the data set."""
     names = benchmark.names()
     make_folder(out)
-    job = _EvaluationJob(benchmark=benchmark, out=out, source=source, config=config)
-    outcomes: dict[str, Result | Failure] = {}
+    job = EvaluationJob(benchmark=benchmark, out=out, source=source, config=config)
+    workers = config.workers if workers is None else workers
+
+    results: dict[str, Result[Any]] = {}
+    failures: list[Failure] = []
     with progress("evaluate", len(names)) as advance:
-        for outcome in _outcomes(names, job, config.workers if workers is None else workers):
-            outcomes[outcome.name] = outcome
-            say(_line(outcome))
+        for outcome in _evaluate_sequences(names, job, workers):
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+                say(f"  {outcome.name}: failed, {outcome.reason}")
+            else:
+                results[outcome.name] = outcome
+                seconds = outcome.seconds / outcome.frames
+                say(
+                    f"  {outcome.name}: {outcome.scores.line}; {outcome.frames} frames, "
+                    f"{seconds:.2f} s each"
+                )
             advance(1)
-    results = [outcome for name in names if isinstance(outcome := outcomes[name], Result)]
-    _refuse_failures([o for o in outcomes.values() if isinstance(o, Failure)], len(names), out)
-    summary = benchmark.summarize(results, source, out)
-    if source.registered is not None and source.run_id is not None:
-        try:
-            _log(summary, source.run_id, source.registered, job)
-        except CorrFractalError as exc:  # the scores themselves are complete
-            say(
-                f"warning: the scores are in {out}, but not in the registry: {exc}. The same "
-                "command again adds them"
-            )
-    return summary, results
+
+    if failures:
+        # Scores of an earlier run would not be those of the stored results any more.
+        summary_note(out).clear(lambda path: path.name == SCORES)
+        raise CorrFractalError(
+            f"{len(failures)} of {len(names)} sequences failed, so there is no score "
+            f"({list_failures(failures)}); {RERUN_HINT}"
+        )
+
+    in_order = [results[name] for name in names]
+    summary = benchmark.summarize(in_order, source, out)
+    _register_scores(summary, job)
+    return summary, in_order
 
 
-def _log(summary: Summary, run_id: str, registered: tuple[str, str], job: _EvaluationJob) -> None:
-    """Note the scores on the model version that made them; J and F of DAVIS in the form that the
-    gate reads."""
-    benchmark = job.benchmark
-    if not isinstance(summary, Evaluation) or not isinstance(benchmark, Davis):
-        measures = {**summary.measures(), "sequences": summary.sequences}
-        log_measures(run_id, registered, benchmark.dataset, measures, summary.to_dict())
-        return
-    scores = Scores(
-        dataset=benchmark.dataset,
-        set_digest=benchmark.digest(),
-        settings=job.config.digest,
-        weights=job.source.digest,
-        sequences=summary.sequences,
-        objects=len(summary.objects),
-        J=summary.mean("J"),
-        F=summary.mean("F"),
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    log_scores(run_id, registered, scores, summary.to_dict())
-
-
-def _outcomes(
-    names: tuple[str, ...], job: _EvaluationJob, workers: int
-) -> Iterator[Result | Failure]:
-    """One outcome for every sequence: stored ones first, then the others as they finish."""
+def _evaluate_sequences(
+    names: Sequence[str], job: EvaluationJob, workers: int
+) -> Iterator[Result[Any] | Failure]:
+    """One outcome per sequence: stored results first, then the others as their tasks end."""
     missing = []
     for name in names:
         try:
@@ -219,34 +224,54 @@ def _outcomes(
             missing.append(name)
         else:
             yield stored
+
+    # Ray takes seconds to start: not if everything is stored.
     if missing:
         with ray_session():
             tasks = {name: (name, job) for name in missing}
-            yield from (outcome for _, outcome in run_named_jobs(_evaluate_task, tasks, workers))
+            for _, outcome in run_named_jobs(_evaluate_task, tasks, workers):
+                yield outcome
 
 
-def _evaluate_task(task: tuple[str, _EvaluationJob]) -> Result | Failure:
+def _evaluate_task(task: tuple[str, EvaluationJob]) -> Result[Any] | Failure:
     """Runs in a worker process, on one core."""
     name, job = task
     use_one_core()
     try:
-        return job.benchmark.evaluate(
-            name, job.out, job.source, cached_model(job.source), job.config
-        )
+        model = cached_model(job.source)
+        return job.benchmark.evaluate(name, job.out, job.source, model, job.config)
     except CorrFractalError as exc:
         return Failure(name=name, reason=str(exc))
 
 
-def _line(outcome: Result | Failure) -> str:
-    if isinstance(outcome, Failure):
-        return f"  {outcome.name}: failed, {outcome.reason}"
-    return f"  {outcome.name}: {outcome.line}; {outcome.frames} frames, {outcome.seconds / outcome.frames:.2f} s each"
-
-
-def _refuse_failures(failures: list[Failure], total: int, out: Path) -> None:
-    if failures:
-        summary_note(out).clear(lambda path: path.name == SCORES)
-        raise CorrFractalError(
-            f"{len(failures)} of {total} sequences failed, so there is no score "
-            f"({list_failures(failures)}); {RERUN_HINT}"
+def _register_scores(summary: Summary, job: EvaluationJob) -> None:
+    """Store the scores with the registered version of the model, if it has one. The registry's gate
+    reads those of DAVIS, which therefore carry the identity of set, settings and weights."""
+    source = job.source
+    benchmark = job.benchmark
+    if source.registered is None or source.run_id is None:
+        return
+    try:
+        if isinstance(summary, DavisSummary) and isinstance(benchmark, Davis):
+            scores = Scores(
+                dataset=benchmark.dataset,
+                set_digest=benchmark.digest(),
+                settings=job.config.digest,
+                weights=source.digest,
+                sequences=summary.sequences,
+                objects=len(summary.objects),
+                J=summary.mean("J"),
+                F=summary.mean("F"),
+                at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            log_scores(source.run_id, source.registered, scores, summary.to_dict())
+        else:
+            measures = {**summary.measures(), "sequences": summary.sequences}
+            dataset = benchmark.dataset
+            log_measures(source.run_id, source.registered, dataset, measures, summary.to_dict())
+    except CorrFractalError as exc:
+        # Evaluation took hours and its scores are complete: an unreachable registry must not fail it.
+        say(
+            f"warning: the scores are in {job.out}, but not in the registry: {exc}. Rerun the "
+            "command to add them"
         )

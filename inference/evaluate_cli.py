@@ -1,4 +1,4 @@
-"""The commands ``corrfractal evaluate`` and ``corrfractal score``: a sub-command per benchmark."""
+"""The commands ``corrfractal evaluate`` and ``corrfractal score``, one sub-command per benchmark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from inference.benchmarks.base import Benchmark, PicturedBenchmark, Summary
+    from inference.benchmarks.base import AnyBenchmark, AnyPicturedBenchmark
+    from inference.benchmarks.results import Summary
 
 
 @click.group()
@@ -75,7 +76,6 @@ def _data_option(help_text: str) -> Command:
 
 def evaluation_options(function: Command) -> Command:
     """The options of every ``evaluate`` command."""
-    # Each benchmark has a default folder of its own: results of one would be stale in another's.
     benchmark = function.__name__.removeprefix("evaluate_")
     out = click.option(
         "--out",
@@ -208,7 +208,7 @@ def score_vip(data: Path, masks: Path) -> dict[str, Any]:
 
 
 def _evaluate(
-    benchmark: PicturedBenchmark,
+    benchmark: AnyPicturedBenchmark,
     *,
     out: Path,
     model: str | None,
@@ -222,7 +222,7 @@ def _evaluate(
     return _print_summary(run(benchmark, out, model, config, workers=workers, overwrite=overwrite))
 
 
-def _score(benchmark: Benchmark, predictions: Path) -> dict[str, Any]:
+def _score(benchmark: AnyBenchmark, predictions: Path) -> dict[str, Any]:
     with progress("score", len(benchmark.names())) as advance:
         return _print_summary(benchmark.score(predictions, advance))
 

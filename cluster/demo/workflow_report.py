@@ -22,11 +22,11 @@ from corrfractal.common.report_page import (
 )
 from corrfractal.shards.clip import colorize, decode_clip, read_members
 from corrfractal.shards.manifest import load_manifest, sample_index
-from inference.benchmarks.davis import Evaluation
+from inference.benchmarks.davis import DavisSummary
 from inference.datasets.davis_files import open_sequence, sequence_names
 from inference.prompts.mask_images import read_mask
 from inference.reports.pictures import finish_plot, object_table, overlay_strip
-from pipeline.report.build_result import PrecomputeResult
+from pipeline.run import PrecomputeResult
 from training.run import TrainingResult
 
 NAMES = {
@@ -44,7 +44,7 @@ def write_workflow_report(
     out: Path,
     shards: PrecomputeResult,
     training: TrainingResult,
-    scores: dict[str, Evaluation],
+    scores: dict[str, DavisSummary],
     evaluation: EvaluationConfig | None,
 ) -> None:
     """Write ``report.html`` of a workflow whose folder is ``out``."""
@@ -60,7 +60,7 @@ def write_workflow_report(
     )
 
 
-def _scores(scores: dict[str, Evaluation]) -> Section:
+def _scores(scores: dict[str, DavisSummary]) -> Section:
     rows: list[tuple[Cell, ...]] = []
     for name, evaluation in scores.items():
         shares = (evaluation.JF, evaluation.mean("J"), evaluation.mean("F"))
@@ -120,7 +120,7 @@ def _training(folder: Path, training: TrainingResult) -> Section:
     )
 
 
-def _masks(scores: dict[str, Evaluation], data: Path) -> list[Section]:
+def _masks(scores: dict[str, DavisSummary], data: Path) -> list[Section]:
     """A strip per sequence: the model's masks above, the truth below; then the table of objects."""
     sections = []
     out = scores["model"].out

@@ -1,46 +1,33 @@
-"""VIP evaluation: the parts of the first frame are carried through the video, scored by mean IoU.
+"""VIP: the body parts of the first frame are propagated and scored by mean IoU.
 
-Frames and first mask are resized to 560 x 560, masks back to the truth by nearest neighbour. One
-confusion matrix is kept over the whole data set. ``mIoU`` counts the given first frames too, as the
-scripts of the paper's siblings do; ``mIoU_predicted`` leaves them out.
+Frames and the first mask are resized to 560 x 560, and masks back to the size of the annotation by
+nearest neighbour. There is one confusion matrix for the data set. ``mIoU`` includes the given first
+frames, as the scripts of related work do; ``mIoU_predicted`` leaves them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from corrfractal.common.errors import MaskError
-from corrfractal.common.process import peak_rss_mb
 from corrfractal.common.report_page import Picture
 from inference.config import InferenceConfig
-from inference.datasets.vip_files import PARTS, Video, open_video, video_names
-from inference.load import ModelSource
+from inference.datasets.vip_files import PARTS, VipVideo, open_video, video_names
 from inference.metrics.iou import I64, confusion, iou, mean_iou
-from inference.prompts.mask_images import encode_mask, read_mask
+from inference.prompts.mask_images import read_mask
 from inference.propagation.track import track
 from inference.protocols import Model
-from inference.reports.benchmark_report import later, mask_strip, some
+from inference.reports.pictures import mask_strip, sample_evenly, skip_first
 
-from .base import (
-    Advance,
-    Result,
-    Summary,
-    cost,
-    load,
-    report_unknown,
-    result_digest,
-    score_each,
-    sequence_note,
-    store,
-    write_scores,
-)
+from .base import PicturedBenchmark
+from .mask_benchmark import MaskBenchmark, resize_mask, square_frame
+from .results import Result, SequenceScores, Summary
 
 U8 = npt.NDArray[np.uint8]
 Rows = tuple[tuple[int, ...], ...]
@@ -49,20 +36,24 @@ SIZE = 560
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartsResult(Result):
-    """One video: confusion matrices (truth by prediction, pixels) of the given first frame and of
-    all others."""
+class PartScores(SequenceScores):
+    """Confusion matrices of one video (annotation by prediction, in pixels).
+
+    Attributes:
+        first: of the given first frame.
+        others: of all other frames.
+    """
 
     first: Rows
     others: Rows
 
     @property
     def line(self) -> str:
-        """Mean IoU of this video's predicted frames."""
+        """Mean IoU of the predicted frames."""
         return f"mIoU {mean_iou(np.array(self.others)):.3f}"
 
     @property
-    def score(self) -> float | None:
+    def ranking(self) -> float | None:
         """Mean IoU of the predicted frames."""
         value = mean_iou(np.array(self.others))
         return None if np.isnan(value) else value
@@ -70,7 +61,7 @@ class PartsResult(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class PartsSummary(Summary):
-    """Confusion matrices over all videos: of the given first frames, and of all others."""
+    """Confusion matrices over all videos, int64 (20, 20): of given and of predicted frames."""
 
     first: I64
     others: I64
@@ -79,41 +70,39 @@ class PartsSummary(Summary):
         """Mean IoU with and without the first frames."""
         return {"mIoU": mean_iou(self.first + self.others), "mIoU_predicted": mean_iou(self.others)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields of ``scores.json``."""
-        return {
-            "dataset": self.dataset,
-            "sequences": self.sequences,
-            **self.measures(),
-            "per_part": {
-                name: None if np.isnan(v) else float(v)
-                for name, v in zip(PARTS, self._each(), strict=True)
-            },
-            "model": self.model,
-            "seconds_per_frame": self.seconds_per_frame,
-            "peak_rss_mb": self.peak_rss_mb,
-        }
+    def fields(self) -> dict[str, Any]:
+        """Mean IoU, and IoU of each part; None for a part that occurs nowhere."""
+        return {**self.measures(), "per_part": self._per_part()}
 
     def lines(self) -> list[str]:
         """A row per part, and the means."""
         width = max(map(len, PARTS))
-        rows = [
-            f"{n:{width}}  {'-' if np.isnan(v) else f'{v:.4f}'}"
-            for n, v in zip(PARTS, self._each(), strict=True)
-        ]
-        means = [f"{name:{width}}  {value:.4f}" for name, value in self.measures().items()]
-        return [f"{'part':{width}}  IoU", *rows, *means]
+        lines = [f"{'part':{width}}  IoU"]
+        for name, value in self._per_part().items():
+            cell = "-" if value is None else f"{value:.4f}"
+            lines.append(f"{name:{width}}  {cell}")
+        for name, value in self.measures().items():
+            lines.append(f"{name:{width}}  {value:.4f}")
+        return lines
 
-    def _each(self) -> npt.NDArray[np.float64]:
-        return iou(self.first + self.others)
+    def _per_part(self) -> dict[str, float | None]:
+        values = iou(self.first + self.others)
+        return {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(PARTS, values, strict=True)
+        }
 
 
 @dataclass(frozen=True)
-class Vip:
-    """VIP, part propagation."""
+class Vip(
+    MaskBenchmark[VipVideo, PartScores, PartsSummary],
+    PicturedBenchmark[VipVideo, U8, PartScores, PartsSummary],
+):
+    """VIP, propagation of parts."""
 
-    data: Path
     split: str = "val"
+
+    SCORES = PartScores
 
     @property
     def dataset(self) -> str:
@@ -124,151 +113,62 @@ class Vip:
         """Names of the videos."""
         return video_names(self.data, self.split)
 
-    def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
-        """The masks that ``evaluate`` writes for a video."""
-        return tuple(
-            out / "masks" / name / f"{frame.stem}.png"
-            for frame in open_video(self.data, name).frames
-        )
+    def open(self, name: str) -> VipVideo:
+        """The files of a video."""
+        return open_video(self.data, name)
 
-    def evaluate(
-        self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
-    ) -> PartsResult:
-        """Propagate the parts of one video, store its masks, of the truth's size, and scores, and
-        return them.
+    def predict(
+        self, clip: VipVideo, model: Model, config: InferenceConfig
+    ) -> Iterator[tuple[U8, float]]:
+        """Masks of all frames, of the size of their annotations; that of the first is given."""
+        first = clip.first()
+        frames = (square_frame(clip.frame(t), SIZE) for t in range(len(clip.frames)))
+        steps = track(frames, resize_mask(first, (SIZE, SIZE)), model, config)
+        for t, step in enumerate(steps):
+            mask = first if t == 0 else resize_mask(step.mask, clip.annotation(t).shape)
+            yield mask, step.seconds
 
-        Raises:
-            NotFoundError, MaskError, VideoError: a file of the video is missing or damaged; names
-            it.
-        """
-        video = open_video(self.data, name)
-        first = _resize(video.first(), (SIZE, SIZE))
-        frames = (_square(video.frame(t)) for t in range(len(video.frames)))
-        paths, written = self.predictions(name, out), sequence_note(out, name)
-        seconds: list[float] = []
-
-        def masks() -> Iterator[U8]:
-            for t, step in enumerate(track(frames, first, model, config)):
-                seconds.append(step.seconds)
-                mask = video.first() if t == 0 else _resize(step.mask, video.annotation(t).shape)
-                written.write(paths[t], encode_mask(mask))
-                yield mask
-
-        given, others = _confusions(video, masks())
-        result = PartsResult(
-            name=name,
-            digest=result_digest(video.fingerprint(), source, config),
-            frames=len(video.frames),
-            seconds=sum(seconds),
-            peak_rss_mb=peak_rss_mb(),
-            first=_rows(given),
-            others=_rows(others),
-        )
-        store(out, result)
-        return result
-
-    def stored(
-        self, name: str, out: Path, source: ModelSource, config: InferenceConfig
-    ) -> PartsResult | None:
-        """The result of an earlier run, if model, settings, files and all masks are still the same."""
-        digest = result_digest(open_video(self.data, name).fingerprint(), source, config)
-        return load(PartsResult, out, name, digest, self.predictions(name, out))
-
-    def summarize(
-        self, results: Sequence[PartsResult], source: ModelSource, out: Path
-    ) -> PartsSummary:
-        """Scores over all videos, with ``scores.json`` written."""
-        given, others = (
-            np.sum([getattr(r, which) for r in results], axis=0) for which in ("first", "others")
-        )
-        summary = PartsSummary(
-            dataset=self.dataset,
-            first=given,
-            others=others,
-            sequences=len(results),
-            model=source.name,
-            out=out,
-            **cost(results),
-        )
-        write_scores(out, summary)
-        return summary
-
-    def strip(self, result: PartsResult, out: Path, opacity: float) -> Picture:
-        """Some frames under their parts."""
-        video = open_video(self.data, result.name)
-        shown = [
-            (video.frames[t].stem, video.frame(t), video.annotation(t))
-            for t in some(later(len(video.frames)))
-        ]
-        return mask_strip(
-            [
-                (
-                    frame,
-                    read_mask(out / "masks" / result.name / f"{stem}.png"),
-                    np.where(truth < len(PARTS), truth, 0),
+    def read(self, clip: VipVideo, paths: Sequence[Path]) -> Iterator[U8]:
+        """Masks made elsewhere, of any size."""
+        for path in paths:
+            mask = read_mask(path)
+            if mask.max() >= len(PARTS):
+                raise MaskError(
+                    f"the mask {path} holds the id {mask.max()}, but parts are 0..{len(PARTS) - 1}"
                 )
-                for stem, frame, truth in shown
-            ],
-            [stem for stem, *_ in shown],
-            opacity,
-        )
+            yield mask
 
-    def score(self, masks: Path, advance: Advance = lambda n: None) -> PartsSummary:
-        """Score masks made elsewhere, laid out as ``masks/<video>/<frame>.png``, of any size.
+    def score_clip(self, clip: VipVideo, predictions: Iterable[tuple[int, U8]]) -> PartScores:
+        """Confusion matrices; masks are resized to the annotation."""
+        first = np.zeros((len(PARTS), len(PARTS)), dtype=np.int64)
+        others = np.zeros_like(first)
+        for t, mask in predictions:
+            truth = clip.annotation(t)
+            matrix = first if t == 0 else others
+            matrix += confusion(truth, resize_mask(mask, truth.shape), len(PARTS))
+        return PartScores(first=_rows(first), others=_rows(others))
 
-        Raises:
-            NotFoundError: the data set, or a mask file, is missing; names it.
-            MaskError: a mask is unreadable, or holds an id that is no part.
-        """
-
-        def score_one(name: str) -> I64:
-            video = open_video(self.data, name)
-            report_unknown(masks / name, (path.name for path in video.annotations))
-            return np.stack(
-                _confusions(video, (_read(masks / name / path.name) for path in video.annotations))
-            )
-
-        names = self.names()
-        totals = np.sum(score_each(names, masks, score_one, advance), axis=0)
+    def summary(self, scores: Mapping[str, PartScores]) -> PartsSummary:
+        """Sums of the confusion matrices."""
         return PartsSummary(
-            dataset=self.dataset, first=totals[0], others=totals[1], sequences=len(names)
+            dataset=self.dataset,
+            sequences=len(scores),
+            first=np.sum([video.first for video in scores.values()], axis=0),
+            others=np.sum([video.others for video in scores.values()], axis=0),
         )
 
-
-def _confusions(video: Video, masks: Iterator[U8]) -> tuple[I64, I64]:
-    """Confusion matrices of the first frame and of all others; masks are brought to the truth's
-    size."""
-    totals = np.zeros((2, len(PARTS), len(PARTS)), dtype=np.int64)
-    for t, mask in enumerate(masks):
-        truth = video.annotation(t)
-        totals[min(t, 1)] += confusion(truth, _resize(mask, truth.shape), len(PARTS))
-    return totals[0], totals[1]
-
-
-def _read(path: Path) -> U8:
-    mask = read_mask(path)
-    if mask.max() >= len(PARTS):
-        raise MaskError(
-            f"the mask {path} holds the id {mask.max()}, but parts are 0..{len(PARTS) - 1}"
-        )
-    return mask
-
-
-def _square(frame: U8) -> U8:
-    shrinks = max(frame.shape[:2]) > SIZE
-    return np.asarray(
-        cv2.resize(
-            frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
-    )
-
-
-def _resize(mask: U8, size: tuple[int, ...]) -> U8:
-    """Nearest neighbour, by the centres of pixels."""
-    if mask.shape == size:
-        return mask
-    return np.asarray(cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT))
+    def strip(self, result: Result[PartScores], out: Path, opacity: float) -> Picture:
+        """Some frames with their parts."""
+        video = self.open(result.name)
+        files = self.predictions(result.name, out)
+        indices = sample_evenly(skip_first(len(video.frames)))
+        shown = []
+        for t in indices:
+            truth = video.annotation(t)
+            parts = np.where(truth < len(PARTS), truth, 0)
+            shown.append((video.frame(t), read_mask(files[t]), parts))
+        return mask_strip(shown, [video.frames[t].stem for t in indices], opacity)
 
 
 def _rows(matrix: I64) -> Rows:
-    return tuple(tuple(int(n) for n in row) for row in matrix)
+    return tuple(tuple(int(count) for count in row) for row in matrix)

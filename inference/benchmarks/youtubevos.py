@@ -1,17 +1,16 @@
-"""YouTube-VOS evaluation: objects join where they are annotated first; J and F of seen and unseen
+"""YouTube-VOS, semi-supervised: objects join at their first annotation; J and F of seen and unseen
 categories.
 
-The masks of all frames lie in ``Annotations/<video>/<frame>.png``, the tree that the benchmark's
-server takes. The overall score is the mean of four: J and F, each over the objects of seen and of
-unseen categories.
+The masks of all frames go to ``Annotations/<video>/<frame>.png``, the layout that the server of the
+benchmark accepts. The overall score is the mean of four: J and F, each over the objects of seen and
+of unseen categories.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +18,31 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.common.errors import MaskError, NotFoundError
-from corrfractal.common.process import peak_rss_mb
 from corrfractal.common.report_page import Picture
 from inference.config import InferenceConfig
-from inference.datasets.youtubevos_files import Video, open_video, video_names
-from inference.load import ModelSource
-from inference.metrics.jf import ObjectScore, frame_scores
-from inference.prompts.mask_images import encode_mask, read_mask
+from inference.datasets.youtubevos_files import YoutubeVosVideo, open_video, video_names
+from inference.metrics.jf import ObjectScore, frame_scores, mean_over_objects
+from inference.prompts.mask_images import read_mask
 from inference.protocols import Model
-from inference.reports.benchmark_report import later, mask_strip, some
+from inference.reports.pictures import mask_strip, sample_evenly, skip_first
 
-from .base import (
-    Advance,
-    Summary,
-    cost,
-    load,
-    report_unknown,
-    result_digest,
-    score_each,
-    sequence_note,
-    store,
-    write_scores,
-)
-from .davis import SequenceResult, object_lines
+from .base import Advance, PicturedBenchmark
+from .jf_benchmark import ObjectScores, object_lines
+from .mask_benchmark import MaskBenchmark
+from .results import Result, Summary
 
 U8 = npt.NDArray[np.uint8]
-
-SUBMISSION = "Annotations"
-FOUR = ("J_seen", "J_unseen", "F_seen", "F_unseen")
 
 
 @dataclass(frozen=True, kw_only=True)
 class YoutubeVosSummary(Summary):
-    """Scores over all objects that have a public truth, fractions 0..1; with none, there are masks
-    and no scores.
+    """Scores of all objects with a public annotation after the first, fractions 0..1. Without any,
+    there are masks and no scores.
 
     Attributes:
-        objects: scores of every object.
-        seen: whether each object's category is among the training set's; None where no category is
-            public.
+        objects: scores of each object.
+        seen: whether the training set has the category of each object; None where the category is
+            not public.
     """
 
     objects: tuple[ObjectScore, ...]
@@ -65,68 +50,62 @@ class YoutubeVosSummary(Summary):
 
     def four(self) -> dict[str, float | None]:
         """J and F of seen and unseen categories; None for a group without objects."""
-        found: dict[str, float | None] = {}
-        for measure in "JF":
-            for group, wanted in (("seen", True), ("unseen", False)):
-                chosen = [
-                    o for o, seen in zip(self.objects, self.seen, strict=True) if seen is wanted
-                ]
-                mean = (
-                    float(np.mean([getattr(o, measure).mean for o in chosen])) if chosen else None
-                )
-                found[f"{measure}_{group}"] = mean
-        return {name: found[name] for name in FOUR}
+        pairs = list(zip(self.objects, self.seen, strict=True))
+        seen = [score for score, group in pairs if group is True]
+        unseen = [score for score, group in pairs if group is False]
+        return {
+            "J_seen": _mean(seen, "J"),
+            "J_unseen": _mean(unseen, "J"),
+            "F_seen": _mean(seen, "F"),
+            "F_unseen": _mean(unseen, "F"),
+        }
 
     @property
     def overall(self) -> float | None:
-        """Mean of the four, the number that the benchmark ranks by; None if a group has no objects."""
-        values = [value for value in self.four().values() if value is not None]
-        return float(np.mean(values)) if len(values) == len(FOUR) else None
+        """Mean of the four, the figure that the benchmark ranks by; None if a group is empty."""
+        values = self.four().values()
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if len(known) == len(values) else None
 
     def measures(self) -> dict[str, float]:
         """Those of the five figures that exist."""
-        return {k: v for k, v in {"overall": self.overall, **self.four()}.items() if v is not None}
+        figures = {"overall": self.overall, **self.four()}
+        return {name: value for name, value in figures.items() if value is not None}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields of ``scores.json``."""
-        pairs = zip(self.objects, self.seen, strict=True)
-        means = {
-            m: float(np.mean([getattr(o, m).mean for o in self.objects])) if self.objects else None
-            for m in "JF"
-        }
+    def fields(self) -> dict[str, Any]:
+        """The five figures, means over all objects, and J and F of each."""
         return {
-            "dataset": self.dataset,
-            "sequences": self.sequences,
             "overall": self.overall,
             **self.four(),
-            **means,
+            "J": _mean(self.objects, "J"),
+            "F": _mean(self.objects, "F"),
             "per_object": {
-                o.name: {"J": o.J.mean, "F": o.F.mean, "seen": seen} for o, seen in pairs
+                score.name: {"J": score.J.mean, "F": score.F.mean, "seen": seen}
+                for score, seen in zip(self.objects, self.seen, strict=True)
             },
-            "model": self.model,
-            "seconds_per_frame": self.seconds_per_frame,
-            "peak_rss_mb": self.peak_rss_mb,
         }
 
     def lines(self) -> list[str]:
-        """A row per object, and the benchmark's figures."""
+        """A row per object, and the five figures."""
         if not self.objects:
-            return [
-                "no truth beyond the first annotations: there are masks to submit, and no scores"
-            ]
-        figures = ", ".join(
-            f"{name} {'-' if value is None else f'{value:.4f}'}"
-            for name, value in {"overall": self.overall, **self.four()}.items()
-        )
-        return [*object_lines(self.objects, ""), figures]
+            return ["no annotation after the first is public: masks to submit, no scores"]
+        figures = []
+        for name, value in {"overall": self.overall, **self.four()}.items():
+            figures.append(f"{name} -" if value is None else f"{name} {value:.4f}")
+        return [*object_lines(self.objects), ", ".join(figures)]
 
 
 @dataclass(frozen=True)
-class YoutubeVos:
-    """YouTube-VOS, semi-supervised."""
+class YoutubeVos(
+    MaskBenchmark[YoutubeVosVideo, ObjectScores, YoutubeVosSummary],
+    PicturedBenchmark[YoutubeVosVideo, U8, ObjectScores, YoutubeVosSummary],
+):
+    """YouTube-VOS of one split, which is the name of its folder."""
 
-    data: Path
     split: str = "valid"
+
+    FOLDER = "Annotations"
+    SCORES = ObjectScores
 
     @property
     def dataset(self) -> str:
@@ -137,164 +116,123 @@ class YoutubeVos:
         """Names of the videos."""
         return video_names(self.data, self.split)
 
-    def predictions(self, name: str, out: Path) -> tuple[Path, ...]:
-        """The masks that ``evaluate`` writes for a video."""
-        frames = open_video(self.data, name, self.split).frames
-        return tuple(out / SUBMISSION / name / f"{frame.stem}.png" for frame in frames)
+    def open(self, name: str) -> YoutubeVosVideo:
+        """The files of a video."""
+        return open_video(self.data, name, self.split)
 
-    def evaluate(
-        self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
-    ) -> SequenceResult:
-        """Propagate one video, store a mask for every frame and the scores, and return them.
+    def scored(self, clip: YoutubeVosVideo) -> Sequence[int]:
+        """The frames in which some object has a truth."""
+        annotated = {stem for object_id in clip.objects for stem in clip.truth(object_id)}
+        return [t for t, frame in enumerate(clip.frames) if frame.stem in annotated]
+
+    def predict(
+        self, clip: YoutubeVosVideo, model: Model, config: InferenceConfig
+    ) -> Iterator[tuple[U8, float]]:
+        """Masks of all frames. Objects that are annotated for the first time overwrite the
+        prediction, and the frame with them becomes a memory frame."""
+        first = clip.frame(0)
+        size = first.shape[:2]
+        given = clip.given(0, size)
+        mask = np.zeros(size, dtype=np.uint8) if given is None else given
+        tracker = model.tracker(first, mask, config.tracker)
+        yield mask, 0.0
+
+        for t in range(1, len(clip.frames)):
+            frame = clip.frame(t)
+            given = clip.given(t, size)
+            started = time.perf_counter()
+            mask = tracker.step(frame, given)
+            yield mask, time.perf_counter() - started
+
+    def read(self, clip: YoutubeVosVideo, paths: Sequence[Path]) -> Iterator[U8]:
+        """Masks made elsewhere; an id that the video does not have is refused."""
+        size = clip.frame(0).shape[:2]
+        for path in paths:
+            mask = read_mask(path, size)
+            unknown = set(np.unique(mask).tolist()) - {0, *clip.objects}
+            if unknown:
+                known = ", ".join(map(str, sorted(clip.objects)))
+                raise MaskError(
+                    f"the mask {path} holds the id {max(unknown)}, but {clip.name} has objects "
+                    f"{known}"
+                )
+            yield mask
+
+    def score_clip(
+        self, clip: YoutubeVosVideo, predictions: Iterable[tuple[int, U8]]
+    ) -> ObjectScores:
+        """J and F of the objects that have a truth, each in its annotated frames after the
+        first."""
+        size = clip.frame(0).shape[:2]
+        truths = {object_id: set(clip.truth(object_id)) for object_id in clip.objects}
+        per_frame: dict[int, list[tuple[float, float]]] = {
+            object_id: [] for object_id, stems in truths.items() if stems
+        }
+        for t, mask in predictions:
+            stem = clip.frames[t].stem
+            truth = clip.annotation(stem, size)
+            for object_id, scores in per_frame.items():
+                if stem in truths[object_id]:
+                    scores.append(frame_scores(truth == object_id, mask == object_id))
+
+        return ObjectScores(
+            objects=tuple(
+                ObjectScore(
+                    sequence=clip.name,
+                    object_id=object_id,
+                    j_frames=tuple(j for j, _ in scores),
+                    f_frames=tuple(f for _, f in scores),
+                )
+                for object_id, scores in per_frame.items()
+            )
+        )
+
+    def summary(self, scores: Mapping[str, ObjectScores]) -> YoutubeVosSummary:
+        """Scores of all objects, each with the group of its category."""
+        objects: list[ObjectScore] = []
+        seen: list[bool | None] = []
+        for name, sequence in scores.items():
+            about = self.open(name).objects
+            objects += sequence.objects
+            seen += [about[score.object_id].seen for score in sequence.objects]
+        return YoutubeVosSummary(
+            dataset=self.dataset,
+            sequences=len(scores),
+            objects=tuple(objects),
+            seen=tuple(seen),
+        )
+
+    def score(self, predictions: Path, advance: Advance = lambda count: None) -> YoutubeVosSummary:
+        """As for every benchmark.
 
         Raises:
-            NotFoundError, MaskError, VideoError: a file of the video is missing or damaged; names
-            it.
+            NotFoundError: also if no annotation after the first is public.
         """
-        video = open_video(self.data, name, self.split)
-        written = sequence_note(out, name)
-        seconds: list[float] = []
-        masks: dict[str, U8] = {}
-        predicted = _masks(video, model, config, seconds)
-        for frame, path, mask in zip(
-            video.frames, self.predictions(name, out), predicted, strict=True
-        ):
-            written.write(path, encode_mask(mask))
-            if frame.stem in video.annotations:
-                masks[frame.stem] = mask
-        result = SequenceResult(
-            name=name,
-            digest=result_digest(video.fingerprint(), source, config),
-            frames=len(video.frames),
-            seconds=sum(seconds),
-            peak_rss_mb=peak_rss_mb(),
-            objects=_score(video, masks),
-        )
-        store(out, result)
-        return result
-
-    def stored(
-        self, name: str, out: Path, source: ModelSource, config: InferenceConfig
-    ) -> SequenceResult | None:
-        """The result of an earlier run, if model, settings, files and all masks are still the same."""
-        digest = result_digest(
-            open_video(self.data, name, self.split).fingerprint(), source, config
-        )
-        return load(SequenceResult, out, name, digest, self.predictions(name, out))
-
-    def summarize(
-        self, results: Sequence[SequenceResult], source: ModelSource, out: Path
-    ) -> YoutubeVosSummary:
-        """Scores over all videos, with ``scores.json`` written."""
-        objects = [o for result in results for o in result.objects]
-        summary = self._summary(objects, len(results), model=source.name, out=out, **cost(results))
-        write_scores(out, summary)
+        summary = super().score(predictions, advance)
+        if not summary.objects:
+            raise NotFoundError(
+                f"{self.data / self.split / 'Annotations'} holds only the first annotation of "
+                "every object: there is no truth to score against"
+            )
         return summary
 
-    def strip(self, result: SequenceResult, out: Path, opacity: float) -> Picture:
-        """Some frames under their objects: annotated ones, where there are any after the first."""
-        video = open_video(self.data, result.name, self.split)
-        known = [t for t, frame in enumerate(video.frames) if t and frame.stem in video.annotations]
-        ts = some(known or later(len(video.frames)))
-        stems = [video.frames[t].stem for t in ts]
+    def strip(self, result: Result[ObjectScores], out: Path, opacity: float) -> Picture:
+        """Some frames with their objects: annotated frames, if there are any after the first."""
+        video = self.open(result.name)
+        files = self.predictions(result.name, out)
+        annotated = [
+            t for t, frame in enumerate(video.frames) if t and frame.stem in video.annotations
+        ]
+        indices = sample_evenly(annotated or skip_first(len(video.frames)))
+        stems = [video.frames[t].stem for t in indices]
+
         shown = []
-        for t, stem in zip(ts, stems, strict=True):
+        for t, stem in zip(indices, stems, strict=True):
             frame = video.frame(t)
-            truth = video.annotation(stem, frame.shape[:2]) if known else None
-            shown.append((frame, read_mask(out / SUBMISSION / result.name / f"{stem}.png"), truth))
+            truth = video.annotation(stem, frame.shape[:2]) if annotated else None
+            shown.append((frame, read_mask(files[t]), truth))
         return mask_strip(shown, stems, opacity)
 
-    def score(self, masks: Path, advance: Advance = lambda n: None) -> YoutubeVosSummary:
-        """Score masks made elsewhere, laid out as ``masks/<video>/<frame>.png``; reads the scored
-        frames only.
 
-        Raises:
-            NotFoundError: the data set, its truth, or a mask file, is missing; names it.
-            MaskError: a mask is unreadable, of another size, or holds an id that the video does not
-            have.
-        """
-
-        def score_one(name: str) -> Sequence[ObjectScore]:
-            video = open_video(self.data, name, self.split)
-            report_unknown(masks / name, (path.name for path in video.frames))
-            return _score(video, _Stored(video, masks / name))
-
-        names = self.names()
-        objects = list(chain(*score_each(names, masks, score_one, advance)))
-        if not objects:
-            raise NotFoundError(
-                f"{self.data / self.split / 'Annotations'} holds the first annotation of every "
-                "object only: there is no truth to score against"
-            )
-        return self._summary(objects, len(names))
-
-    def _summary(
-        self, objects: Sequence[ObjectScore], sequences: int, **facts: Any
-    ) -> YoutubeVosSummary:
-        about = {
-            name: open_video(self.data, name, self.split).objects
-            for name in {o.sequence for o in objects}
-        }
-        seen = tuple(about[o.sequence][o.object_id].seen for o in objects)
-        return YoutubeVosSummary(
-            dataset=self.dataset, objects=tuple(objects), seen=seen, sequences=sequences, **facts
-        )
-
-
-def _masks(
-    video: Video, model: Model, config: InferenceConfig, seconds: list[float]
-) -> Iterator[U8]:
-    """A mask per frame: predicted, and overwritten by the objects that are given there, which the
-    memory keeps."""
-    first = video.frame(0)
-    size = first.shape[:2]
-    given = video.given(0, size)
-    mask = np.zeros(size, dtype=np.uint8) if given is None else given
-    tracker = model.tracker(first, mask, config.tracker)
-    yield mask
-    for t in range(1, len(video.frames)):
-        frame, given = video.frame(t), video.given(t, size)
-        started = time.perf_counter()
-        mask = tracker.step(frame, given)
-        seconds.append(time.perf_counter() - started)
-        yield mask
-
-
-def _score(video: Video, masks: Mapping[str, U8]) -> tuple[ObjectScore, ...]:
-    """J and F of the objects that have a truth beyond their first annotation."""
-    size = video.frame(0).shape[:2]
-    scored: dict[int, list[tuple[float, float]]] = {i: [] for i in video.objects if video.truth(i)}
-    for stem in sorted({stem for i in scored for stem in video.truth(i)}):
-        truth, mask = video.annotation(stem, size), masks[stem]
-        for i, frames in scored.items():
-            if stem in video.truth(i):
-                frames.append(frame_scores(truth == i, mask == i))
-    return tuple(
-        ObjectScore(
-            sequence=video.name,
-            object_id=i,
-            j_frames=tuple(j for j, _ in frames),
-            f_frames=tuple(f for _, f in frames),
-        )
-        for i, frames in scored.items()
-    )
-
-
-class _Stored(dict[str, U8]):
-    """Masks by the name of their frame, read when asked for."""
-
-    def __init__(self, video: Video, folder: Path) -> None:
-        super().__init__()
-        self._video, self._folder, self._size = video, folder, video.frame(0).shape[:2]
-
-    def __missing__(self, stem: str) -> U8:
-        path = self._folder / f"{stem}.png"
-        mask = read_mask(path, self._size)
-        strange = sorted(set(np.unique(mask).tolist()) - {0, *self._video.objects})
-        if strange:
-            known = ", ".join(map(str, sorted(self._video.objects)))
-            raise MaskError(
-                f"the mask {path} holds the id {strange[-1]}, but {self._video.name} has objects "
-                f"{known}"
-            )
-        return mask
+def _mean(objects: Sequence[ObjectScore], measure: str) -> float | None:
+    return mean_over_objects(objects, measure) if objects else None

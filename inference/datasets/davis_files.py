@@ -38,7 +38,7 @@ YEARS = ("2017", "2016")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence:
+class DavisSequence:
     """One annotated sequence: file names only, pictures are read when asked for.
 
     Attributes:
@@ -120,7 +120,7 @@ def sequence_names(root: Path, split: str = "val", year: str | None = None) -> t
     )
 
 
-def open_sequence(root: Path, name: str, year: str | None = None) -> Sequence:
+def open_sequence(root: Path, name: str, year: str | None = None) -> DavisSequence:
     """Look up the files of a sequence and check that they are complete.
 
     Raises:
@@ -139,7 +139,9 @@ def open_sequence(root: Path, name: str, year: str | None = None) -> Sequence:
         raise NotFoundError(
             f"sequence {name} has {len(frames)} frames in {frames[0].parent}: at least 3 are needed"
         )
-    return Sequence(name=name, frames=frames, annotations=annotations, year=year or find_year(root))
+    return DavisSequence(
+        name=name, frames=frames, annotations=annotations, year=year or find_year(root)
+    )
 
 
 def set_digest(root: Path, split: str = "val", year: str | None = None) -> str:

@@ -32,7 +32,7 @@ TEST = "2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
+class JhmdbVideo:
     """One video with its joints.
 
     Attributes:
@@ -89,7 +89,7 @@ def video_names(root: Path, split: str = "1") -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def open_video(root: Path, name: str) -> Video:
+def open_video(root: Path, name: str) -> JhmdbVideo:
     """Read the joints of a video and look up its frames.
 
     Raises:
@@ -104,7 +104,7 @@ def open_video(root: Path, name: str) -> Video:
             f"the folder {frames[0].parent} holds {len(frames)} pictures, but {mat} annotates "
             f"{len(joints)} frames"
         )
-    return Video(name=name, frames=frames[: len(joints)], joints=joints, mat=mat)
+    return JhmdbVideo(name=name, frames=frames[: len(joints)], joints=joints, mat=mat)
 
 
 def read_joints(path: Path) -> Float:

@@ -31,7 +31,7 @@ PARTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
+class VipVideo:
     """One annotated video: file names only, pictures are read when asked for.
 
     Attributes:
@@ -84,7 +84,7 @@ def video_names(root: Path, split: str = "val") -> tuple[str, ...]:
     return tuple(dict.fromkeys(PurePosixPath(line).name for line in lines))
 
 
-def open_video(root: Path, name: str) -> Video:
+def open_video(root: Path, name: str) -> VipVideo:
     """Look up the files of a video and check that they are complete.
 
     Raises:
@@ -103,4 +103,4 @@ def open_video(root: Path, name: str) -> Video:
         raise NotFoundError(
             f"video {name} has 1 frame in {frames[0].parent}: at least 2 are needed"
         )
-    return Video(name=name, frames=frames, annotations=annotations)
+    return VipVideo(name=name, frames=frames, annotations=annotations)

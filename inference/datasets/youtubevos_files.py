@@ -62,7 +62,7 @@ class _Meta(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
+class YoutubeVosVideo:
     """One video: file names only, pictures are read when asked for.
 
     Attributes:
@@ -136,7 +136,7 @@ def video_names(root: Path, split: str = "valid") -> tuple[str, ...]:
     return tuple(_meta(folder / "meta.json").videos)
 
 
-def open_video(root: Path, name: str, split: str = "valid") -> Video:
+def open_video(root: Path, name: str, split: str = "valid") -> YoutubeVosVideo:
     """Look up the files of a video and check that what is given is there.
 
     Raises:
@@ -165,7 +165,7 @@ def open_video(root: Path, name: str, split: str = "valid") -> Video:
                 raise NotFoundError(
                     f"video {name}: the picture {frames[0].with_name(f'{stem}.jpg')} is missing"
                 )
-    return Video(name=name, frames=frames, annotations=annotations, objects=objects)
+    return YoutubeVosVideo(name=name, frames=frames, annotations=annotations, objects=objects)
 
 
 def _meta(path: Path) -> _Meta:

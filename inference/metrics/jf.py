@@ -33,7 +33,7 @@ DECAY_BINS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics:
+class MeasureStatistics:
     """One measure of one object over its frames. All are fractions; decay is positive when quality
     falls."""
 
@@ -63,14 +63,19 @@ class ObjectScore:
         return f"{self.sequence}_{self.object_id}"
 
     @property
-    def J(self) -> Statistics:  # noqa: N802
+    def J(self) -> MeasureStatistics:  # noqa: N802
         """Region similarity."""
         return statistics(self.j_frames)
 
     @property
-    def F(self) -> Statistics:  # noqa: N802
+    def F(self) -> MeasureStatistics:  # noqa: N802
         """Contour accuracy."""
         return statistics(self.f_frames)
+
+    @property
+    def JF(self) -> float:  # noqa: N802
+        """Mean of J and F over the frames."""
+        return (self.J.mean + self.F.mean) / 2
 
 
 def score_sequence(
@@ -113,7 +118,7 @@ def boundary_radius(height: int, width: int) -> int:
     return math.ceil(BOUNDARY_TOLERANCE * math.hypot(height, width))
 
 
-def statistics(values: Sequence[float]) -> Statistics:
+def statistics(values: Sequence[float]) -> MeasureStatistics:
     """Mean, recall (share above 0.5) and decay (first quarter's mean minus the last's; the bins
     share their ends)."""
     per_frame: Float = np.asarray(values, dtype=np.float64)
@@ -121,16 +126,18 @@ def statistics(values: Sequence[float]) -> Statistics:
     # sequence is that long.
     edges = (np.round(np.linspace(1, len(per_frame), DECAY_BINS + 1) + 1e-10) - 1).astype(int)
     first, last = per_frame[edges[0] : edges[1] + 1], per_frame[edges[-2] : edges[-1] + 1]
-    return Statistics(
+    return MeasureStatistics(
         mean=float(per_frame.mean()),
         recall=float((per_frame > RECALL_THRESHOLD).mean()),
         decay=float(first.mean() - last.mean()),
     )
 
 
-def objects_of(annotation: U8) -> tuple[int, ...]:
-    """Object ids of an annotation, uint8 (H, W): everything but background and void, ascending."""
-    return tuple(int(i) for i in np.unique(annotation) if i not in (0, VOID))
+def mean_over_objects(
+    objects: Sequence[ObjectScore], measure: str, statistic: str = "mean"
+) -> float:
+    """Mean over objects of ``"J"`` or ``"F"``; ``statistic`` is mean, recall or decay."""
+    return float(np.mean([getattr(getattr(score, measure), statistic) for score in objects]))
 
 
 def _region_similarity(pair: bits.U64) -> float:

@@ -1,4 +1,4 @@
-"""What reports show: strips of overlaid frames, subtraction images, tables of objects."""
+"""Pictures of reports: strips of frames with their masks, subtraction images, tables of objects."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from inference.prompts.mask_images import blend
 U8 = npt.NDArray[np.uint8]
 
 STRIP_WIDTH = 1560  # pixels: 1.5 times the width of the report's text, for sharp screens
+STRIP_FRAMES = 5
 GAP = 6
 NEUTRAL = "#808890"  # readable on white and on black
 EXTRA, MISSED, CONFUSED = (255, 140, 0), (60, 140, 255), (255, 60, 200)  # orange, blue, magenta
@@ -24,42 +25,69 @@ EXTRA, MISSED, CONFUSED = (255, 140, 0), (60, 140, 255), (255, 60, 200)  # orang
 
 def object_table(objects: Sequence[ObjectScore]) -> Table:
     """A row per object with J, F, recall and decay, sorted by J&F."""
-    rows = tuple(_row(score) for score in sorted(objects, key=_jf, reverse=True))
-    header = (
-        "object",
-        "J&F %",
-        "J %",
-        "F %",
-        "J recall %",
-        "F recall %",
-        "J decay",
-        "F decay",
-        "frames",
-    )
-    return Table(header=header, rows=rows)
+    best_first = sorted(objects, key=lambda score: score.JF, reverse=True)
+    shares = ("J&F %", "J %", "F %", "J recall %", "F recall %")
+    header = ("object", *shares, "J decay", "F decay", "frames")
+    return Table(header=header, rows=tuple(_row(score) for score in best_first))
 
 
 def overlay_strip(
     rows: Sequence[Sequence[tuple[U8, U8]]], width: int = STRIP_WIDTH, opacity: float = 0.5
 ) -> Picture:
-    """Frames with their masks laid over them, side by side, one row of pictures above the other.
+    """Frames tinted by their masks, side by side, in rows.
 
     Args:
         rows: equally long rows of (frame, mask): uint8 (H, W, 3) RGB and uint8 (H, W).
         width: of the whole picture, in pixels.
     """
     each = (width - GAP * (len(rows[0]) - 1)) // len(rows[0])
-    return picture_grid(
-        [[tile(frame, mask, each, opacity) for frame, mask in row] for row in rows], width
+    tiles = [[tile(frame, mask, each, opacity) for frame, mask in row] for row in rows]
+    return picture_grid(tiles, width)
+
+
+def mask_strip(
+    shown: Sequence[tuple[U8, U8, U8 | None]], names: Sequence[str], opacity: float
+) -> Picture:
+    """Frames with their predicted masks, above the same frames with their annotations if all have
+    one.
+
+    Args:
+        shown: frame, prediction and annotation of some frames.
+        names: of these frames.
+        opacity: of the masks.
+    """
+    rows = [[(frame, mask) for frame, mask, _ in shown]]
+    which = "Predicted"
+    if all(truth is not None for *_, truth in shown):
+        rows.append([(frame, truth) for frame, _, truth in shown if truth is not None])
+        which = "Predicted (above) and annotated (below)"
+    return Picture(
+        data=overlay_strip(rows, opacity=opacity).data,
+        caption=f"{which}, frames {', '.join(names)}.",
     )
 
 
-def subtraction(truth: U8, mask: U8) -> U8:
-    """The paper's Fig. 6: prediction xor truth, uint8 (H, W) both, as a picture (H, W, 3): black
-    where they agree.
+def skip_first(count: int) -> range:
+    """Indices of all frames after the first, which is given; of the first if there is no other."""
+    return range(min(1, count - 1), count)
 
-    Where they differ: ``EXTRA`` where the prediction has an object and the truth none, ``MISSED``
-    the other way, and ``CONFUSED`` where both have one, but not the same.
+
+def sample_evenly(indices: Sequence[int]) -> list[int]:
+    """At most ``STRIP_FRAMES`` of some indices, evenly spaced, including the ends."""
+    positions = np.linspace(0, len(indices) - 1, STRIP_FRAMES).round()
+    return sorted({indices[int(position)] for position in positions})
+
+
+def subtraction(truth: U8, mask: U8) -> U8:
+    """Prediction xor truth as a picture (paper, Fig. 6).
+
+    Args:
+        truth, mask: uint8 (H, W) object ids.
+
+    Returns:
+        uint8 (H, W, 3) RGB: black where they agree, ``EXTRA`` where only the prediction has an
+        object, ``MISSED`` where only the truth has one, ``CONFUSED`` where they have different
+        objects.
     """
     picture = np.zeros((*truth.shape, 3), dtype=np.uint8)
     differ = (truth ^ mask) > 0
@@ -70,19 +98,20 @@ def subtraction(truth: U8, mask: U8) -> U8:
 
 
 def picture_grid(rows: Sequence[Sequence[U8]], width: int = STRIP_WIDTH) -> Picture:
-    """Equally large pictures, uint8 (H, W, 3) RGB, in rows and columns with a gap between."""
-    each = (width - GAP * (len(rows[0]) - 1)) // len(rows[0])
+    """Pictures of one size, uint8 (H, W, 3) RGB, in rows and columns with gaps, as a JPEG file."""
+    columns = len(rows[0])
+    each = (width - GAP * (columns - 1)) // columns
     height = round(rows[0][0].shape[0] * each / rows[0][0].shape[1])
-    canvas = np.full(
-        (len(rows) * (height + GAP) - GAP, len(rows[0]) * (each + GAP) - GAP, 3),
-        128,
-        dtype=np.uint8,
-    )
+
+    canvas_size = (len(rows) * (height + GAP) - GAP, columns * (each + GAP) - GAP, 3)
+    canvas = np.full(canvas_size, 128, dtype=np.uint8)
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            top, left = y * (height + GAP), x * (each + GAP)
+            top = y * (height + GAP)
+            left = x * (each + GAP)
             small = cv2.resize(image, (each, height), interpolation=cv2.INTER_AREA)
             canvas[top : top + height, left : left + each] = small
+
     ok, data = cv2.imencode(
         ".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88]
     )
@@ -91,7 +120,7 @@ def picture_grid(rows: Sequence[Sequence[U8]], width: int = STRIP_WIDTH) -> Pict
 
 
 def finish_plot(plot: Any, caption: str) -> Picture:
-    """A matplotlib figure as a picture that can be read on a light and on a dark page."""
+    """A matplotlib figure as a picture that is readable on a light and on a dark page."""
     for axes in plot.axes:
         axes.margins(x=0.01)
         axes.grid(color=NEUTRAL, alpha=0.25, lw=0.6)
@@ -105,19 +134,16 @@ def finish_plot(plot: Any, caption: str) -> Picture:
     return Picture(data=buffer.getvalue(), caption=caption)
 
 
+def tile(frame: U8, mask: U8, width: int, opacity: float) -> U8:
+    """A frame scaled to ``width`` and tinted by its mask."""
+    height = round(frame.shape[0] * width / frame.shape[1])
+    small_frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    # Scaled before blending: outlines drawn at full size would become too thin to see.
+    small_mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    return blend(small_frame, small_mask, opacity)
+
+
 def _row(score: ObjectScore) -> tuple[Cell, ...]:
-    shares = (_jf(score), score.J.mean, score.F.mean, score.J.recall, score.F.recall)
+    shares = (score.JF, score.J.mean, score.F.mean, score.J.recall, score.F.recall)
     decays = (f"{100 * score.J.decay:+.1f}", f"{100 * score.F.decay:+.1f}")
     return (score.name, *(Share(value=share) for share in shares), *decays, len(score.j_frames))
-
-
-def tile(frame: U8, mask: U8, width: int, opacity: float) -> U8:
-    """A frame scaled to ``width`` with its mask laid over it; the mask is scaled first, so that
-    rims stay thin."""
-    height = round(frame.shape[0] * width / frame.shape[1])
-    small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    return blend(small, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), opacity)
-
-
-def _jf(score: ObjectScore) -> float:
-    return (score.J.mean + score.F.mean) / 2

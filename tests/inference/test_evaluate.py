@@ -11,7 +11,7 @@ import pytest
 
 from corrfractal.common.errors import CallError, CorrFractalError, MaskError, NotFoundError
 from corrfractal.network.tracker import FAST
-from inference.benchmarks.davis import Davis, score_masks
+from inference.benchmarks.davis import Davis
 from inference.benchmarks.jhmdb import Jhmdb
 from inference.config import InferenceConfig
 from inference.evaluate import evaluate, evaluate_davis
@@ -40,7 +40,7 @@ def test_copying_is_perfect_on_a_still_sequence_and_an_evaluation_goes_on_where_
 
     assert json.loads((out / "scores.json").read_text()) == evaluation.to_dict()
     assert (out / "report.html").stat().st_size > 10_000
-    again = score_masks(davis, out / "masks")
+    again = Davis(davis).score(out / "masks")
     assert again.to_dict()["per_object"] == evaluation.to_dict()["per_object"]
 
 
@@ -66,12 +66,12 @@ def test_first_and_last_frame_do_not_count_and_void_is_background(davis: Path) -
             (predicted / name / f"{t:05d}.png").unlink()
     truth = read_mask(masks / "still" / "00003.png")
     write_mask(masks / "still" / "00003.png", np.where(truth == 2, np.uint8(255), truth))
-    objects = {o.name: o for o in score_masks(davis, predicted).objects}
+    objects = {o.name: o for o in Davis(davis).score(predicted).objects}
     assert objects["still_2"].j_frames == objects["still_2"].f_frames == (1.0, 1.0, 0.0, 1.0, 1.0)
     assert objects["still_1"].J.mean == objects["moving_2"].F.mean == 1.0
     write_mask(predicted / "still" / "00003.png", np.where(truth == 2, np.uint8(255), truth))
     with pytest.raises(MaskError, match=r"00003\.png holds the id 255"):
-        score_masks(davis, predicted)
+        Davis(davis).score(predicted)
 
 
 def test_davis_2016_scores_one_object_whatever_the_values(davis: Path) -> None:
@@ -87,7 +87,7 @@ def test_davis_2016_scores_one_object_whatever_the_values(davis: Path) -> None:
 
 
 def test_scores_hold_the_promised_fields(davis: Path) -> None:
-    scores = score_masks(davis, davis / "Annotations" / "480p").to_dict()
+    scores = Davis(davis).score(davis / "Annotations" / "480p").to_dict()
     fields = "dataset J F JF J_recall J_decay F_recall F_decay per_object model seconds_per_frame peak_rss_mb"
     assert set(fields.split()) <= set(scores)
     assert scores["J"] == scores["F"] == scores["JF"] == 1.0
@@ -96,9 +96,9 @@ def test_scores_hold_the_promised_fields(davis: Path) -> None:
 
 def test_a_missing_mask_is_named(davis: Path, tmp_path: Path) -> None:
     with pytest.raises(CallError, match=str(tmp_path / "still" / "00001.png")):
-        score_masks(davis, tmp_path)
+        Davis(davis).score(tmp_path)
     with pytest.raises(NotFoundError, match=r"none does not exist"):
-        score_masks(davis, tmp_path / "none")
+        Davis(davis).score(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_masks_that_do_not_fit_are_named(
             (masks / name / path.name).write_bytes(path.read_bytes())
     write_mask(other / "still" / "00002.png", np.full(size, value, dtype=np.uint8))
     with pytest.raises(MaskError, match=rf"00002\.png.*{said}"):
-        score_masks(davis, other)
+        Davis(davis).score(other)
 
 
 def test_every_data_set_is_spread_over_ray_and_goes_on_where_it_stopped(

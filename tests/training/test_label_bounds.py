@@ -14,8 +14,7 @@ from corrfractal.shards.manifest import LabelStatistics, load_manifest
 from corrfractal.video import write_video
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.discover.work_plan import make_plan
-from pipeline.store.commit import commit, prepare
+from pipeline.store.commit import commit, make_plan, prepare
 from pipeline.store.shard_task import make_shard
 from training.config import TrainingConfig
 from training.label_bounds import check_labels

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from corrfractal.common.errors import CorrFractalError, IntegrityError, NotFoundError
 from corrfractal.network.tracker import FAST
-from inference.benchmarks.jhmdb import Jhmdb, PckSummary, heat_maps, peaks
+from inference.benchmarks.jhmdb import Jhmdb, PckSummary
 from inference.config import InferenceConfig
 from inference.datasets.jhmdb_files import open_video, video_names
 from inference.load import open_model, resolve_model
+from inference.prompts.heat_maps import CUTOFF, find_peaks, heat_maps
 
 
 def evaluate(root: Path, out: Path, model: str, split: str = "1") -> PckSummary:
@@ -38,13 +39,15 @@ def evaluate(root: Path, out: Path, model: str, split: str = "1") -> PckSummary:
 @given(x=st.floats(10, 53), y=st.floats(10, 53))
 def test_the_peak_of_a_heat_map_is_its_joint(x: float, y: float) -> None:
     joint = np.array([[x, y]])
-    np.testing.assert_allclose(peaks(heat_maps(joint, size=64)), joint, atol=0.75)
+    positions, _ = find_peaks(heat_maps(joint, (64, 64), cutoff=CUTOFF))
+    np.testing.assert_allclose(positions, joint, atol=0.75)
 
 
 def test_a_joint_far_outside_has_an_empty_map_and_is_not_detected() -> None:
-    maps = heat_maps(np.array([[-30.0, 5.0], [5.0, 5.0]]), size=32)
+    maps = heat_maps([[-30.0, 5.0], [5.0, 5.0]], (32, 32), cutoff=CUTOFF)
     assert maps[0].max() == 0
-    assert np.isnan(peaks(maps)).tolist() == [[True, True], [False, False]]
+    positions, _ = find_peaks(maps)
+    assert np.isnan(positions).tolist() == [[True, True], [False, False]]
 
 
 def test_the_test_videos_of_a_split_are_those_marked_2(jhmdb: Path) -> None:
@@ -84,7 +87,7 @@ def test_joints_made_elsewhere_are_scored_alike_and_checked(jhmdb: Path, tmp_pat
     ):
         Jhmdb(jhmdb).score(points)
     path.write_text("[]")
-    with pytest.raises(IntegrityError, match=f"{path} is no file of joints"):
+    with pytest.raises(IntegrityError, match=f"{path} is not a file of joints"):
         Jhmdb(jhmdb).score(points)
     path.unlink()
     with pytest.raises(NotFoundError, match=f"no such file of joints: {path}"):

@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_jf import naive_boundary, naive_f, naive_j, naive_statistics
 
-from inference.benchmarks.davis import score_masks
+from inference.benchmarks.davis import Davis
 from inference.metrics import bits
 from inference.metrics.jf import (
     boundary_radius,
     frame_scores,
-    objects_of,
     score_sequence,
     statistics,
 )
@@ -124,10 +123,6 @@ def test_an_object_that_disappears_scores_only_where_the_prediction_lets_it_go()
     assert score.name == "s_1"
 
 
-def test_objects_are_the_ids_without_background_and_void() -> None:
-    assert objects_of(np.array([[0, 3, 255], [1, 1, 0]], dtype=np.uint8)) == (1, 3)
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 38, 78, 88, 255])
 def test_mean_recall_and_decay_agree_with_the_official_bins(n: int) -> None:
     values = np.random.default_rng(n).random(n).tolist()
@@ -146,6 +141,6 @@ def test_the_official_figures_of_a_published_method_are_reproduced_to_four_decim
     data_dir: Path,
 ) -> None:
     official = json.loads((data_dir / "davis2017_reference" / "osvos_official.json").read_text())
-    evaluation = score_masks(data_dir / "davis2017", data_dir / "davis2017_reference" / "osvos")
+    evaluation = Davis(data_dir / "davis2017").score(data_dir / "davis2017_reference" / "osvos")
     ours = {o.name: {"J": f"{o.J.mean:.4f}", "F": f"{o.F.mean:.4f}"} for o in evaluation.objects}
     assert ours == official

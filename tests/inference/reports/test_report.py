@@ -15,7 +15,7 @@ import pytest
 
 from corrfractal.common.errors import NotFoundError
 from corrfractal.common.report_page import Section, Share, Table, write_report
-from inference.benchmarks.base import PicturedBenchmark
+from inference.benchmarks.base import AnyPicturedBenchmark
 from inference.benchmarks.davis import Davis
 from inference.benchmarks.jhmdb import Jhmdb
 from inference.benchmarks.vip import Vip
@@ -24,7 +24,6 @@ from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
 from inference.reports.benchmark_report import benchmark_report
 from inference.reports.davis_report import (
-    Settings,
     evaluation_report,
     read_evaluation,
     worst_frames,
@@ -37,6 +36,7 @@ from inference.reports.pictures import (
     overlay_strip,
     subtraction,
 )
+from inference.reports.sections import ReportSettings
 
 
 def test_a_report_fetches_nothing_and_escapes_what_it_is_given(
@@ -84,7 +84,7 @@ def evaluated(davis: Path, tmp_path: Path) -> Path:
     results = [
         Davis(davis).evaluate(name, out, source, model, config) for name in ("moving", "still")
     ]
-    settings = Settings(config=config, model={"model": source.name}, digest="0" * 64)
+    settings = ReportSettings(config=config, model={"model": source.name}, digest="0" * 64)
     evaluation = Davis(davis).summarize(results, source, out)
     evaluation_report(
         out / "report.html", evaluation, Davis(davis), settings, baseline=read_evaluation(out)
@@ -114,7 +114,7 @@ def test_an_evaluation_is_told_in_curves_and_pictures_best_sequence_first(evalua
     [(Vip, "vip", "hair"), (YoutubeVos, "youtubevos", "overall"), (Jhmdb, "jhmdb", "PCK@0.1")],
 )
 def test_every_data_set_has_a_report_with_its_sequences_in_pictures(
-    kind: Callable[[Path], PicturedBenchmark],
+    kind: Callable[[Path], AnyPicturedBenchmark],
     folder: str,
     told: str,
     request: pytest.FixtureRequest,
@@ -129,7 +129,7 @@ def test_every_data_set_has_a_report_with_its_sequences_in_pictures(
     out.mkdir()
     results = [benchmark.evaluate(name, out, source, model, config) for name in benchmark.names()]
     summary = benchmark.summarize(results, source, out)
-    settings = Settings(config=config, model={"model": source.name})
+    settings = ReportSettings(config=config, model={"model": source.name})
     benchmark_report(out / "report.html", summary, results, benchmark, settings)
     text = (out / "report.html").read_text()
     assert "://" not in text

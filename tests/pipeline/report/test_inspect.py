@@ -19,8 +19,7 @@ from PIL import Image
 from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError, NotFoundError
 from corrfractal.shards.manifest import load_manifest
-from pipeline.report.contact_sheet import write_sheet
-from pipeline.report.inspection import inspect, lines
+from pipeline.report.inspect import inspect, lines, write_sheet
 
 
 class Page(HTMLParser):
