@@ -34,7 +34,7 @@ from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
 from inference.serving import DAMAGED, MaskPropagation
 from pipeline.config import PipelineConfig
-from pipeline.report.sample_run import probe
+from pipeline.report.header_info import probe
 from pipeline.run import precompute
 
 FOLDERS = ("videos", "odd_videos", "train_videos", "field")
@@ -44,15 +44,20 @@ BOX = "1,4,4,14,14"
 
 HEAD = """# Which frames each command sees
 
-Written by `{command}` over {files} files. *header*: what the container promises; *ffprobe*: what
-`ffprobe -count_frames` decodes of the track that is shown; *plan*: packets that are shown;
-*precompute* is also what `inspect` and `lineage` read from the manifest; *serving*: rows with a
-mask of the registered model as a service; *evaluate* reads folders of frames.
+Written by `{command}` over {files} files. Columns:
 
-The last column names the damage, or the reason why counts differ. A file without one has the
-same count in every column from *ffprobe* on. Everything from the first damaged frame on is left
-out, where ffprobe counts what the codec conceals. {same} files agree; {damaged} are damaged, no
-videos, or differ for the reason that is named.
+- *header*: frames according to the container's header;
+- *ffprobe*: frames of the shown track that `ffprobe -count_frames` decodes;
+- *plan*: packets that are shown;
+- *precompute*: frames in the manifest, which `inspect` and `lineage` read too;
+- *propagate*: masks;
+- *serving*: rows with a mask, from the registered model as a service;
+- *evaluate*: frames read, for frame folders only;
+- *damage*: the damage, or the reason why counts differ.
+
+A file without an entry in the last column has the same count in every column from *ffprobe* on.
+Everything from the first damaged frame on is left out; ffprobe counts concealed damage as frames.
+{same} files have the same count in all of these; {damaged} have an entry in the last column.
 """
 
 

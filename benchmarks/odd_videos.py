@@ -1,8 +1,8 @@
-"""Every odd video and what becomes of it:  python benchmarks/odd_videos.py DATA [--page docs/odd-videos.md]
+"""Outcome of every odd video:  python benchmarks/odd_videos.py DATA [--page docs/odd-videos.md]
 
-DATA holds the folders odd_videos and videos. Files of kinds that these lack are generated.
-All go through the pipeline as they would in any data set; the page is a table of the manifest's
-sources beside what a probe says of them.
+DATA contains the folders odd_videos and videos; kinds of files that they lack are generated.
+All files go through the pipeline as in any data set. The page is a table of the manifest's sources
+and of what a probe of each file says.
 """
 
 from __future__ import annotations
@@ -35,14 +35,18 @@ FOOTAGE = "videos/cotracker_bear.mp4"
 FRAMES = 36  # of a made video: at 30 per second, one clip
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "odd-videos.md"
 
-HEAD = """# What becomes of odd videos
+HEAD = """# Outcome of odd videos
 
-Written by `{command}`: {files} files go through `corrfractal precompute` with the default configuration, in one data
-set. **{sources} sources = {sampled} sampled + {quarantined} quarantined + {rejected} rejected**, in {seconds:.0f} s;
-{frames} frames in {clips} clips are stored. `made/` is made by the command, the rest is real.
+Written by `{command}`: {files} files go through
+`corrfractal precompute` with the default configuration, in one data set. **{sources} sources =
+{sampled} sampled + {quarantined} quarantined + {rejected} rejected**, in {seconds:.0f} s; {frames}
+frames in {clips} clips are stored. The command generates the files in `made/`; all others are real.
 
-*sampled*: read to its end. *quarantined*: damaged, what lies before the damage is kept; *first bad* is the index of the
-first frame that could not be had. *rejected*: sound, but no clip fits. *size* is as coded, before rotation.
+- *sampled*: read to the end.
+- *quarantined*: damaged; everything before the damage is kept. *first bad* is the index of the
+  first frame that could not be decoded.
+- *rejected*: intact, but no clip fits.
+- *size* is as coded, before rotation.
 """
 
 

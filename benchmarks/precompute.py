@@ -39,15 +39,16 @@ from measure import peak_mb, print_table
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-import pipeline.run
+import pipeline.store.execute
 from corrfractal.common.ray_session import ray_session
 from corrfractal.labels.hadamard import walsh_basis
 from corrfractal.video import open_video, write_video
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.discover.segments import Segment
 from pipeline.discover.sources import find_sources
+from pipeline.discover.work_plan import ShardSpec
 from pipeline.run import precompute
-from pipeline.store.shard_task import ShardSpec, ShardStats, make_shard
+from pipeline.store.shard_task import ShardStats, make_shard
 
 OUT = Path(__file__).parent / "out"
 PARTS = ("speed", "scripts", "workers", "memory")
@@ -259,7 +260,7 @@ def workers(data: Path, work: Path) -> None:
         for turn in range(1 + RUNS // 2):  # the first one warms up
             for name, (count, cores) in builds.items():
                 log = work / f"{name} {turn}"
-                pipeline.run.make_shard = timed_on(cores, log)  # type: ignore[attr-defined]
+                pipeline.store.execute.make_shard = timed_on(cores, log)  # type: ignore[attr-defined]
                 started = time.monotonic()
                 clips = precompute(
                     [str(data / "train_videos")], work / f"out {name} {turn}", config, workers=count

@@ -27,7 +27,7 @@ from corrfractal.network.tracker import FAST, TrackerConfig
 from corrfractal.registry.store import check_store, tracking_uri
 from inference.benchmarks.davis import DavisSummary
 from inference.config import InferenceConfig
-from pipeline.run import PrecomputeResult
+from pipeline.report.build_result import PrecomputeResult
 from training.run import TrainingResult
 
 from .config import EvaluationConfig, WorkflowConfig, read_workflow

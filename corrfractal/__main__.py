@@ -28,7 +28,7 @@ COMMANDS = {
     "plan": (
         "pipeline.cli",
         "plan",
-        "Predict clips, bytes, core-hours and memory from pieces of a few videos.",
+        "Estimate clips, bytes, core-hours and memory from pieces of a few videos.",
     ),
     "precompute": (
         "pipeline.cli",

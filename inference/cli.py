@@ -134,6 +134,7 @@ def propagate(
         say(f"{sum(result.frames for result in done)} masks of {len(done)} videos in {out}")
         return {"videos": [asdict(result) for result in done]}
 
+    # Click cannot state that options exclude each other.
     if keypoints is not None and (masks or boxes or points):
         raise click.UsageError(
             "--points tracks key points only: propagate masks in a separate command"

@@ -1,4 +1,4 @@
-"""The commands ``corrfractal evaluate`` and ``corrfractal score``, one sub-command per benchmark."""
+"""The commands ``corrfractal evaluate`` and ``corrfractal score``: a sub-command per benchmark."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def _data_option(help_text: str) -> Command:
 
 def evaluation_options(function: Command) -> Command:
     """The options of every ``evaluate`` command."""
+    # Each benchmark has a default folder of its own: results of one would be stale in another's.
     benchmark = function.__name__.removeprefix("evaluate_")
     out = click.option(
         "--out",

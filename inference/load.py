@@ -76,6 +76,7 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
             )
             name = STARTER
 
+    # Reserved names take precedence over files of the same name.
     if name == STARTER:
         return _from_file(STARTER, Path(__file__).parent / "starter.safetensors")
     if name in BASELINES:
@@ -166,6 +167,7 @@ def _untrained() -> CorrFractal:
 
     from corrfractal import CorrFractal, CorrFractalConfig
 
+    # The caller's random state is left unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return CorrFractal(CorrFractalConfig(width=16, embedding_channels=32)).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -39,6 +39,7 @@ def workers_option(unit: str) -> Callable[[Command], Command]:
 
 def tracker_options(function: Command) -> Command:
     """The options that change how labels are propagated; ``inference_config`` reads them."""
+    # Decorators apply from the last to the first: --help lists them in reverse order.
     for option in (
         click.option(
             "--precision",
@@ -65,7 +66,9 @@ def tracker_options(function: Command) -> Command:
     return function
 
 
-def inference_config(fast: bool, resolution: str, precision: str) -> InferenceConfig:
+def inference_config(
+    fast: bool, resolution: Literal["full", "half"], precision: Literal["fp32", "bf16"]
+) -> InferenceConfig:
     """The configuration that ``tracker_options`` describe."""
     # Imported late: --help stays fast.
     from dataclasses import replace

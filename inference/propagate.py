@@ -17,8 +17,8 @@ from inference.prompts.shapes import Prompts
 
 from .config import InferenceConfig
 from .load import open_model, resolve_model
-from .propagation.job import Propagation, PropagationJob
 from .propagation.outputs import Outputs
+from .propagation.video_job import Propagation, PropagationJob
 
 
 def propagate_video(
@@ -56,6 +56,7 @@ def propagate_video(
         outputs=outputs or Outputs(overlay=overlay),
         overwrite=overwrite,
     )
+    # All checks precede the load of the model, which takes seconds.
     refuse_overlap(job.places, (video, *prompts.files, None if model is None else Path(model)))
     opened = job.check()
     source = resolve_model(model)

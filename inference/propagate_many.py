@@ -18,8 +18,8 @@ from inference.prompts.shapes import Prompts
 
 from .config import InferenceConfig
 from .load import ModelSource
-from .propagation.job import Propagation, PropagationJob
 from .propagation.outputs import Outputs, make_folder
+from .propagation.video_job import Propagation, PropagationJob
 from .propagation.videos import (
     frame_names,
     list_videos,
@@ -95,6 +95,7 @@ def propagate_videos(
     if not masks.is_dir():
         raise NotFoundError(f"the folder of masks {masks} does not exist")
 
+    # Results and masks may be inside the folder of videos, and are no videos.
     result_folders = [path for path in outputs.places.values() if path is not None]
     entries = list_videos(videos, skip=[out, masks, *result_folders])
     refuse_overlap({"--out": out, **outputs.places}, [entry.location for entry in entries])
@@ -135,6 +136,7 @@ def propagate_videos(
             config=config,
             overwrite=overwrite,
         )
+    # Most often a misspelt name.
     for path in unused_masks(entry_by_name, masks):
         say(f"  {path}: no video of this name; the mask is not used")
 

@@ -69,6 +69,7 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
             mask_path = Path(folder) / "mask"
             mask_path.write_bytes(mask)
 
+            # Decoders need a file: containers are read by seeking.
             frames = iter(open_video(video_path).frames())
             first = next(frames).image
             try:
@@ -79,6 +80,7 @@ class MaskPropagation(mlflow.pyfunc.PythonModel):
 
             tracker = self.model.tracker(first, first_mask, config)
             yield _png(first_mask)
+            # A status of 400 would discard the masks of the good frames.
             try:
                 for frame in frames:
                     yield _png(tracker.step(frame.image))

@@ -48,6 +48,7 @@ def run_named_jobs(
     """
     # A worker process sees a GPU only if its task asks for one.
     gpus = 1 if cluster_has_gpus() else 0
+    # One retry by Ray: a process killed for memory often succeeds when run again.
     options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 1}
     waiting = collections.deque(jobs)
 
@@ -70,6 +71,7 @@ def resolve_shared_model(model: str | None, out: Path, overwrite: bool) -> Model
         NotFoundError, CallError: as ``resolve_model``; or a file of another origin occupies the
             place of the copy.
     """
+    # A temporary folder of this process does not exist on other nodes; `out` must be shared.
     with tempfile.TemporaryDirectory(prefix="corrfractal-") as folder:
         source = resolve_model(model, Path(folder))
         downloaded = source.path is not None and source.path.is_relative_to(Path(folder).resolve())
@@ -93,6 +95,7 @@ def use_one_core() -> None:
     cv2.setNumThreads(1)
 
 
+# Ray reuses worker processes: without the cache every sequence would load the model again.
 @functools.lru_cache(maxsize=1)
 def cached_model(source: ModelSource) -> Model:
     """Load a model once per worker process."""

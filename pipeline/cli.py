@@ -11,10 +11,11 @@ from corrfractal.common.console import command, say
 
 if TYPE_CHECKING:
     from .config import PipelineConfig
+    from .report.build_result import PrecomputeResult
 
 
-class Share(click.ParamType[float]):
-    """``1%`` or ``0.01``."""
+class ShareOption(click.ParamType[float]):
+    """A share of a total: ``1%`` or ``0.01``, converted to 0..1."""
 
     name = "share"
 
@@ -22,8 +23,9 @@ class Share(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         text = str(value).strip()
+        unit = 100 if text.endswith("%") else 1
         try:
-            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+            share = float(text.removesuffix("%")) / unit
         except ValueError:
             share = -1.0
         if not 0 <= share <= 1:
@@ -40,28 +42,30 @@ class Share(click.ParamType[float]):
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write the plan as JSON, for `precompute --plan`.",
+    help="Write the estimate as JSON, for `precompute --plan`.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Workers to tell the hours for. [default: one per CPU]",
+    help="Number of workers to estimate wall time and memory for. [default: one per CPU]",
 )
 @click.option(
     "--pilots",
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="Videos to run a piece of.",
+    help="Number of videos of which a piece is run.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides which.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the choice of these videos.")
 @click.option(
-    "--videos", type=click.IntRange(min=1), help="Take SOURCES for a sample of so many videos ..."
+    "--videos",
+    type=click.IntRange(min=1),
+    help="Estimate for a set of this many videos, of which SOURCES are a sample.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help="... of so many seconds on average.",
+    help="Mean length in seconds of the videos of that set. [default: that of SOURCES]",
 )
 @click.option(
     "--config",
@@ -70,7 +74,9 @@ class Share(click.ParamType[float]):
     help="TOML file with a [precompute] table.",
 )
 @click.option(
-    "--overwrite", is_flag=True, help="Replace a file at --out that is no plan. Never an input."
+    "--overwrite",
+    is_flag=True,
+    help="Replace an existing file at --out that is no estimate. Never an input.",
 )
 @command
 def plan(
@@ -84,26 +90,32 @@ def plan(
     config_file: Path | None,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """What `precompute SOURCES` will take. Pieces of a few videos are decoded and labelled here;
-    nothing is stored."""
+    """Estimate what `precompute SOURCES` will take, from pieces of a few videos that are decoded
+    and labelled in memory. Stores nothing but the file at --out."""
     from dataclasses import asdict
 
     from corrfractal.common.process import cpu_count
 
-    from .report import estimate as prediction
-    from .report import sample_run as planning
+    from .report import estimate_report
+    from .report.estimate import estimate_build
 
+    # Refuse an unusable --out before minutes of work, not after.
     if out is not None:
-        prediction.refuse_foreign(out, (*sources, config_file), overwrite=overwrite)
+        estimate_report.refuse_foreign(out, (*sources, config_file), overwrite=overwrite)
     config = _configuration(config_file)
-    found = planning.plan(sources, config, pilots=pilots, seed=seed, videos=videos, seconds=seconds)
+    estimate = estimate_build(
+        sources, config, pilots=pilots, seed=seed, videos=videos, seconds=seconds
+    )
+
     workers = workers or cpu_count()
-    for line in prediction.lines(found, workers):
+    for line in estimate_report.lines(estimate, workers):
         say(line)
     if out is not None:
-        prediction.save(found, out)
-        say(f"written to {out}; `corrfractal precompute ... --plan {out}` tells how far it was off")
-    return {**asdict(found), "workers": workers, "hours": found.hours(workers)}
+        estimate_report.save(estimate, out)
+        say(
+            f"estimate in {out}; `corrfractal precompute ... --plan {out}` compares it with the build"
+        )
+    return {**asdict(estimate), "workers": workers, "hours": estimate.hours(workers)}
 
 
 @click.command()
@@ -112,14 +124,14 @@ def plan(
     "--out", required=True, help="Folder of the shards, local or a URI such as s3://bucket/shards."
 )
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Shards made at a time. [default: one per CPU]"
+    "--workers", type=click.IntRange(min=1), help="Shards built at a time. [default: one per CPU]"
 )
 @click.option(
     "--max-bad",
-    type=Share(),
+    type=ShareOption(),
     help="Fail if more than this share of the sources is damaged, e.g. 1%.",
 )
-@click.option("--retry-quarantined", is_flag=True, help="Read the sources in quarantine again.")
+@click.option("--retry-quarantined", is_flag=True, help="Read quarantined sources again.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Where labels are made. [default: cpu]"
 )
@@ -133,12 +145,12 @@ def plan(
     "--plan",
     "plan_file",
     type=click.Path(path_type=Path),
-    help="Compare with this plan at the end.",
+    help="Estimate written by `corrfractal plan --out`, to compare with the finished build.",
 )
 @click.option("--track", is_flag=True, help="Log the finished data set to MLflow.")
 @click.option(
     "--tracking-uri",
-    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
+    help="MLflow store. [default: MLFLOW_TRACKING_URI, else mlflow.db in the working folder]",
 )
 @command
 def precompute(
@@ -153,31 +165,31 @@ def precompute(
     track: bool,
     tracking_uri: str | None,
 ) -> dict[str, Any]:
-    """Videos, folders of frames, globs and text lists -> shards, manifest.json and
-    quarantine.jsonl.
+    """Build shards, manifest.json and quarantine.jsonl from videos, folders of frames, globs and
+    text lists.
 
-    Resumable: run the same command again after an interruption. Once complete, it only checks.
+    Resumable: run the same command again after an interruption. If all shards are complete, it only
+    checks them.
     """
     from dataclasses import asdict
 
-    from corrfractal.video.discovery import ignored_summary
-
     from . import run
-    from .report import estimate as prediction
+    from .report import build_result, estimate_report
 
+    # 1. Check everything that could make the call fail before hours of work.
     store = None
     if track or tracking_uri:
         from corrfractal.registry.store import check_store
         from corrfractal.registry.store import tracking_uri as resolve
 
         store = resolve(tracking_uri)
-        check_store(store, write=True)  # before hours of work, not after
+        check_store(store, write=True)
+    options = {"max_bad": max_bad, "device": device}
+    given = {name: value for name, value in options.items() if value is not None}
+    config = _configuration(config_file, given)
+    estimate = estimate_report.load(plan_file, config.recipe()) if plan_file else None
 
-    given = {"max_bad": max_bad, "device": device}
-    config = _configuration(
-        config_file, {name: value for name, value in given.items() if value is not None}
-    )
-    predicted = prediction.load(plan_file, config.recipe()) if plan_file else None
+    # 2. Build, and report.
     result = run.precompute(
         sources,
         out,
@@ -186,51 +198,59 @@ def precompute(
         retry_quarantined=retry_quarantined,
         files=(config_file, plan_file),
     )
-    say(
-        f"{result.sources} sources = {result.sampled} sampled + {result.quarantined} quarantined + "
-        f"{result.rejected} rejected"
-    )
-    if result.ignored:
-        say(ignored_summary(result.ignored))
-    say(
-        f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; made "
-        f"{result.made} of the shards in {result.seconds:.1f} s, {result.frames_per_second:g} "
-        "frames/s"
-    )
+    for line in build_result.lines(result):
+        say(line)
     say(f"data set {result.digest[:16]} in {out}")
-    errors = {}
-    for quantity in prediction.compare(predicted, result) if predicted and result.made else ():
-        errors[quantity.name] = quantity.error
-        say(
-            f"plan: {quantity.name:22} {quantity.predicted:.4g}, was {quantity.actual:.4g}: "
-            f"{quantity.error:+.1%}"
-        )
-    run_id = None
-    if store is not None:
-        from corrfractal.common.foreign_errors import describe_error
-        from corrfractal.common.text import without_password
-        from pipeline.report.build_log import log_build
 
-        took = {
-            "seconds": result.seconds,
-            "frames_per_second": result.frames_per_second,
-            "made": result.made,
-        }
-        try:
-            run_id = log_build(store, out, took)
-            say(f"logged as run {run_id} in {without_password(store)}")
-        except Exception as exc:  # the shards themselves are complete, whatever the store says
-            reason = without_password(describe_error(exc))
+    # 3. Compare with the estimate; a run that built nothing has nothing to compare.
+    errors = {}
+    if estimate is not None and result.made:
+        for quantity in estimate_report.compare(estimate, result):
+            errors[quantity.name] = quantity.error
             say(
-                f"warning: the shards are in {out}, but not in MLflow: {reason}. The same command "
-                "again adds them"
+                f"estimate: {quantity.name:22} {quantity.estimated:.4g}, actual "
+                f"{quantity.actual:.4g}: {quantity.error:+.1%}"
             )
-    told = {"frames_per_second": result.frames_per_second, "run_id": run_id, "plan_errors": errors}
-    return {"out": out, **asdict(result), **told}
+
+    # 4. Log to MLflow.
+    run_id = None if store is None else _log_build(store, out, result)
+    return {
+        "out": out,
+        **asdict(result),
+        "frames_per_second": result.frames_per_second,
+        "run_id": run_id,
+        "plan_errors": errors,
+    }
+
+
+def _log_build(store: str, out: str, result: PrecomputeResult) -> str | None:
+    """Log a finished data set to MLflow; return the run's id. A failure is a warning, since the
+    shards are complete whatever the store says."""
+    from corrfractal.common.foreign_errors import describe_error
+    from corrfractal.common.text import without_password
+    from pipeline.report.build_log import log_build
+
+    metrics = {
+        "seconds": result.seconds,
+        "frames_per_second": result.frames_per_second,
+        "made": result.made,
+    }
+    try:
+        run_id = log_build(store, out, metrics)
+    except Exception as exc:
+        reason = without_password(describe_error(exc))
+        say(
+            f"warning: the shards are in {out}, but could not be logged to MLflow: {reason}. Run "
+            "the same command again to log them"
+        )
+        return None
+    say(f"logged as run {run_id} in {without_password(store)}")
+    return run_id
 
 
 def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> PipelineConfig:
-    """The ``[precompute]`` table of a file, or the defaults, with some fields changed."""
+    """Configuration from the ``[precompute]`` table of a file, or the defaults, with fields
+    overridden by ``changed``."""
     from corrfractal.common.config import config_from_dict, read_toml
     from corrfractal.common.errors import ConfigError
 
@@ -238,72 +258,75 @@ def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> 
 
     tables = read_toml(file) if file else {"precompute": {}}
     if "precompute" not in tables:
-        raise ConfigError(f"{file} has no [precompute] table: nothing in it would count")
+        raise ConfigError(f"{file} has no [precompute] table: put the settings below that line")
     values = tables["precompute"]
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: field 'precompute' must be a table, got {values!r}")
-    return config_from_dict(
-        PipelineConfig, {**values, **(changed or {})}, where=str(file or "command line")
-    )
+    values = {**values, **(changed or {})}
+    return config_from_dict(PipelineConfig, values, where=str(file or "command line"))
 
 
 @click.command()
 @click.argument("shards")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a contact sheet to this file.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    help="Write the report with a contact sheet to this file.",
+)
 @click.option(
     "--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Clips on the sheet."
 )
-@click.option("--seed", default=0, show_default=True, help="Decides which clips are drawn.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the choice of these clips.")
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace a file at --html that is no such sheet. Never an input.",
+    help="Replace an existing file at --html that is no report. Never an input.",
 )
 @command
 def inspect(
     shards: str, html: Path | None, clips: int, seed: int, overwrite: bool
 ) -> dict[str, Any]:
-    """Label health of SHARDS, in all and one by one, and the inputs that were quarantined or
-    rejected."""
+    """Label health of SHARDS, of the data set and of each shard, and the quarantined and rejected
+    sources."""
     from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
-    from pipeline.report.inspect import inspect as look
-    from pipeline.report.inspect import lines, to_json, write_sheet
+    from pipeline.report import inspection
 
     if html is not None:
         refuse_overlap({"--html": html}, (shards,))
         refuse_foreign_page(html, overwrite=overwrite)
-    found = look(shards)
+    found = inspection.inspect(shards)
     if html is None:
-        for line in lines(found):
+        for line in inspection.lines(found):
             say(line)
     else:
+        from pipeline.report.contact_sheet import write_sheet
+
         write_sheet(html, found, clips=clips, seed=seed)
         say(
             f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost "
             f"sources in {html}"
         )
-    return {**to_json(found), "html": str(html) if html else None}
+    return {**inspection.to_json(found), "html": str(html) if html else None}
 
 
 @click.command()
 @click.argument("shards")
 @command
 def verify(shards: str) -> dict[str, Any]:
-    """Hash every shard and sidecar again and compare with the manifest."""
+    """Hash every shard and sidecar and compare with the manifest."""
     from dataclasses import asdict
 
     from corrfractal.common.errors import IntegrityError
-    from pipeline.store.commit import verify as verify_shards
+    from pipeline.store.verify import verify as verify_shards
 
     report = verify_shards(shards)
     if report.damaged:
         more = f" (and {len(report.damaged) - 1} more)" if len(report.damaged) > 1 else ""
         raise IntegrityError(
-            f"{report.damaged[0]}{more}; `corrfractal precompute` with the same sources mends it"
+            f"{report.damaged[0]}{more}; `corrfractal precompute` with the same sources rebuilds it"
         )
     say(
-        f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all as "
-        "written"
+        f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all intact"
     )
     say(f"data set {report.digest[:16]}")
     return asdict(report)

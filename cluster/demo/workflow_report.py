@@ -26,7 +26,7 @@ from inference.benchmarks.davis import DavisSummary
 from inference.datasets.davis_files import open_sequence, sequence_names
 from inference.prompts.mask_images import read_mask
 from inference.reports.pictures import finish_plot, object_table, overlay_strip
-from pipeline.run import PrecomputeResult
+from pipeline.report.build_result import PrecomputeResult
 from training.run import TrainingResult
 
 NAMES = {

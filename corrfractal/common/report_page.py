@@ -23,10 +23,19 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A number worth a large print: ``Figure(label="J&F", value="57.2 %")``."""
+    """A number in large print: ``Figure(label="J&F", value="57.2 %")``.
+
+    Attributes:
+        label: above the number.
+        value: the number with its unit.
+        note: in small print after the number.
+        share: 0..1, drawn as a bar below the number.
+    """
 
     label: str
     value: str
+    note: str = ""
+    share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +53,30 @@ class Link:
     title: str
 
 
-Cell = str | int | float | Share | Delta | Link
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A table cell that holds a formatted number; ``warn`` highlights it."""
+
+    text: str
+    warn: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """A table cell or remark that holds a word in a box; ``warn`` highlights it."""
+
+    text: str
+    warn: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A table cell that holds shares of a total, drawn as parts of one bar, the first darkest."""
+
+    shares: tuple[float, ...]
+
+
+Cell = str | int | float | Share | Delta | Link | Number | Tag | Stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +167,30 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Shares 0..1 drawn as columns side by side, numbered from 1."""
+
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Small pictures in rows, with a line of text below.
+
+    Attributes:
+        rows: pictures side by side, of the same number in each row; PNG is drawn without smoothing.
+        title: in bold.
+        details: after the title.
+        tags: remarks after the details.
+    """
+
+    rows: tuple[tuple[Picture, ...], ...]
+    title: str
+    details: tuple[str, ...] = ()
+    tags: tuple[Tag, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of a report; whatever is empty is left out. A blank line in ``text`` starts a
     paragraph."""
@@ -142,14 +198,25 @@ class Section:
     title: str
     text: str = ""
     figures: tuple[Figure, ...] = ()
+    columns: Columns | None = None
+    cards: tuple[Card, ...] = ()
     table: Table | None = None
     charts: tuple[Chart, ...] = ()
     pictures: tuple[Picture, ...] = field(default=())
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], *, lead: str = "") -> None:
-    """Render sections below a title and an opening sentence, in one atomic step; see
-    ``write_page``."""
+def write_report(
+    path: Path, title: str, sections: Sequence[Section], *, lead: str = "", wide: bool = False
+) -> None:
+    """Write sections below a title and an opening sentence; atomic, see ``write_page``.
+
+    Args:
+        path: the HTML file.
+        title: heading and name of the page.
+        sections: in order.
+        lead: opening sentence.
+        wide: give pictures and tables more width than text needs.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -160,10 +227,12 @@ def write_report(path: Path, title: str, sections: Sequence[Section], *, lead: s
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
-    for kind in (Share, Delta, Link):
-        environment.tests[kind.__name__.lower()] = lambda cell, kind=kind: isinstance(cell, kind)
+    for kind in (Share, Delta, Link, Number, Tag, Stack):
+        environment.tests[f"{kind.__name__.lower()}_cell"] = lambda cell, kind=kind: isinstance(
+            cell, kind
+        )
     template = environment.get_template("report_page.html.j2")
-    write_page(path, template.render(title=title, lead=lead, sections=sections))
+    write_page(path, template.render(title=title, lead=lead, sections=sections, wide=wide))
 
 
 def _cell(cell: Cell) -> str:

@@ -296,11 +296,11 @@ def sample_index(shards: str | Path, manifest: Manifest) -> list[SampleRef]:
     Raises:
         IntegrityError: a sidecar is missing or damaged.
     """
-    return [
-        SampleRef(shard=shard.name, **dataclasses.asdict(sample))
-        for shard in manifest.shards
-        for sample in load_sidecar(shards, shard).samples
-    ]
+    index: list[SampleRef] = []
+    for shard in manifest.shards:
+        samples = load_sidecar(shards, shard).samples
+        index += [SampleRef(shard=shard.name, **dataclasses.asdict(sample)) for sample in samples]
+    return index
 
 
 def sidecar_name(shard: str) -> str:

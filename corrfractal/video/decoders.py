@@ -23,6 +23,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class VideoInfo:
 
 
 class DecordVideo:
-    """A file read by decord, for files where decord shows what a player shows.
+    """A ``Video`` read by decord, for files where decord shows what a player shows.
 
     Args:
         path: of the file.
@@ -159,7 +160,8 @@ class DecordVideo:
 
         # The reader is still positioned behind the first frame, which was decoded when the file was
         # opened: reuse it, together with the errors that it caused.
-        first, self._first = self._first, None
+        first = self._first
+        self._first = None
         try:
             if position == 0 and first is not None:
                 errors_before = self._errors_before
@@ -191,7 +193,7 @@ class DecordVideo:
 
 
 class PyavVideo:
-    """A file read by PyAV.
+    """A ``Video`` read by PyAV.
 
     Opening decodes the file once, since files that reach PyAV often have no usable index. Frames
     from the first damaged one on are not counted; reading past the good ones raises ``VideoError``.
@@ -285,7 +287,7 @@ def _decode(info: ContainerInfo) -> Iterator[tuple[Any, str | None]]:
         packets = skip_undecodable(
             container.demux(stream), late_key=info.late_key, drops_leading=info.drops_leading
         )
-        frames = (frame for packet in packets for frame in packet.decode())
+        frames = chain.from_iterable(packet.decode() for packet in packets)
         while True:
             with capture_log() as errors:
                 frame = next(frames, None)

@@ -22,7 +22,7 @@ JPEG_FRACTIONS = (8, 4, 2)
 
 
 class FolderVideo:
-    """A folder of image files, in natural order of their names (frame 2 before frame 10).
+    """A ``Video`` of image files, in natural order of their names (frame 2 before frame 10).
 
     Args:
         path: of the folder.

@@ -111,7 +111,7 @@ def open_video(
 
 
 class _FallbackVideo:
-    """A file read by decord, and by PyAV from the first frame that decord reports as damaged.
+    """A ``Video`` read by decord, and by PyAV from the first frame that decord reports as damaged.
 
     decord decodes ahead, and so reports damage late in a file with one of the first frames.
     Unscaled frames of both decoders are bit-identical, so the transition is invisible.

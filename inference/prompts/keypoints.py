@@ -3,8 +3,8 @@
 ``heat_maps.py`` turns points into labels that propagate like masks, and back (method, section 8).
 
 A point file is CSV with the columns ``id,x,y`` and, optionally, ``frame``; or JSON: a list of such
-objects, a list of ``[x, y]``, or ``{"name": [x, y]}``. Coordinates are pixels. All points are on one
-frame: ``frame``, or the first.
+objects, a list of ``[x, y]``, or ``{"name": [x, y]}``. Coordinates are pixels. All points are on
+one frame: ``frame``, or the first.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CallError(f"cannot read the points of {path} ({exc}): write {FORMATS}") from exc
 
+    # Output rows are identified by these ids, and the tracker carries one channel per point.
     if len(named_frames) != 1 or len(set(names)) != len(names) or len(names) > MAX_POINTS:
         raise CallError(f"{path} must hold 1..{MAX_POINTS} points of one frame, with unique ids")
     frame = named_frames.pop()
@@ -73,6 +74,7 @@ def read_points(path: Path, frames: Sequence[str] | None = None) -> Points:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """``id``, ``x``, ``y`` and perhaps ``frame`` of each point; values are not checked."""
+    # Spreadsheets write a byte order mark before the first column name.
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() != ".json":
         yield from csv.DictReader(text.splitlines(), skipinitialspace=True)

@@ -63,6 +63,7 @@ def contours(image: U8, mask: U8) -> U8:
     outlined = image.copy()
     thickness = max(2, round(min(mask.shape) / 240))
     for object_id in np.unique(mask[mask > 0]):
+        # RETR_LIST finds the borders of holes as well.
         outlines, _ = cv2.findContours(
             (mask == object_id).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
         )
@@ -73,6 +74,7 @@ def contours(image: U8, mask: U8) -> U8:
 
 def cut_out(image: U8, mask: U8) -> U8:
     """The objects alone, uint8 (H, W, 4) RGBA; background is transparent black."""
+    # Black rather than the frame's pixels: they would compress worse and leak the background.
     opaque = np.full(mask.shape, 255, dtype=np.uint8)
     return np.where((mask > 0)[..., None], np.dstack([image, opaque]), np.uint8(0))
 
@@ -80,6 +82,7 @@ def cut_out(image: U8, mask: U8) -> U8:
 def blend(image: U8, mask: U8, opacity: float = 0.5) -> U8:
     """A copy of a frame, uint8 (H, W, 3) RGB, with its objects tinted and their inner rims in solid
     colour."""
+    # The rim separates touching objects whose tints look alike.
     colors = bright_palette()[mask]
     tinted = cv2.addWeighted(image, 1 - opacity, colors, opacity, 0)
     rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), dtype=np.uint8)) > 0

@@ -51,6 +51,7 @@ class Shape:
         Raises:
             MaskError: the shape covers no pixel of the frame.
         """
+        # Open grids: a comparison broadcasts to (H, W) without two full coordinate maps.
         height, width = mask.shape
         y, x = np.ogrid[:height, :width]
         if self.x1 is not None and self.y1 is not None:
@@ -100,6 +101,7 @@ class Prompts:
 
     def digest(self) -> str:
         """SHA-256 of the contents of all masks, and of all shapes."""
+        # Contents, not paths: a mask that was moved or copied is the same prompt.
         masks = [[frame, file_sha256(path)] for frame, path in sorted(self.masks.items())]
         shapes = [[s.frame, s.object_id, s.x0, s.y0, s.x1, s.y1, s.radius] for s in self.shapes]
         return digest([masks, shapes])
@@ -135,6 +137,7 @@ def read_prompts(
             found = [_mask_file(text, names)]
         for frame, path in found:
             if frame in files:
+                # The message shows the frame as the user knows it.
                 shown = frame if names is None else names[frame]
                 raise CallError(f"two masks are given for frame {shown}: {files[frame]} and {path}")
             files[frame] = path
@@ -162,10 +165,13 @@ def frame_index(text: str, names: Sequence[str] | None) -> int:
             raise CallError(
                 f"no frame is called '{text}': the frames of a video file are numbered from 0"
             )
+        # `PropagationJob.check` compares it with the length of the video, which is not open yet.
         return int(text)
 
     if text in names:
         return list(names).index(text)
+    # FFmpeg numbers files from 00001: counting positions shifted every mask by one frame
+    # (docs/decisions/0040), so a number is compared with names only.
     if text.isdecimal():
         same_value = [
             index for index, name in enumerate(names) if name.isdecimal() and int(name) == int(text)
@@ -241,6 +247,7 @@ def _parse_shape(
 ) -> tuple[int, int, list[float]]:
     """Frame, object id and coordinates of ``[FRAME:]ID,...``; ``lengths``: how many numbers it may
     have."""
+    # From the right: names of frames may contain colons, coordinates cannot.
     frame, colon, rest = text.rpartition(":")
     try:
         values = [float(value) for value in rest.split(",")]
@@ -249,6 +256,7 @@ def _parse_shape(
     if len(values) not in lengths or (names is None and colon and not frame.isdecimal()):
         raise CallError(f"cannot read '{text}': write {form}, in pixels of the frame")
     index = frame_index(frame, names) if colon else 0
+    # Rejects fractions such as 1.5, which int() alone would truncate.
     object_id = int(values[0])
     if not 0 < values[0] == object_id <= MAX_OBJECTS:
         raise CallError(f"cannot read '{text}': an object id is an integer 1..{MAX_OBJECTS}")

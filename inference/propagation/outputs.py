@@ -77,6 +77,7 @@ class Outputs:
             CallError: a suffix names no format that can be written.
         """
         for path in (self.overlay, self.contours):
+            # FFmpeg selects the container by suffix; players accept h264 in these.
             if path is not None and path.suffix.lower() not in VIDEO_SUFFIXES:
                 raise CallError(f"the video {path} must end in one of {', '.join(VIDEO_SUFFIXES)}")
         if self.cutout is not None and self.cutout.suffix.lower() in VIDEO_SUFFIXES:
@@ -107,6 +108,7 @@ def write_outputs(
     for path, draw in drawings:
         if path is None:
             continue
+        # A generator, so that one frame is in memory at a time.
         drawn = (
             (name, draw(image, mask)) for name, image, mask in _read_pairs(video, masks, written)
         )
@@ -163,6 +165,7 @@ def dotted(image: U8, points: Iterable[Sequence[float] | None]) -> U8:
     radius = _dot_radius(image)
     for number, point in enumerate(points):
         if point is not None:
+            # A white rim keeps the dot visible on a background of its own colour.
             cv2.circle(drawn, _pixel(point), radius + 2, (255, 255, 255), -1, cv2.LINE_AA)
             cv2.circle(drawn, _pixel(point), radius, _color(number), -1, cv2.LINE_AA)
     return drawn
@@ -173,6 +176,7 @@ def _read_pairs(video: Video, masks: Path, written: Written) -> Iterator[tuple[s
     names = video.names()
     try:
         for frame in video.frames():
+            # A PNG of another origin may have the name of a frame; it is not drawn.
             path = mask_file(masks, names[frame.index])
             if path.is_file() and written.names(path):
                 yield names[frame.index], frame.image, read_mask(path, frame.image.shape[:2])

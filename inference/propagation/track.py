@@ -31,6 +31,7 @@ def track(
     frames = iter(images)
     first = next(frames)
     tracker = model.tracker(first, first_mask, config.tracker)
+    # The first frame is annotated: nothing is predicted, and it costs no time.
     yield Step(frame=first, mask=first_mask, seconds=0.0)
 
     for frame in frames:

@@ -49,6 +49,7 @@ def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
     found = discover([str(path)], skip=skip)
     if found.ignored:
         say(ignored_summary(found.ignored))
+    # A video is hashed, tracked and drawn in separate passes, each of which would download it.
     return [
         replace(entry, fault=REMOTE) if storage.is_uri(entry.location) else entry
         for entry in found.entries
@@ -74,6 +75,7 @@ def names_of(entries: Sequence[Entry]) -> list[str]:
             for name, path in zip(names, paths, strict=True)
         ]
 
+    # Names become paths below the folder of results.
     uses = Counter(names)
     for name, entry in zip(names, entries, strict=True):
         parts = PurePosixPath(name)
@@ -93,6 +95,7 @@ def frame_names(video: Path) -> Sequence[str] | None:
 
 def unused_masks(names: Iterable[str], masks: Path) -> list[Path]:
     """Masks, and folders of masks, without a video of their name, sorted."""
+    # A name may contain folders: the mask of a/b.mp4 is in masks/a/.
     used: set[str] = set()
     for name in names:
         used |= {PurePosixPath(name).parts[0], f"{name}.png"}
@@ -133,5 +136,6 @@ def outputs_of(name: str, outputs: Outputs) -> Outputs:
         outputs,
         overlay=outputs.overlay and outputs.overlay / f"{name}.mp4",
         contours=outputs.contours and outputs.contours / f"{name}.mp4",
+        # Always a video: a folder of PNG files per video would have to be named, too.
         cutout=outputs.cutout and outputs.cutout / f"{name}{ALPHA_SUFFIX}",
     )

@@ -1,38 +1,52 @@
-"""A prediction as a file, and how far it was from what a build came to."""
+"""Estimate what a build will take, from pieces of a few videos that are decoded and labelled.
+Nothing is written.
+
+Every figure is a ratio estimate: clips, bytes and core time of the pieces, divided by what the
+headers of these pieces promise, times what the headers of all videos promise. The videos are a
+stratified sample: one drawn from each of several equally large groups of similar work.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from corrfractal.common.errors import CallError, NotFoundError
-from corrfractal.common.files import write_text
-from corrfractal.common.output_guard import refuse_overlap
+import numpy as np
 
-if TYPE_CHECKING:
-    from pipeline.run import PrecomputeResult
+from corrfractal.common.console import progress, say
+from corrfractal.common.errors import CorrFractalError
+from corrfractal.common.process import cpu_count, peak_rss_mb
+from corrfractal.video.discovery import discover, ignored_summary
+from pipeline.config import PipelineConfig
+from pipeline.discover.segments import cut_source, group_segments
+from pipeline.sample.clips import TICK_TOLERANCE
 
-STAGES = ("read", "open", "decode", "label", "store")
-"""Hash a source; open it with a decoder; decode, scale, look for cuts and damage; pseudo-labels;
-encode and write."""
+from .header_info import HeaderInfo, fill_in_lengths, probe_entry
+from .sample_run import STAGES, SampleRun, run_piece, warm_up
+
+PROBED = 400  # videos whose headers are read, at most
+LARGEST_SECONDS = 2.0  # length of the piece of the video with the largest frames
+RAY_WORKER_MB = 90.0  # memory of a Ray worker beyond this process, both with the decoders loaded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Estimate:
     """What a build will take.
 
     Attributes:
         sources: videos.
-        pilots: of how many of them a piece was run.
-        lost: share of these that are damaged.
+        pilots: videos of which a piece was run.
+        lost: share of the pilots that are damaged.
         clips, frames, bytes, shards: stored.
         source_bytes: read.
-        core_hours: of all stages; ``stages`` has them one by one.
-        bottleneck: the stage that takes most of them.
+        core_hours: processor time of all stages.
+        stages: processor time by stage, hours.
+        bottleneck: the stage with the most processor time.
         worker_mb: peak memory of a worker, MB.
         config: ``PipelineConfig.recipe()``.
     """
@@ -52,121 +66,135 @@ class Prediction:
     config: dict[str, Any]
 
     def hours(self, workers: int) -> float:
-        """Wall time at so many workers: as many rounds of shards as it takes, each worker on a core
-        of its own."""
+        """Wall time with one core per worker, in complete rounds of shards."""
         rounds = -(-self.shards // workers)
         return self.core_hours * rounds / self.shards
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """A quantity as predicted and as it was."""
+def estimate_build(
+    sources: Sequence[str],
+    config: PipelineConfig,
+    *,
+    pilots: int = 16,
+    seed: int = 0,
+    videos: int | None = None,
+    seconds: float | None = None,
+) -> Estimate:
+    """Estimate a build.
 
-    name: str
-    predicted: float
-    actual: float
-
-    @property
-    def error(self) -> float:
-        """Relative to what it was; positive if too much was predicted."""
-        return self.predicted / self.actual - 1 if self.actual else 0.0
-
-
-def compare(prediction: Prediction, result: PrecomputeResult) -> list[Compared]:
-    """Set what a build came to beside what was predicted for it.
-
-    Shards that were there already cost nothing now, so core-hours are compared for the part that
-    was made.
-    """
-    p = prediction
-    stored = result.samples * p.config["clip"]["frames"]
-    part = result.frames / stored if stored else 0.0
-    return [
-        Compared(name="sources", predicted=p.sources, actual=result.sources),
-        Compared(name="clips", predicted=p.clips, actual=result.samples),
-        Compared(name="bytes", predicted=p.bytes, actual=result.bytes),
-        Compared(name="core-hours", predicted=p.core_hours * part, actual=result.core_hours),
-        Compared(name="memory of a worker, MB", predicted=p.worker_mb, actual=result.worker_mb),
-    ]
-
-
-def lines(prediction: Prediction, workers: int) -> Iterator[str]:
-    """A prediction as text."""
-    p = prediction
-    yield f"{p.sources} sources of {_size(p.source_bytes)}; of {p.pilots} a piece was run, {p.lost:.0%} are damaged"
-    yield f"clips       {p.clips} ({p.frames} frames) in {p.shards} shards"
-    yield f"stored      {_size(p.bytes)}"
-    yield f"core-hours  {p.core_hours:.4g}; {_duration(p.hours(workers))} with {workers} workers"
-    yield f"memory      {p.worker_mb:.0f} MB a worker, {_size(p.worker_mb * workers * 1e6)} with {workers} workers"
-    shares = ", ".join(f"{stage} {hours / p.core_hours:.0%}" for stage, hours in p.stages.items())
-    yield f"bottleneck  {p.bottleneck} ({shares})"
-
-
-def save(prediction: Prediction, path: Path) -> None:
-    """Write a prediction as JSON in one atomic step."""
-    write_text(path, json.dumps(asdict(prediction), indent=1, sort_keys=True) + "\n")
-
-
-def refuse_foreign(
-    path: Path, inputs: Sequence[str | Path | None], *, overwrite: bool = False
-) -> None:
-    """Check that a prediction may be written to a file.
+    Args:
+        sources: as for ``precompute``.
+        config: as for ``precompute``.
+        pilots: videos of which a piece is run.
+        seed: decides which videos and pieces.
+        videos: size of the set that the sources are a sample of; None: the sources are the set.
+        seconds: mean length of the videos of that set; None: that of the sources.
 
     Raises:
-        CallError: it touches an input, or something else than a prediction is there.
+        NotFoundError: a source does not exist.
+        CorrFractalError: none of the pieces gave a clip.
     """
-    refuse_overlap({"--out": path}, inputs)
-    if path.is_dir():
-        raise CallError(
-            f"{path} is a folder: name a file for the plan, such as {path / 'prediction.json'}"
+    # 1. List all sources; read the headers of at most PROBED of them.
+    found = discover(sources)
+    if found.ignored:
+        say(ignored_summary(found.ignored))
+    rng = random.Random(seed)
+    count = len(found.entries)
+    probed = sorted(rng.sample(range(count), min(PROBED, count)))
+    with ThreadPoolExecutor(2 * cpu_count()) as pool:
+        headers = list(pool.map(probe_entry, (found.entries[number] for number in probed)))
+    headers = fill_in_lengths(headers)
+
+    # 2. Run a piece of a stratified sample.
+    warm_up(config)
+    chosen = _stratified(headers, pilots, rng)
+    runs = []
+    with progress("pieces", len(chosen)) as advance:
+        for header in chosen:
+            runs.append(run_piece(header, config, rng))
+            advance(1, Path(header.location).name)
+    # Memory follows the largest frames, which the sample may have missed.
+    run_piece(max(headers, key=lambda header: header.pixels), config, rng, LARGEST_SECONDS)
+    if not any(run.clips for run in runs):
+        raise CorrFractalError(
+            f"none of the {len(runs)} videos tried gave a clip, the first is {chosen[0].location}"
         )
-    if not path.parent.is_dir():
-        raise CallError(f"cannot write {path}: the folder {path.parent} does not exist")
-    if os.path.lexists(path) and not overwrite:
-        try:
-            _read(path)
-        except CallError as exc:
-            raise CallError(
-                f"{path} exists, and is no plan: move it away, name another file, or replace it "
-                "with --overwrite. Nothing was written"
-            ) from exc
+
+    # 3. Extrapolate to the set that the sources stand for.
+    if seconds is not None:
+        stretch = seconds / (sum(header.seconds for header in headers) / len(headers))
+        headers = [
+            replace(header, seconds=header.seconds * stretch, bytes=round(header.bytes * stretch))
+            for header in headers
+        ]
+    scale = (videos or count) / len(headers)
+    return _extrapolate(runs, headers, scale, config)
 
 
-def load(path: Path, config: dict[str, Any]) -> Prediction:
-    """Read a prediction that was made for this configuration.
-
-    Raises:
-        NotFoundError: no such file.
-        CallError: no prediction, or one for another configuration.
-    """
-    prediction = _read(path)
-    if prediction.config != config:
-        raise CallError(f"{path} was made for another configuration: run `corrfractal plan` again")
-    return prediction
+def _stratified(headers: Sequence[HeaderInfo], count: int, rng: random.Random) -> list[HeaderInfo]:
+    """One video from each of ``count`` equally large groups of similar work."""
+    ordered = sorted(headers, key=lambda header: (header.work, header.location))
+    edges = np.linspace(0, len(ordered), min(count, len(ordered)) + 1).round().astype(int)
+    return [ordered[rng.randrange(start, stop)] for start, stop in itertools.pairwise(edges)]
 
 
-def _read(path: Path) -> Prediction:
-    from pydantic import TypeAdapter, ValidationError  # imported late: --help stays fast
+def _extrapolate(
+    runs: Sequence[SampleRun], headers: Sequence[HeaderInfo], scale: float, config: PipelineConfig
+) -> Estimate:
+    """Scale what the pieces took up to ``scale`` times the videos of ``headers``."""
+    # Clips: cuts, gaps and damage leave a share of what would fit.
+    clips_that_fit = scale * sum(_clips_that_fit(header, config) for header in headers)
+    kept = _ratio((run.clips for run in runs), (_clips_that_fit(run.piece, config) for run in runs))
+    clips = clips_that_fit * kept
+    bytes_per_clip = _ratio((run.bytes for run in runs), (run.clips for run in runs))
 
-    try:
-        return TypeAdapter(Prediction).validate_json(path.read_bytes())
-    except FileNotFoundError as exc:
-        raise NotFoundError(f"no such plan: {path}") from exc
-    except ValidationError as exc:
-        raise CallError(
-            f"{path} is no plan: `corrfractal plan SOURCES --out {path}` writes one"
-        ) from exc
+    # Core time: each stage is proportional to its own unit of work.
+    all_bytes = scale * sum(header.bytes for header in headers)
+    all_work = scale * sum(header.work for header in headers)
+    units: dict[str, tuple[list[float], float]] = {
+        "read": ([run.whole.bytes for run in runs], all_bytes),
+        "open": ([run.whole.work for run in runs], all_work),
+        "decode": ([run.piece.work for run in runs], all_work),
+        "label": ([run.clips for run in runs], clips),
+        "store": ([run.clips for run in runs], clips),
+    }
+    hours = {}
+    for stage, (measured_units, all_units) in units.items():
+        seconds_per_unit = _ratio((run.seconds[stage] for run in runs), measured_units)
+        hours[stage] = seconds_per_unit * all_units / 3600
+
+    groups = group_segments([header.source() for header in headers], config)
+    return Estimate(
+        sources=round(scale * len(headers)),
+        pilots=len(runs),
+        lost=_ratio((run.lost for run in runs), (1 for _ in runs)),
+        clips=round(clips),
+        frames=round(clips * config.clip.frames),
+        bytes=round(clips * bytes_per_clip),
+        shards=max(1, round(scale * sum(1 for _ in groups))),
+        source_bytes=round(all_bytes),
+        core_hours=sum(hours.values()),
+        stages={stage: hours[stage] for stage in STAGES},
+        bottleneck=max(hours, key=lambda stage: hours[stage]),
+        worker_mb=peak_rss_mb() + RAY_WORKER_MB,
+        config=config.recipe(),
+    )
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+def _ratio(numerators: Iterable[float], denominators: Iterable[float]) -> float:
+    """Quotient of two sums; 0 if the second is 0."""
+    total = sum(denominators)
+    return sum(numerators) / total if total else 0.0
 
 
-def _duration(hours: float) -> str:
-    if hours >= 48:
-        return f"{hours / 24:.3g} days"
-    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.3g} min"
+def _clips_that_fit(header: HeaderInfo, config: PipelineConfig) -> int:
+    """Clips of a video without cuts and damage; counts as ``sampled_frames`` does."""
+    if not header.pixels:
+        return 0
+    count = 0
+    for segment in cut_source(header.source(), config):
+        length = min(segment.stop, header.seconds) - segment.start
+        ticks = int(max(0.0, length - 1 / header.fps) * config.clip.fps + TICK_TOLERANCE) + 1
+        samples = min(ticks, round(length * header.fps))
+        count += max(0, (samples - config.clip.frames) // config.clip.step + 1)
+    return count

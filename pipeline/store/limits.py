@@ -1,9 +1,8 @@
-"""What the reading of one segment may take: decoders are other people's C++, fed with files from
-anywhere.
+"""Bounds on processor time and memory while one segment is read.
 
-Nothing within a process stops a decoder that does not return, so a watchdog thread records the
-reason and ends the process. The pipeline then puts the segment into quarantine and makes the shard again
-without it.
+Decoders are third-party C++ that reads files from anywhere, and nothing within a process can stop
+one that does not return. A watchdog records the reason and calls ``os._exit``; the pipeline then
+quarantines the segment and builds the shard without it.
 """
 
 from __future__ import annotations
@@ -17,32 +16,34 @@ from contextlib import contextmanager
 from corrfractal.common.process import resident_mb
 
 EXIT_CODE = 70
-PERIOD = 0.05  # seconds between two looks; an allocation may overshoot by what it fills meanwhile
+# Seconds between two checks; an allocation may exceed the limit by what it fills in between.
+PERIOD = 0.05
 
 
 @contextmanager
-def limited(
-    cpu_seconds: float, memory_mb: float, leave_word: Callable[[str], None]
-) -> Iterator[None]:
-    """End this process, at once, if the block takes more than it may.
+def limited(cpu_seconds: float, memory_mb: float, report: Callable[[str], None]) -> Iterator[None]:
+    """End this process at once if the block exceeds a limit.
 
     Args:
-        cpu_seconds: processor time of the process; what waits for a disk or a network takes none.
-        memory_mb: by how much its resident memory may grow.
-        leave_word: is handed the reason before the end.
+        cpu_seconds: processor time of the process. Waiting for a disk or a network takes none, so a
+            slow store cannot exceed it.
+        memory_mb: growth of its resident memory, MB.
+        report: called with the reason before the process ends.
     """
-    started, began, done = time.process_time(), resident_mb(), threading.Event()
+    cpu_before = time.process_time()
+    memory_before = resident_mb()
+    done = threading.Event()
 
     def watch() -> None:
         while not done.wait(PERIOD):
-            reason = ""
-            if time.process_time() - started > cpu_seconds:
-                reason = f"reading it took more than {cpu_seconds:g} s of processor time (max_cpu_seconds)"
-            elif resident_mb() - began > memory_mb:
-                reason = f"reading it took more than {memory_mb:g} MB of memory (max_memory_mb)"
-            if reason:
-                leave_word(reason)
-                os._exit(EXIT_CODE)
+            if time.process_time() - cpu_before > cpu_seconds:
+                excess = f"{cpu_seconds:g} s of processor time (max_cpu_seconds)"
+            elif resident_mb() - memory_before > memory_mb:
+                excess = f"{memory_mb:g} MB of memory (max_memory_mb)"
+            else:
+                continue
+            report(f"reading it took more than {excess}")
+            os._exit(EXIT_CODE)
 
     watcher = threading.Thread(target=watch, name="limits", daemon=True)
     watcher.start()

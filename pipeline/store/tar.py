@@ -1,5 +1,5 @@
-"""A tar file whose bytes follow from its members alone (POSIX.1-1988 ustar; fixed times, owner and
-mode)."""
+"""A tar file whose bytes depend on its members only: POSIX.1-1988 ustar with fixed times, owner and
+mode."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import tarfile
 from collections.abc import Mapping
 from typing import BinaryIO
 
-END = 2 * tarfile.BLOCKSIZE  # two zero blocks end an archive
+# Two blocks of zeros end an archive.
+END_BYTES = 2 * tarfile.BLOCKSIZE
+
+# Fields of a ustar header that differ between members
+NAME_LENGTH = tarfile.LENGTH_NAME
+SIZE_FIELD = slice(124, 135)
+CHECKSUM_FIELD = slice(148, 154)
 
 
 class TarWriter:
-    """Writes members one after another and knows where each began.
+    """Appends members and reports where each begins, for random access without reading the tar.
 
     Args:
         file: opened for writing in binary, empty.
@@ -20,10 +26,10 @@ class TarWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.position = 0
-        """Bytes written so far: where the next member will begin."""
+        """Bytes written so far: the offset of the next member."""
 
     def add(self, members: Mapping[str, bytes]) -> int:
-        """Append members in the order given; return the number of bytes that they take in the
+        """Append members in the order given; return the number of bytes they take in the
         archive."""
         start = self.position
         for name, contents in members.items():
@@ -32,36 +38,42 @@ class TarWriter:
         return self.position - start
 
     def rewind(self, position: int) -> None:
-        """Forget what was written from ``position`` on."""
+        """Discard everything from ``position`` on."""
         self._file.seek(position)
         self._file.truncate()
         self.position = position
 
     def close(self) -> None:
         """Write the end of the archive. The file stays open."""
-        size = self.position + END
-        self._file.write(b"\0" * (END + -size % tarfile.RECORDSIZE))
+        size = self.position + END_BYTES
+        self._file.write(b"\0" * (END_BYTES + -size % tarfile.RECORDSIZE))
         self._file.flush()
 
 
 def _header(name: str, size: int) -> bytes:
-    """The header of a member. tarfile takes longer for one than zlib for a label map, so it makes
-    one for all."""
+    """Header of a member.
+
+    ``tarfile`` takes longer for a header than zlib for a label map, so it makes one blank header
+    and only name, size and checksum are filled in here.
+    """
     encoded = name.encode()
-    if len(encoded) > tarfile.LENGTH_NAME:
-        return _by_tarfile(name, size)
+    if len(encoded) > NAME_LENGTH:
+        return _tarfile_header(name, size)
     header = bytearray(BLANK)
     header[: len(encoded)] = encoded
-    header[124:135] = b"%011o" % size
-    header[148:154] = b"%06o" % (BLANK_SUM + sum(encoded) + sum(header[124:135]))
+    header[SIZE_FIELD] = b"%011o" % size
+    checksum = BLANK_CHECKSUM + sum(encoded) + sum(header[SIZE_FIELD])
+    header[CHECKSUM_FIELD] = b"%06o" % checksum
     return bytes(header)
 
 
-def _by_tarfile(name: str, size: int) -> bytes:
+def _tarfile_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
+    info.size = size
+    info.mode = 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
-BLANK = _by_tarfile("", 0)
-BLANK_SUM = int(BLANK[148:154], 8) - sum(BLANK[124:135])
+BLANK = _tarfile_header("", 0)
+# Without the size field, which is all "0" in a blank header
+BLANK_CHECKSUM = int(BLANK[CHECKSUM_FIELD], 8) - sum(BLANK[SIZE_FIELD])

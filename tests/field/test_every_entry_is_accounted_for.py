@@ -1,7 +1,7 @@
-"""Every entry of what the user named is sampled, quarantined, rejected, or ignored by a stated
-rule.
+"""Every entry behind the names given by the user is sampled, quarantined, rejected, or ignored by a
+documented rule.
 
-One that cannot be read does not stop the others.
+An entry that cannot be read does not stop the others.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from inference.propagation.videos import is_many
 from pipeline.cli import precompute as precompute_command
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.report.sample_run import plan
-from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.discover.work_plan import make_plan
+from pipeline.report.estimate import estimate_build
+from pipeline.store.commit import commit, prepare
 from pipeline.store.shard_task import make_shard
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
@@ -54,13 +55,13 @@ def master_frames(moving_frames: np.ndarray, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def frames(master_frames: Path, tmp_path: Path) -> Path:
-    """A folder of 24 frames, alone in a folder."""
+    """A frame folder of 24 frames, the only entry of its parent."""
     return Path(shutil.copytree(master_frames, tmp_path / "data" / "frames"))
 
 
 @pytest.fixture
 def folder(tiny_video: Path, tmp_path: Path) -> Path:
-    """A folder with one sound video, a.mp4."""
+    """A folder with one intact video, a.mp4."""
     (tmp_path / "v").mkdir()
     shutil.copy(tiny_video, tmp_path / "v" / "a.mp4")
     return tmp_path / "v"
@@ -101,7 +102,9 @@ def build(out: Path, *names: object) -> dict[str, tuple[str, str]]:
         ("IMG_1.HEIC", b"\0\0\0\x20ftypheic", "image of another kind beside frames"),
     ],
 )
-def test_beside_frames_what_is_no_video_is_ignored_by_a_rule(frames, name, contents, rule):
+def test_an_entry_next_to_frames_that_is_no_video_is_ignored_by_a_rule(
+    frames, name, contents, rule
+):
     (frames / name).write_bytes(contents)
     assert found(frames.parent) == {"frames": ""}
     assert ignored(frames.parent) == {rule: 1}
@@ -117,7 +120,7 @@ def test_folders_of_operating_systems_are_ignored(frames):
     assert ignored(frames.parent) == {"hidden": 1, "folder of an operating system": 2}
 
 
-def test_beside_frames_a_file_of_no_known_kind_is_tried_and_hides_no_frame(frames, tmp_path):
+def test_an_unknown_file_next_to_frames_is_tried_and_hides_no_frame(frames, tmp_path):
     (frames / "clip.xyz").write_bytes(b"\0\1\2\3" * 100)
     outcomes = build(tmp_path / "out", frames.parent)
     assert {uri: outcome for uri, (outcome, _) in outcomes.items()} == {
@@ -126,7 +129,7 @@ def test_beside_frames_a_file_of_no_known_kind_is_tried_and_hides_no_frame(frame
     }
 
 
-def test_images_beside_videos_are_posters_and_counted(folder, master_frames):
+def test_images_next_to_videos_are_counted_as_posters(folder, master_frames):
     for name in ("poster.png", "poster.heic", "note.txt"):
         shutil.copy(master_frames / "00000.png", folder / name)
     assert found(folder) == {"a.mp4": ""}
@@ -135,14 +138,14 @@ def test_images_beside_videos_are_posters_and_counted(folder, master_frames):
 
 
 @pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".JPG"])
-def test_a_folder_of_any_images_that_are_read_is_a_video(tmp_path, suffix):
+def test_a_folder_of_readable_images_is_a_video(tmp_path, suffix):
     (tmp_path / "data" / "frames").mkdir(parents=True)
     (tmp_path / "data" / "frames" / f"0{suffix}").write_bytes(b"x")
     assert found(tmp_path / "data") == {"frames": ""}
 
 
 @pytest.mark.parametrize("suffix", [*OTHER_IMAGES, ".EXR"])
-def test_a_folder_of_images_that_are_not_read_is_named(tmp_path, suffix):
+def test_a_folder_of_unreadable_image_formats_has_a_fault(tmp_path, suffix):
     (tmp_path / "data" / "frames").mkdir(parents=True)
     for t in range(2):
         (tmp_path / "data" / "frames" / f"{t}{suffix}").write_bytes(b"x")
@@ -150,12 +153,12 @@ def test_a_folder_of_images_that_are_not_read_is_named(tmp_path, suffix):
     assert f"its 2 images are of a kind that is not read as frames ({suffix.lower()})" in fault
 
 
-def test_a_glob_that_matches_frames_says_how_they_are_named(frames):
+def test_a_glob_that_matches_frames_suggests_their_folder(frames):
     with pytest.raises(NotFoundError, match=r"matches 24 images and no video; name their folder"):
         found(f"{frames}/*.png")
 
 
-def test_links_that_lead_nowhere_are_quarantined_with_their_target_and_the_others_are_sampled(
+def test_broken_links_are_quarantined_with_their_target_and_the_others_are_sampled(
     folder, tmp_path
 ):
     (folder / "annexed.mp4").symlink_to("../.git/annex/missing.mp4")
@@ -180,14 +183,14 @@ def test_two_links_to_the_same_missing_file_are_two_entries(folder):
     assert list(found(folder)) == ["a.mp4", "x.mp4", "y.mp4"]
 
 
-def test_a_frame_that_is_a_link_to_nowhere_is_named(frames):
+def test_a_frame_that_is_a_broken_link_is_named(frames):
     (frames / "00003.png").unlink()
     (frames / "00003.png").symlink_to("gone.png")
     (source,) = find_sources([str(frames.parent)])
     assert source.fault == "its file 00003.png cannot be read: No such file or directory"
 
 
-def test_pipes_sockets_and_pipes_among_frames_do_not_block_and_are_named(folder, frames):
+def test_pipes_and_sockets_do_not_block_and_are_named(folder, frames):
     os.mkfifo(folder / "pipe.mp4")
     (frames / "00003.png").unlink()
     os.mkfifo(frames / "00003.png")
@@ -208,27 +211,28 @@ def test_pipes_sockets_and_pipes_among_frames_do_not_block_and_are_named(folder,
 
 @pytest.fixture
 def readable_only_by_root(tiny_video: Path) -> Iterator[Path]:
-    """A folder with a sound video, a file and a sub-folder that this process may not read while the
-    test runs."""
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    (place / "locked").mkdir()
+    """A folder with an intact video, and a file and a sub-folder without read permission."""
+    root = Path(tempfile.mkdtemp())
+    root.chmod(0o755)
+    (root / "locked").mkdir()
     for name in ("a.mp4", "secret.mp4", "locked/b.mp4"):
-        shutil.copy(tiny_video, place / name)
-    (place / "a.mp4").chmod(0o644)
-    (place / "secret.mp4").chmod(0)
-    (place / "locked").chmod(0)
+        shutil.copy(tiny_video, root / name)
+    (root / "a.mp4").chmod(0o644)
+    (root / "secret.mp4").chmod(0)
+    (root / "locked").chmod(0)
+
+    # Permissions do not apply to root, so the test runs as "nobody".
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
-    yield place
+    yield root
     if user == 0:
         os.seteuid(0)
-    (place / "locked").chmod(0o755)
-    shutil.rmtree(place)
+    (root / "locked").chmod(0o755)
+    shutil.rmtree(root)
 
 
-def test_what_may_not_be_read_stops_nothing_else(readable_only_by_root):
+def test_entries_without_read_permission_do_not_stop_the_others(readable_only_by_root):
     faults = {source.uri: source.fault for source in find_sources([str(readable_only_by_root)])}
     assert faults == {
         "a.mp4": "",
@@ -239,7 +243,7 @@ def test_what_may_not_be_read_stops_nothing_else(readable_only_by_root):
         found(readable_only_by_root / "locked")
 
 
-def test_empty_files_are_quarantined_each(folder, tmp_path):
+def test_each_empty_file_is_quarantined(folder, tmp_path):
     for name in ("x.mp4", "y.mp4"):
         (folder / name).touch()
     empty = ("quarantined", "the file is empty")
@@ -251,12 +255,13 @@ def test_empty_files_are_quarantined_each(folder, tmp_path):
 
 
 ODD_NAMES = (
-    "new\nline.mp4", "quote\"'.mp4", "-dash.mp4", " lead.mp4", "trail.mp4 ", "e\u0301.mp4", "\u00e9.mp4", "clip[1].mp4",
-    "star*.mp4", "what?.mp4", "A.mp4", "a,b.mp4", "#hash.mp4", "back\\slash.mp4", "sep\u2028.mp4", "~.mp4",
+    "new\nline.mp4", "quote\"'.mp4", "-dash.mp4", " lead.mp4", "trail.mp4 ", "e\u0301.mp4",
+    "\u00e9.mp4", "clip[1].mp4", "star*.mp4", "what?.mp4", "A.mp4", "a,b.mp4", "#hash.mp4",
+    "back\\slash.mp4", "sep\u2028.mp4", "~.mp4",
 )  # fmt: skip
 
 
-def test_files_of_odd_names_are_found_in_folders_by_name_and_in_lists(tmp_path, tiny_video):
+def test_files_with_odd_names_are_found_in_folders_by_name_and_in_lists(tmp_path, tiny_video):
     folder = tmp_path / "odd"
     folder.mkdir()
     for name in ODD_NAMES:
@@ -267,7 +272,7 @@ def test_files_of_odd_names_are_found_in_folders_by_name_and_in_lists(tmp_path, 
     assert set(found(folder)) == names
     for name in names:
         assert found(folder / name) == {name: ""}
-    # A line cannot hold a line break.
+    # A line of a list cannot contain a line break.
     listed = names - {"new\nline.mp4"}
     (tmp_path / "list.txt").write_bytes(
         b"".join(os.fsencode(f"odd/{name}\r\n") for name in sorted(listed))
@@ -292,7 +297,7 @@ def test_lists_are_read_as_editors_save_them(folder, encoding):
         assert found(folder / name) == {"a.mp4": "", "é b.mp4": "", "sub/c.mp4": ""}
 
 
-def test_lines_of_a_list_that_lead_to_nothing_are_quarantined_with_their_numbers(folder, tmp_path):
+def test_lines_of_a_list_that_name_no_video_are_quarantined_with_their_numbers(folder, tmp_path):
     (folder / "empty").mkdir()
     (folder / "list.txt").write_text("gone.mp4\na.mp4\nlist.txt\n*.mov\nempty\nx\ty.mp4\n")
     outcomes = build(tmp_path / "out", folder / "list.txt")
@@ -313,7 +318,7 @@ def test_globs_and_home_folders_in_lists_are_expanded(folder, monkeypatch):
     assert found(folder / "list.txt") == {"a.mp4": "", "b.mp4": ""}
 
 
-def test_a_list_of_nothing_is_a_wrong_call(folder):
+def test_a_list_without_videos_is_a_wrong_call(folder):
     (folder / "list.txt").write_text("# nothing yet\n\n")
     with pytest.raises(NotFoundError, match="names no videos"):
         found(folder / "list.txt")
@@ -342,17 +347,19 @@ def test_hidden_entries_are_ignored_in_a_folder_and_read_when_named(folder):
     assert found(folder / ".hidden.mp4", folder / ".cache") == {".hidden.mp4": "", "b.mp4": ""}
 
 
-def test_very_deep_trees_and_links_in_circles_end(folder):
+def test_searching_very_deep_trees_and_circular_links_terminates(folder):
     deep = folder.joinpath(*["d"] * 1010)
     subprocess.run(["mkdir", "-p", deep], check=True)
     shutil.copy(folder / "a.mp4", deep / "b.mp4")
-    for name in ("one", "two"):  # two links back up: 2 ** 40 paths until the system refuses
+    # Two links to the parent give 2 ** 40 paths before the system refuses.
+    for name in ("one", "two"):
         (folder / name).symlink_to(folder)
     assert len(found(folder)) == len(found(f"{folder}/**/*.mp4")) == 2
-    subprocess.run(["rm", "-r", folder / "d"], check=True)  # deeper than Python can remove
+    # Python cannot remove a tree of this depth.
+    subprocess.run(["rm", "-r", folder / "d"], check=True)
 
 
-def test_keys_of_a_store_are_found_whatever_is_in_their_names(tmp_path, s3, tiny_video):
+def test_keys_of_a_store_with_special_characters_are_found(tmp_path, s3, tiny_video):
     bucket = f"{s3}/{tmp_path.name}"
     names = [
         "a+b.mp4",
@@ -367,7 +374,7 @@ def test_keys_of_a_store_are_found_whatever_is_in_their_names(tmp_path, s3, tiny
     names += [f"{tmp_path.name}.mp4", "both.mp4", "both.mp4/inner.mp4"]
     for number, name in enumerate(names):
         storage.write(f"{bucket}/{name}", tiny_video.read_bytes() + bytes([number]))
-    # The key of a folder, as consoles of stores create it, and a file called as its folder.
+    # Web consoles of stores create a key for each folder; a file may share its folder's name.
     with storage._remote(bucket) as (fs, path):
         fs.call_s3("put_object", Bucket="bucket", Key=path.removeprefix("bucket/") + "/")
     storage.write(f"{bucket}/sub/sub", tiny_video.read_bytes() + b"sub")
@@ -379,13 +386,13 @@ def test_keys_of_a_store_are_found_whatever_is_in_their_names(tmp_path, s3, tiny
         assert found(f"{bucket}/{name}") == {Path(name).name: ""}
 
 
-def test_a_plan_counts_what_cannot_be_read_as_lost(folder):
+def test_an_estimate_counts_what_cannot_be_read_as_lost(folder):
     (folder / "annexed.mp4").symlink_to("gone.mp4")
-    predicted = plan([str(folder)], CONFIG)
-    assert (predicted.sources, predicted.lost) == (2, 0.5)
+    estimate = estimate_build([str(folder)], CONFIG)
+    assert (estimate.sources, estimate.lost) == (2, 0.5)
 
 
-def test_precompute_tells_what_it_ignored(folder, tmp_path, ray_session):
+def test_precompute_prints_what_it_ignored(folder, tmp_path, ray_session):
     (folder / "notes.txt").write_text("a note")
     (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbf[precompute]\nsize = 32\n")
     assert read_toml(tmp_path / "config.toml") == {"precompute": {"size": 32}}
@@ -395,7 +402,7 @@ def test_precompute_tells_what_it_ignored(folder, tmp_path, ray_session):
     assert "ignored 1 entry that is no video (side file: 1)" in result.output
 
 
-def test_of_many_videos_each_that_fails_is_named_and_the_others_get_their_masks(
+def test_each_of_many_videos_that_fails_is_named_and_the_others_get_their_masks(
     ray_session, folder, tmp_path, moving_frames, capsys
 ):
     masks = tmp_path / "masks"
@@ -422,7 +429,7 @@ def test_of_many_videos_each_that_fails_is_named_and_the_others_get_their_masks(
 
 @pytest.fixture
 def davis(tmp_path: Path, moving_frames: np.ndarray) -> Path:
-    """A data set in the layout of DAVIS with the sequences one and two of four frames."""
+    """A data set in the layout of DAVIS with two sequences, "one" and "two", of four frames."""
     root = tmp_path / "davis"
     mask = np.zeros(moving_frames.shape[1:3], dtype=np.uint8)
     mask[20:60, 20:60] = 1
@@ -445,7 +452,7 @@ def test_lists_of_data_sets_are_read_as_editors_save_them(davis):
     assert len(files_in(frames, ".jpg")) == 4
 
 
-def test_score_names_every_sequence_that_fails_and_what_it_does_not_know(davis, tmp_path, capsys):
+def test_score_names_every_failed_sequence_and_every_unknown_entry(davis, tmp_path, capsys):
     (davis / "ImageSets" / "2017" / "val.txt").write_text("one\ntwo\n")
     masks = Path(shutil.copytree(davis / "Annotations" / "480p", tmp_path / "masks"))
     (masks / "one" / "00001.png").unlink()

@@ -1,4 +1,4 @@
-"""Masks belong to frames by name, and results carry the names of their frames."""
+"""Masks are matched to frames by name, and results are named after their frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from corrfractal.__main__ import main
 from inference.prompts.mask_images import read_mask, write_mask
 
 COPY = ("--model", "baseline:copy")
-NAMES = ["00001", "00002", "00003", "00005", "00010"]  # as FFmpeg counts, with frames left out
+
+# FFmpeg counts from 1; some frames were deleted.
+NAMES = ["00001", "00002", "00003", "00005", "00010"]
 
 
 def corrfractal(*args: object) -> Result:
@@ -44,10 +46,11 @@ def stems(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.png"))
 
 
-def test_a_mask_goes_to_the_frame_of_its_name_and_results_carry_the_names(
+def test_a_mask_applies_to_the_frame_of_its_name_and_results_have_the_frames_names(
     frames: Path, tmp_path: Path
 ) -> None:
-    masks, out = tmp_path / "masks", tmp_path / "out"
+    masks = tmp_path / "masks"
+    out = tmp_path / "out"
     masks.mkdir()
     write_mask(masks / "00001.png", box(1))
     write_mask(masks / "00005.png", box(2))
@@ -87,7 +90,7 @@ def test_a_frame_is_named_by_its_name_or_its_number(
         ("--points", "points.csv"),
     ],
 )
-def test_a_name_that_fits_no_frame_is_an_error_that_names_it(
+def test_a_name_without_a_frame_is_an_error_that_quotes_it(
     frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +123,7 @@ def test_frames_may_have_any_names(frames: Path, tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_probabilities_and_points_carry_the_names(frames: Path, tmp_path: Path) -> None:
+def test_probabilities_and_points_have_the_frames_names(frames: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = tmp_path / "model.safetensors"
     CorrFractal(CorrFractalConfig(width=4, embedding_channels=8)).save(model)
@@ -143,7 +146,7 @@ def test_probabilities_and_points_carry_the_names(frames: Path, tmp_path: Path) 
     assert (float(rows[1]["x"]), float(rows[1]["y"])) == (30.0, 30.0)
 
 
-def test_many_folders_of_frames_take_masks_by_name(
+def test_masks_of_many_frame_folders_are_matched_by_name(
     ray_session: None, frames: Path, tmp_path: Path
 ) -> None:
     for name in ("videos/one", "masks/one"):
@@ -160,7 +163,7 @@ def test_many_folders_of_frames_take_masks_by_name(
     np.testing.assert_array_equal(read_mask(out / "one" / "00003.png"), box(4))
 
 
-def test_the_fields_mask_is_put_on_its_own_frame(data_dir: Path, tmp_path: Path) -> None:
+def test_a_real_mask_is_applied_to_its_own_frame(data_dir: Path, tmp_path: Path) -> None:
     field = data_dir / "field" / "frame-names"
     done = corrfractal(
         "propagate", field / "frames", "--mask", field / "masks", "--out", tmp_path / "out", *COPY

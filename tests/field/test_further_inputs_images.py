@@ -1,4 +1,5 @@
-"""Folders of frames of further kinds: the picture that a viewer shows, or an error with its file."""
+"""Frame folders with unusual images: the picture that a viewer shows, or an error that names the
+file."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ Saver = Callable[[Path, U8], None]
 
 
 def noisy(number: int) -> U8:
-    """A picture of many compressed bytes, so that damage in the middle of the file hits them."""
+    """A picture that compresses badly, so that damage in the middle of its file hits pixels."""
     noise = np.random.default_rng(number).integers(-30, 30, picture(number).shape)
     return (picture(number) + noise).clip(0, 255).astype(np.uint8)
 
@@ -48,7 +49,7 @@ def plain_png(image: U8, before: bytes = b"") -> bytes:
 
 
 def interlaced_png(image: U8) -> bytes:
-    """Seven passes (ISO 15948, 8.2)."""
+    """A PNG in seven passes (ISO 15948, section 8.2)."""
     passes = (
         (0, 0, 8, 8),
         (4, 0, 8, 8),
@@ -66,7 +67,7 @@ def interlaced_png(image: U8) -> bytes:
 
 
 def turned(image: U8) -> tuple[Image.Image, Image.Exif]:
-    """The picture as a phone held upright stores it, and the note of how to turn it back."""
+    """The picture as an upright phone stores it, and the EXIF tag that turns it back."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return Image.fromarray(np.ascontiguousarray(np.rot90(image))), exif
@@ -126,7 +127,7 @@ SAVERS: dict[str, tuple[str, Saver]] = {
 }
 
 
-@pytest.mark.parametrize("size", [None, (40, 48)], ids=["whole", "reduced"])
+@pytest.mark.parametrize("size", [None, (40, 48)], ids=["full size", "reduced"])
 @pytest.mark.parametrize("kind", SAVERS)
 def test_a_frame_is_the_picture_that_a_viewer_shows(tmp_path, kind, size):
     suffix, save = SAVERS[kind]
@@ -149,8 +150,8 @@ def test_grey_frames_with_and_without_alpha_are_grey_rgb(tmp_path):
 
 def flip_bits(data: bytes) -> bytes:
     changed = bytearray(data)
-    for at in np.random.default_rng(1).integers(len(data) // 3, len(data) - 10, 20):
-        changed[at] ^= 0x41
+    for position in np.random.default_rng(1).integers(len(data) // 3, len(data) - 10, 20):
+        changed[position] ^= 0x41
     return bytes(changed)
 
 
@@ -166,22 +167,25 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "flipped bits": (".jpg", flip_bits),
     "a block of zeros": (
         ".jpg",
-        lambda d: d[: len(d) // 2] + bytes(2000) + d[len(d) // 2 + 2000 :],
+        lambda data: data[: len(data) // 2] + bytes(2000) + data[len(data) // 2 + 2000 :],
     ),
-    "a block missing": (".jpg", lambda d: d[: len(d) // 2] + d[len(d) // 2 + 700 :]),
-    "cut": (".jpg", lambda d: d[: len(d) // 2]),
+    "a block missing": (
+        ".jpg",
+        lambda data: data[: len(data) // 2] + data[len(data) // 2 + 700 :],
+    ),
+    "cut": (".jpg", lambda data: data[: len(data) // 2]),
     "a flipped bit in a PNG": (".png", flip_one_bit),
-    "a PNG without its end": (".png", lambda d: d[:-12]),
-    "a cut PNG": (".png", lambda d: d[: len(d) // 2]),
-    "no bytes": (".png", lambda d: b""),
-    "a Git LFS pointer": (".jpg", lambda d: POINTER),
-    "a web page": (".jpg", lambda d: b"<!DOCTYPE html><html>404</html>"),
+    "a PNG without its end": (".png", lambda data: data[:-12]),
+    "a cut PNG": (".png", lambda data: data[: len(data) // 2]),
+    "no bytes": (".png", lambda data: b""),
+    "a Git LFS pointer": (".jpg", lambda data: POINTER),
+    "a web page": (".jpg", lambda data: b"<!DOCTYPE html><html>404</html>"),
 }
 
 
-@pytest.mark.parametrize("size", [None, (40, 48)], ids=["whole", "reduced"])
+@pytest.mark.parametrize("size", [None, (40, 48)], ids=["full size", "reduced"])
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_frame_is_an_error_that_names_it_wherever_the_damage_is(tmp_path, kind, size):
+def test_a_damaged_frame_raises_an_error_that_names_it(tmp_path, kind, size):
     """OpenCV and Pillow return a picture that is wrong below the damage (OpenCV issue 17862)."""
     suffix, damage = DAMAGE[kind]
     for number in range(4):
@@ -198,22 +202,22 @@ def test_a_damaged_frame_is_an_error_that_names_it_wherever_the_damage_is(tmp_pa
 @pytest.mark.parametrize(
     "marker", [b"\xff\xdb", b"\xff\xd9"], ids=["before the tables", "before the end"]
 )
-def test_stray_bytes_between_the_parts_of_a_sound_jpeg_are_no_damage(tmp_path, marker):
+def test_stray_bytes_between_the_segments_of_an_intact_jpeg_are_not_damage(tmp_path, marker):
     """Logitech webcams write them (OpenCV issue 9477); the picture is complete."""
     data = jpeg(picture(5))
-    at = data.rindex(marker)
-    (tmp_path / "0.jpg").write_bytes(data[:at] + b"\x55" * 11 + data[at:])
+    position = data.rindex(marker)
+    (tmp_path / "0.jpg").write_bytes(data[:position] + b"\x55" * 11 + data[position:])
     assert numbers(open_video(tmp_path).frames()) == [5]
 
 
-def test_a_png_with_much_text_is_a_picture(tmp_path):
+def test_a_png_with_megabytes_of_text_is_read(tmp_path):
     """Image generators store their whole workflow in each frame."""
     text = chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(3_000_000)))
     (tmp_path / "0.png").write_bytes(plain_png(picture(5), before=text))
     assert numbers(open_video(tmp_path).frames()) == [5]
 
 
-def test_a_small_file_that_unpacks_to_a_gigapixel_is_refused(tmp_path):
+def test_a_small_file_that_decompresses_to_a_gigapixel_is_refused(tmp_path):
     rows = zlib.compressobj()
     packed = b"".join(rows.compress(bytes(30_000 // 8 + 1)) for _ in range(3000)) + rows.flush()
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
@@ -227,7 +231,7 @@ def test_a_small_file_that_unpacks_to_a_gigapixel_is_refused(tmp_path):
 
 
 def test_frames_and_masks_of_the_same_names_in_one_folder_are_not_mixed(tmp_path):
-    """As users of XMem and SAM 2 keep them: each mask was taken for the frame after its own."""
+    """Users of XMem and SAM 2 store them so: each mask was read as the frame after its own."""
     for number in range(3):
         Image.fromarray(picture(number)).save(tmp_path / f"{number:05d}.jpg")
         Image.fromarray(picture(number)).convert("1").save(tmp_path / f"{number:05d}.png")
@@ -235,14 +239,14 @@ def test_frames_and_masks_of_the_same_names_in_one_folder_are_not_mixed(tmp_path
         list(open_video(tmp_path).frames())
 
 
-def test_frames_without_leading_zeros_are_in_the_order_of_their_numbers(tmp_path):
+def test_frames_without_leading_zeros_are_ordered_by_number(tmp_path):
     """SAM 2 issue 170 and many others."""
     for number in (1, 2, 9, 10, 11, 100):
         Image.fromarray(picture(number)).save(tmp_path / f"shot2_frame{number}.png")
     assert numbers(open_video(tmp_path).frames()) == [1, 2, 9, 10, 11, 100]
 
 
-def test_digits_of_other_scripts_in_names_are_no_reason_to_stop(tmp_path):
+def test_digits_of_other_scripts_in_names_are_accepted(tmp_path):
     for number, name in enumerate(
         ("\u0663" + "1.png", "1.png", "x2.png", "\u00b2.png", "\uff11" + "1.png")
     ):
@@ -250,14 +254,14 @@ def test_digits_of_other_scripts_in_names_are_no_reason_to_stop(tmp_path):
     assert sorted(numbers(open_video(tmp_path).frames())) == [0, 1, 2, 3, 4]
 
 
-def test_a_folder_named_like_a_frame_is_none(tmp_path):
+def test_a_folder_named_like_a_frame_is_ignored(tmp_path):
     for number in (0, 2):
         Image.fromarray(picture(number)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "1.jpg").mkdir()
     assert numbers(open_video(tmp_path).frames()) == [0, 2]
 
 
-def test_a_folder_of_frames_named_like_a_video_is_a_folder_of_frames(tmp_path):
+def test_a_frame_folder_may_be_named_like_a_video_file(tmp_path):
     folder = tmp_path / "take.mp4"
     folder.mkdir()
     for number in range(3):

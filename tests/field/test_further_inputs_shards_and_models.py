@@ -26,8 +26,10 @@ from corrfractal.shards.manifest import Manifest, ShardEntry, load_manifest
 from inference.propagate import propagate_video
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.store.commit import commit, make_plan, prepare, verify
+from pipeline.discover.work_plan import make_plan
+from pipeline.store.commit import commit, prepare
 from pipeline.store.shard_task import make_shard
+from pipeline.store.verify import verify
 from tests.field.build_inputs import FAST, picture, write
 from training.config import TrainingConfig, with_settings
 from training.data.cache import ShardFiles

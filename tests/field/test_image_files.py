@@ -1,4 +1,5 @@
-"""One reader for image files: bounded by the header, complete or refused, whatever the name."""
+"""One reader for image files: size limited by the header, complete or refused, independent of the
+name."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from inference.datasets.folders import read_picture
 from inference.prompts.mask_images import read_mask
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.store.commit import make_plan
+from pipeline.discover.work_plan import make_plan
 from pipeline.store.shard_task import make_shard
 
 
@@ -32,7 +33,7 @@ def encoded(image, form, **options):
 
 
 def bomb(side):
-    """A sound PNG header of ``side`` x ``side`` pixels with next to no data."""
+    """A valid PNG header of ``side`` x ``side`` pixels with almost no data."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -43,7 +44,7 @@ def bomb(side):
 
 @pytest.fixture
 def frames(tmp_path, moving_frames):
-    """Twelve JPEG frames named from 00001."""
+    """Twelve JPEG frames, named from 00001 on."""
     folder = tmp_path / "frames"
     folder.mkdir()
     for t in range(12):
@@ -85,7 +86,7 @@ def test_every_exif_orientation_is_shown_as_opencv_shows_it(tmp_path, moving_fra
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "WEBP", "TIFF", "JPEG"])
-def test_contents_decide_the_format_and_not_the_name(tmp_path, moving_frames, form):
+def test_the_content_decides_the_format_and_not_the_name(tmp_path, moving_frames, form):
     options = {"lossless": True} if form == "WEBP" else {}
     path = tmp_path / "crawled.jpg"
     path.write_bytes(encoded(moving_frames[0], form, **options))
@@ -107,7 +108,7 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding(tmp_path, side
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
-def test_an_image_that_was_cut_is_refused(tmp_path, moving_frames, form, share):
+def test_a_cut_image_is_refused(tmp_path, moving_frames, form, share):
     data = encoded(moving_frames[0], form)
     path = tmp_path / "cut"
     path.write_bytes(data[: int(len(data) * share)])
@@ -116,7 +117,7 @@ def test_an_image_that_was_cut_is_refused(tmp_path, moving_frames, form, share):
             read(path)
 
 
-def test_every_flipped_bit_of_a_png_is_noticed(tmp_path, moving_frames, capfd):
+def test_every_flipped_bit_of_a_png_is_detected(tmp_path, moving_frames, capfd):
     data = encoded(moving_frames[0], "PNG")
     rng = random.Random(0)
     path = tmp_path / "flipped.png"
@@ -150,7 +151,7 @@ def test_every_genuine_frame_and_annotation_is_read(data_dir):
         np.testing.assert_array_equal(np.array(open_image(path)), np.array(Image.open(path)))
 
 
-def test_animated_images_are_no_frames(tmp_path, moving_frames):
+def test_animated_images_are_refused_as_frames(tmp_path, moving_frames):
     pictures = [Image.fromarray(image) for image in moving_frames[:3]]
     for form in ("PNG", "WEBP", "TIFF"):
         path = tmp_path / f"animated.{form.lower()}"
@@ -159,14 +160,14 @@ def test_animated_images_are_no_frames(tmp_path, moving_frames):
             read_image(path)
 
 
-def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path):
+def test_what_is_not_a_file_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("pipe.png", "missing.png", "."):
         with pytest.raises(ImageError):
             read_image(tmp_path / name)
 
 
-def test_a_bad_header_puts_the_folder_into_quarantine(data_dir, tmp_path):
+def test_a_frame_folder_with_a_bad_header_is_quarantined(data_dir, tmp_path):
     folder = data_dir / "field" / "bad-header" / "frames"
     entry = outcome(folder, tmp_path / "out")
     assert entry.outcome == "quarantined"
@@ -180,14 +181,14 @@ def test_cut_jpegs_are_never_sampled(data_dir, tmp_path):
 
 
 def test_a_frame_cut_in_the_middle_of_a_folder_is_named(frames):
-    victim = frames / "00005.jpg"
-    victim.write_bytes(victim.read_bytes()[:2000])
+    cut_frame = frames / "00005.jpg"
+    cut_frame.write_bytes(cut_frame.read_bytes()[:2000])
     seen = []
     with pytest.raises(VideoError, match=r"frames at frame 4: 00005\.jpg: the image"):
         seen.extend(frame.index for frame in open_video(frames).frames())
     assert seen == [0, 1, 2, 3]
     with pytest.raises(VideoError, match=r"00005\.jpg"):
-        read_picture(victim, 4)
+        read_picture(cut_frame, 4)
 
 
 def test_names_that_are_not_utf8_are_read(tmp_path, frames):
@@ -196,7 +197,7 @@ def test_names_that_are_not_utf8_are_read(tmp_path, frames):
     assert len(list(open_video(frames).frames())) == 12
 
 
-def test_numbers_in_other_scripts_do_not_break_the_order(frames):
+def test_digits_of_other_scripts_do_not_break_the_order(frames):
     for name in ("٣1.jpg", "²5.jpg", "frame.jpg"):
         (frames / name).write_bytes((frames / "00001.jpg").read_bytes())
     assert len(list(open_video(frames).frames())) == 15
@@ -208,7 +209,7 @@ def test_a_frame_and_its_mask_in_one_folder_are_refused(frames, moving_frames):
         open_video(frames)
 
 
-def test_a_folder_named_like_an_image_is_no_frame(frames):
+def test_a_folder_named_like_an_image_is_not_a_frame(frames):
     (frames / "00013.jpg").mkdir()
     assert open_video(frames).info.frames == 12
 

@@ -1,5 +1,4 @@
-"""A mask becomes the objects that are drawn in it, or is refused with a sentence; never other
-objects."""
+"""A mask is read as exactly the objects drawn in it, or refused with one sentence."""
 
 from __future__ import annotations
 
@@ -75,7 +74,7 @@ def test_a_jpeg_of_one_object_is_one_object(tmp_path: Path, quality: int) -> Non
     assert np.unique(read_first_mask(tmp_path / "mask.jpg", SIZE)).tolist() == [0, 1]
 
 
-def test_a_jpeg_is_turned_as_its_frame_is(tmp_path: Path) -> None:
+def test_the_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(disk()).save(tmp_path / "mask.jpg", exif=exif)
@@ -112,7 +111,7 @@ def enlarged(mask: np.ndarray) -> np.ndarray:
         "white without background",
     ],
 )
-def test_values_that_are_no_ids_are_refused(tmp_path: Path, mask: np.ndarray) -> None:
+def test_values_that_are_not_ids_are_refused(tmp_path: Path, mask: np.ndarray) -> None:
     Image.fromarray(mask).save(tmp_path / "mask.png")
     with pytest.raises(
         MaskError, match=r"mask\.png holds .* save it as PNG with one flat value per object"
@@ -125,9 +124,8 @@ def test_several_objects_keep_their_ids(tmp_path: Path) -> None:
     thin[10, 10:150] = 2
     thin[60:110, 65] = 4
     flags = two(128, 255)
-    for number, mask in enumerate(
-        (thin, flags, two(1, 2), two(254, 7), np.diag(np.full(120, 5, dtype=np.uint8)))
-    ):
+    diagonal = np.diag(np.full(120, 5, dtype=np.uint8))
+    for number, mask in enumerate((thin, flags, two(1, 2), two(254, 7), diagonal)):
         write_mask(tmp_path / "palette.png", mask)
         Image.fromarray(mask).save(tmp_path / "grey.png")
         for name in ("palette.png", "grey.png"):
@@ -158,7 +156,7 @@ def test_ids_of_16_bits_are_read_plain_or_stretched(tmp_path: Path) -> None:
         read_first_mask(tmp_path / "mask.png", SIZE)
 
 
-def test_the_fields_masks_are_one_object_each(data_dir: Path) -> None:
+def test_each_real_soft_mask_is_one_object(data_dir: Path) -> None:
     for name in ("aa_poly.png", "mask.jpg", "mask75.jpg", "rgba_white.png", "la.png"):
         mask = read_first_mask(data_dir / "field" / "soft-masks" / name, (240, 320))
         assert np.unique(mask).tolist() == [0, 1], name

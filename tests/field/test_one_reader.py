@@ -1,5 +1,5 @@
-"""One reader decides for all commands: the track, the shown frames and their times, which way up,
-and what can be saved of a damaged file."""
+"""One reader decides for all commands: track, shown frames, times, orientation, and which frames of
+a damaged file are kept."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.report.sample_run import probe
-from pipeline.store.commit import make_plan
+from pipeline.discover.work_plan import make_plan
+from pipeline.report.header_info import probe
 from pipeline.store.shard_task import make_shard
 
-# As `ffprobe -count_frames` counts them; docs/frames.md has all files.
+# Counts of `ffprobe -count_frames`; docs/frames.md has all files.
 SHOWN = {
     "field/edit-list/clip.mp4": 26,
     "field/two-tracks/two_tracks.mp4": 60,
@@ -49,7 +49,7 @@ SAVED = {"cut.mp4": 193, "cut.webm": 92, "zero_tail.mp4": 24}
 
 
 def sampled(path, out):
-    """The manifest's entry of a source, by the body of a task."""
+    """The manifest's entry of a source, built without Ray."""
     out.mkdir(exist_ok=True)
     config = PipelineConfig()
     (spec,) = make_plan(find_sources([str(path)], skip=str(out)), config).shards
@@ -59,7 +59,7 @@ def sampled(path, out):
 
 
 def propagated(path, out):
-    """Number of masks, and the error if there was one."""
+    """Number of masks written, and the error or None."""
     given = read_prompts(boxes=("1,20,60,80,120",))
     try:
         propagate_video(path, given, out, "baseline:copy")
@@ -70,9 +70,10 @@ def propagated(path, out):
 
 
 def served(path):
-    """Rows of the model as a service."""
+    """Rows that the model returns as a service."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's, over its own type hints
+        # MLflow warns about its own type hints.
+        warnings.simplefilter("ignore")
         from inference.serving import MaskPropagation
 
     info = open_video(path).info
@@ -101,7 +102,7 @@ def test_frames_times_and_pictures_are_those_of_a_player(data_dir, name):
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_plan_counts_the_frames_that_are_shown(data_dir, name):
     facts = probe(str(data_dir / name))
-    # VP9 may hide frames in packets of their own: the tables of this file promise eight more.
+    # VP9 may store hidden frames in separate packets: this file has eight of them.
     hidden = 8 if name.endswith("vp9_10bit.webm") else 0
     assert round(facts.seconds * facts.fps) == SHOWN[name] + hidden
 
@@ -116,44 +117,43 @@ def test_a_mirrored_video_is_shown_mirrored(data_dir, name):
 
 
 @pytest.mark.parametrize("name", ["bear.mp4", "boat.mp4", "drift-turn.mkv", "bus.webm"])
-def test_ordinary_files_are_read_by_the_fast_decoder_and_equal_the_second(data_dir, name):
+def test_ordinary_files_are_read_by_decord_with_the_pixels_of_pyav(data_dir, name):
     path = data_dir / "train_videos" / name
     fast = open_video(path)
     assert fast.info.decoder == "decord"
-    for ours, theirs in zip(fast.frames(), open_video(path, "pyav").frames(), strict=True):
-        np.testing.assert_array_equal(ours.image, theirs.image)
+    pyav = open_video(path, "pyav")
+    for first, second in zip(fast.frames(), pyav.frames(), strict=True):
+        np.testing.assert_array_equal(first.image, second.image)
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_every_command_saves_the_same_frames_of_a_damaged_file(data_dir, tmp_path, name):
+def test_every_command_keeps_the_same_frames_of_a_damaged_file(data_dir, tmp_path, name):
     path = data_dir / "field" / "cut-short" / name
     entry = sampled(path, tmp_path / "shards")
     masks, error = propagated(path, tmp_path / "masks")
     rows = served(path)
-    assert (entry.outcome, entry.frames, entry.first_bad_frame) == (
-        "quarantined",
-        *[SAVED[name]] * 2,
-    )
-    assert masks == SAVED[name]
+    kept = SAVED[name]
+    assert (entry.outcome, entry.frames, entry.first_bad_frame) == ("quarantined", kept, kept)
+    assert masks == kept
     assert error is not None
-    assert error.frame == SAVED[name]
-    assert len(rows) == SAVED[name] + 1
-    assert [mask == b"" for mask in rows["mask"]] == [False] * SAVED[name] + [True]
+    assert error.frame == kept
+    assert len(rows) == kept + 1
+    assert [mask == b"" for mask in rows["mask"]] == [False] * kept + [True]
 
 
-def test_a_clock_that_does_not_start_at_zero_is_no_damage(data_dir, tmp_path):
+def test_a_clock_that_does_not_start_at_zero_is_not_damage(data_dir, tmp_path):
     entry = sampled(data_dir / "field" / "late-start" / "late_start.mkv", tmp_path)
     assert (entry.outcome, entry.frames) == ("sampled", 60)
     assert open_video(data_dir / "field" / "late-start" / "late_start.mkv").times()[0] == 0
 
 
-def test_every_command_follows_the_default_track(data_dir, tmp_path):
+def test_every_command_reads_the_default_track(data_dir, tmp_path):
     path = data_dir / "field" / "two-tracks" / "two_tracks.mp4"
     assert sampled(path, tmp_path / "shards").frames == 60
     assert propagated(path, tmp_path / "masks") == (60, None)
 
 
-def test_trimmed_frames_are_in_no_result(data_dir, tmp_path):
+def test_trimmed_frames_are_absent_from_all_results(data_dir, tmp_path):
     path = data_dir / "field" / "edit-list" / "clip.mp4"
     assert sampled(path, tmp_path / "shards").frames == 26
     assert propagated(path, tmp_path / "masks") == (26, None)
@@ -161,7 +161,7 @@ def test_trimmed_frames_are_in_no_result(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "file:x.mp4", "concat:tiny.mp4", "%03d.mp4"])
-def test_a_name_is_never_taken_for_a_protocol_or_a_pattern(tiny_video, tmp_path, monkeypatch, name):
+def test_a_name_is_never_read_as_a_protocol_or_a_pattern(tiny_video, tmp_path, monkeypatch, name):
     shutil.copy(tiny_video, tmp_path / "tiny.mp4")
     shutil.copy(tiny_video, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -182,7 +182,7 @@ def test_a_playlist_named_like_a_video_opens_no_other_file(tiny_video, tmp_path,
         open_video(tmp_path / "clip.mp4")
 
 
-def test_a_cover_picture_is_no_video(tmp_path, moving_frames):
+def test_sound_without_pictures_is_not_a_video(tmp_path, moving_frames):
     import av
 
     song = tmp_path / "song.mka"
@@ -195,7 +195,7 @@ def test_a_cover_picture_is_no_video(tmp_path, moving_frames):
         open_video(song)
 
 
-def test_a_frame_shown_for_long_is_not_taken_for_a_file_cut_short(tmp_path, moving_frames):
+def test_a_frame_with_a_long_duration_is_not_a_cut_file(tmp_path, moving_frames):
     path = tmp_path / "still.mp4"
     write_video(path, moving_frames[:1], fps=0.1)
     assert read_container(path).cut_short is None
@@ -205,7 +205,7 @@ def test_a_frame_shown_for_long_is_not_taken_for_a_file_cut_short(tmp_path, movi
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("flip_rows", [False, True])
 @pytest.mark.parametrize("flip_columns", [False, True])
-def test_an_orientation_is_mirrored_where_no_quarter_turns_give_it(
+def test_an_orientation_is_mirrored_if_no_quarter_turns_produce_it(
     transposed, flip_rows, flip_columns
 ):
     orientation = Orientation(transposed=transposed, flip_rows=flip_rows, flip_columns=flip_columns)
@@ -215,8 +215,8 @@ def test_an_orientation_is_mirrored_where_no_quarter_turns_give_it(
     assert orientation.mirrored == (not any(np.array_equal(shown, turn) for turn in turns))
 
 
-def test_threads_that_read_at_once_see_what_one_alone_sees(data_dir):
-    """FFmpeg's level of logging, by which matrices and damage are found, is one for all threads."""
+def test_concurrent_threads_read_the_same_as_one_thread(data_dir):
+    """FFmpeg's log level is shared by all threads, and damage and matrices are found in its log."""
     mirrored = data_dir / "field" / "mirrored" / "hflip.mp4"
     cut = data_dir / "field" / "cut-short" / "cut.webm"
     with ThreadPoolExecutor(8) as pool:

@@ -1,5 +1,4 @@
-"""The SHA-256 under which something is stored is that of the bytes that were decoded, loaded or
-read."""
+"""A recorded SHA-256 is that of the bytes that were actually decoded, loaded or read."""
 
 from __future__ import annotations
 
@@ -25,14 +24,15 @@ from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
 from inference.prompts.mask_images import write_mask
 from inference.prompts.shapes import Prompts
-from inference.propagation import job as propagation_job
-from inference.propagation.job import PropagationJob
+from inference.propagation import video_job
 from inference.propagation.outputs import Outputs
+from inference.propagation.video_job import PropagationJob
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import Source, find_sources
-from pipeline.store import shard_task as shards
-from pipeline.store.commit import make_plan
-from pipeline.store.shard_task import MOVED, REPLACED, make_shard
+from pipeline.discover.work_plan import make_plan
+from pipeline.store import sample_segment as shards
+from pipeline.store.sample_segment import MOVED, REPLACED
+from pipeline.store.shard_task import make_shard
 from training.data.cache import ShardFiles
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
@@ -61,13 +61,13 @@ def frames(moving_frames: np.ndarray, tmp_path: Path) -> Path:
 
 
 def build(sources: list[Source], out: Path) -> SourceEntry:
-    """Make the only shard of one source; return what became of it."""
+    """Build the only shard of one source; return the source's outcome."""
     (spec,) = make_plan(sources, CONFIG).shards
     out.mkdir()
     make_shard(spec, str(out), CONFIG)
     sidecar = read_sealed(out / sidecar_name(spec.name), Sidecar)
     (entry,) = sidecar.sources
-    # Of a changed file nothing is stored
+    # Nothing of a changed file is stored.
     assert bool(sidecar.samples) == (entry.outcome == "sampled")
     return entry
 
@@ -122,7 +122,7 @@ def test_a_file_that_changes_while_it_is_decoded_is_quarantined(
     assert entry.clips == 0
 
 
-def test_a_file_that_never_stays_the_same_is_quarantined(video, tmp_path, monkeypatch):
+def test_a_file_that_changes_during_every_read_is_quarantined(video, tmp_path, monkeypatch):
     sources = find_sources([str(video)])
     monkeypatch.setattr(shards, "open_video", interleaved(lambda: os.utime(video), always=True))
     assert "it changed while it was read" in build(sources, tmp_path / "out").reason
@@ -164,7 +164,7 @@ def test_an_object_replaced_in_a_store_is_quarantined(video, other, tmp_path, s3
     assert build(sources, tmp_path / "out").reason == REPLACED
 
 
-def test_a_file_that_grows_while_it_is_hashed_is_not_given_a_hash(tmp_path):
+def test_a_file_that_grows_while_it_is_hashed_gets_no_hash(tmp_path):
     path = tmp_path / "growing.mp4"
     with path.open("wb") as file:
         file.truncate(64 << 20)
@@ -188,19 +188,18 @@ def test_a_file_that_grows_while_it_is_hashed_is_not_given_a_hash(tmp_path):
         thread.join()
 
 
-def test_a_file_that_stays_the_same_is_hashed_once_and_decides_the_digest_alone(video, tmp_path):
+def test_an_unchanged_file_is_hashed_once_and_its_state_is_not_in_the_digest(video, tmp_path):
     settle(video)
     (source,) = find_sources([str(video)])
-    # A hash that does not fit would be noticed, if the file were hashed again.
-    assert build([replace(source, sha256="0" * 64)], tmp_path / "trusted").outcome == "sampled"
-    assert (
-        build([replace(source, sha256="0" * 64, state="")], tmp_path / "doubted").reason == REPLACED
-    )
+    # A wrong hash goes unnoticed only if the file is not hashed again.
+    wrong = replace(source, sha256="0" * 64)
+    assert build([wrong], tmp_path / "trusted").outcome == "sampled"
+    assert build([replace(wrong, state="")], tmp_path / "checked").reason == REPLACED
     plans = [make_plan([replace(source, state=known)], CONFIG) for known in (source.state, "")]
     assert plans[0].shards[0].digest == plans[1].shards[0].digest
 
 
-def test_hashes_of_files_and_folders_are_those_that_data_sets_are_known_by(video, frames):
+def test_hashes_of_files_and_frame_folders_are_as_documented(video, frames):
     assert content_sha256(video) == file_sha256(video)
     lines = "".join(f"{path.name} {file_sha256(path)}\n" for path in sorted(frames.iterdir()))
     (frames / "list.sha256").write_text(lines)
@@ -208,7 +207,7 @@ def test_hashes_of_files_and_folders_are_those_that_data_sets_are_known_by(video
 
 
 @pytest.mark.parametrize("when", ["before the first frame", "after the first frame"])
-def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(
+def test_masks_of_a_video_that_changes_during_propagation_are_deleted(
     video, other, tmp_path, monkeypatch, when
 ):
     mask = np.zeros((160, 192), dtype=np.uint8)
@@ -222,9 +221,7 @@ def test_masks_of_a_video_that_changes_while_it_is_followed_are_not_kept(
         outputs=Outputs(),
     )
     if when == "after the first frame":
-        monkeypatch.setattr(
-            propagation_job, "open_video", interleaved(lambda: other.replace(video))
-        )
+        monkeypatch.setattr(video_job, "open_video", interleaved(lambda: other.replace(video)))
     opened = job.check()
     if when == "before the first frame":
         other.replace(video)
@@ -244,7 +241,7 @@ def test_a_model_replaced_after_it_was_found_is_not_used(tmp_path):
         open_model(found)
 
 
-def test_a_shard_replaced_while_training_reads_it_is_noticed(tmp_path):
+def test_a_shard_replaced_while_training_reads_it_is_detected(tmp_path):
     path = tmp_path / "shard-000000.tar"
     path.write_bytes(b"first" * 100)
     entry = ShardEntry(name=path.name, sha256=file_sha256(path), bytes=500, samples=1, sidecar="")
@@ -256,14 +253,13 @@ def test_a_shard_replaced_while_training_reads_it_is_noticed(tmp_path):
 
 
 def settle(path: Path) -> None:
-    """Wait until the last change of a file is so long ago that its times prove something."""
+    """Wait until the last change of a file is long enough ago for its state to be trusted."""
     while time.time() - path.stat().st_ctime < 2.1:
         time.sleep(0.1)
 
 
 def interleaved(change, always=False):
-    """``open_video`` for a file to which something happens after the first frame that is read from
-    it."""
+    """``open_video`` that calls ``change`` after the first frame, or after every frame."""
     done = False
 
     def opened(path, *args, **kwargs):

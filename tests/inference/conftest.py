@@ -69,7 +69,8 @@ def mask_folder(first_mask: Path, tmp_path: Path) -> Path:
 
 
 def two_objects(t: int) -> np.ndarray:
-    """Two rectangles that stay with the picture of ``moving_frames`` at frame t, uint8 (160, 192)."""
+    """Two rectangles that move with the picture of ``moving_frames``, at frame t; uint8 (160,
+    192)."""
     mask = np.zeros((160, 192), dtype=np.uint8)
     mask[30 - t : 60 - t, 60 - 3 * t : 85 - 3 * t] = 1
     mask[50 - t : 80 - t, 95 - 3 * t : 120 - 3 * t] = 2

@@ -1,4 +1,4 @@
-"""The commands: one JSON object with --json, exit codes, no traceback for bad input."""
+"""Commands print one JSON object with --json, and exit codes without a traceback for bad input."""
 
 from __future__ import annotations
 
@@ -16,28 +16,22 @@ from inference.prompts.mask_images import read_mask, write_mask
 
 
 def corrfractal(*args: object) -> Result:
-    """Run a command in this process: importing PyTorch anew takes longer than the test."""
+    """Run a command in this process: importing PyTorch again takes longer than the test."""
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, inference.cli, inference.evaluate_cli; heavy = {'torch', 'numpy', 'cv2', 'ray', 'mlflow'} & "
-        "set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+        "import sys, inference.cli, inference.evaluate_cli; "
+        "heavy = {'torch', 'numpy', 'cv2', 'ray', 'mlflow', 'pydantic'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_score_prints_one_json_object(davis: Path) -> None:
-    call = [
-        "score",
-        "davis",
-        "--data",
-        str(davis),
-        "--masks",
-        str(davis / "Annotations" / "480p"),
-        "--json",
-    ]
+    masks = davis / "Annotations" / "480p"
+    call = ["score", "davis", "--data", str(davis), "--masks", str(masks), "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "corrfractal", *call], capture_output=True, text=True, check=False
     )
@@ -45,7 +39,7 @@ def test_score_prints_one_json_object(davis: Path) -> None:
     assert json.loads(done.stdout)["JF"] == 1.0
 
 
-def test_propagate_says_what_it_did(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
+def test_propagate_prints_a_summary(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
     done = corrfractal(
         "propagate", tiny_video, "--mask", first_mask, "--out", out, "--model", "baseline:copy"
@@ -71,27 +65,21 @@ def test_a_bad_mask_is_one_sentence_and_exit_code_2(
 
 
 def test_a_missing_data_set_is_exit_code_2(tmp_path: Path) -> None:
+    out = tmp_path / "out"
     done = corrfractal(
-        "evaluate",
-        "davis",
-        "--data",
-        tmp_path,
-        "--model",
-        "baseline:copy",
-        "--out",
-        tmp_path / "out",
+        "evaluate", "davis", "--data", tmp_path, "--model", "baseline:copy", "--out", out
     )
     assert done.exit_code == 2
     assert f"the folder {tmp_path}/JPEGImages/480p does not exist" in done.output
     assert "Traceback" not in done.output
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "folder"),
     [("youtubevos", "valid/JPEGImages"), ("jhmdb", "Rename_Images"), ("vip", "Images")],
 )
-def test_a_folder_that_is_no_data_set_is_exit_code_2_for_each(
+def test_a_folder_without_the_data_set_is_exit_code_2_for_every_benchmark(
     tmp_path: Path, name: str, folder: str
 ) -> None:
     done = corrfractal(

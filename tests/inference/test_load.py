@@ -1,4 +1,4 @@
-"""Finding a model: files, folders, the registry, baselines, and what is said when there is none."""
+"""Models are found as files, folders, in the registry, or as baselines; none is an error."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_a_file_and_its_folder_are_the_same_model(weights: Path) -> None:
-    by_file, by_folder = resolve_model(str(weights)), resolve_model(str(weights.parents[1]))
+    by_file = resolve_model(str(weights))
+    by_folder = resolve_model(str(weights.parents[1]))
     assert by_file.digest == by_folder.digest
     assert by_file.path == by_folder.path == weights
     assert isinstance(open_model(by_file), CorrFractal)
 
 
-def test_anything_but_safetensors_is_left_closed(tmp_path: Path, weights: Path) -> None:
+def test_only_safetensors_files_are_opened(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"pickle")
     with pytest.raises(CallError, match=r"model\.pt is not a \.safetensors file"):
         resolve_model(str(tmp_path / "model.pt"))
@@ -69,11 +70,12 @@ def test_copying_labels_repeats_them(moving_frames: np.ndarray) -> None:
 
 def test_the_untrained_baseline_is_always_the_same_network() -> None:
     source = resolve_model("baseline:untrained")
-    first, second = open_model(source), open_model(source)
+    first = open_model(source)
+    second = open_model(source)
     assert isinstance(first, CorrFractal)
     assert isinstance(second, CorrFractal)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+    for weight, repeated in zip(first.parameters(), second.parameters(), strict=True):
+        np.testing.assert_array_equal(weight.detach().numpy(), repeated.detach().numpy())
 
 
 @pytest.mark.parametrize(
@@ -89,17 +91,18 @@ def test_looking_for_a_model_creates_no_store(
     assert not store.exists()
 
 
-def test_where_nothing_is_registered_the_starter_steps_in_and_says_so(
+def test_the_starter_is_the_announced_default_where_nothing_is_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert resolve_model(None) == resolve_model("starter")
-    assert "mlflow.db does not exist" in (said := capsys.readouterr().out)
-    assert "starter model" in said
+    printed = capsys.readouterr().out
+    assert "mlflow.db does not exist" in printed
+    assert "starter model" in printed
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_the_starter_follows_a_moving_window_better_than_copying(moving_frames: np.ndarray) -> None:
+def test_the_starter_tracks_a_moving_window_better_than_copying(moving_frames: np.ndarray) -> None:
     mask = np.zeros(moving_frames.shape[1:3], dtype=np.uint8)
     mask[60:110, 80:140] = 1
     tracker = open_model(resolve_model("starter")).tracker(moving_frames[0], mask, TrackerConfig())
@@ -112,7 +115,7 @@ def test_the_starter_follows_a_moving_window_better_than_copying(moving_frames: 
 
 
 @pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
-def test_an_unknown_name_is_answered_in_one_sentence(name: str) -> None:
+def test_an_unknown_name_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(
         NotFoundError, match=f"no such model: {name}; give a safetensors file"
     ) as caught:
@@ -120,7 +123,7 @@ def test_an_unknown_name_is_answered_in_one_sentence(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-# In MLflow
+# A warning inside MLflow.
 @pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
 )
@@ -143,10 +146,8 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
         client.create_model_version("corrfractal", f"runs:/{run}/model", run)
         client.set_registered_model_alias("corrfractal", "candidate", "1")
 
-        found = [
-            resolve_model(n)
-            for n in (None, "models:/corrfractal@candidate", "models:/corrfractal/1")
-        ]
+        names = (None, "models:/corrfractal@candidate", "models:/corrfractal/1")
+        found = [resolve_model(name) for name in names]
         assert {source.name for source in found} == {"models:/corrfractal/1"}
         by_run = resolve_model(run, tmp_path / "fetched")
         assert {source.digest for source in (*found, by_run)} == {
@@ -161,8 +162,17 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
         with pytest.raises(CallError, match="cannot read the model name"):
             resolve_model("models:/corrfractal")
 
-        scores = Scores(dataset="davis2017-val", set_digest="a", settings="b", weights=by_run.digest, sequences=7,
-                        objects=8, J=0.5, F=0.7, at="2026-01-01T00:00:00+00:00")  # fmt: skip
+        scores = Scores(
+            dataset="davis2017-val",
+            set_digest="a",
+            settings="b",
+            weights=by_run.digest,
+            sequences=7,
+            objects=8,
+            J=0.5,
+            F=0.7,
+            at="2026-01-01T00:00:00+00:00",
+        )
         log_scores(run, ("corrfractal", "1"), scores, {"J": 0.5})
         assert client.get_run(run).data.metrics["davis2017-val/JF"] == pytest.approx(0.6)
         assert client.get_model_version("corrfractal", "1").tags == {scores.tag: scores.to_text()}

@@ -21,7 +21,8 @@ from inference.propagate import propagate_video
 def test_every_frame_gets_a_mask_and_the_overlay_plays(
     tiny_video: Path, first_mask: Path, tmp_path: Path
 ) -> None:
-    out, overlay = tmp_path / "masks", tmp_path / "films" / "overlay.mp4"
+    out = tmp_path / "masks"
+    overlay = tmp_path / "films" / "overlay.mp4"
     result = propagate_video(tiny_video, first_mask, out, "baseline:copy", overlay=overlay)
     assert result.frames == 24
     assert result.objects == (1, 3)
@@ -55,7 +56,8 @@ def test_a_network_tracks_the_ids_it_was_given(
 def test_a_second_shorter_propagation_leaves_no_stale_masks(
     tiny_video: Path, first_mask: Path, tmp_path: Path
 ) -> None:
-    out, frames = tmp_path / "masks", tmp_path / "frames"
+    out = tmp_path / "masks"
+    frames = tmp_path / "frames"
     propagate_video(tiny_video, first_mask, out, "baseline:copy")
     frames.mkdir()
     for frame in open_video(tiny_video).frames(range(5)):
@@ -64,10 +66,12 @@ def test_a_second_shorter_propagation_leaves_no_stale_masks(
     assert len(list(out.glob("*.png"))) == 5
 
 
-def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
+def test_a_damaged_frame_ends_the_run_and_earlier_masks_are_kept(
     tiny_video: Path, first_mask: Path, tmp_path: Path
 ) -> None:
-    frames, out, overlay = tmp_path / "frames", tmp_path / "masks", tmp_path / "overlay.mp4"
+    frames = tmp_path / "frames"
+    out = tmp_path / "masks"
+    overlay = tmp_path / "overlay.mp4"
     frames.mkdir()
     for frame in open_video(tiny_video).frames(range(6)):
         cv2.imwrite(str(frames / f"{frame.index:05d}.png"), frame.image[..., ::-1])
@@ -78,10 +82,11 @@ def test_a_damaged_frame_ends_the_run_and_keeps_what_is_done(
     assert len(list(open_video(overlay).frames())) == 4
 
 
-def test_damage_is_named_and_all_frames_before_it_have_masks_and_an_overlay(
+def test_damage_is_reported_and_all_frames_before_it_have_masks_and_an_overlay(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    given, overlay = read_prompts(boxes=["1,5,5,60,60"]), tmp_path / "overlay.mp4"
+    given = read_prompts(boxes=["1,5,5,60,60"])
+    overlay = tmp_path / "overlay.mp4"
     with pytest.raises(VideoError, match=r"decord_corrupted\.mp4 at frame 28"):
         propagate_video(
             data_dir / "odd_videos" / "decord_corrupted.mp4",
@@ -94,7 +99,7 @@ def test_damage_is_named_and_all_frames_before_it_have_masks_and_an_overlay(
     assert open_video(overlay).info.frames == 28
 
 
-def test_a_picture_that_changes_its_size_is_named(
+def test_a_change_of_the_frame_size_is_reported(
     tiny_video: Path, first_mask: Path, tmp_path: Path
 ) -> None:
     frames = tmp_path / "frames"
@@ -108,7 +113,8 @@ def test_a_picture_that_changes_its_size_is_named(
 def test_bad_calls_are_refused_before_anything_is_written(
     tiny_video: Path, first_mask: Path, tmp_path: Path
 ) -> None:
-    out, text = tmp_path / "masks", tmp_path / "text.mp4"
+    out = tmp_path / "masks"
+    text = tmp_path / "text.mp4"
     text.write_text("this is no video")
     with pytest.raises(NotFoundError, match="no such video"):
         propagate_video(tmp_path / "none.mp4", first_mask, out, "baseline:copy")

@@ -12,7 +12,8 @@ from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.video import write_video
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.discover.work_plan import make_plan
+from pipeline.store.commit import commit, prepare
 from pipeline.store.shard_task import make_shard
 
 

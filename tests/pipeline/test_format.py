@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import corrfractal.shards
 from corrfractal.common.config import digest
 from corrfractal.shards.clip import SCHEMA, decode_clip, read_members
 from corrfractal.shards.manifest import load_manifest, sample_index
@@ -103,6 +105,16 @@ def test_the_clips_go_through_webdatasets_own_pipeline_of_shuffling_and_batching
     )
     assert batches[0][0].shape == (3, 8, 32, 32, 3)
     assert batches[0][1].dtype == np.uint8
+
+
+def test_the_example_in_the_package_docstring_prints_the_first_clip(
+    made_shards, monkeypatch, capsys
+):
+    monkeypatch.chdir(made_shards.parent)
+    (example,) = re.findall(r"::\n\n((?: {4}.*\n)+)", corrfractal.shards.__doc__)
+    exec(textwrap.dedent(example), {})
+    first = sample_index(made_shards, load_manifest(made_shards))[0]
+    assert capsys.readouterr().out == f"{first.key} (8, 32, 32, 3) (1, 8, 32, 32)\n"
 
 
 def decode(folder, ref):

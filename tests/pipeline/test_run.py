@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import pytest
 
-import pipeline.store.commit
+import pipeline.discover.work_plan
 from corrfractal.__main__ import main
 from corrfractal.common import storage
 from corrfractal.common.errors import (
@@ -32,9 +32,11 @@ from corrfractal.common.errors import (
 from corrfractal.shards.manifest import load_manifest, sample_index
 from corrfractal.video import write_video
 from pipeline.discover.sources import find_sources
+from pipeline.discover.work_plan import make_plan
 from pipeline.report.build_log import log_build
-from pipeline.run import MAX_DEATHS, precompute
-from pipeline.store.commit import make_plan, verify
+from pipeline.run import precompute
+from pipeline.store.execute import MAX_DEATHS
+from pipeline.store.verify import verify
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -159,7 +161,7 @@ def test_another_schema_or_library_makes_every_shard_anew(
     value = 99 if change == "SCHEMA" else lambda: {"decord": "99"}
     sources = find_sources([str(master)], skip=shards[0])
     before = make_plan(sources, config)
-    monkeypatch.setattr(pipeline.store.commit, change, value)
+    monkeypatch.setattr(pipeline.discover.work_plan, change, value)
     after = make_plan(sources, config)
     assert len(before.shards) == 3
     assert not {shard.digest for shard in before.shards} & {shard.digest for shard in after.shards}
@@ -338,15 +340,15 @@ def test_wrong_calls_exit_with_two_and_a_sentence(
 
 
 def test_shares_are_percentages_or_fractions():
-    from pipeline.cli import Share
+    from pipeline.cli import ShareOption
 
-    assert [Share().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [
+    assert [ShareOption().convert(text, None, None) for text in ("1%", "0.01", "100%")] == [
         0.01,
         0.01,
         1.0,
     ]
     with pytest.raises(click.BadParameter):
-        Share().convert("101%", None, None)
+        ShareOption().convert("101%", None, None)
 
 
 # In MLflow

@@ -19,7 +19,8 @@ from corrfractal.video import write_video
 from inference import SERVING_FILE
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.store.commit import commit, make_plan, prepare
+from pipeline.discover.work_plan import make_plan
+from pipeline.store.commit import commit, prepare
 from pipeline.store.shard_task import make_shard
 from training.config import TrainingConfig, configuration
 from training.job import TrainingJob

@@ -1,1 +1,1 @@
-"""State of a run outside the loop: checkpoints, metrics, pictures, messages, the MLflow run."""
+"""What a run keeps: checkpoints, metrics, pictures, messages; and how it resumes from them."""

@@ -54,7 +54,7 @@ def test_the_evaluation_set_has_the_layout_of_davis_2017(evaluation_set: Path) -
         assert (evaluation_set / f"{name}.mp4").stat().st_size > 0
 
 
-def test_every_object_is_whole_at_the_start_and_the_objects_of_a_pair_hide_each_other(
+def test_every_object_is_complete_at_the_start_and_the_objects_of_a_pair_hide_each_other(
     evaluation_set: Path,
 ) -> None:
     sizes = [

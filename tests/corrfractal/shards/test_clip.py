@@ -23,12 +23,12 @@ def clip(moving_frames):
     return Clip(key="a-1_00000", frames=moving_frames[:3], labels=labels, meta=meta)
 
 
-def test_labels_and_meta_come_back_exactly_and_frames_nearly(clip):
-    back = decode_clip(encode_clip(clip))
-    np.testing.assert_array_equal(back.labels, clip.labels)
-    assert back.meta == clip.meta
-    assert back.key == clip.key
-    assert np.abs(back.frames.astype(int) - clip.frames).mean() < 4
+def test_decoding_restores_labels_and_meta_exactly_and_frames_approximately(clip):
+    decoded = decode_clip(encode_clip(clip))
+    np.testing.assert_array_equal(decoded.labels, clip.labels)
+    assert decoded.meta == clip.meta
+    assert decoded.key == clip.key
+    assert np.abs(decoded.frames.astype(int) - clip.frames).mean() < 4
 
 
 def test_encoding_is_repeatable_and_its_members_are_sorted(clip):
@@ -38,7 +38,8 @@ def test_encoding_is_repeatable_and_its_members_are_sorted(clip):
 
 def test_only_the_named_frames_and_views_are_decoded(clip):
     members = encode_clip(clip)
-    del members["a-1_00000.f001.jpg"], members["a-1_00000.v0.f000.png"]
+    del members["a-1_00000.f001.jpg"]
+    del members["a-1_00000.v0.f000.png"]
     part = decode_clip(members, frames=(2, 0), views=(1,))
     np.testing.assert_array_equal(part.labels, clip.labels[1:, [2, 0]])
 
@@ -47,20 +48,19 @@ def test_label_maps_are_palette_images_of_four_bits(clip):
     data = encode_clip(clip)["a-1_00000.v1.f002.png"]
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == "P"
-        assert data[24] == 4  # the bit depth in the header of a PNG
+        assert data[24] == 4  # bit depth in a PNG's header
         np.testing.assert_array_equal(np.array(image), clip.labels[1, 2])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (33, 20)])
-def test_label_maps_of_any_size_come_back(size):
+def test_label_maps_of_any_size_are_restored(size):
     labels = np.random.default_rng(0).integers(0, 16, (1, 1, *size)).astype(np.uint8)
     meta = {"frame_indices": [0], "codebooks": [{}]}
     clip = Clip(key="a_0", frames=np.zeros((1, *size, 3), np.uint8), labels=labels, meta=meta)
     members = encode_clip(clip)
     np.testing.assert_array_equal(decode_clip(members).labels, labels)
-    np.testing.assert_array_equal(
-        cv2.imdecode(np.frombuffer(members["a_0.v0.f000.png"], np.uint8), 1).shape[:2], size
-    )
+    png = np.frombuffer(members["a_0.v0.f000.png"], np.uint8)
+    assert cv2.imdecode(png, cv2.IMREAD_COLOR).shape[:2] == size
 
 
 def test_a_missing_member_is_named(clip):

@@ -1,4 +1,4 @@
-"""Masks as files: what is accepted, what is refused, and in which words."""
+"""Mask files: what is accepted, what is refused, and the messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from inference.prompts.mask_images import (
 )
 
 
-def test_a_palette_png_comes_back_with_its_ids_and_the_colours_of_davis(tmp_path: Path) -> None:
+def test_a_palette_png_keeps_its_ids_and_has_the_colours_of_davis(tmp_path: Path) -> None:
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
     write_mask(tmp_path / "mask.png", ids)
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), ids)
@@ -79,13 +79,13 @@ def test_an_all_background_mask_is_refused(tmp_path: Path) -> None:
         read_first_mask(tmp_path / "mask.png", (4, 6))
 
 
-def test_a_photograph_is_no_mask(tmp_path: Path, photograph: np.ndarray) -> None:
+def test_a_photograph_is_refused(tmp_path: Path, photograph: np.ndarray) -> None:
     Image.fromarray(photograph).convert("L").save(tmp_path / "mask.png")
     with pytest.raises(MaskError, match="photograph"):
         read_first_mask(tmp_path / "mask.png", photograph.shape[:2])
 
 
-def test_unreadable_and_missing_files_are_told_apart(tmp_path: Path) -> None:
+def test_unreadable_and_missing_files_have_different_errors(tmp_path: Path) -> None:
     (tmp_path / "mask.png").write_text("no picture")
     with pytest.raises(MaskError, match="not a readable image"):
         read_mask(tmp_path / "mask.png")
@@ -99,7 +99,7 @@ def test_values_beyond_a_byte_are_refused(tmp_path: Path) -> None:
         read_mask(tmp_path / "mask.png")
 
 
-def test_an_overlay_leaves_the_background_alone(moving_frames: np.ndarray) -> None:
+def test_an_overlay_leaves_the_background_unchanged(moving_frames: np.ndarray) -> None:
     mask = np.zeros((160, 192), dtype=np.uint8)
     mask[20:40, 30:60] = 200
     tinted = blend(moving_frames[0], mask)

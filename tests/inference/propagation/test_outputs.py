@@ -1,4 +1,4 @@
-"""Overlay and contours play in browsers, the cut-out is clear where nothing is."""
+"""Overlay and contours play in browsers; the cut-out is transparent outside the objects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from inference.propagate import propagate_video
 from inference.propagation.outputs import Outputs
 
 
-def test_everything_that_is_made_of_a_video_and_its_masks(
+def test_overlay_contours_and_cut_out_have_every_frame(
     tiny_video: Path, first_mask: Path, tmp_path: Path
 ) -> None:
     outputs = Outputs(
@@ -29,13 +29,13 @@ def test_everything_that_is_made_of_a_video_and_its_masks(
             assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
             assert (stream.width, stream.height) == (192, 160)
         assert open_video(path).info.frames == 24
-    # FFmpeg's own VP9 decoder leaves the alpha plane out
+    # FFmpeg's own VP9 decoder omits the alpha plane.
     decoder = av.CodecContext.create("libvpx-vp9", "r")
     with av.open(str(tmp_path / "c.webm")) as container:
         packets = (frame for packet in container.demux(video=0) for frame in decoder.decode(packet))
         alpha = next(packets).to_ndarray(format="rgba")[..., 3]
-    there = read_mask(first_mask) > 0
-    assert ((alpha > 128) == there).mean() > 0.98
+    objects = read_mask(first_mask) > 0
+    assert ((alpha > 128) == objects).mean() > 0.98
 
 
 def test_a_cut_out_folder_holds_rgba(tiny_video: Path, first_mask: Path, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_cut_out_folder_holds_rgba(tiny_video: Path, first_mask: Path, tmp_pat
         np.testing.assert_array_equal(np.array(image)[..., 3] == 255, read_mask(first_mask) > 0)
 
 
-def test_outlines_lie_on_the_rims_and_a_cut_out_keeps_its_pixels(moving_frames: np.ndarray) -> None:
+def test_outlines_are_on_the_rims_and_a_cut_out_keeps_its_pixels(moving_frames: np.ndarray) -> None:
     mask = np.zeros((160, 192), dtype=np.uint8)
     mask[40:100, 50:120] = 7
     changed = (contours(moving_frames[0], mask) != moving_frames[0]).any(axis=-1)

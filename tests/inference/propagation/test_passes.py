@@ -1,4 +1,4 @@
-"""Propagation forward and backward, stopped and resumed, with corrections, probabilities and key
+"""Passes run forward and backward, resume, take corrections, write probabilities and track key
 points."""
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def masks(folder: Path) -> list[np.ndarray]:
     return [read_mask(path) for path in sorted(folder.glob("*.png"))]
 
 
-def test_from_a_mask_in_the_middle_it_goes_both_ways(
+def test_a_mask_in_the_middle_propagates_both_ways(
     video: Path, moving_frames: np.ndarray, model: str, tmp_path: Path
 ) -> None:
     given = read_prompts(boxes=["4:1,20,20,50,50"])
@@ -66,16 +66,16 @@ def test_from_a_mask_in_the_middle_it_goes_both_ways(
 def test_a_rerun_keeps_finished_masks_and_ends_at_the_same_ones(
     video: Path, model: str, tmp_path: Path
 ) -> None:
-    out, given = tmp_path / "out", read_prompts(boxes=["2:1,20,20,50,50", "5:2,60,10,80,30"])
+    out = tmp_path / "out"
+    given = read_prompts(boxes=["2:1,20,20,50,50", "5:2,60,10,80,30"])
     propagate_video(video, given, out, model, SMALL)
-    whole = masks(out)
-    times = {}
+    complete = masks(out)
     for index in (0, 7, 8):
         (out / f"{index:05d}.png").unlink()
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
     result = propagate_video(video, given, out, model, SMALL)
     assert (result.frames, result.kept) == (FRAMES, FRAMES - 3)
-    for a, b in zip(whole, masks(out), strict=True):
+    for a, b in zip(complete, masks(out), strict=True):
         np.testing.assert_array_equal(a, b)
     assert all((out / name).stat().st_mtime_ns == time for name, time in times.items())
     assert propagate_video(video, given, out, model, SMALL).kept == FRAMES
@@ -94,7 +94,8 @@ def test_later_masks_add_objects_and_correct(video: Path, model: str, tmp_path: 
 def test_probabilities_are_8_bit_pictures_that_agree_with_the_masks(
     video: Path, model: str, tmp_path: Path
 ) -> None:
-    given, out = read_prompts(boxes=["1,20,20,50,50", "9,60,10,80,30"]), tmp_path / "out"
+    given = read_prompts(boxes=["1,20,20,50,50", "9,60,10,80,30"])
+    out = tmp_path / "out"
     propagate_video(video, given, out, model, SMALL, outputs=Outputs(probabilities=True))
     found = masks(out)[-1]
     soft = {
@@ -115,7 +116,7 @@ def test_probabilities_are_8_bit_pictures_that_agree_with_the_masks(
 
 
 @pytest.mark.parametrize("frame", [0, 3])
-def test_key_points_are_followed_both_ways(
+def test_key_points_propagate_both_ways(
     video: Path, model: str, tmp_path: Path, frame: int
 ) -> None:
     points = Points(frame=frame, names=("head", "hand"), xy=((30.0, 40.0), (70.0, 20.0)))

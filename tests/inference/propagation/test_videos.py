@@ -11,7 +11,7 @@ from corrfractal.video.discovery import Entry
 from inference.propagation.videos import is_many, list_videos, names_of, prompts_of, unused_masks
 
 
-def test_folders_and_lists_of_videos_are_told_from_videos(
+def test_folders_and_lists_of_videos_are_distinguished_from_videos(
     video_folder: Path, tiny_video: Path, first_mask: Path
 ) -> None:
     assert is_many(video_folder)
@@ -25,7 +25,7 @@ def test_folders_and_lists_of_videos_are_told_from_videos(
     ]
 
 
-def test_names_are_as_short_as_they_can_be_told_apart() -> None:
+def test_names_are_as_short_as_uniqueness_allows() -> None:
     assert names_of(entries("a/x.mp4", "a/x.webm", "y.mp4")) == ["x.mp4", "x.webm", "y"]
     assert names_of(entries("a/x.mp4", "b/x.mp4", "y.mp4")) == ["a/x.mp4", "b/x.mp4", "y"]
     with pytest.raises(CallError, match=r"two of the videos are called x\.mp4"):

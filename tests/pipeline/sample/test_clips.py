@@ -51,7 +51,7 @@ def test_clips_overlap_by_frames_minus_hop():
 
 
 @given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=200), st.integers(1, 12))
-def test_every_clip_is_whole_ascending_and_without_gap(gaps, hop):
+def test_every_clip_is_complete_ascending_and_without_gap(gaps, hop):
     times = np.cumsum(gaps)
     config = ClipConfig(hop=hop)
     for clip in clip_frames(times, config):

@@ -7,8 +7,8 @@ from corrfractal.shards.clip import decode_clip, read_members
 from corrfractal.shards.manifest import Sidecar, read_sealed, sidecar_name
 from corrfractal.video import open_video, resize_area
 from pipeline.discover.sources import find_sources
-from pipeline.store.commit import make_plan
-from pipeline.store.shard_task import is_whole, make_shard
+from pipeline.discover.work_plan import make_plan
+from pipeline.store.shard_task import is_complete, make_shard
 
 
 def made(out, config, *names):
@@ -88,7 +88,7 @@ def test_a_shard_that_is_there_and_whole_is_not_made_again(videos, tmp_path, con
     spec, _ = made(tmp_path / "out", config, videos / "good.mp4")
     (videos / "good.mp4").unlink()  # reading it would fail
     assert make_shard(spec, tmp_path / "out", config).frames == 0
-    assert is_whole(spec, tmp_path / "out")
+    assert is_complete(spec, tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage", ["tar", "json", "no tar", "no json"])
@@ -102,7 +102,7 @@ def test_a_damaged_shard_is_not_whole_and_comes_back_the_same(videos, tmp_path, 
     else:
         middle = before.index(b"offset") + 9 if damage == "json" else len(before) // 2
         path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
-    assert not is_whole(spec, tmp_path / "out")
+    assert not is_complete(spec, tmp_path / "out")
     assert make_shard(spec, tmp_path / "out", config).frames == 8
     assert path.read_bytes() == before
 

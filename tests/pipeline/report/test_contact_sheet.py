@@ -19,7 +19,8 @@ from PIL import Image
 from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError, NotFoundError
 from corrfractal.shards.manifest import load_manifest
-from pipeline.report.inspect import inspect, lines, write_sheet
+from pipeline.report.contact_sheet import write_sheet
+from pipeline.report.inspection import inspect, lines
 
 
 class Page(HTMLParser):

@@ -106,6 +106,7 @@ class PropagationJob:
         else:
             prompted_frames = self.prompts.frames
 
+        # Masks are read here, too, so that a bad one is refused before any model is loaded.
         for frame in prompted_frames:
             if frame >= info.frames:
                 raise CallError(
@@ -122,6 +123,7 @@ class PropagationJob:
         Raises:
             CallError: names the first such file.
         """
+        # Any PNG in the folder may have the name of a frame.
         existing = [*_results(self.out), *self.outputs.videos, self.out / RESULT]
         if self.outputs.cutout_folder is not None:
             existing += _png_files(self.outputs.cutout_folder)
@@ -185,6 +187,8 @@ class PropagationJob:
                 write_point_video(self.outputs.overlay, video, tracks, written)
         else:
             totals = passes.propagate_masks(self.prompts)
+            # A video is encoded front to back, but masks are found backward and after gaps: the
+            # outputs are made in passes of their own (docs/decisions/0036).
             if totals.frames:
                 write_outputs(video, self.out, self.outputs, config.opacity, written)
 
@@ -201,6 +205,7 @@ class PropagationJob:
             seconds_per_frame=totals.seconds / max(totals.steps, 1),
             peak_rss_mb=peak_rss_mb(),
         )
+        # Replaces the document of `_start`, which holds the digest alone.
         document = {
             **asdict(result),
             "digest": identity,
@@ -219,6 +224,7 @@ class PropagationJob:
             # The masks may be of other bytes than those that were hashed: delete them.
             self._start("")
             raise VideoError(str(self.video), "read", CHANGED)
+        # Damage is raised last: the outputs of the good frames exist by now.
         if totals.error is not None:
             raise totals.error
         return result
@@ -236,6 +242,7 @@ class PropagationJob:
             if self.outputs.cutout_folder is not None:
                 stale |= {path.resolve() for path in _png_files(self.outputs.cutout_folder)}
             written.clear(lambda path: path.resolve() in stale)
+            # Before the first mask, so that a rerun recognises the masks of a killed run.
             self._write_result(written, {"digest": identity})
         return written
 
