@@ -12,14 +12,15 @@ from corrfractal.common.console import command, say
 
 def _bounds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
     """``2`` -> (2, 2), ``1-4`` -> (1, 4)."""
-    least, dash, most = value.partition("-")
+    least_text, dash, most_text = value.partition("-")
     try:
-        bounds = int(least), int(most if dash else least)
+        least = int(least_text)
+        most = int(most_text) if dash else least
     except ValueError:
-        bounds = (0, 0)
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise click.BadParameter(f"a number of processes or two, such as 2 or 1-4; got {value!r}")
-    return bounds
+        least = most = 0  # refused below
+    if not 1 <= least <= most:
+        raise click.BadParameter(f"a number of processes, or a range such as 1-4; got {value!r}")
+    return least, most
 
 
 @click.command()
@@ -28,13 +29,13 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of the run; the same again resumes.",
+    help="Folder of the run; an existing run is resumed.",
 )
 @click.option("--preset", type=click.Choice(["base", "full"]), default="base", show_default=True)
 @click.option(
     "--profile",
     type=click.Choice(["gpu", "cpu"]),
-    help="Paper's network, or a slim one; by default by device.",
+    help="The paper's network, or a slim one; default: gpu if there is one.",
 )
 @click.option(
     "--workers",
@@ -42,10 +43,12 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     show_default=True,
     callback=_bounds,
     metavar="N|MIN-MAX",
-    help="DDP processes; 1-4: as many of these as the cluster has room for.",
+    help="DDP processes; with a range, as many as the cluster has room for.",
 )
 @click.option(
-    "--steps", type=click.IntRange(1), help="Length of the run; by default the preset's epochs."
+    "--steps",
+    type=click.IntRange(1),
+    help="Length of the run; default: the epochs of the configuration.",
 )
 @click.option(
     "--set",
@@ -58,14 +61,14 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     "--max-failures",
     default=3,
     show_default=True,
-    help="Restarts of failed workers; -1: without limit.",
+    help="Restarts of failed workers; -1: no limit.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Check everything, estimate memory; start and write nothing."
+    "--dry-run", is_flag=True, help="Check everything and estimate the cost; start nothing."
 )
 @click.option(
     "--tracking-uri",
-    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
+    help="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
 )
 @command
 def train(
@@ -80,8 +83,10 @@ def train(
     dry_run: bool,
     tracking_uri: str | None,
 ) -> dict[str, Any]:
-    """Train on SHARDS with Ray Train DDP, log to MLflow, register the model as `candidate`. Run
-    again to resume."""
+    """Train on SHARDS with Ray Train DDP, log to MLflow, register the model as `candidate`.
+
+    Run the same command again to resume.
+    """
     import torch
 
     from corrfractal.registry.store import named_uri
@@ -93,24 +98,33 @@ def train(
         configuration(preset, profile or ("gpu" if use_gpu else "cpu")), settings, steps
     )
     if dry_run:
-        from .dryrun import dry_run as rehearse
+        from .dryrun import dry_run as estimate_run
 
-        return rehearse(
+        estimate = estimate_run(
             shards, out, config, workers, named_uri(tracking_uri), use_gpu=use_gpu
-        ).told()
+        )
+        return estimate.print_summary()
 
-    from .run import train as run
+    from .run import train as train_and_register
 
-    result = run(
-        shards, out, config, tracking_uri=named_uri(tracking_uri), workers=workers, use_gpu=use_gpu,
+    result = train_and_register(
+        shards,
+        out,
+        config,
+        tracking_uri=named_uri(tracking_uri),
+        workers=workers,
+        use_gpu=use_gpu,
         max_failures=max_failures,
-    )  # fmt: skip
-    m = result.metrics
-    say(f"{result.steps} steps in {result.seconds:.0f} s; loss {m['loss']:.3f}")
-    say(f"error {m['error']:.1%}; copying the reference's labels would give {m['copy_error']:.1%}")
+    )
+    metrics = result.metrics
+    say(f"{result.steps} steps in {result.seconds:.0f} s; loss {metrics['loss']:.3f}")
     say(
-        f"{m['samples_per_second']:.2f} samples/s, {m['data_wait']:.1%} of the time waiting for "
-        "data"
+        f"error {metrics['error']:.1%}; copying the reference's labels would give "
+        f"{metrics['copy_error']:.1%}"
+    )
+    say(
+        f"{metrics['samples_per_second']:.2f} samples/s, {metrics['data_wait']:.1%} of the time "
+        "waiting for data"
     )
     say(
         f"registered as {result.model.uri} ({', '.join(result.model.aliases)}) in "
@@ -126,5 +140,5 @@ def train(
         "tracking_uri": result.tracking_uri,
         "steps": result.steps,
         "seconds": result.seconds,
-        **m,
+        **metrics,
     }

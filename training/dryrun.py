@@ -1,7 +1,7 @@
-"""A dry launch: everything that would be checked, and what the run would need, in seconds, without
-a cluster.
+"""``train --dry-run``: every check of a run, and an estimate of its cost, in seconds and without a
+cluster.
 
-Nothing is started and nothing is written, not even the folder of the run.
+Nothing is started or written, not even the run's folder.
 """
 
 from __future__ import annotations
@@ -17,23 +17,39 @@ from corrfractal import CorrFractal
 from corrfractal.common import storage
 from corrfractal.common.console import say
 from corrfractal.common.errors import CorrFractalError, IntegrityError
-from corrfractal.shards.manifest import load_manifest
+from corrfractal.shards.manifest import Manifest, load_manifest
 from training.data.batches import Batches
 from training.state.checkpoint import latest_checkpoint
 
 from .config import TrainingConfig
-from .job import TrainingJob
 from .meter import activation_bytes_per_sample, macs_per_sample
 from .request import check_request
 
-# bytes: PyTorch, MLflow and Ray in a worker on the CPU, before it does anything
-INTERPRETER = 0.75e9
-STATE = 4  # weights, gradients, and Adam's two moments
+INTERPRETER_BYTES = 0.75e9  # PyTorch, MLflow and Ray in an idle worker on the CPU
+STATE_COPIES = 4  # weights, gradients, and Adam's two moments
+FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a run would be. Memory is per worker, bytes; ``gmac_per_sample`` forward and backward."""
+    """What a run would be.
+
+    Attributes:
+        samples: clips that are long enough.
+        shards: number of shards.
+        shards_gb: their size.
+        steps: length of the run.
+        epochs: the same in passes over the data.
+        resumes_at: steps that an existing run has done.
+        workers: least and most.
+        samples_per_pass: samples that a worker holds at a time, with the least workers.
+        parameters: number of weights.
+        gmac_per_sample: multiply-adds of a sample, forward and backward, 10^9.
+        memory_gb: estimate of a worker's memory.
+        memory_available_gb: free memory for each worker; 0 if it is unknown.
+        cache_gb_needed: disk space of each host for remote shards.
+        seconds: duration of the dry run.
+    """
 
     samples: int
     shards: int
@@ -50,22 +66,23 @@ class DryRun:
     cache_gb_needed: float
     seconds: float
 
-    def told(self) -> dict[str, Any]:
-        """Say it, and give it as plain values."""
-        say(f"{self.samples} clips in {self.shards} shards, {self.shards_gb:.2f} GB: all there")
-        start = f", going on after step {self.resumes_at}" if self.resumes_at else ""
+    def print_summary(self) -> dict[str, Any]:
+        """Print it for the user, and return it as plain values."""
+        say(f"{self.samples} clips in {self.shards} shards, {self.shards_gb:.2f} GB: complete")
+
+        start = f", resuming after step {self.resumes_at}" if self.resumes_at else ""
         say(f"{self.steps} steps, {self.epochs:.2f} passes over the data{start}")
+
         least, most = self.workers
-        say(
-            f"{most if least == most else f'{least} to {most}'} workers, {self.samples_per_pass} "
-            "samples each at a time"
-        )
+        workers = str(most) if least == most else f"{least} to {most}"
+        say(f"{workers} workers, {self.samples_per_pass} samples each at a time")
         say(
             f"{self.parameters / 1e6:.2f} million weights, {self.gmac_per_sample:.1f} GMAC per "
             "sample and step"
         )
-        room = f" of {self.memory_available_gb:.2f} GB" if self.memory_available_gb else ""
-        say(f"about {self.memory_gb:.2f} GB{room} for each worker")
+
+        available = f" of {self.memory_available_gb:.2f} GB" if self.memory_available_gb else ""
+        say(f"about {self.memory_gb:.2f} GB{available} for each worker")
         if self.cache_gb_needed:
             say(f"{self.cache_gb_needed:.2f} GB of each host's disk for fetched shards")
         say(f"nothing was started or written ({self.seconds:.1f} s)")
@@ -81,27 +98,39 @@ def dry_run(
     *,
     use_gpu: bool = False,
 ) -> DryRun:
-    """Check a call of ``training.run.train``, and estimate what it needs.
+    """Check a call of ``training.run.train``, and estimate its cost.
 
     Raises:
-        CallError: the call is wrong, as ``train`` would say it.
-        IntegrityError: a shard is missing, of another size than the manifest says, or the first
-        sample is unreadable.
+        CallError: the call is wrong; the same error as of ``train``.
+        IntegrityError: a shard is missing, its size differs from the manifest's, or the first
+            sample is unreadable.
         CorrFractalError: it will not fit into memory.
     """
     started = time.monotonic()
     job = check_request(shards, out, config, tracking_uri, bounds)
-    config, manifest = job.config, load_manifest(job.shards)
-    _check_files(job)
+    config = job.config
+    manifest = load_manifest(job.shards)
+    _check_files(job.shards, manifest)
     batches = Batches(job.shards, config)
+
+    # Memory of a worker, when the fewest workers share the batch
     per_pass = config.batch_size // config.accumulate // bounds[0]
     parameters = sum(p.numel() for p in CorrFractal(config.network).parameters())
-    activations = activation_bytes_per_sample(config, batches.side)
-    memory = per_pass * activations + STATE * 4 * parameters + (0 if use_gpu else INTERPRETER)
-    available = _available(use_gpu) / (1 if use_gpu else bounds[1])
+    memory = per_pass * activation_bytes_per_sample(config, batches.side)
+    memory += STATE_COPIES * FLOAT32_BYTES * parameters
+    available = _available_bytes(use_gpu)
+    if not use_gpu:
+        # All workers share the machine, and each has an interpreter.
+        memory += INTERPRETER_BYTES
+        available /= bounds[1]
+
+    # Two windows: one in use, the next being fetched.
+    cache_bytes = 0
+    if storage.is_uri(job.shards):
+        cached_shards = min(2 * config.shuffle_window, len(manifest.shards))
+        cache_bytes = cached_shards * max(entry.bytes for entry in manifest.shards)
+
     checkpoint = latest_checkpoint(Path(job.out) / "checkpoints")
-    largest = max(entry.bytes for entry in manifest.shards)
-    remote = storage.is_uri(job.shards)
     result = DryRun(
         samples=len(batches),
         shards=len(manifest.shards),
@@ -115,9 +144,7 @@ def dry_run(
         gmac_per_sample=macs_per_sample(config, batches.side) / 1e9,
         memory_gb=memory / 1e9,
         memory_available_gb=available / 1e9,
-        cache_gb_needed=min(2 * config.shuffle_window, len(manifest.shards)) * largest / 1e9
-        if remote
-        else 0.0,
+        cache_gb_needed=cache_bytes / 1e9,
         seconds=time.monotonic() - started,
     )
     if available and memory > available:
@@ -129,20 +156,20 @@ def dry_run(
     return result
 
 
-def _check_files(job: TrainingJob) -> None:
-    """Presence of every shard, and on local disks its size; hashes are checked when training reads
-    them."""
-    present = set(storage.listing(job.shards)[0])
-    for entry in load_manifest(job.shards).shards:
-        location = storage.join(job.shards, entry.name)
+def _check_files(shards: str, manifest: Manifest) -> None:
+    """Check that every shard exists and, on local disks, has its size. Hashes are checked when
+    training reads it."""
+    present = set(storage.listing(shards)[0])
+    for entry in manifest.shards:
+        location = storage.join(shards, entry.name)
         if entry.name not in present:
             raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again")
         if not storage.is_uri(location) and Path(location).stat().st_size != entry.bytes:
-            raise IntegrityError(f"{location} is not whole: run `corrfractal precompute` again")
+            raise IntegrityError(f"{location} is incomplete: run `corrfractal precompute` again")
 
 
-def _available(use_gpu: bool) -> float:
-    """Bytes of a GPU, or of this machine that are free; 0 where that cannot be told."""
+def _available_bytes(use_gpu: bool) -> float:
+    """Free memory of the GPU, or of this machine; 0 if it is unknown."""
     if use_gpu:
         return float(torch.cuda.mem_get_info()[0])
     meminfo = Path("/proc/meminfo")

@@ -1,4 +1,4 @@
-"""Data sets that there is nothing to learn from are refused before anything is started."""
+"""Refuse data sets from which nothing can be learned, before anything is started."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from .config import TrainingConfig
 def check_labels(labels: LabelStatistics, config: TrainingConfig, shards: str | Path) -> None:
     """Compare the labels of a data set with the bounds of a configuration.
 
+    Args:
+        labels: statistics of the manifest.
+        config: holds the bounds.
+        shards: named in the error.
+
     Raises:
-        BoundExceededError: says what was seen, the bound, and what to do.
+        BoundExceededError: a value is out of bounds; names both and the setting.
     """
-    entropy, change = labels.entropy, labels.change_rate
+    entropy = labels.entropy
+    change = labels.change_rate
     if entropy < config.min_label_entropy:
         _refuse(
             shards,

@@ -1,10 +1,7 @@
-"""What a run costs: where the time goes, arithmetic done and possible, memory. Measured where it
-runs, not assumed."""
+"""Measure what a run costs: shares of its time, arithmetic per second, memory."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,20 +12,26 @@ import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from corrfractal import CorrFractal
+from corrfractal.common.process import peak_rss_mb
 from corrfractal.network.correspondence import draw_densities
 
 from .config import REFERENCES, TrainingConfig
 from .step import StepResult
 
 SCALARS = ("loss", "loss_a", "loss_c", "error", "copy_error", "gradient_norm")
-# Side of the frames that a network's cost is measured on; cost grows with the number of pixels
-SMALL = 64
+# Pixels. The cost of a network is measured on frames of this side: it is proportional to the area.
+SMALL_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """What one step of one worker took: samples of its share, seconds in all, seconds of them
-    without data."""
+    """The time of one step of one worker.
+
+    Attributes:
+        samples: of the worker's share.
+        step_seconds: of the step, data wait included.
+        data_wait_seconds: of them, waiting for data.
+    """
 
     samples: float
     step_seconds: float
@@ -36,14 +39,14 @@ class StepTime:
 
 
 class Meter:
-    """Sums of the logged scalars since the last log line, over all workers, and where the time
-    went.
+    """Means of the logged scalars over all workers, and shares of the time, since the last log
+    line.
 
     Args:
         config: of the run.
         device: of this worker.
         world: number of workers.
-        macs: multiply-adds of a sample, forward and backward; 0 leaves the rates of arithmetic out.
+        macs: multiply-adds of a sample, forward and backward; 0: their rates are not measured.
         on_step: is called with the time of each step.
     """
 
@@ -76,7 +79,7 @@ class Meter:
 
     @contextmanager
     def spending(self, what: str) -> Iterator[None]:
-        """Time that is not a step's: ``data_wait``, ``checkpoint_stall`` or ``evaluation``."""
+        """Measure time beside the steps: ``data_wait``, ``checkpoint_stall`` or ``evaluation``."""
         started = time.monotonic()
         yield
         seconds = time.monotonic() - started
@@ -120,87 +123,93 @@ class Meter:
         return bool(torch.isfinite(values).all()), bool(votes[-1] > 0)
 
     def read(self) -> dict[str, float]:
-        """Means, rates and shares of the time since the last call."""
+        """Means, rates and shares of the time since the last call, by name."""
         seconds = max(time.monotonic() - self._since, 1e-9)
-        means = dict(zip(SCALARS, (self._sums / self._steps).tolist(), strict=True))
+        means = (self._sums / self._steps).tolist()
+        values: dict[str, float] = dict(zip(SCALARS, means, strict=True))
+
         rate = self._steps * self._batch_size / seconds
-        means["samples_per_second"] = rate
-        means["workers"] = float(self._world)
-        means |= {
-            name: spent / seconds
-            for name, spent in self._spent.items()
-            if spent or name != "evaluation"
-        }
+        values["samples_per_second"] = rate
+        values["workers"] = float(self._world)
+        for name, spent in self._spent.items():
+            if spent or name != "evaluation":
+                values[name] = spent / seconds
         if self._macs:
-            means["gmac_per_second"] = rate * self._macs / 1e9
-            means["share_of_peak"] = rate * self._macs / self._peak
-        means["peak_memory_mb"] = peak_memory_mb(self._device)
+            values["gmac_per_second"] = rate * self._macs / 1e9
+            values["share_of_peak"] = rate * self._macs / self._peak
+        values["peak_memory_mb"] = peak_memory_mb(self._device)
         self._reset()
-        return means
+        return values
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory of this process so far, MB: of the GPU where there is one, else resident."""
+    """Largest memory of this process so far, in MB: allocated on the GPU, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return peak_rss_mb()
 
 
 def peak_macs_per_second(device: torch.device, precision: str) -> float:
-    """What this worker reaches in a large matrix product: the best of five."""
+    """Multiply-adds per second of this worker in a large matrix product: the best of five."""
     side = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(
-        side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32
-    )
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
     times = []
     for _ in range(6):
         started = time.perf_counter()
-        product = a @ a
+        product = matrix @ matrix
         float(product[0, 0])  # waits for a GPU
         times.append(time.perf_counter() - started)
-    return side**3 / min(times[1:])
+    return side**3 / min(times[1:])  # the first one includes the start-up of the library
 
 
 def macs_per_sample(config: TrainingConfig, side: int) -> float:
-    """Multiply-adds of a sample of ``side`` x ``side``, forward and backward, counted by PyTorch on
-    a small one."""
+    """Multiply-adds of a sample of ``side`` x ``side`` pixels, forward and backward. PyTorch counts
+    them on a small sample."""
     with FlopCounterMode(display=False) as counter:
         _loss(config, _network(config)).backward()
-    return counter.get_total_flops() / 2 * (side / SMALL) ** 2
+    return counter.get_total_flops() / 2 * (side / SMALL_SIDE) ** 2
 
 
 def activation_bytes_per_sample(config: TrainingConfig, side: int) -> float:
-    """What a sample of ``side`` x ``side`` keeps until its backward pass, measured on a small one.
+    """Bytes that a sample of ``side`` x ``side`` pixels keeps until its backward pass, measured on a
+    small sample.
 
-    With ``recompute`` the stages of the backbone keep nothing; in the backward pass the largest of
-    them is there again.
+    With ``recompute`` the stages of the backbone keep nothing. In the backward pass they are
+    recomputed one at a time, so the largest of them counts.
     """
     model = _network(config)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-    held: list[torch.Tensor] = []  # or an address would be given to the next
+    kept: dict[int, int] = {}  # bytes by address
+    alive: list[torch.Tensor] = []  # a freed address could be used again
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-            held.append(tensor)
+            alive.append(tensor)
         return tensor
 
-    stages: list[int] = []
-    for stage in (
-        model.backbone.stage1,
-        model.backbone.stage2,
-        model.backbone.stage3,
-        model.backbone.stage4,
-    ):
-        stage.register_forward_pre_hook(lambda *_: stages.append(-sum(kept.values())))
-        stage.register_forward_hook(lambda *_: stages.append(stages.pop() + sum(kept.values())))
+    # Bytes that each stage of the backbone adds
+    stage_bytes: list[int] = []
+
+    def before(*_: object) -> None:
+        stage_bytes.append(-sum(kept.values()))
+
+    def after(*_: object) -> None:
+        stage_bytes[-1] += sum(kept.values())
+
+    backbone = model.backbone
+    for stage in (backbone.stage1, backbone.stage2, backbone.stage3, backbone.stage4):
+        stage.register_forward_pre_hook(before)
+        stage.register_forward_hook(after)
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _loss(config, model)
-    total = sum(kept.values()) - (sum(stages) - max(stages) if config.recompute else 0)
-    return total * (side / SMALL) ** 2
+    total = sum(kept.values())
+    if config.recompute:
+        total -= sum(stage_bytes) - max(stage_bytes)
+    return total * (side / SMALL_SIDE) ** 2
 
 
 def _network(config: TrainingConfig) -> CorrFractal:
@@ -209,10 +218,11 @@ def _network(config: TrainingConfig) -> CorrFractal:
 
 
 def _loss(config: TrainingConfig, model: CorrFractal) -> torch.Tensor:
+    """The loss of one black sample of ``SMALL_SIDE``, on the CPU."""
     densities = draw_densities(config.network.correspondence, (0.5, 0.5))
-    images = torch.zeros(
-        1, len(REFERENCES[config.references]) + 1, 3, SMALL, SMALL, dtype=torch.uint8
-    )
+    frames = len(REFERENCES[config.references]) + 1
+    images = torch.zeros(1, frames, 3, SMALL_SIDE, SMALL_SIDE, dtype=torch.uint8)
+    labels = images[:, :, 0]
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        total: torch.Tensor = model(images, images[:, :, 0], densities).total
+        total: torch.Tensor = model(images, labels, densities).total
     return total

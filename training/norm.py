@@ -1,9 +1,9 @@
 """Batch normalisation over the batch of all workers, on any device.
 
-``nn.SyncBatchNorm`` refuses CPU tensors. With it, or this, the losses and weights of a run do not
-depend on how many workers share its batch (up to the order in which sums are taken), which is what
-resuming at another number of workers needs; without, every worker would normalise by its own share
-(docs/decisions/0021).
+With it the losses and weights of a run do not depend on the number of workers, up to the order of
+summation, so a run can resume with another number. Without it every worker would normalise by its
+own share of the batch (docs/decisions/0021). ``nn.SyncBatchNorm`` does the same on GPUs, but refuses
+CPU tensors.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose mean and variance are those of all workers' pixels; every worker has
-    as many."""
+    """``nn.BatchNorm2d`` with the mean and variance of all workers' pixels. Every worker must have
+    the same number of them."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape and dtype."""
         if not self.training:
             return super().forward(input)
         x = input.float()
-        world, count = dist.get_world_size(), x.numel() // x.shape[1]
         variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        # The variance of all: of the workers' means, and the mean of their variances. No difference
-        # of large squares.
+
+        # Total variance = mean of the workers' variances + variance of their means. The textbook
+        # E[x^2] - E[x]^2 would subtract two large numbers.
+        world = dist.get_world_size()
         mean_of_all = all_reduce(mean / world)
         variance_of_all = all_reduce((variance + (mean - mean_of_all).square()) / world)
-        self._remember(
-            mean_of_all.detach(), variance_of_all.detach() * (world * count / (world * count - 1))
-        )
+
+        # As nn.BatchNorm2d: running statistics have the unbiased variance.
+        count = world * (x.numel() // x.shape[1])
+        self._update_running(mean_of_all.detach(), variance_of_all.detach() * (count / (count - 1)))
         scale = self.weight * torch.rsqrt(variance_of_all + self.eps)
         shift = self.bias - mean_of_all * scale
         return torch.addcmul(shift[:, None, None], x, scale[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None, "made by synchronize from a layer that has them"
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None, "synchronize copies layers that have statistics"
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
@@ -48,8 +50,8 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
 
 def synchronize(module: nn.Module) -> None:
-    """Replace every ``nn.BatchNorm2d`` in a module by one that is synchronised, with the same
-    parameters and names."""
+    """Replace every ``nn.BatchNorm2d`` in a module by a ``SyncedBatchNorm`` with the same
+    parameters, statistics and name."""
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             synced = SyncedBatchNorm(child.num_features, child.eps, child.momentum).to(

@@ -1,4 +1,4 @@
-"""One training step, in plain PyTorch: it reads like the paper (III-D.2, III-E1)."""
+"""One training step (III-D.2, III-E1): forward, backward, clip, update."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from training.data.order import STEP, rng
 
 from .config import TrainingConfig
 
-HALVINGS = (2 / 5, 3 / 5, 4 / 5)
+HALVINGS = (2 / 5, 3 / 5, 4 / 5)  # of the run; the learning rate is halved after each
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Means over the worker's share of the batch, scalar tensors without graph.
+    """Scalar tensors without graph: means over this worker's share of the batch.
 
-    ``gradient_norm`` is of the whole batch, before clipping.
+    Attributes:
+        loss: total loss.
+        loss_a: of the appearance module.
+        loss_c: of the correspondence module.
+        error: share of wrong pixels.
+        copy_error: the same for copying the nearest reference's labels in place.
+        gradient_norm: of the batch of all workers, before clipping.
+        densities: drawn for this step.
     """
 
     loss: Tensor
@@ -43,32 +50,33 @@ def train_step(
     total: int,
     config: TrainingConfig,
 ) -> StepResult:
-    """Move the weights once.
+    """Update the weights once.
 
     Args:
-        model: a ``CorrFractal``, bare or wrapped for data parallelism.
-        optimizer: its learning rate is set here, from the step.
-        batch: this worker's share of the global batch.
-        step: number of the step, from 0; decides the densities, which all workers share.
+        model: a ``CorrFractal``, possibly wrapped for data parallelism.
+        optimizer: its learning rate is set here.
+        batch: this worker's share of the batch.
+        step: number of the step, from 0.
         total: length of the run in steps.
-        config: the run.
+        config: of the run.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, total, config)
-    densities = draw_densities(
-        config.network.correspondence, tuple(rng(config.seed, STEP, step).random(2))
-    )
+    # By the step, so that all workers have the same densities.
+    uniform = tuple(rng(config.seed, STEP, step).random(2))
+    densities = draw_densities(config.network.correspondence, uniform)
 
     optimizer.zero_grad(set_to_none=True)
+    device = batch.frames.device.type
     parts = []
     for k, part in enumerate(batch.parts(config.accumulate)):
-        with _gradients_stay_here(model) if k + 1 < config.accumulate else nullcontext():
-            with torch.autocast(
-                batch.frames.device.type, torch.bfloat16, enabled=config.precision == "bf16"
-            ):
+        last = k + 1 == config.accumulate
+        with nullcontext() if last else _without_reduction(model):
+            with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
                 losses = cast(Losses, model(part.frames, part.labels, densities, part.keep))
             (losses.total / config.accumulate).backward()
-        parts.append(Losses(*(each.detach() for each in losses)))
+        parts.append(Losses(*(value.detach() for value in losses)))
+
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
     optimizer.step()
 
@@ -87,12 +95,13 @@ def train_step(
 
 
 def learning_rate(step: int, total: int, config: TrainingConfig) -> float:
-    """Halved after 2/5, 3/5 and 4/5 of the run."""
+    """Learning rate of a step, from 0: halved after 2/5, 3/5 and 4/5 of the run."""
     return config.learning_rate * 0.5 ** sum(step >= part * total for part in HALVINGS)
 
 
-def _gradients_stay_here(model: nn.Module) -> AbstractContextManager[None]:
-    """Workers add up their gradients once a step, with the last part."""
-    return (
-        model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
-    )
+def _without_reduction(model: nn.Module) -> AbstractContextManager[None]:
+    """Accumulate gradients in this worker only: workers reduce them once per step, in the backward
+    pass of the last part."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()

@@ -1,1 +1,1 @@
-"""Step 1: sources -> segments -> plan of shards."""
+"""Step 1: sources -> segments -> work plan of shards."""

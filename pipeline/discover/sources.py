@@ -1,8 +1,7 @@
-"""What the user names -> a sorted list of unique sources, each with its content's SHA-256 and its
-length.
+"""What the user names -> a sorted list of unique sources, each with SHA-256 and length.
 
-Which entries are videos is decided in ``corrfractal.video.discovery``, for all commands alike. Here each
-is read once.
+``corrfractal.video.discovery`` decides which entries are videos, for all commands alike. Here each
+of them is read once.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ class Source:
     """One video.
 
     Attributes:
-        uri: what shards and reports call it, see ``corrfractal.video.discovery``.
-        path: where it is stored for this run, a local path or a URI; no digest depends on it.
-        sha256: hex, see ``corrfractal.video.content``; ``""`` where it cannot be read.
+        uri: name in shards and reports, see ``corrfractal.video.discovery``.
+        path: location for this run, a local path or a URI; part of no digest.
+        sha256: hex, see ``corrfractal.video.content``; ``""`` if it cannot be read.
         bytes: size of its contents.
-        seconds: length by its header, 0 where that says nothing.
-        state: of its files when they were hashed, see ``corrfractal.video.content``; no digest depends on
-            it.
-        fault: why it cannot be read; ``""`` where it can.
+        seconds: length by its header; 0 if unknown.
+        state: of its files when they were hashed, see ``corrfractal.video.content``; part of no
+            digest.
+        fault: why it cannot be read; ``""`` if it can.
     """
 
     uri: str
@@ -48,25 +47,32 @@ class Source:
 
     @property
     def id(self) -> str:
-        """Unique and readable, from name and contents; without dot and slash, as part of clip keys."""
+        """Unique, readable name from file name and contents. It is part of clip keys, where
+        WebDataset would split at a dot or a slash."""
         slug = re.sub(r"[^A-Za-z0-9-]+", "-", Path(self.uri).stem).strip("-")[:40] or "video"
         return f"{slug}-{self.sha256[:16]}"
 
 
 def find_sources(names: Sequence[str], skip: str | Path | None = None) -> list[Source]:
-    """Sources behind ``names``, sorted by URI, each file once; nothing in the folder ``skip`` is
-    one.
+    """Find and read sources.
+
+    Args:
+        names: files, folders, globs, lists, URIs.
+        skip: a folder whose contents are no sources, such as the output folder.
+
+    Returns:
+        Sorted by URI, each file once.
 
     Raises:
-        NotFoundError: a name leads to nothing.
+        NotFoundError: a name matches nothing.
         CallError: a list or a folder cannot be read, or a store cannot be reached.
     """
     return read_sources(discover(names, [] if skip is None else [skip]).entries)
 
 
 def read_sources(entries: Sequence[Entry]) -> list[Source]:
-    """Read every entry once; what cannot be read becomes a source with a fault, which the pipeline
-    quarantines."""
+    """Read every entry once. An entry that cannot be read becomes a source with a fault, which the
+    pipeline quarantines."""
     sources = []
     with ThreadPoolExecutor(2 * cpu_count()) as pool, progress("sources", len(entries)) as advance:
         for source in pool.map(_read, entries):
@@ -76,8 +82,8 @@ def read_sources(entries: Sequence[Entry]) -> list[Source]:
 
 
 def _read(entry: Entry) -> Source:
-    """The SHA-256 of an entry, and what its header says."""
-    unread = Source(uri=_text(entry.uri), path=entry.location, sha256="", fault=_text(entry.fault))
+    """Hash an entry and read the length in its header."""
+    unread = Source(uri=_utf8(entry.uri), path=entry.location, sha256="", fault=_utf8(entry.fault))
     if entry.fault:
         return unread
     try:
@@ -85,11 +91,12 @@ def _read(entry: Entry) -> Source:
             content = read_content(path)
             seconds = _seconds(path)
     except OSError as exc:
+        # In a folder of frames the reason names the frame.
         name = Path(exc.filename or entry.location).name
-        what = "the file" if name == Path(entry.location).name else f"its file {name}"
-        return _with_fault(unread, f"{what} cannot be read: {exc.strerror or exc}")
+        file = "the file" if name == Path(entry.location).name else f"its file {name}"
+        return replace(unread, fault=_utf8(f"{file} cannot be read: {exc.strerror or exc}"))
     except VideoError as exc:
-        return _with_fault(unread, exc.reason)
+        return replace(unread, fault=_utf8(exc.reason))
     return Source(
         uri=unread.uri,
         path=entry.location,
@@ -100,12 +107,8 @@ def _read(entry: Entry) -> Source:
     )
 
 
-def _with_fault(source: Source, fault: str) -> Source:
-    return replace(source, fault=_text(fault))
-
-
 def _seconds(path: Path) -> float:
-    """Length by the header; 0 for what is no video, or does not say."""
+    """Length by the header; 0 if the file is no video or does not say."""
     import av
 
     if path.is_dir():
@@ -113,10 +116,11 @@ def _seconds(path: Path) -> float:
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             return max(0.0, (container.duration or 0) / av.time_base)
-    except Exception:  # third-party C fed with files from anywhere; the decoders will report it
+    except Exception:
+        # No error: any file may be listed as a video, and decoding will report what is wrong.
         return 0.0
 
 
-def _text(name: str) -> str:
-    """File names need not be UTF-8, JSON must be."""
+def _utf8(name: str) -> str:
+    """A file name as valid UTF-8, which JSON requires and file systems do not."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,5 +1,4 @@
-"""Label health: what the counts of a shard, or of a data set, say about its labels, as figures that
-can be compared."""
+"""Label health: figures about the labels of a shard or a data set, from stored counts alone."""
 
 from __future__ import annotations
 
@@ -11,25 +10,24 @@ from corrfractal.shards.manifest import LabelStatistics, Manifest, Sidecar, Sour
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Label health of a shard, or of all of them.
+    """Label health of a shard, or of all shards. A *label set* is one view of one clip.
 
     Attributes:
         name: of the shard, or ``"all"``.
         clips: stored.
-        label_sets: one for each view of each clip.
+        label_sets: stored.
         entropy: bits a pixel, 0 .. log2 of the number of clusters.
-        change_rate: share of pixels whose label differs from the one at their place one stored
+        change_rate: share of pixels whose label differs from that of the same pixel one stored
             frame earlier.
-        occupancy: share of the pixels under the most frequent label of their label set, the second,
+        occupancy: share of the pixels with the most frequent label of their label set, the second,
             and so on.
-        empty: mean number of clusters without a pixel, of a label set.
+        empty: mean number of clusters without a pixel per label set.
         with_empty: share of the label sets that have such clusters.
-        dominated: share of the label sets with over nine tenths of their pixels under one label.
-        still: share of the label sets in which under a hundredth of the labels changes from frame
-            to frame.
-        cuts: shot cuts that no clip spans.
-        cuts_per_minute: of the videos' length.
-        static: clips left out because next to nothing moves in them (``min_motion``).
+        dominated: share of the label sets with one label on over 90 % of their pixels.
+        still: share of the label sets in which under 1 % of the labels change from frame to frame.
+        cuts: shot cuts, which no clip spans.
+        cuts_per_minute: per minute of video.
+        static: clips left out because their motion is below ``min_motion``.
         static_rate: their share of all clips, stored and left out.
     """
 
@@ -51,35 +49,39 @@ class Health:
 
 def data_set_health(manifest: Manifest) -> Health:
     """Health of all shards together."""
-    statistics = manifest.statistics
-    seconds = sum(source.frames / source.fps for source in manifest.sources if source.fps)
     return _health(
-        "all", statistics.samples, statistics.labels, manifest.sources, seconds, clusters(manifest)
+        name="all",
+        clips=manifest.statistics.samples,
+        labels=manifest.statistics.labels,
+        sources=manifest.sources,
+        seconds=sum(source.frames / source.fps for source in manifest.sources if source.fps),
+        clusters=clusters(manifest),
     )
 
 
 def shard_health(sidecar: Sidecar, clusters: int) -> Health:
-    """Health of one shard, whose labels are of that many clusters."""
-    # The entry of a segment counts the frames of its whole video.
+    """Health of one shard, whose labels have that many clusters."""
+    # The entry of a segment counts the frames of its complete video.
     seconds = sum(
         source.frames / source.fps / source.segments for source in sidecar.sources if source.fps
     )
     return _health(
-        sidecar.name,
-        len(sidecar.samples),
-        sidecar.label_statistics,
-        sidecar.sources,
-        seconds,
-        clusters,
+        name=sidecar.name,
+        clips=len(sidecar.samples),
+        labels=sidecar.label_statistics,
+        sources=sidecar.sources,
+        seconds=seconds,
+        clusters=clusters,
     )
 
 
 def clusters(manifest: Manifest) -> int:
-    """K, the number of labels that a data set was made with."""
+    """K, the number of labels of a data set."""
     return int(manifest.config["quantization"]["clusters"])
 
 
 def _health(
+    *,
     name: str,
     clips: int,
     labels: LabelStatistics,
@@ -87,10 +89,11 @@ def _health(
     seconds: float,
     clusters: int,
 ) -> Health:
-    sets = max(1, labels.label_sets)
+    label_sets = max(1, labels.label_sets)
     used = sum(count * number for number, count in enumerate(labels.by_used, start=1))
-    full = sum(labels.by_used[clusters - 1 :])
-    cuts, static = sum(source.cuts for source in sources), sum(source.static for source in sources)
+    without_empty = sum(labels.by_used[clusters - 1 :])
+    cuts = sum(source.cuts for source in sources)
+    static = sum(source.static for source in sources)
     return Health(
         name=name,
         clips=clips,
@@ -98,10 +101,10 @@ def _health(
         entropy=labels.entropy,
         change_rate=labels.change_rate,
         occupancy=labels.occupancy[:clusters],
-        empty=(clusters * labels.label_sets - used) / sets,
-        with_empty=(labels.label_sets - full) / sets,
-        dominated=labels.dominated / sets,
-        still=labels.still / sets,
+        empty=(clusters * labels.label_sets - used) / label_sets,
+        with_empty=(labels.label_sets - without_empty) / label_sets,
+        dominated=labels.dominated / label_sets,
+        still=labels.still / label_sets,
         cuts=cuts,
         cuts_per_minute=60 * cuts / seconds if seconds else 0.0,
         static=static,

@@ -14,27 +14,36 @@ from pipeline.config import PipelineConfig
 
 U8 = npt.NDArray[np.uint8]
 
+MAX_LABELS = 16  # label maps are stored with 4 bits a pixel
+TORCH_DEVICES = {"cpu": None, "torch": "cpu", "cuda": "cuda"}  # None: compiled loops, no PyTorch
+
 
 def label_views(frames: U8, key: str, config: PipelineConfig) -> tuple[U8, list[Codebook]]:
-    """Label sets of a clip.
+    """Make the label sets of a clip.
 
     Args:
         frames: uint8 (T, H, W, 3) RGB.
-        key: the clip's key; with the configured seed and the view it decides all random draws.
+        key: the clip's key; key, configured seed and view number decide all random draws.
         config: how to label.
 
     Returns:
-        uint8 (V, T, H, W) in 0 .. K-1, and one codebook a view.
+        uint8 (V, T, H, W) in 0 .. K-1, and one codebook per view.
     """
-    device = {"cpu": None, "torch": "cpu", "cuda": "cuda"}[config.device]
-    seeds = (view_seed(config.seed, key, view) for view in range(config.views))
-    views = [quantize_clip(frames, config.quantization, seed, device=device) for seed in seeds]
-    return np.stack([labels for labels, _ in views]), [codebook for _, codebook in views]
+    device = TORCH_DEVICES[config.device]
+    label_sets = []
+    codebooks = []
+    for view in range(config.views):
+        seed = view_seed(config.seed, key, view)
+        labels, codebook = quantize_clip(frames, config.quantization, seed, device=device)
+        label_sets.append(labels)
+        codebooks.append(codebook)
+    return np.stack(label_sets), codebooks
 
 
 def view_seed(seed: int, key: str, view: int) -> int:
-    """Seed of one view, 0 .. 2^63 - 1; a hash, so that it owes nothing to the order of work."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}/{view}".encode()).digest()[:8]) >> 1
+    """Seed of one view, 0 .. 2^63 - 1: a hash, so it is independent of the order of work."""
+    hashed = hashlib.sha256(f"{seed}/{key}/{view}".encode()).digest()
+    return int.from_bytes(hashed[:8]) >> 1
 
 
 def label_statistics(labels: U8) -> LabelStatistics:
@@ -43,13 +52,19 @@ def label_statistics(labels: U8) -> LabelStatistics:
 
 
 def _view_statistics(view: U8) -> LabelStatistics:
-    counts, used = np.zeros(16, dtype=np.int64), np.zeros(16, dtype=int)
-    changed, compared = int(count_labels(view, counts)), view[1:].size
+    """Statistics of one label set, uint8 (T, H, W)."""
+    counts = np.zeros(MAX_LABELS, dtype=np.int64)
+    changed = int(count_labels(view, counts))  # fills ``counts`` in the same pass
+    compared = view[1:].size
     ranked = np.sort(counts)[::-1]
-    used[np.count_nonzero(ranked) - 1] = 1
+
+    # A histogram over label sets of the number of labels in use: one entry here, sums over many.
+    by_used = np.zeros(MAX_LABELS, dtype=int)
+    by_used[np.count_nonzero(ranked) - 1] = 1
     return LabelStatistics(
         by_rank=tuple(ranked.tolist()),
-        by_used=tuple(used.tolist()),
+        by_used=tuple(by_used.tolist()),
+        # In integers, so that sums over clips stay exact.
         dominated=int(10 * ranked[0] > 9 * view.size),
         still=int(100 * changed < compared),
         compared=compared,

@@ -1,1 +1,1 @@
-"""What people read about a build: estimate before, contact sheet and MLflow run after."""
+"""For people: estimate before a build; result, contact sheet and MLflow run after it."""

@@ -1,5 +1,5 @@
-"""Finished shards as an MLflow run: configuration, counts, label health, and the manifest as its
-data set."""
+"""Log finished shards as an MLflow run: configuration, counts, label health, and the manifest as
+its data set."""
 
 from __future__ import annotations
 
@@ -17,50 +17,56 @@ from corrfractal.shards.manifest import QUARANTINE, load_manifest, load_sidecar
 from pipeline.label.label_health import Health, clusters, data_set_health, shard_health
 
 SHARD_HEALTH = "shard_health.jsonl"
+MAX_PARAMETER_LENGTH = 500  # characters; older MLflow servers refuse longer values
 
 
 def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
     """Log a folder of shards.
 
     Args:
-        uri: MLflow store.
-        out: the folder, whose manifest is written.
-        metrics: what the run that made it took, by name.
+        uri: of the MLflow store.
+        out: the folder; its manifest must exist.
+        metrics: of the run that built it, such as its seconds, by name.
 
     Returns:
         The run's id.
     """
     import mlflow
 
+    # 1. Collect everything before the run is opened: a damaged file must not leave half a run.
     manifest = load_manifest(out)
     counts = {
         name: value
         for name, value in flatten(asdict(manifest.statistics)).items()
         if isinstance(value, int)
     }
-    shards = [
-        asdict(shard_health(load_sidecar(out, shard), clusters(manifest)))
-        for shard in manifest.shards
-    ]
+    parameters = {
+        name: str(value)[:MAX_PARAMETER_LENGTH] for name, value in flatten(manifest.config).items()
+    }
+    sidecars = [load_sidecar(out, shard) for shard in manifest.shards]
+    shards = [asdict(shard_health(sidecar, clusters(manifest))) for sidecar in sidecars]
+    quarantine = storage.read(storage.join(out, QUARANTINE)).decode()
+
+    # 2. Log it.
     experiment = open_experiment(uri)
     with (
         mlflow_errors(),
         mlflow.start_run(experiment_id=experiment, run_name=f"precompute {Path(out).name}") as run,
     ):
-        mlflow.log_params(
-            {key: str(value)[:500] for key, value in flatten(manifest.config).items()}
-        )
+        mlflow.log_params(parameters)
         describe_run(out, manifest.digest, "precompute")
         mlflow.log_metrics({**counts, **_health_metrics(data_set_health(manifest)), **metrics})
         mlflow.log_text("".join(json.dumps(shard) + "\n" for shard in shards), SHARD_HEALTH)
-        mlflow.log_text(storage.read(storage.join(out, QUARANTINE)).decode(), QUARANTINE)
+        mlflow.log_text(quarantine, QUARANTINE)
     return str(run.info.run_id)
 
 
 def _health_metrics(health: Health) -> dict[str, float]:
-    """``health.entropy`` and so on; ``health.occupancy.00`` is the most frequent label's."""
+    """Metrics ``health.entropy`` and so on; ``health.occupancy.00`` is that of the most frequent
+    label."""
     values = {
         name: value for name, value in asdict(health).items() if isinstance(value, int | float)
     }
-    values |= {f"occupancy.{rank:02d}": share for rank, share in enumerate(health.occupancy)}
+    for rank, share in enumerate(health.occupancy):
+        values[f"occupancy.{rank:02d}"] = share
     return {f"health.{name}": value for name, value in values.items()}

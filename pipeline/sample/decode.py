@@ -1,5 +1,5 @@
-"""A video -> the frames of its clips, scaled, in one sequential pass and with memory for one clip
-at a time."""
+"""A video -> the frames of its clips, scaled, in one sequential pass. Memory use is one clip,
+independent of video length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.config import PipelineConfig
 from .clips import ClipCutter, sampled_frames
 from .cuts import CutDetector
 
-MOTION_SIDE = 64  # pixels, of the grey pictures on which motion is measured
+MOTION_SIDE = 64  # pixels; height and width of the grey pictures on which motion is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class RawClip:
     Attributes:
         number: from 0, within the segment.
         indices: frame indices in the video.
-        seconds: their presentation times.
+        seconds: presentation times of the frames.
         frames: uint8 (T, size, size, 3) RGB.
     """
 
@@ -40,7 +40,12 @@ class RawClip:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What was found while decoding: shot cuts, and clips left out because next to nothing moves in them."""
+    """Counts of one decoding pass.
+
+    Attributes:
+        cuts: shot cuts.
+        static: clips left out because their motion is below ``min_motion``.
+    """
 
     cuts: int = 0
     static: int = 0
@@ -53,31 +58,38 @@ def decode_clips(
     stop: float = math.inf,
     tally: Tally | None = None,
 ) -> Iterator[RawClip]:
-    """Clips of a video, or of its segment from ``start`` up to ``stop``; nothing, if that is too
-    short for one.
+    """Decode the clips of a video, or of its segment from ``start`` up to ``stop``.
 
     Args:
         video: open.
         config: how to sample and cut.
         start, stop: seconds of presentation time.
-        tally: counts what is met.
+        tally: counts are added to it.
+
+    Yields:
+        Clips in order; none if the video or segment is too short for one.
 
     Raises:
-        VideoError: the video is damaged or cut short; what was yielded before is good. A segment is
-            read to its end for this, wherever its last clip ends.
+        VideoError: the video is damaged or cut short; clips yielded before are good. The segment is
+            decoded up to its last frame, so damage after its last clip is found too.
     """
     tally = Tally() if tally is None else tally
+
+    # 1. Which frames: sampling starts anew in each segment.
     times = video.times()
     first, end = np.searchsorted(times, (start, stop))
     wanted = set((first + sampled_frames(times[first:end], config.clip.fps)).tolist())
     last = min(int(end), len(times)) - 1
+
+    # 2. Decode, scale, and hand each sample to the cutter.
     cutter = ClipCutter[Frame](config.clip)
-    shots, number = CutDetector(config.clip.cut_threshold), 0
+    detector = CutDetector(config.clip.cut_threshold)
+    number = 0
     for frame in video.frames(sorted(wanted | {last})):
         if frame.index not in wanted:
             continue
         image = resize_area(frame.image, config.size, config.size)
-        starts_shot = shots.starts_shot(image)
+        starts_shot = detector.starts_shot(image)
         tally.cuts += starts_shot
         sample = Frame(index=frame.index, seconds=frame.seconds, image=image)
         clip = cutter.add(sample, frame.seconds, starts_shot=starts_shot)
@@ -96,13 +108,12 @@ def decode_clips(
 
 
 def motion(clip: list[Frame]) -> float:
-    """Mean absolute difference between consecutive frames in grey levels, on small pictures."""
-    small = [
-        cv2.resize(
-            cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY),
-            (MOTION_SIDE, MOTION_SIDE),
-            interpolation=cv2.INTER_AREA,
-        )
-        for f in clip
-    ]
-    return float(np.abs(np.diff(np.stack(small).astype(np.int16), axis=0)).mean())
+    """Mean absolute difference of consecutive frames in grey levels, on small pictures."""
+    size = (MOTION_SIDE, MOTION_SIDE)
+    small = []
+    for frame in clip:
+        grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+        small.append(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+    # Signed, so that differences do not wrap around.
+    differences = np.diff(np.stack(small).astype(np.int16), axis=0)
+    return float(np.abs(differences).mean())

@@ -1,1 +1,1 @@
-"""Step 4: clips and labels -> shards, and the manifest over all of them."""
+"""Step 4: clips and labels -> shards on Ray, and the manifest over all of them."""

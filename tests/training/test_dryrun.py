@@ -1,4 +1,4 @@
-"""A dry launch finds what a launch would find, and leaves nothing behind."""
+"""A dry run makes the checks of a run, and writes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.config import TrainingConfig
 from training.dryrun import dry_run
 
 
-def test_the_command_tells_what_a_run_would_be_and_writes_nothing(
+def test_the_command_prints_an_estimate_and_writes_nothing(
     tiny_shards: Path, tmp_path: Path
 ) -> None:
     before = sorted(tiny_shards.rglob("*"))
@@ -65,7 +65,7 @@ def test_figures_follow_the_configuration(
     assert figures(replace(tiny_config, accumulate=2)).samples_per_pass == 2
 
 
-def test_what_would_stop_a_launch_stops_the_dry_one(
+def test_what_would_stop_a_run_stops_the_dry_one(
     tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def launch(
@@ -78,18 +78,18 @@ def test_what_would_stop_a_launch_stops_the_dry_one(
     shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
     tar = shards / "shard-000001.tar"
     tar.write_bytes(tar.read_bytes()[:-512])
-    with pytest.raises(IntegrityError, match=r"shard-000001\.tar is not whole"):
+    with pytest.raises(IntegrityError, match=r"shard-000001\.tar is incomplete"):
         launch(shards)
     tar.unlink()
     with pytest.raises(IntegrityError, match=r"shard-000001\.tar is missing"):
         launch(shards)
-    monkeypatch.setattr("training.dryrun._available", lambda use_gpu: 1e6)
+    monkeypatch.setattr("training.dryrun._available_bytes", lambda use_gpu: 1e6)
     with pytest.raises(CorrFractalError, match="recompute=true"):
         launch(tiny_shards)
 
 
 @pytest.mark.parametrize("workers", ["0", "3-1", "two", "1-"])
-def test_numbers_of_workers_that_make_no_sense_are_refused(workers: str, tmp_path: Path) -> None:
+def test_numbers_of_workers_that_are_no_range_are_refused(workers: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(train, ["shards", "--out", str(tmp_path), "--workers", workers])
     assert result.exit_code == 2
     assert workers in result.output

@@ -1,1 +1,1 @@
-"""Shards -> batches, in an order that is arithmetic."""
+"""Shards -> batches, in an order computed from the seed."""

@@ -1,14 +1,12 @@
-"""Shards -> batches. Order is arithmetic: what sample stands where depends on (seed, epoch, place)
-alone.
+"""Shards -> batches. The sample at a position is a function of (seed, epoch, position) only.
 
 Every random choice about a sample (view, target frame, crop, flip, dropped channels) comes from a
-counter-based generator keyed by the seed and the sample's position in the run (``training.data.order``);
-nothing is drawn in sequence, nothing needs saving. So a run stopped at any step resumes with
-exactly the next sample, on any number of workers.
+counter-based generator keyed by the seed and the sample's position in the run
+(``training.data.order``). No generator state is advanced, so none is saved: a run stopped at any
+step resumes with exactly the next sample, on any number of workers.
 
-Clips are read by (shard, offset, length): one read, no tar to scan. Batches are prepared ahead, in
-a thread of this process or in ``loader_workers`` processes of their own, and come in order in
-either case.
+Clips are read by (shard, offset, length): one read, without scanning the tar. Batches are prepared
+ahead of time by a thread of this process or by ``loader_workers`` processes, and arrive in order.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +37,7 @@ from .order import SAMPLE, check_share, epoch_order, positions_of, rng
 
 U8 = npt.NDArray[np.uint8]
 
-AHEAD = 2  # batches prepared before they are asked for, by the thread or by each process
+AHEAD = 2  # batches prepared before their turn, by the thread or by each process
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one step and worker: frames uint8 (B, N + 1, 3, h, w), labels uint8 (B, N + 1, h, w), keep (B, 3)."""
+    """Examples of one step and worker.
+
+    Attributes:
+        frames: uint8 (B, N + 1, 3, h, w).
+        labels: uint8 (B, N + 1, h, w).
+        keep: float32 (B, 3).
+        keys: of the clips.
+    """
 
     frames: Tensor
     labels: Tensor
@@ -70,10 +74,13 @@ class Batch:
     keys: tuple[str, ...]
 
     def parts(self, count: int) -> list[Batch]:
-        """The batch cut into equal parts."""
+        """The batch divided into ``count`` equal parts."""
         size = len(self.keys) // count
-        cuts = [slice(k * size, (k + 1) * size) for k in range(count)]
-        return [Batch(self.frames[c], self.labels[c], self.keep[c], self.keys[c]) for c in cuts]
+        parts = []
+        for k in range(count):
+            cut = slice(k * size, (k + 1) * size)
+            parts.append(Batch(self.frames[cut], self.labels[cut], self.keep[cut], self.keys[cut]))
+        return parts
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -83,13 +90,22 @@ class Batch:
 
 
 class Batches:
-    """Batches of one worker.
+    """Batches of one worker, by step.
 
     Args:
         shards: folder of the shards, local or a URI.
         config: of the run.
-        rank, world: which of how many workers.
-        cache: where remote shards are kept on this host; None: ``training.data.cache.default_folder``.
+        rank: of this worker.
+        world: number of workers.
+        cache: folder of this host for remote shards; None:
+            ``training.data.cache.default_folder``.
+
+    Attributes:
+        files: the shards.
+        side: height and width of the frames, pixels.
+
+    Raises:
+        ValueError: the batch cannot be divided among the workers.
     """
 
     def __init__(
@@ -101,23 +117,30 @@ class Batches:
         cache: Path | None = None,
     ) -> None:
         check_share(config.batch_size, config.accumulate, [world])
+        _use_one_opencv_thread()
+        self._shards = shards
+        self._config = config
+        self._rank = rank
+        self._world = world
+
         manifest = load_manifest(shards)
-        self._shards, self._config, self._rank, self._world = shards, config, rank, world
-        self._samples = usable_samples(shards, config)
+        stored_side = manifest.config["size"]
+        self.side = min(config.crop or stored_side, stored_side)
         self.files = ShardFiles(
             shards,
             {entry.name: entry for entry in manifest.shards},
             cache,
             int(config.cache_gb * 1e9),
         )
+
+        # Shards without a usable sample have no number in the order.
+        self._samples = usable_samples(shards, config)
         counts = Counter(sample.shard for sample in self._samples)
         self._names = tuple(counts)
         self._order = partial(
             epoch_order, config.seed, counts=tuple(counts.values()), window=config.shuffle_window
         )
-        self._fetching: tuple[int, int] | None = None
-        self.side = min(config.crop or manifest.config["size"], manifest.config["size"])
-        """Height and width of the frames, pixels."""
+        self._fetching: tuple[int, int] | None = None  # epoch, window
 
     def __len__(self) -> int:
         """Samples of an epoch."""
@@ -126,27 +149,26 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
         config = self._config
-        places = positions_of(step, config.batch_size, self._rank, self._world, config.accumulate)
-        self._fetch_ahead(places[-1])
-        examples = [self.example(position) for position in places]
+        positions = positions_of(
+            step, config.batch_size, self._rank, self._world, config.accumulate
+        )
+        self._fetch_ahead(positions[-1])
+        examples = [self.example(position) for position in positions]
         return Batch(
-            frames=torch.stack([e.frames for e in examples]),
-            labels=torch.stack([e.labels for e in examples]),
-            keep=torch.stack([e.keep for e in examples]),
-            keys=tuple(e.key for e in examples),
+            frames=torch.stack([example.frames for example in examples]),
+            labels=torch.stack([example.labels for example in examples]),
+            keep=torch.stack([example.keep for example in examples]),
+            keys=tuple(example.key for example in examples),
         )
 
     def iterate(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of steps ``first`` .. ``last - 1``, prepared before their turn."""
-        return (
-            self._from_processes(first, last)
-            if self._config.loader_workers
-            else self._from_thread(first, last)
-        )
+        if self._config.loader_workers:
+            return self._from_processes(first, last)
+        return self._from_thread(first, last)
 
     def _from_thread(self, first: int, last: int) -> Iterator[Batch]:
-        """Decoding leaves the interpreter's lock, so a thread is enough where the network's step is
-        long."""
+        """A thread suffices where the network's step takes long: decoding releases the GIL."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
             pending: list[Future[Batch]] = [
                 pool.submit(self.__getitem__, s) for s in range(first, min(first + AHEAD, last))
@@ -158,15 +180,16 @@ class Batches:
                 yield batch
 
     def _from_processes(self, first: int, last: int) -> Iterator[Batch]:
-        os.environ["PYTHONSAFEPATH"] = "1"  # loader processes import nothing of the working folder
+        # Loader processes must not import modules from the working folder.
+        os.environ["PYTHONSAFEPATH"] = "1"
         loader = torch.utils.data.DataLoader(
-            _Steps(self),
+            _StepDataset(self),
             batch_size=None,
             sampler=range(first, last),
             num_workers=self._config.loader_workers,
             prefetch_factor=AHEAD,
-            collate_fn=_as_it_is,
-            # Fork would copy the locks of Ray's and PyTorch's threads
+            worker_init_fn=_use_one_opencv_thread,
+            # A fork would copy locks that threads of Ray and PyTorch hold.
             multiprocessing_context="forkserver",
         )
         for batch in loader:
@@ -180,11 +203,11 @@ class Batches:
         draw = rng(self._config.seed, SAMPLE, position)
         view = int(draw.integers(ref.views))
         target = int(draw.integers(self._config.clip_frames_needed - 1, ref.frames))
-        indices = (
-            *(target + r if r < 0 else r for r in REFERENCES[self._config.references]),
-            target,
-        )
-        clip = self._read(ref, indices, view)
+        indices = [
+            target + reference if reference < 0 else reference
+            for reference in REFERENCES[self._config.references]
+        ]
+        clip = self._read(ref, (*indices, target), view)
         frames, labels = _crop_and_flip(clip, self._config.crop, draw)
         return Example(
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2),
@@ -194,7 +217,7 @@ class Batches:
         )
 
     def ref(self, position: int) -> SampleRef:
-        """Which clip stands at a position."""
+        """The clip at a position."""
         epoch, place = divmod(position, len(self._samples))
         return self._samples[self._order(epoch).samples[place]]
 
@@ -209,39 +232,39 @@ class Batches:
             ) from exc
 
     def _fetch_ahead(self, position: int) -> None:
-        """At the first batch of a window, begin to fetch and check its shards, then those of the
-        next one."""
+        """At the first batch of a window, start to fetch and check its shards and those of the next
+        window."""
         epoch, place = divmod(position, len(self._samples))
         order = self._order(epoch)
         window = order.window_at(place)
         if self._fetching == (epoch, window):
             return
         self._fetching = (epoch, window)
-        following = (
-            order.windows[window + 1]
-            if window + 1 < len(order.windows)
-            else self._order(epoch + 1).windows[0]
-        )
-        names = [self._names[shard] for shard in (*order.windows[window], *following)]
+
+        if window + 1 < len(order.windows):
+            next_window = order.windows[window + 1]
+        else:
+            next_window = self._order(epoch + 1).windows[0]
+        names = [self._names[shard] for shard in (*order.windows[window], *next_window)]
         threading.Thread(target=self._fetch, args=(names,), name="shards", daemon=True).start()
 
     def _fetch(self, names: list[str]) -> None:
         for name in names:
             try:
                 self.files.ready(name)
-            except Exception:  # told when the shard is asked for
+            except Exception:  # raised again when the shard is read
                 return
 
 
 def usable_samples(shards: str | Path, config: TrainingConfig) -> list[SampleRef]:
-    """The clips that hold enough stored frames for the references and a target."""
+    """The clips with enough stored frames for the references and a target."""
     index = sample_index(shards, load_manifest(shards))
     return [sample for sample in index if sample.frames >= config.clip_frames_needed]
 
 
-class _Steps(torch.utils.data.Dataset[Batch | IntegrityError]):
-    """What a loader process holds. An error travels as a value: PyTorch would wrap its message in a
-    traceback."""
+class _StepDataset(torch.utils.data.Dataset[Batch | IntegrityError]):
+    """What a loader process holds. An error is returned as a value: PyTorch would replace its
+    message by a traceback."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
@@ -253,40 +276,49 @@ class _Steps(torch.utils.data.Dataset[Batch | IntegrityError]):
             return exc
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _use_one_opencv_thread(*_: int) -> None:
+    """Decoding shares a core with the network; more threads would only compete for it."""
+    cv2.setNumThreads(1)
 
 
 def _crop_and_flip(clip: Clip, crop: int | None, draw: np.random.Generator) -> tuple[U8, U8]:
-    """The same square and the same mirroring for all frames of a sample."""
-    frames, labels = clip.frames, clip.labels[0]
+    """The same square and the same mirroring for all frames of a sample.
+
+    Returns:
+        Frames (N + 1, h, w, 3) and labels (N + 1, h, w) of the clip's only view, contiguous.
+    """
+    frames = clip.frames
+    labels = clip.labels[0]
     _, H, W, _ = frames.shape
+
+    # Numbers are drawn even without a crop: the flip must not depend on that.
     side = min(H, W) if crop is None else min(crop, H, W)
-    y, x = int(draw.integers(H - side + 1)), int(draw.integers(W - side + 1))
+    y = int(draw.integers(H - side + 1))
+    x = int(draw.integers(W - side + 1))
     if crop is not None:
-        frames, labels = (
-            frames[:, y : y + side, x : x + side],
-            labels[:, y : y + side, x : x + side],
-        )
+        frames = frames[:, y : y + side, x : x + side]
+        labels = labels[:, y : y + side, x : x + side]
+
     if draw.random() < 0.5:
-        frames, labels = frames[:, :, ::-1], labels[:, :, ::-1]
+        frames = frames[:, :, ::-1]
+        labels = labels[:, :, ::-1]
     return np.ascontiguousarray(frames), np.ascontiguousarray(labels)
 
 
 def _channels_to_keep(config: TrainingConfig, draw: np.random.Generator) -> Tensor:
-    """The input bottleneck of a sample: which of R, G, B (one or two are dropped) or of a, b (one)
-    the network sees."""
+    """The input bottleneck of a sample: which of R, G, B (one or two are dropped) or of L, a, b
+    (one of a and b is dropped) the network sees.
+
+    Returns:
+        float32 (3,) of 0 and 1.
+    """
     keep = np.ones(3, dtype=np.float32)
-    order, count, dropped = (
-        draw.permutation(3),
-        int(draw.integers(1, 3)),
-        draw.random() < config.channel_dropout,
-    )
+    # All numbers are drawn in any case, so that samples differ in nothing else.
+    order = draw.permutation(3)
+    count = int(draw.integers(1, 3))
+    dropped = draw.random() < config.channel_dropout
     if dropped and config.network.bottleneck == "rgb":
         keep[order[:count]] = 0
     elif dropped and config.network.bottleneck == "lab":
         keep[count] = 0
     return torch.from_numpy(keep)
-
-
-cv2.setNumThreads(1)  # the decoding thread shares a core with the network

@@ -1,10 +1,12 @@
-"""Shards as local files whose bytes have been checked: the only way in which training reads them.
+"""Shards as local files whose bytes were checked: training reads shards only through this module.
 
-A local shard is hashed at its first read in each process, and again when its file was changed. A
-shard at a URI is fetched into a folder of this host, by one process for all of them, hashed on its
-way, and published under its SHA-256. The folder holds ``limit`` bytes at most, files being fetched
-included; the shards that were used longest ago go first. Any process may be killed at any time:
-whole files have final names, and half ones are removed by whoever needs the room.
+A local shard is hashed at its first read in each process, and again after its file changed. A shard
+at a URI is fetched into a cache folder, once for all processes of the host, hashed, and stored
+under its SHA-256. The cache takes at most ``limit`` bytes, files being fetched included; the least
+recently used shards are deleted first.
+
+Any process may be killed at any time. A complete file has its final name; an incomplete one has the
+suffix ``.part`` and is deleted by the next process that needs its space.
 """
 
 from __future__ import annotations
@@ -23,27 +25,29 @@ from corrfractal.common.files import file_sha256
 from corrfractal.shards.manifest import ShardEntry
 from corrfractal.video.content import state
 
-LANES = 8  # fetches at a time on one host
+LANES = 8  # concurrent fetches on one host
 FETCHED = re.compile(r"[0-9a-f]{64}\.tar")
-PART = re.compile(r"[0-9a-f]+\.\d+\.\d+\.part")
+PART = re.compile(r"[0-9a-f]+\.\d+\.\d+\.part")  # hash, lane, size of the complete file
 
 
 def default_folder() -> Path:
-    """Where fetched shards are kept: ``corrfractal/shards`` in ``XDG_CACHE_HOME``, else in
-    ``~/.cache``."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corrfractal" / "shards"
-    )
+    """The cache folder: ``corrfractal/shards`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
+    cache_home = os.environ.get("XDG_CACHE_HOME")
+    base = Path(cache_home) if cache_home else Path.home() / ".cache"
+    return base / "corrfractal" / "shards"
 
 
 class ShardFiles:
-    """Checked bytes of the shards of one data set; safe with several threads and processes.
+    """Checked bytes of the shards of one data set. Safe with several threads and processes.
 
     Args:
         shards: folder of the shards, local or a URI.
-        entries: of its manifest.
-        folder: where remote shards are kept on this host.
+        entries: of its manifest, by name.
+        folder: the cache folder for remote shards.
         limit: bytes that they may take there.
+
+    Attributes:
+        fetched_bytes: number of bytes that this process has fetched.
     """
 
     def __init__(
@@ -53,33 +57,36 @@ class ShardFiles:
         folder: Path | None = None,
         limit: int = 10 << 30,
     ) -> None:
-        self._shards, self._entries = shards, entries
-        self._folder, self._limit = folder or default_folder(), limit
-        self._checked: dict[str, str] = {}  # state of the file when it was hashed
-        self._guards = {name: threading.Lock() for name in entries}
-        self._intact: set[str] = set()  # fetched shards whose hash this process has compared
+        self._shards = shards
+        self._entries = entries
+        self._folder = folder or default_folder()
+        self._limit = limit
+        self._locks = {name: threading.Lock() for name in entries}
+        # Local shards: state of the file when it was hashed. Remote ones: those that were hashed.
+        self._hashed_states: dict[str, str] = {}
+        self._hashed: set[str] = set()
         self.fetched_bytes = 0
-        """Bytes that this process has fetched."""
         if storage.is_uri(shards):
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def __reduce__(self) -> tuple[type[ShardFiles], tuple[object, ...]]:
+        # Locks cannot be pickled; a loader process starts with its own.
         return type(self), (self._shards, self._entries, self._folder, self._limit)
 
     def read(self, shard: str, offset: int, length: int) -> bytes:
         """Bytes of a shard.
 
         Raises:
-            IntegrityError: the shard is not what the manifest says, or has no such bytes; names it.
+            IntegrityError: the shard does not match the manifest, or has no such bytes; names it.
             CorrFractalError: it is larger than the cache may be.
-            OSError: it cannot be had.
+            OSError: it cannot be fetched or read.
         """
-        held = self._entries[shard].bytes
-        if not 0 <= offset <= offset + length <= held:
+        size = self._entries[shard].bytes
+        if not 0 <= offset <= offset + length <= size:
             raise IntegrityError(
-                f"{storage.join(self._shards, shard)} has {held} bytes, and a clip is said to lie "
-                f"at {offset} to {offset + length}: its sidecar is not what was written. Run "
-                "`corrfractal precompute` again"
+                f"{storage.join(self._shards, shard)} has {size} bytes, and its sidecar names a "
+                f"clip at {offset} to {offset + length}: the sidecar was changed. Run `corrfractal "
+                "precompute` again"
             )
         while True:
             path = self.ready(shard)
@@ -87,35 +94,38 @@ class ShardFiles:
                 with path.open("rb") as file:
                     return os.pread(file.fileno(), length, offset)
             except FileNotFoundError:
+                # Another process may delete it from the cache before it is opened: fetch it again.
                 if not storage.is_uri(self._shards):
                     raise
-                # Pushed out by another process between the two lines: fetch it again.
 
     def ready(self, shard: str) -> Path:
-        """The shard as a local file, fetched and checked; counts as a use of it."""
+        """The shard as a local file, fetched and checked. Counts as a use of it."""
         entry = self._entries[shard]
-        with self._guards[shard]:
-            if not storage.is_uri(self._shards):
-                return self._local(entry)
-            path = self._folder / f"{entry.sha256}.tar"
-            try:
-                os.utime(path)
-                # A power cut or a full disk can leave a file damaged under its final name.
-                if shard not in self._intact and file_sha256(path) != entry.sha256:
-                    path.unlink()
-                    self._fetch(entry, path)
-            except FileNotFoundError:
+        with self._locks[shard]:
+            if storage.is_uri(self._shards):
+                return self._remote(entry)
+            return self._local(entry)
+
+    def _remote(self, entry: ShardEntry) -> Path:
+        path = self._folder / f"{entry.sha256}.tar"
+        try:
+            os.utime(path)
+            # A power cut or a full disk can leave a damaged file under its final name.
+            if entry.name not in self._hashed and file_sha256(path) != entry.sha256:
+                path.unlink()
                 self._fetch(entry, path)
-            self._intact.add(shard)
-            return path
+        except FileNotFoundError:
+            self._fetch(entry, path)
+        self._hashed.add(entry.name)
+        return path
 
     def _local(self, entry: ShardEntry) -> Path:
         path = Path(self._shards) / entry.name
         try:
-            now = state(path)
-            if self._checked.get(entry.name) != now:
+            current = state(path)
+            if self._hashed_states.get(entry.name) != current:
                 self._compare(file_sha256(path), entry)
-                self._checked[entry.name] = now
+                self._hashed_states[entry.name] = current
         except FileNotFoundError as exc:
             raise IntegrityError(f"{path} is missing: run `corrfractal precompute` again") from exc
         return path
@@ -126,11 +136,12 @@ class ShardFiles:
                 f"the shard {entry.name} has {entry.bytes / 1e9:.2f} GB and the cache in "
                 f"{self._folder} may take {self._limit / 1e9:.2f} GB: raise cache_gb"
             )
-        # The name tells the lane and the room that the file will take: it is counted in full from
-        # its first byte on.
-        part = path.with_suffix(f".{int(entry.sha256[:8], 16) % LANES}.{entry.bytes}.part")
-        with self._lock(_lane(part)):
-            if path.exists():  # another process was faster
+        # The name holds the lane and the final size, so that other processes count the file in full
+        # from its first byte on.
+        lane = int(entry.sha256[:8], 16) % LANES
+        part = path.with_suffix(f".{lane}.{entry.bytes}.part")
+        with self._file_lock(_lane_of(part)):
+            if path.exists():  # another process fetched it while this one waited
                 return
             try:
                 self._reserve(part, entry.bytes)
@@ -143,31 +154,35 @@ class ShardFiles:
                 raise
 
     def _reserve(self, part: Path, size: int) -> None:
-        """Make room for a file and take it, so that processes that fetch side by side count each
-        other."""
-        with self._lock("lock"):
-            for stray in self._ours(PART):
-                if stray != part and self._abandoned(stray):
+        """Delete shards until ``size`` bytes fit, and create the empty file ``part``, which makes
+        concurrent fetches count it."""
+        with self._file_lock("lock"):
+            for stray in self._cache_files(PART):
+                if stray != part and self._is_abandoned(stray):
                     stray.unlink(missing_ok=True)
-            held = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._ours(FETCHED))
-            total = sum(s for _, s, _ in held) + sum(
-                int(p.suffixes[-2][1:]) for p in self._ours(PART)
-            )
-            for _, freed, old in held:
+
+            cached = []
+            for path in self._cache_files(FETCHED):
+                status = path.stat()
+                cached.append((status.st_mtime_ns, status.st_size, path))
+            total = sum(cached_size for _, cached_size, _ in cached)
+            total += sum(int(other.suffixes[-2][1:]) for other in self._cache_files(PART))
+
+            # Least recently used first
+            for _, cached_size, path in sorted(cached):
                 if total + size <= self._limit:
                     break
-                old.unlink(missing_ok=True)
-                total -= freed
+                path.unlink(missing_ok=True)
+                total -= cached_size
             part.touch()
 
-    def _ours(self, pattern: re.Pattern[str]) -> list[Path]:
-        """The files of the cache, which are named by their SHA-256; whatever else is in the folder
-        stays there."""
+    def _cache_files(self, pattern: re.Pattern[str]) -> list[Path]:
+        """The files of the cache whose names match. Other files in the folder are not touched."""
         return [path for path in self._folder.iterdir() if pattern.fullmatch(path.name)]
 
-    def _abandoned(self, part: Path) -> bool:
-        """Whether the process that was fetching a file is gone: its lane is free."""
-        with (self._folder / _lane(part)).open("w") as lane:
+    def _is_abandoned(self, part: Path) -> bool:
+        """Whether the process that fetched a file has ended: the lock of its lane is free."""
+        with (self._folder / _lane_of(part)).open("w") as lane:
             try:
                 fcntl.flock(lane, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -182,11 +197,12 @@ class ShardFiles:
             )
 
     @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
+    def _file_lock(self, name: str) -> Iterator[None]:
         with (self._folder / name).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
-def _lane(part: Path) -> str:
+def _lane_of(part: Path) -> str:
+    """Name of the lock file of a file being fetched."""
     return f"lane-{part.suffixes[-3][1:]}"

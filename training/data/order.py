@@ -1,12 +1,14 @@
-"""Which sample stands where: arithmetic on (seed, epoch, place), the same on any number of workers.
+"""The order of the samples, as arithmetic on (seed, epoch, position): the same for any number of
+workers.
 
-Positions run 0, 1, 2, ... over all epochs; step s takes positions s * G ... (s + 1) * G - 1 of the global batch G. A
-step is cut into ``accumulate`` parts of consecutive positions and each part among the workers, so that what stands in
-a part does not depend on their number.
+Positions count samples over all epochs: 0, 1, 2, ... Step s takes the positions s * G to
+(s + 1) * G - 1, where G is the batch size. A step is divided into ``accumulate`` parts of
+consecutive positions, and each part among the workers. So the samples of a part do not depend on
+the number of workers.
 
-An epoch visits the shards in a random order, ``window`` of them at a time, and mixes all samples of
-these: reading stays local (each shard is fetched once per epoch), and a batch still holds clips of
-many shards. With no more shards than the window it is a full shuffle.
+An epoch visits the shards in a random order, ``window`` of them at a time, and shuffles all samples
+of a window. Each shard is fetched once per epoch, and a batch still has clips of many shards. If
+there are no more shards than the window, an epoch is a full shuffle.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
 
-ORDER, SAMPLE, STEP = 0, 1, 2  # streams of randomness
+# Streams of randomness
+ORDER = 0
+SAMPLE = 1
+STEP = 2
 
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """One epoch.
+    """The order of one epoch. A place is a position within it.
 
     Attributes:
         samples: int64 (n,), the sample (as numbered in the index) at each place.
@@ -43,7 +48,7 @@ class EpochOrder:
 
 
 def rng(seed: int, stream: int, *counter: int) -> np.random.Generator:
-    """Counter-based randomness: the same arguments give the same numbers, on any machine, in any
+    """Counter-based randomness: the same arguments give the same numbers, on any machine and in any
     order of calls."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, stream, *counter))))
 
@@ -53,34 +58,50 @@ def epoch_order(seed: int, epoch: int, counts: tuple[int, ...], window: int) -> 
     """The order of an epoch.
 
     Args:
+        seed: of the run.
+        epoch: from 0.
         counts: samples of each shard; the index numbers the samples shard by shard.
         window: shards that are mixed with each other.
     """
     draw = rng(seed, ORDER, epoch)
-    first = np.concatenate([[0], np.cumsum(counts)])
     shards = np.arange(len(counts)) if len(counts) <= window else draw.permutation(len(counts))
-    windows = tuple(tuple(shards[k : k + window].tolist()) for k in range(0, len(shards), window))
+    windows = tuple(
+        tuple(shards[start : start + window].tolist()) for start in range(0, len(shards), window)
+    )
+
+    first_samples = np.concatenate([[0], np.cumsum(counts)])
     parts = []
     for members in windows:
-        within = np.concatenate([np.arange(first[s], first[s + 1]) for s in members])
-        parts.append(within[draw.permutation(len(within))])
-    return EpochOrder(np.concatenate(parts), windows, np.cumsum([len(part) for part in parts]))
+        ranges = [np.arange(first_samples[s], first_samples[s + 1]) for s in members]
+        samples = np.concatenate(ranges)
+        parts.append(samples[draw.permutation(len(samples))])
+    ends = np.cumsum([len(part) for part in parts])
+    return EpochOrder(samples=np.concatenate(parts), windows=windows, ends=ends)
 
 
 def positions_of(
     step: int, batch_size: int, rank: int = 0, world: int = 1, accumulate: int = 1
 ) -> list[int]:
-    """Positions that a worker takes in a step: its share of each part, part after part."""
-    part, share = batch_size // accumulate, batch_size // accumulate // world
-    firsts = (step * batch_size + k * part + rank * share for k in range(accumulate))
-    return [position for first in firsts for position in range(first, first + share)]
+    """Positions of a worker's samples in a step, part after part."""
+    part_size = batch_size // accumulate
+    share = part_size // world
+    positions: list[int] = []
+    for part in range(accumulate):
+        first = step * batch_size + part * part_size + rank * share
+        positions.extend(range(first, first + share))
+    return positions
 
 
 def check_share(batch_size: int, accumulate: int, worlds: Sequence[int]) -> None:
-    """Refuse a batch that cannot be cut evenly.
+    """Refuse a batch that cannot be divided evenly.
+
+    Args:
+        batch_size: of all workers together.
+        accumulate: parts of the batch.
+        worlds: numbers of workers that must all be possible.
 
     Raises:
-        ValueError: names the number of workers that does not fit.
+        ValueError: names the number of workers that does not divide the batch.
     """
     for world in worlds:
         if batch_size % (accumulate * world):

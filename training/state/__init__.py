@@ -1,1 +1,1 @@
-"""What a run keeps: checkpoints, metrics, pictures, messages; and how it resumes from them."""
+"""State of a run outside the loop: checkpoints, metrics, pictures, messages, the MLflow run."""

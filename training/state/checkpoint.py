@@ -1,12 +1,12 @@
-"""Checkpoints: whole or absent, checked before use, the newest few kept.
+"""Checkpoints: written atomically, verified before use, the newest few kept.
 
-``step-00000200.pt`` is written to a temporary file and reaches the disk; then
-``step-00000200.json`` with its SHA-256 is written, and the file renamed. A checkpoint without such
-a note, or one that does not match, is skipped in favour of the one before, and is never deleted.
+``step-00000200.pt`` is written to a temporary file and flushed to disk. Then
+``step-00000200.json``, its companion with the SHA-256, is written, and the file is renamed. A
+checkpoint without a matching companion is skipped in favour of the previous one, and never deleted.
 Reading uses ``weights_only``: a checkpoint cannot run code.
 
-The loop stops only for the copy of the state: ``CheckpointWriter`` writes it in a thread, one at a
-time.
+The loop waits only while the state is copied: ``CheckpointWriter`` writes the copy in a thread, one
+checkpoint at a time.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from corrfractal.common.errors import IntegrityError
 from corrfractal.common.files import file_sha256, publish, write_text
 
 CHECKPOINT = re.compile(r"step-\d{8,}\.pt")
-HALF_WRITTEN = re.compile(r"\.step-\d{8,}\.(pt|json)\.\d+\.tmp")
+TEMPORARY = re.compile(r"\.step-\d{8,}\.(pt|json)\.\d+\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that a run needs to go on. Randomness is counter-based, so there is no generator state to
-    keep.
+    """All that a run needs to resume. Randomness is counter-based, so there is no generator state.
 
     Attributes:
         step: steps done.
-        model, optimizer: their state dictionaries.
+        model: state dictionary of the network.
+        optimizer: state dictionary of the optimiser.
         shards_digest: identity of the data.
         config_digest: identity of the configuration.
-        run_id: of the tracking server's run.
+        run_id: the MLflow run.
     """
 
     step: int
@@ -57,68 +57,109 @@ class Checkpoint:
             return Checkpoint(**{name: _copied(value) for name, value in vars(self).items()})
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint in one atomic step and remove all but the ``keep`` newest.
-
-    Raises:
-        OSError: it could not be written, for want of room for example. The older ones are
-        untouched.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for stray in folder.iterdir():  # of a process that was killed: only one writes at a time
-        if HALF_WRITTEN.fullmatch(stray.name):
-            stray.unlink()
-    path = folder / checkpoint_name(checkpoint.step)
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        torch.save(vars(checkpoint), temporary)
-        sha256 = file_sha256(temporary)
-        # The note first: no checkpoint is ever there without its hash, which allows to delete it.
-        write_text(
-            path.with_suffix(".json"), json.dumps({"step": checkpoint.step, "sha256": sha256})
-        )
-        publish(temporary, path)
-    except RuntimeError as exc:  # what PyTorch's writer makes of a full disk
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {str(exc).splitlines()[0]}") from exc
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    for old in _checkpoints(folder)[:-keep]:
-        if _is_whole(old):
-            old.unlink()
-            old.with_suffix(".json").unlink()
-    return path
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Files of our names, oldest first; a copy that the user made under another name is none."""
-    return sorted(path for path in folder.glob("step-*.pt") if CHECKPOINT.fullmatch(path.name))
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a checkpoint holds what the note beside it says."""
-    try:
-        note = json.loads(path.with_suffix(".json").read_text())
-        return bool(note["sha256"] == file_sha256(path))
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-
-
 def checkpoint_name(step: int) -> str:
     """Name of a checkpoint's file."""
     return f"step-{step:08d}.pt"
 
 
-class CheckpointWriter:
-    """Writes checkpoints of one folder in the background, at most one at a time.
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint atomically, and delete all but the ``keep`` newest.
 
-    A checkpoint that cannot be written is logged and skipped: training continues, and the
-    next is tried when it is due.
+    Returns:
+        The file.
+
+    Raises:
+        OSError: it could not be written, on a full disk for example. Older ones are unchanged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Only one process writes here at a time, so these are left by killed ones.
+    for stray in folder.iterdir():
+        if TEMPORARY.fullmatch(stray.name):
+            stray.unlink()
+
+    path = folder / checkpoint_name(checkpoint.step)
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        torch.save(vars(checkpoint), temporary)
+        companion = {"step": checkpoint.step, "sha256": file_sha256(temporary)}
+        # The companion first: a file that has its final name always has a hash, which is the
+        # condition for deleting it later.
+        write_text(path.with_suffix(".json"), json.dumps(companion))
+        publish(temporary, path)
+    except RuntimeError as exc:
+        # PyTorch's writer reports a full disk as a RuntimeError.
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {str(exc).splitlines()[0]}") from exc
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+    for old in _checkpoints(folder)[:-keep]:
+        if _is_intact(old):
+            old.unlink()
+            old.with_suffix(".json").unlink()
+    return path
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest intact checkpoint, or None. Damaged ones are skipped, not deleted."""
+    for path in reversed(_checkpoints(folder)):
+        try:
+            return read_checkpoint(path)
+        except IntegrityError:
+            continue
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint into main memory.
+
+    Raises:
+        IntegrityError: it is missing, damaged, or not a checkpoint.
+    """
+    try:
+        if _stored_sha256(path) == file_sha256(path):
+            return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as exc:
+        raise IntegrityError(f"the checkpoint {path} cannot be read: {exc}") from exc
+    raise IntegrityError(f"the checkpoint {path} is damaged: its SHA-256 is not the stored one")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint files, oldest first. Copies that the user made under other names are not among
+    them."""
+    return sorted(path for path in folder.glob("step-*.pt") if CHECKPOINT.fullmatch(path.name))
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a checkpoint matches its companion."""
+    try:
+        return _stored_sha256(path) == file_sha256(path)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _stored_sha256(path: Path) -> str:
+    """The SHA-256 in a checkpoint's companion."""
+    return str(json.loads(path.with_suffix(".json").read_text())["sha256"])
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a folder in the background, at most one at a time.
+
+    A checkpoint that cannot be written is reported and skipped: training continues, and the next
+    one is tried when it is due.
+
+    Args:
+        folder: of the checkpoints.
+        keep: number of newest ones to keep.
+        tell: reports a failure.
     """
 
     def __init__(self, folder: Path, keep: int, tell: Callable[[str], None] = say) -> None:
-        self._folder, self._keep, self._tell = folder, keep, tell
+        self._folder = folder
+        self._keep = keep
+        self._tell = tell
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> CheckpointWriter:
@@ -128,8 +169,7 @@ class CheckpointWriter:
         self.join()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy the state, begin to write it; waits only while the one before is still being
-        written."""
+        """Copy the state and start to write it. Waits while the previous one is being written."""
         snapshot = checkpoint.snapshot()
         self.join()
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
@@ -151,32 +191,8 @@ class CheckpointWriter:
             )
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None. Damaged ones are passed over, not removed."""
-    for path in reversed(_checkpoints(folder)):
-        try:
-            return read_checkpoint(path)
-        except IntegrityError:  # whatever is wrong with it, the one before may be whole
-            continue
-    return None
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises:
-        IntegrityError: it is missing, or not whole.
-    """
-    try:
-        if json.loads(path.with_suffix(".json").read_text())["sha256"] == file_sha256(path):
-            return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as exc:
-        raise IntegrityError(f"the checkpoint {path} cannot be read: {exc}") from exc
-    raise IntegrityError(f"the checkpoint {path} is damaged, its SHA-256 is another")
-
-
 def _copied(value: Any) -> Any:
-    """Plain values and tensors in dictionaries and lists, tensors copied to the CPU."""
+    """A copy of nested dictionaries and lists, with tensors on the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

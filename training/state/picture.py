@@ -1,9 +1,8 @@
-"""The picture of a training run: what was seen, what was asked for, what came out of each module,
-and the embedding.
+"""The picture of a training run: input frames, pseudo-labels, reconstructions of each module, and
+the embedding.
 
 A row per sample. ``PCA`` shows the first three principal components of the embedding as red, green
-and blue, fitted on both frames of the row together: what has the same colour in both is what the
-network takes for the same.
+and blue, fitted on both frames of the row together: equal colours are similar embeddings.
 """
 
 from __future__ import annotations
@@ -27,11 +26,19 @@ U8 = npt.NDArray[np.uint8]
 
 SAMPLES = 4  # rows at most
 GAP = 2  # pixels between the tiles
-MIN_SIDE = 112  # smaller tiles are enlarged: the names of the columns need the room
+MIN_SIDE = 112  # smaller tiles are enlarged, so that the names of the columns fit
+FONT_SIZE = 14
+HEADER = 38  # height of the names, pixels
 COLUMNS = (
-    "reference", "target", "reference's\nlabels", "target's\nlabels", "appearance:\nreference",
-    "correspondence:\ntarget", "PCA,\nreference", "PCA,\ntarget",
-)  # fmt: skip
+    "reference",
+    "target",
+    "reference's\nlabels",
+    "target's\nlabels",
+    "appearance:\nreference",
+    "correspondence:\ntarget",
+    "PCA,\nreference",
+    "PCA,\ntarget",
+)
 
 
 def save_picture(
@@ -39,57 +46,76 @@ def save_picture(
 ) -> None:
     """Write the picture as PNG.
 
-    The network sees all channels and is in evaluation mode, as in use, not the damaged input of the
-    training step; its weights and statistics stay untouched.
+    The network gets all channels and is in evaluation mode, unlike in the training step. Its
+    weights and statistics are not changed.
 
     Args:
         path: of the file.
-        model: the network, bare.
+        model: the network, without a wrapper for data parallelism.
         batch: samples; the first ``SAMPLES`` are shown.
         densities: of the correspondence module's reconstruction.
     """
     count = min(SAMPLES, len(batch.frames))
-    frames, labels = batch.frames[:count], batch.labels[:count]
+    frames = batch.frames[:count]
+    labels = batch.labels[:count]
     embeddings, guess_a, guess_c = _outputs(model, frames, labels, densities)
+
+    # Of each sample the nearest reference and the target
     rows = []
     for i in range(count):
-        seen = frames[i, [0, -1]].permute(0, 2, 3, 1).cpu().numpy()
-        asked = colorize(labels[i, [0, -1]].cpu().numpy())
+        images = frames[i, [0, -1]].permute(0, 2, 3, 1).cpu().numpy()
+        label_colors = colorize(labels[i, [0, -1]].cpu().numpy())
         guesses = [guess_c[i]] if guess_a is None else [guess_a[i], guess_c[i]]
-        made = [colorize(guess.argmax(dim=0).to("cpu", torch.uint8).numpy()) for guess in guesses]
-        rows.append([*seen, *asked, *made, *pca_colors(embeddings[i, [0, -1]].cpu().numpy())])
-    names = [name for name in COLUMNS if guess_a is not None or not name.startswith("appearance")]
+        guess_colors = []
+        for guess in guesses:
+            guess_colors.append(colorize(guess.argmax(dim=0).to("cpu", torch.uint8).numpy()))
+        components = pca_colors(embeddings[i, [0, -1]].cpu().numpy())
+        rows.append([*images, *label_colors, *guess_colors, *components])
+
+    names = list(COLUMNS)
+    if guess_a is None:
+        names = [name for name in COLUMNS if not name.startswith("appearance")]
     path.parent.mkdir(parents=True, exist_ok=True)
     _sheet(rows, names).save(path)
 
 
 def pca_colors(embeddings: npt.NDArray[np.float32]) -> U8:
-    """Embeddings (T, C, H, W) as colours, uint8 (T, H, W, 3): principal components fitted on all T
-    frames, each stretched so that all but the outer hundredths fill the range."""
+    """Embeddings (T, C, H, W) as colours, uint8 (T, H, W, 3).
+
+    Principal components are fitted on all T frames; each is scaled so that its 1st and 99th
+    percentile become 0 and 255.
+    """
     from sklearn.decomposition import PCA
 
     T, C, H, W = embeddings.shape
     vectors = embeddings.transpose(0, 2, 3, 1).reshape(-1, C)
-    parts = PCA(n_components=min(3, C), random_state=0).fit_transform(vectors)
-    low, high = np.percentile(parts, (1, 99), axis=0)
-    shown = np.clip((parts - low) / np.maximum(high - low, 1e-9), 0, 1) * 255
-    shown = np.pad(shown, ((0, 0), (0, 3 - shown.shape[1])))
-    return shown.round().astype(np.uint8).reshape(T, H, W, 3)
+    components = PCA(n_components=min(3, C), random_state=0).fit_transform(vectors)
+    low, high = np.percentile(components, (1, 99), axis=0)
+    colors = np.clip((components - low) / np.maximum(high - low, 1e-9), 0, 1) * 255
+    colors = np.pad(colors, ((0, 0), (0, 3 - colors.shape[1])))
+    return colors.round().astype(np.uint8).reshape(T, H, W, 3)
 
 
 @torch.no_grad()
 def _outputs(
     model: CorrFractal, frames: Tensor, labels: Tensor, densities: tuple[float, float]
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Embeddings (B, M, C, H, W); reconstructions of the nearest reference by the appearance
-    module, None where it is off, and of the target by the correspondence module, (B, K, H, W)."""
-    config, was_training = model.config, model.training
+    """The outputs of both modules for frames (B, M, 3, h, w) and labels (B, M, h, w).
+
+    Returns:
+        Embeddings (B, M, C, H, W); the nearest reference reconstructed by the appearance module,
+        (B, K, H, W), or None if it is off; the target reconstructed by the correspondence module,
+        (B, K, H, W).
+    """
+    config = model.config
+    was_training = model.training
     model.eval()
     B, M = frames.shape[:2]
     embeddings = model.embed(frames.flatten(0, 1)).unflatten(0, (B, M))
     model.train(was_training)
     one_hot = F.one_hot(labels.long(), LABELS).movedim(-1, 2).float()
-    F_ref, F_t = embeddings[:, :-1], embeddings[:, -1]
+    F_ref = embeddings[:, :-1]
+    F_t = embeddings[:, -1]
     guess_c = reconstruct(F_ref, one_hot[:, :-1], F_t, densities, model.in_training)
     if config.appearance == "off":
         return embeddings, None, guess_c
@@ -101,17 +127,20 @@ def _outputs(
 
 
 def _sheet(rows: list[list[U8]], names: list[str]) -> Image.Image:
-    """Tiles in rows and columns, the names above."""
-    enlarge = -(-MIN_SIDE // min(rows[0][0].shape[:2]))
-    rows = [[tile.repeat(enlarge, axis=0).repeat(enlarge, axis=1) for tile in row] for row in rows]
+    """Tiles in rows and columns, with the columns' names above."""
     h, w = rows[0][0].shape[:2]
-    size, head = 14, 38
-    sheet = Image.new(
-        "RGB", (len(names) * (w + GAP) - GAP, head + len(rows) * (h + GAP) - GAP), "white"
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
-    for x, name in enumerate(names):
-        draw.text((x * (w + GAP) + 2, 2), name, fill="black", font=font, spacing=1)
-        for y, row in enumerate(rows):
-            sheet.paste(Image.fromarray(row[x]), (x * (w + GAP), head + y * (h + GAP)))
+    enlarge = -(-MIN_SIDE // min(h, w))  # rounded up
+    h *= enlarge
+    w *= enlarge
+
+    size = (len(names) * (w + GAP) - GAP, HEADER + len(rows) * (h + GAP) - GAP)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(FONT_SIZE)
+    for column, name in enumerate(names):
+        x = column * (w + GAP)
+        draw.text((x + 2, 2), name, fill="black", font=font, spacing=1)
+        for row, tiles in enumerate(rows):
+            tile = tiles[column].repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+            sheet.paste(Image.fromarray(tile), (x, HEADER + row * (h + GAP)))
     return sheet

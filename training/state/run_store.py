@@ -1,4 +1,4 @@
-"""Resume a run in the MLflow store that it began with, from whatever folder the command is given."""
+"""Find the MLflow store of an existing run, from whatever folder the command is given."""
 
 from __future__ import annotations
 
@@ -13,54 +13,72 @@ from corrfractal.registry.store import check_store, holds_run, local_file, sqlit
 from training.job import TrainingJob
 
 
-def store_of_run(held: TrainingJob, out: Path, named: str | None) -> str:
+def store_of_run(existing: TrainingJob, out: Path, named: str | None) -> str:
     """The store that holds a run.
 
     Args:
-        held: the job as the run's folder tells it; without passwords.
+        existing: the job as stored in the run's folder, without passwords.
         out: the run's folder as it is named now; it may have been moved or copied with the store.
         named: the store that the user names, if any.
 
     Raises:
-        CallError: the run is not in the store that is named, or its store is gone.
+        CallError: the named store does not hold the run, or the run's own store does not exist.
         CorrFractalError: the store cannot be used.
     """
     if named is not None:
-        if not _is(named, held.tracking_uri) and not _holds(named, held.run_id):
-            raise CallError(
-                f"the run in {out} is recorded in the MLflow store {held.tracking_uri}, not in "
-                f"{without_password(named)}: name that store (--tracking-uri, MLFLOW_TRACKING_URI) "
-                "or another --out"
-            )
-        return _checked(named)
-    file = local_file(held.tracking_uri)
-    if file is None:
-        if "***@" in held.tracking_uri:
-            raise CallError(
-                f"the run in {out} is recorded in the MLflow store {held.tracking_uri}: "
-                "set MLFLOW_TRACKING_URI to it, with its password"
-            )
-        return _checked(held.tracking_uri)
-    beside = out / os.path.relpath(file, held.out)
-    here = local_file(tracking_uri())
-    for candidate in (Path(os.path.normpath(beside)), file, here):
-        if candidate is not None and holds_run(candidate, held.run_id):
-            return _checked(sqlite_uri(candidate))
+        return _named_store(existing, out, named)
+    file = local_file(existing.tracking_uri)
+    if file is not None:
+        return _local_store(existing, out, file)
+
+    if "***@" in existing.tracking_uri:
+        raise CallError(
+            f"the run in {out} is recorded in the MLflow store {existing.tracking_uri}: "
+            "set MLFLOW_TRACKING_URI to it, with its password"
+        )
+    # Not contacted: a resumed run does not need the server, which may be down.
+    return existing.tracking_uri
+
+
+def _named_store(existing: TrainingJob, out: Path, named: str) -> str:
+    if not _same_store(named, existing.tracking_uri) and not _holds(named, existing.run_id):
+        raise CallError(
+            f"the run in {out} is recorded in the MLflow store {existing.tracking_uri}, not in "
+            f"{without_password(named)}: name that store (--tracking-uri, MLFLOW_TRACKING_URI) "
+            "or another --out"
+        )
+    file = local_file(named)
+    if file is not None and not check_store(named, write=True):
+        raise CallError(f"the MLflow store {file} does not exist, and a run is recorded in it")
+    return named
+
+
+def _local_store(existing: TrainingJob, out: Path, file: Path) -> str:
+    """Search for the SQLite file of a run: moved together with the folder, at its original place,
+    or in the working folder."""
+    moved = Path(os.path.normpath(out / os.path.relpath(file, existing.out)))
+    for candidate in (moved, file, local_file(tracking_uri())):
+        if candidate is not None and holds_run(candidate, existing.run_id):
+            uri = sqlite_uri(candidate)
+            check_store(uri, write=True)
+            return uri
+
     if file.exists():
-        check_store(sqlite_uri(file), write=True)  # says so if it is locked or damaged
+        check_store(sqlite_uri(file), write=True)  # raises if it is locked or damaged
         what = "that store no longer holds it"
     else:
         what = "that file does not exist"
     raise CallError(
         f"the run in {out} is recorded in the MLflow store {file}, and {what}: "
-        "name its present place with --tracking-uri, or another --out to train anew"
+        "name its present place with --tracking-uri, or another --out to start a new run"
     )
 
 
-def _is(named: str, held: str) -> bool:
-    return without_password(named) == held or (
-        local_file(named) is not None and local_file(named) == local_file(held)
-    )
+def _same_store(named: str, stored: str) -> bool:
+    if without_password(named) == stored:
+        return True
+    file = local_file(named)
+    return file is not None and file == local_file(stored)
 
 
 def _holds(uri: str, run_id: str) -> bool:
@@ -76,12 +94,3 @@ def _holds(uri: str, run_id: str) -> bool:
     except NoSuchVersionError:
         return False
     return True
-
-
-def _checked(uri: str) -> str:
-    """A local store must be usable now; a server that is away costs a resumed run nothing."""
-    if local_file(uri) is not None and not check_store(uri, write=True):
-        raise CallError(
-            f"the MLflow store {local_file(uri)} does not exist, and a run is recorded in it"
-        )
-    return uri
