@@ -256,7 +256,7 @@ def _declared_seconds(container: Any, stream: Any) -> float | None:
     """Length of the track according to the header; None if it does not say."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    # The length of a container is that of its longest track, which may be sound.
+    # The length of a container is that of its longest track, which may be an audio track.
     if container.duration and len(container.streams) == 1:
         return float(container.duration / 1e6)
     return None

@@ -56,7 +56,7 @@ def content_files(path: Path) -> list[Path]:
 
 
 def state(path: Path) -> str:
-    """Hex digest of the names, sizes, modification times and inodes of a video's files.
+    """Hex digest of the names, sizes, times of change (mtime, ctime) and inodes of a video's files.
 
     If two states are equal, nothing was written, replaced, added or removed in between.
 

@@ -76,7 +76,7 @@ class VideoInfo:
         path: as given to ``open_video``.
         frames: number of frames; after damage was found, the number of good ones.
         fps: mean frames per second; ``FOLDER_FPS`` if there is only one frame.
-        height, width: upright, in pixels; those that were asked for if frames come scaled.
+        height, width: upright, in pixels; the requested size if the decoder scales.
         decoder: ``"decord"``, ``"pyav"`` or ``"images"``.
     """
 
@@ -116,7 +116,7 @@ class DecordVideo:
             self._errors = decord_errors()
             self._errors_before = self._errors.count
             self._reader = decord.VideoReader(str(container.path), num_threads=1, **scale)
-            # Only a decoded frame tells decord the displayed size, rotation included.
+            # decord learns the displayed size, rotation included, only from a decoded frame.
             self._first: U8 | None = self._reader[0].asnumpy()
             height, width = self._first.shape[:2]
             stamps = self._reader.get_frame_timestamp(np.arange(len(self._reader)))

@@ -273,7 +273,7 @@ class _Search:
             name = PurePosixPath(place).name
             kind = storage.kind(place)
             rule = folder_rule(name) if kind == "folder" else file_rule(name)
-            # "*" matches no hidden name, so a pattern that does asks for it.
+            # "*" matches no hidden name, so the pattern names this one explicitly.
             if rule and rule != HIDDEN:
                 self._ignored[place] = rule
             elif kind == "folder":

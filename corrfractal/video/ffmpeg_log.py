@@ -51,7 +51,7 @@ def _verbose_logging() -> Iterator[None]:
     with _LOCK:
         _OPEN_CAPTURES.append(None)
         av.logging.set_level(av.logging.INFO)
-        # By default a repeated message is dropped: the second read of a damaged file looked sound.
+        # By default a repeated message is dropped: a second read of a damaged file looked intact.
         av.logging.set_skip_repeated(False)
     try:
         yield

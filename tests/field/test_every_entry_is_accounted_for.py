@@ -419,7 +419,7 @@ def test_each_of_many_videos_that_fails_is_named_and_the_others_get_their_masks(
         propagate_videos(folder, masks, tmp_path / "out", "baseline:copy")
     assert "annexed: a link to gone.mp4, which does not exist" in str(failed.value)
     assert "no mask for the video typo" in str(failed.value)
-    assert "tpyo.png: not used, no video has this name" in capsys.readouterr().out
+    assert "tpyo.png: no video of this name" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "a").glob("*.png"))) == 24
     with pytest.raises(
         CorrFractalError, match=r"1 of 2 videos failed \(missing: list\.txt, line 2: no such file"

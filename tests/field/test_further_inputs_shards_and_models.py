@@ -1,4 +1,4 @@
-"""Shards, models and configurations of further kinds: used as meant, or refused in one sentence."""
+"""Unusual shards, models and configurations: used as intended, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\
 
 
 def build(videos: Path, out: Path) -> Manifest:
-    """What ``corrfractal precompute`` does, in this process."""
+    """Build shards as ``corrfractal precompute`` does, in this process."""
     plan = make_plan(find_sources([str(videos)], skip=out), CONFIG)
     for spec in prepare(str(out), plan, retry_quarantined=False):
         make_shard(spec, str(out), CONFIG)
@@ -51,6 +51,12 @@ def build(videos: Path, out: Path) -> Manifest:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def swap_contents(first: Path, second: Path) -> None:
+    contents_of_first = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(contents_of_first)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Their shards, two. Not to be changed."""
+    """The two shards of ``videos``, read only."""
     out = tmp_path_factory.mktemp("built") / "shards"
     assert build(videos, out).statistics.samples == 2
     return out
@@ -91,8 +97,8 @@ def of_real_numbers(change: Any) -> Any:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
-def test_a_model_of_a_run_that_diverged_is_refused(tmp_path, bad):
-    """It answered "background" for every pixel of every frame, and the exit code was 0."""
+def test_a_model_of_a_diverged_run_is_refused(tmp_path, bad):
+    """Propagation returned background for every pixel of every frame, with exit code 0."""
     path = save_model(
         tmp_path / "m.safetensors", of_real_numbers(lambda value: torch.full_like(value, bad))
     )
@@ -103,29 +109,29 @@ def test_a_model_of_a_run_that_diverged_is_refused(tmp_path, bad):
 def test_a_quantised_model_is_refused_and_one_of_half_precision_is_read(tmp_path):
     half = save_model(tmp_path / "half.safetensors", of_real_numbers(lambda value: value.half()))
     assert all(p.dtype == torch.float32 for p in CorrFractal.load(half).parameters())
-    whole = save_model(
+    quantised = save_model(
         tmp_path / "int8.safetensors", of_real_numbers(lambda value: (value * 127).to(torch.int8))
     )
     with pytest.raises(IntegrityError, match=r"int8\.safetensors"):
-        CorrFractal.load(whole)
+        CorrFractal.load(quantised)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
-def test_a_model_whose_configuration_holds_no_finite_numbers_is_refused(tmp_path, bad):
+def test_a_model_with_non_finite_numbers_in_its_configuration_is_refused(tmp_path, bad):
     correspondence = {**config_to_dict(SMALL)["correspondence"], "refinement_density": bad}
     path = save_model(tmp_path / "m.safetensors", correspondence=correspondence)
     with pytest.raises(IntegrityError, match="refinement_density"):
         CorrFractal.load(path)
 
 
-def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
+def test_a_git_lfs_pointer_is_named_as_such(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(LFS_POINTER)
     with pytest.raises(IntegrityError, match="git lfs pull"):
         CorrFractal.load(tmp_path / "m.safetensors")
 
 
 def test_weights_with_the_prefix_of_a_wrapper_are_refused_with_their_names(tmp_path):
-    """As ``DistributedDataParallel`` names them."""
+    """``DistributedDataParallel`` adds this prefix."""
     weights = {f"module.{name}": value for name, value in CorrFractal(SMALL).state_dict().items()}
     metadata = {"format": "corrfractal/1", "config": json.dumps(config_to_dict(SMALL))}
     save_file(weights, tmp_path / "m.safetensors", metadata)
@@ -159,7 +165,7 @@ def test_a_configuration_saved_by_a_windows_editor_is_read(tmp_path):
     ],
     ids=lambda text: text[:30],
 )
-def test_a_configuration_that_cannot_be_meant_is_one_sentence_with_the_file(tmp_path, text):
+def test_an_invalid_configuration_is_one_sentence_with_the_file(tmp_path, text):
     head = 'sources = ["a"]\n' if text.startswith("out") else 'sources = ["a"]\nout = "x"\n'
     (tmp_path / "w.toml").write_text(head + text + "\n")
     with pytest.raises(ConfigError, match=r"w\.toml") as caught:
@@ -167,7 +173,7 @@ def test_a_configuration_that_cannot_be_meant_is_one_sentence_with_the_file(tmp_
     assert len(str(caught.value)) < 500
 
 
-def test_a_configuration_in_utf_16_is_read_and_one_in_latin_1_is_one_sentence(tmp_path):
+def test_a_configuration_in_utf_16_is_read_and_one_in_latin_1_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "w.toml").write_text('sources = ["a"]\nout = "x"', encoding="utf-16")
     assert read_workflow(tmp_path / "w.toml").sources == (str(tmp_path / "a"),)
     (tmp_path / "w.toml").write_text('sources = ["\u00e9"]', encoding="latin-1")
@@ -178,7 +184,7 @@ def test_a_configuration_in_utf_16_is_read_and_one_in_latin_1_is_one_sentence(tm
 @pytest.mark.parametrize(
     "setting", ["learning_rate.x=1", "learning_rate=nan", "network=3", "epochs=" + "[" * 20_000]
 )
-def test_a_setting_that_does_not_fit_is_one_sentence(setting):
+def test_an_invalid_setting_is_refused_in_one_sentence(setting):
     with pytest.raises(ConfigError, match="--set") as caught:
         with_settings(TrainingConfig(), (setting,))
     assert len(str(caught.value)) < 500
@@ -197,49 +203,46 @@ def cached(uri: str, folder: Path) -> tuple[ShardFiles, Path]:
     return ShardFiles(uri, {entry.name: entry}, folder, limit=5000), folder / f"{sha256}.tar"
 
 
-@pytest.mark.parametrize("left", [b"", b"\1" * 600, b"\2" * 1000], ids=["empty", "cut", "other"])
-def test_a_cached_shard_that_was_damaged_on_this_host_is_fetched_again(tmp_path, left):
-    """A power cut (MosaicML streaming issues 345, 759): every later run failed, blaming the store."""
+@pytest.mark.parametrize("damaged", [b"", b"\1" * 600, b"\2" * 1000], ids=["empty", "cut", "other"])
+def test_a_cached_shard_that_was_damaged_on_this_host_is_fetched_again(tmp_path, damaged):
+    """After a power cut every later run failed with an error about the store (MosaicML streaming
+    issues 345, 759)."""
     files, path = cached("memory://damaged", tmp_path)
-    path.write_bytes(left)
+    path.write_bytes(damaged)
     assert files.read("shard-000000.tar", 990, 10) == b"\1" * 10
     assert path.read_bytes() == b"\1" * 1000
 
 
 def test_other_files_in_the_cache_folder_are_neither_counted_nor_removed(tmp_path):
-    """Local data were evicted as if they were a cache in MosaicML streaming (issue 988)."""
-    mine = {"mine.tar": b"m" * 9000, "backup.part": b"", "x.1.notes.part": b"n"}
-    for name, data in mine.items():
+    """MosaicML streaming evicted local data as if they were a cache (issue 988)."""
+    foreign = {"mine.tar": b"m" * 9000, "backup.part": b"", "x.1.notes.part": b"n"}
+    for name, data in foreign.items():
         (tmp_path / name).write_bytes(data)
     files, _ = cached("memory://shared", tmp_path)
     assert files.read("shard-000000.tar", 0, 3) == b"\1" * 3
-    assert mine.items() <= contents(tmp_path).items()
+    assert foreign.items() <= contents(tmp_path).items()
 
 
 # Shards
 
 
-def test_files_of_shards_that_were_exchanged_are_found(shards):
+def test_swapped_shards_are_detected(shards):
     first, second = (shards / name for name in ("shard-000000.tar", "shard-000001.tar"))
-    held = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(held)
+    swap_contents(first, second)
     assert len(verify(shards).damaged) == 2
 
 
-def test_sidecars_that_were_exchanged_are_found_and_mended(shards, videos, built):
+def test_swapped_sidecars_are_detected_and_rebuilt(shards, videos, built):
     first, second = (shards / name for name in ("shard-000000.json", "shard-000001.json"))
-    held = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(held)
+    swap_contents(first, second)
     assert len(verify(shards).damaged) == 2
     assert build(videos, shards).digest == load_manifest(built).digest
     assert verify(shards).damaged == ()
 
 
 @pytest.mark.parametrize("fault", ["cut", "grown", "deleted", "folder"])
-def test_a_shard_that_is_not_what_was_written_is_found_and_mended(shards, videos, built, fault):
-    """WebDataset issue 142: a corrupted tar ended the training that met it."""
+def test_a_damaged_shard_is_detected_and_rebuilt(shards, videos, built, fault):
+    """A corrupted tar ended training (WebDataset issue 142)."""
     path = shards / "shard-000001.tar"
     data = path.read_bytes()
     path.unlink()
@@ -248,7 +251,7 @@ def test_a_shard_that_is_not_what_was_written_is_found_and_mended(shards, videos
     elif fault != "deleted":
         path.write_bytes(data[: len(data) // 2] if fault == "cut" else data + bytes(512))
     assert len(verify(shards).damaged) == 1
-    if fault == "folder":  # not ours to remove
+    if fault == "folder":  # a build never deletes a folder that it did not create
         with pytest.raises((CorrFractalError, OSError), match="shard-000001"):
             build(videos, shards)
     else:
@@ -261,7 +264,7 @@ def test_a_shard_that_is_not_what_was_written_is_found_and_mended(shards, videos
     ["", "{}", "[]", "null", '{"schema": 3}', "\ufeff{}", "[" * 100_000, '{"name": "web app"}'],
     ids=repr,
 )
-def test_a_manifest_of_other_contents_is_one_sentence(shards, text):
+def test_an_invalid_manifest_is_refused_in_one_sentence(shards, text):
     """MosaicML streaming issue 345: "Index file is empty or corrupted"."""
     (shards / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(IntegrityError, match=r"manifest\.json") as caught:
@@ -281,32 +284,33 @@ def test_a_manifest_of_other_contents_is_one_sentence(shards, text):
     ],
     ids=" ".join,
 )
-def test_a_folder_with_files_of_the_same_names_by_another_program_is_not_written_to(
+def test_a_folder_with_files_of_the_same_names_from_another_program_is_not_written_to(
     videos, tmp_path, names
 ):
-    """WebDataset names its tars so too; a web page has a manifest.json; anybody has a plan.json."""
+    """WebDataset uses the same names for tars; web pages have a manifest.json, many projects a
+    plan.json."""
     out = tmp_path / "out"
     out.mkdir()
-    mine = dict.fromkeys(names, b'{"name": "mine"}')
-    for file, data in mine.items():
+    foreign = dict.fromkeys(names, b'{"name": "mine"}')
+    for file, data in foreign.items():
         (out / file).write_bytes(data)
     with pytest.raises(CallError):
         build(videos, out)
-    assert contents(out) == mine
+    assert contents(out) == foreign
 
 
-def test_what_others_put_into_a_folder_of_shards_survives_the_next_build(shards, videos):
-    """Files were removed by the pattern of their names."""
-    mine = {
+def test_files_of_others_in_a_folder_of_shards_survive_the_next_build(shards, videos):
+    """Files were once removed by a pattern of names."""
+    foreign = {
         "shard-000099.tar": b"mine",
         "shard-000099.json": b'{"name": "mine"}',
         "notes.tar": b"mine",
     }
-    for name, data in mine.items():
+    for name, data in foreign.items():
         (shards / name).write_bytes(data)
-    with contextlib.suppress(CorrFractalError):  # a refusal is right as well
+    with contextlib.suppress(CorrFractalError):  # refusing to build is acceptable too
         build(videos, shards)
-    assert mine.items() <= contents(shards).items()
+    assert foreign.items() <= contents(shards).items()
 
 
 # Sources
@@ -331,8 +335,8 @@ def test_every_odd_source_has_an_outcome_and_none_stops_the_others(videos, tmp_p
     cut.rename(folder / "12:30.mp4")
     (folder / "pointer.mp4").write_bytes(LFS_POINTER)
     os.mkfifo(folder / "pipe.mp4")
-    got = outcomes(folder, tmp_path / "out")
-    assert {uri: outcome for uri, (outcome, _) in got.items()} == {
+    outcome_by_uri = outcomes(folder, tmp_path / "out")
+    assert {uri: outcome for uri, (outcome, _) in outcome_by_uri.items()} == {
         "a.mp4": "sampled",
         "b.mp4": "sampled",
         "recording.mp4": "sampled",
@@ -340,10 +344,10 @@ def test_every_odd_source_has_an_outcome_and_none_stops_the_others(videos, tmp_p
         "pointer.mp4": "quarantined",
         "pipe.mp4": "quarantined",
     }
-    assert all(reason for outcome, reason in got.values() if outcome != "sampled")
+    assert all(reason for outcome, reason in outcome_by_uri.values() if outcome != "sampled")
 
 
-# A folder of masks that another program keeps notes in
+# A folder of masks with a propagation.json of another program
 
 
 @pytest.mark.parametrize(
@@ -358,8 +362,9 @@ def test_every_odd_source_has_an_outcome_and_none_stops_the_others(videos, tmp_p
     ],
     ids=repr,
 )
-def test_a_note_of_other_contents_beside_the_masks_neither_stops_nor_hangs(tmp_path, note):
-    frames, out = tmp_path / "frames", tmp_path / "out"
+def test_an_invalid_note_next_to_the_masks_does_not_stop_or_hang_propagation(tmp_path, note):
+    frames = tmp_path / "frames"
+    out = tmp_path / "out"
     frames.mkdir()
     out.mkdir()
     for number in range(3):
