@@ -10,6 +10,7 @@ folder of a workflow:
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import time
@@ -31,6 +32,8 @@ from pipeline.report.build_result import PrecomputeResult
 from training.run import TrainingResult
 
 from .config import EvaluationConfig, WorkflowConfig, read_workflow
+
+log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 RIVALS = {"starter": "starter", "untrained": "baseline:untrained", "copy": "baseline:copy"}
@@ -99,7 +102,7 @@ def demo(out: Path) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         write_text(config, DEMO)  # first: it marks the folder as the demo's
     if not (out / "davis" / "ImageSets" / "2017" / "val.txt").exists():  # written last
-        say("rendering sample videos from scikit-learn's two photographs")
+        log.info("rendering sample videos from scikit-learn's two photographs")
         render_training_videos(out / "videos", count=8, frames=32)
         render_evaluation_set(out / "davis", sequences=3, frames=16)
     result = run(config)
@@ -140,26 +143,28 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     os.environ["MLFLOW_TRACKING_URI"] = uri  # evaluation finds the registry by it
     tasks = config.tasks or config.workers
     with ray_session(max(config.workers, cpu_count())):
-        say("1 precompute: videos -> shards of clips and pseudo-labels")
+        log.info("1 precompute: videos -> shards of clips and pseudo-labels")
         shards = precompute(config.sources, out / "shards", config.precompute, workers=tasks)
-        say(f"  {shards.samples} clips of {shards.sampled} videos; data set {shards.digest[:12]}")
+        log.info(
+            f"  {shards.samples} clips of {shards.sampled} videos; data set {shards.digest[:12]}"
+        )
 
-        say("2 train: shards -> a registered model")
+        log.info("2 train: shards -> a registered model")
         training = train(
             out / "shards", out / "training", config.training,
             tracking_uri=uri, workers=config.workers, use_gpu=config.use_gpu,
         )  # fmt: skip
         m = training.metrics
-        say(
+        log.info(
             f"  error {m['error']:.1%}, copying labels {m['copy_error']:.1%}; registered as "
             f"{training.model.uri}"
         )
 
         scores = {}
         if config.evaluation is not None:
-            say("3 evaluate: propagate the first masks, score J and F")
+            log.info("3 evaluate: propagate the first masks, score J and F")
             scores = _evaluate(config.evaluation, out / "evaluation", training.model.uri, tasks)
-    say("4 report")
+    log.info("4 report")
     report = out / REPORT
     write_workflow_report(report, out, shards, training, scores, config.evaluation)
     return WorkflowResult(
@@ -179,7 +184,7 @@ def _evaluate(
     settings = InferenceConfig(tracker=FAST if config.fast else TrackerConfig())
     scores = {}
     for name, what in {"model": model, **RIVALS}.items():
-        say(f"  {name}")
+        log.info(f"  {name}")
         scores[name] = evaluate_davis(
             Path(config.data), out / name, what, settings, workers=workers
         )

@@ -12,13 +12,14 @@ A sequence that fails is named and does not stop the others. Rerun the command t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from corrfractal.common.console import progress, say
+from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.common.ray_session import ray_session
@@ -48,6 +49,8 @@ from .worker_tasks import (
 REPORT = "report.html"
 
 T = TypeVar("T", bound=Summary)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +188,11 @@ def _run(
         for outcome in _evaluate_sequences(names, job, workers):
             if isinstance(outcome, Failure):
                 failures.append(outcome)
-                say(f"  {outcome.name}: failed, {outcome.reason}")
+                log.info(f"  {outcome.name}: failed, {outcome.reason}")
             else:
                 results[outcome.name] = outcome
                 seconds = outcome.seconds / outcome.frames
-                say(
+                log.info(
                     f"  {outcome.name}: {outcome.scores.line}; {outcome.frames} frames, "
                     f"{seconds:.2f} s each"
                 )
@@ -271,7 +274,8 @@ def _register_scores(summary: Summary, job: EvaluationJob) -> None:
             log_measures(source.run_id, source.registered, dataset, measures, summary.to_dict())
     except CorrFractalError as exc:
         # Evaluation took hours and its scores are complete: an unreachable registry must not fail it.
-        say(
-            f"warning: the scores are in {job.out}, but not in the registry: {exc}. Rerun the "
-            "command to add them"
+        log.warning(
+            "the scores are in %s, but not in the registry: %s. Rerun the command to add them",
+            job.out,
+            exc,
         )

@@ -6,6 +6,7 @@ whatever process needs them. Only ``*.safetensors`` files are read: nothing is u
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.common.files import file_sha256
 from corrfractal.network.tracker import TrackerConfig
@@ -32,6 +32,8 @@ COPY = "baseline:copy"
 COLOUR = "baseline:colour"
 UNTRAINED = "baseline:untrained"
 BASELINES = (COPY, COLOUR, UNTRAINED)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
         try:
             return _from_store(fetch_default(download_to))
         except NotFoundError as exc:
-            say(
+            log.info(
                 f"{exc}. Using the starter model that ships with the package "
                 "(docs/starter-model.md)"
             )

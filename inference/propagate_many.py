@@ -7,10 +7,11 @@ missing.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corrfractal.common.console import progress, say
+from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError, NotFoundError
 from corrfractal.common.output_guard import refuse_overlap
 from corrfractal.common.ray_session import ray_session
@@ -37,6 +38,8 @@ from .worker_tasks import (
     run_named_jobs,
     use_one_core,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,7 @@ def propagate_videos(
     for name, entry in entry_by_name.items():
         if entry.fault:
             failures.append(Failure(name=name, reason=entry.fault))
-            say(f"  {name}: failed, {entry.fault}")
+            log.info(f"  {name}: failed, {entry.fault}")
             continue
         jobs[name] = _VideoJob(
             name=name,
@@ -138,7 +141,7 @@ def propagate_videos(
         )
     # Most often a misspelt name.
     for path in unused_masks(entry_by_name, masks):
-        say(f"  {path}: no video of this name; the mask is not used")
+        log.info(f"  {path}: no video of this name; the mask is not used")
 
     done: dict[str, Propagation] = {}
     window = config.workers if workers is None else workers
@@ -146,10 +149,10 @@ def propagate_videos(
         for name, outcome in run_named_jobs(_propagate_task, jobs, window):
             if isinstance(outcome, Failure):
                 failures.append(outcome)
-                say(f"  {name}: failed, {outcome.reason}")
+                log.info(f"  {name}: failed, {outcome.reason}")
             else:
                 done[name] = outcome
-                say(
+                log.info(
                     f"  {name}: {outcome.frames} masks, {outcome.kept} of them kept from an "
                     "earlier run"
                 )

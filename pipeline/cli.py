@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from corrfractal.common.console import command, say
 if TYPE_CHECKING:
     from .config import PipelineConfig
     from .report.build_result import PrecomputeResult
+
+log = logging.getLogger(__name__)
 
 
 class ShareOption(click.ParamType[float]):
@@ -239,8 +242,8 @@ def _log_build(store: str, out: str, result: PrecomputeResult) -> str | None:
         run_id = log_build(store, out, metrics)
     except Exception as exc:
         reason = without_password(describe_error(exc))
-        say(
-            f"warning: the shards are in {out}, but could not be logged to MLflow: {reason}. Run "
+        log.warning(
+            f"the shards are in {out}, but could not be logged to MLflow: {reason}. Run "
             "the same command again to log them"
         )
         return None

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
+from corrfractal.common.logs import configure_logging
 from corrfractal.common.process import configure_process
 from corrfractal.video import write_video
 from tests.tracking_server import TrackingServer
 
 configure_process()  # before a test imports Ray
+configure_logging()  # messages as a command shows them
 os.environ.setdefault(
     "MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db"
 )

@@ -7,7 +7,7 @@ Everything that outlives the process is a file in the run's folder:
     attempts.jsonl      a line per start: host, workers, code
     checkpoints/        see ``training.state.checkpoint``
     metrics.jsonl       a line per ``log_every`` steps
-    messages.log        messages of the workers to the user
+    messages.log        log records of the workers, which the driver shows
     pictures/           frame, labels, reconstruction
     model.safetensors   at the end, with result.json
     diverged/           if the loss is not finite: a checkpoint, and the step's samples
@@ -16,6 +16,7 @@ Everything that outlives the process is a file in the run's folder:
 from __future__ import annotations
 
 import fcntl
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,9 +28,11 @@ import torch.distributed as dist
 from torch import nn
 
 from corrfractal.common.errors import CorrFractalError
+from corrfractal.common.logs import forwarded_records, set_process_label
 from corrfractal.network.model import CorrFractal
 from training.data.batches import Batches
 from training.state.checkpoint import checkpoint_name, latest_checkpoint, read_checkpoint
+from training.state.messages import messages_file
 from training.state.recorder import Recorder
 from training.state.stop import sigterm_received, stop_file
 
@@ -78,6 +81,9 @@ def fit(
     out = Path(job.out)
     config = job.config
     with ExitStack() as stack:
+        stack.enter_context(forwarded_records(messages_file(out)))
+        if world > 1:
+            set_process_label(f"rank {rank} @ {socket.gethostname()}")
         if rank == 0:
             stack.enter_context(_run_lock(out))
 

@@ -9,6 +9,7 @@ user's, resumes from the newest intact checkpoint in the run's folder (docs/deci
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.common.config import config_from_dict, config_to_dict
-from corrfractal.common.console import say
 from corrfractal.common.errors import CorrFractalError
+from corrfractal.common.logs import configure_logging
 from corrfractal.common.process import configure_process, cpu_count
 from corrfractal.common.ray_session import ray_session
 from training.state.driver_progress import show_progress
@@ -38,6 +39,8 @@ STEP_COUNTERS = {
     "data_wait_seconds": "Time that steps waited for data",
 }
 """Counters that each worker exports, and their help texts."""
+
+log = logging.getLogger(__name__)
 
 
 def fit_on_ray(
@@ -133,7 +136,7 @@ def stop_on_signal(out: Path) -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopping.set()
         request.touch()
-        say("stopping: all workers write a checkpoint at the next step")
+        log.info("stopping: all workers write a checkpoint at the next step")
 
     # Only the main thread may install handlers.
     previous = {}
@@ -217,6 +220,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     import ray.train
     import torch
 
+    configure_logging()
     context = ray.train.get_context()
     job = config_from_dict(TrainingJob, settings, where="training job")
 

@@ -8,7 +8,6 @@ must be installed there.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corrfractal.common.errors import CorrFractalError, NotFoundError
+from corrfractal.common.logs import limit_libraries
 
 from . import local_cluster as local
 from .job_server import JobServer
@@ -127,7 +127,7 @@ def _client(server: JobServer) -> Iterator[JobSubmissionClient]:
     server.get("/api/version")  # one plain sentence where Ray's client would show a traceback
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    limit_libraries()
     kept = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
     try:
         yield JobSubmissionClient(server.url, headers=server.headers)

@@ -1,10 +1,10 @@
-"""What a command shows: progress on a terminal, plain lines otherwise, one JSON object with
-``--json``.
+"""What a command prints: its result, its progress, and one JSON object with ``--json``.
 
-``say`` prints a line for the user. ``progress`` wraps a loop. ``command`` turns a function into a
-command with the two options that all commands share, ``--json`` and ``--debug``; the function
-returns the result as a plain dictionary. Everything but that one JSON object goes to standard error
-when ``--json`` is given, whatever a library prints.
+``command`` turns a function into a command with the options that all commands share; the function
+returns the result as a plain dictionary. ``say`` prints a line of the result. ``progress`` is the
+progress bar of a loop. Everything else that the user may want to know is logged (``logs``). With
+``--json`` standard output holds the JSON object and nothing else: what libraries print to it is
+redirected to standard error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import logging
 import os
 import signal
 import stat
@@ -27,6 +28,7 @@ import click
 
 from .errors import CallError, CorrFractalError
 from .foreign_errors import describe_error
+from .logs import configure_logging, is_quiet
 from .streams import lost, safe_writer
 from .surroundings import refuse_faults
 from .text import without_password
@@ -34,43 +36,62 @@ from .text import without_password
 LOG_EVERY_SECONDS = 10.0
 REPORTER = "doctor"  # the command that reports settings that cannot work; the others refuse them
 
+log = logging.getLogger(__name__)
+
 
 def say(text: str = "") -> None:
-    """Print one line for the user (to standard error under ``--json``)."""
+    """Print one line of a command's result (to standard error under ``--json``).
+
+    Messages about the work, which ``--quiet`` hides, are logged instead.
+    """
     print(text, flush=True)
 
 
 class Advance(Protocol):
-    """Tells of ``n`` more steps done; ``note`` is shown beside the count."""
+    """Reports ``n`` more steps as done; ``note`` is shown beside the count."""
 
     def __call__(self, n: int, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """Yield ``advance(n, note)``. A bar on a terminal; otherwise a line every ten seconds and one
-    at the end."""
-    with (_bar if sys.stderr.isatty() else _lines)(title, total) as advance:
+    """Yield ``advance(n, note)``.
+
+    Shown as a bar on a terminal, below whatever is printed meanwhile; otherwise as a line every ten
+    seconds and one at the end; not at all with ``--quiet``.
+    """
+    if is_quiet():
+        yield _ignore_progress
+        return
+    show = _bar if sys.stderr.isatty() else _lines
+    with show(title, total) as advance:
         yield advance
+
+
+def _ignore_progress(n: int, note: str = "") -> None:
+    """An ``Advance`` that shows nothing."""
 
 
 @contextmanager
 def _lines(title: str, total: int) -> Iterator[Advance]:
-    done, started, last = 0, time.monotonic(), time.monotonic()
+    done = 0
+    started = time.monotonic()
+    last = started
 
     def advance(n: int, note: str = "") -> None:
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= LOG_EVERY_SECONDS or (n and done == total):
-            last = now
-            left = f", {_left(now - started, done, total):.0f} s left" if 0 < done < total else ""
-            more = f"; {note}" if note else ""
-            print(
-                f"{title}: {done}/{total} in {now - started:.0f} s{left}{more}",
-                file=sys.stderr,
-                flush=True,
-            )
+        is_last = n > 0 and done == total
+        if now - last < LOG_EVERY_SECONDS and not is_last:
+            return
+        last = now
+        text = f"{title}: {done}/{total} in {now - started:.0f} s"
+        if 0 < done < total:
+            text += f", {_seconds_left(now - started, done, total):.0f} s left"
+        if note:
+            text += f"; {note}"
+        print(text, file=sys.stderr, flush=True)
 
     yield advance
 
@@ -81,34 +102,44 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    done, started = 0, time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[note]}"),
+    )
+    done = 0
+    started = time.monotonic()
+    # rich prints above the bar what is written to a redirected stream. Standard output that is a
+    # file must stay one.
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=above) as bar:
         task = bar.add_task(title, total=total, left="", note="")
 
         def advance(n: int, note: str = "") -> None:
-            # rich forgets steps older than half a minute, and then has no estimate: a shard takes
-            #     longer
+            # rich's own estimate uses the steps of the last 30 seconds only; a shard takes longer.
             nonlocal done
             done += n
-            seconds = round(_left(time.monotonic() - started, done, total)) if done else 0
-            left = f"{timedelta(seconds=seconds)} left" if 0 < done < total else ""
+            left = ""
+            if 0 < done < total:
+                seconds = round(_seconds_left(time.monotonic() - started, done, total))
+                left = f"{timedelta(seconds=seconds)} left"
             bar.update(task, advance=n, left=left, note=note)
 
         yield advance
 
 
-def _left(elapsed: float, done: int, total: int) -> float:
-    """Seconds that the rest will take at the pace so far."""
+def _seconds_left(elapsed: float, done: int, total: int) -> float:
+    """Seconds that the remaining steps take at the average pace so far."""
     return elapsed * (total - done) / done
 
 
 def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
-    """Give a command function ``--json`` and ``--debug``. Apply below the ``click`` decorators.
+    """Add ``--json``, ``--verbose``, ``--quiet`` and ``--debug`` to a command function, and turn its
+    errors into a message and an exit code. Apply below the ``click`` decorators.
 
-    A result with ``"ok": false`` is shown like any other, and the exit code is 1.
+    A result with ``"ok": false`` is printed like any other, and the exit code is 1.
     """
 
     @click.option(
@@ -117,12 +148,20 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
         is_flag=True,
         help="Print one JSON object on standard output, nothing else.",
     )
+    @click.option("-v", "--verbose", is_flag=True, help="Show details, with time and logger.")
+    @click.option("-q", "--quiet", is_flag=True, help="Show results, warnings and errors only.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
-    def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
+    def wrapper(
+        *args: Any, as_json: bool, verbose: bool, quiet: bool, debug: bool, **kwargs: Any
+    ) -> None:
+        if verbose and quiet:
+            raise click.UsageError("--verbose and --quiet exclude each other")
         _handle_signals()
-        os.environ.pop("MLFLOW_RUN_ID", None)  # of a run around us: ours would end in it
+        # Set inside the run of another program; our metrics would go to that run.
+        os.environ.pop("MLFLOW_RUN_ID", None)
         stdout = _stdout_to_stderr() if as_json else None
+        configure_logging(_level(verbose, quiet))
         try:
             _check_working_folder()
             if function.__name__ != REPORTER:
@@ -137,13 +176,19 @@ def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., Non
             stdout.write(json.dumps(result or {}, indent=2) + "\n")
             stdout.flush()
         failure = lost(stdout or sys.stdout)
-        # `| head -1` has read what it wanted
+        # A closed pipe is no failure: `| head -1` has read all it needs.
         if failure is not None and failure.errno != errno.EPIPE:
-            print(f"warning: standard output is incomplete: {failure.strerror}", file=sys.stderr)
+            log.warning("standard output is incomplete: %s", failure.strerror)
         if result is not None and result.get("ok") is False:
             sys.exit(1)
 
     return wrapper
+
+
+def _level(verbose: bool, quiet: bool) -> int:
+    if verbose:
+        return logging.DEBUG
+    return logging.WARNING if quiet else logging.INFO
 
 
 def _fail(exc: BaseException) -> NoReturn:

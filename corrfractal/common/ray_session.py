@@ -6,6 +6,7 @@ it is imported.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ from typing import Any
 
 from .errors import CorrFractalError
 from .foreign_errors import describe_error
+from .logs import library_level
 from .process import ROOT, configure_process
 from .surroundings import cluster_address, ray_groups, refuse_faults
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -34,9 +38,11 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
+        log.debug("using the current Ray session")
         yield
         return
     refuse_faults(*ray_groups())
+    log.debug("connecting to Ray %s", cluster_address() or "(private, on this machine)")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**_ray_options(cpus))
@@ -75,7 +81,7 @@ def _installed_code_only() -> Any:
 def _ray_options(cpus: int | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         "log_to_driver": False,
-        "logging_level": "ERROR",
+        "logging_level": logging.getLevelName(library_level("ray")),
         "job_config": _installed_code_only(),
     }
     if cluster_address() is not None:

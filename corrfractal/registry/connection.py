@@ -6,8 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
+from corrfractal.common.logs import limit_libraries
 from corrfractal.common.process import configure_process
 from corrfractal.common.text import without_password
 
@@ -17,6 +17,8 @@ from .store import check_store, local_file, sqlite_uri, tracking_uri
 from .store.addresses import DATABASE_PORTS, OTHER_STORE_HINT, artifacts_uri
 from .store.relocation import update_locations
 from .store.sqlite_store import store_lock
+
+log = logging.getLogger(__name__)
 
 
 def open_store(uri: str, *, write: bool = False) -> bool:
@@ -141,14 +143,9 @@ def create_store(file: Path) -> None:
 
 
 def configure_mlflow() -> None:
-    """Set MLflow's environment variables and silence log lines that our errors repeat."""
+    """Set MLflow's environment variables and the levels of its loggers; import MLflow before."""
     configure_process()
-    # One line per table when a store is created
-    for logger in ("alembic", "mlflow.tracking.fluent"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    # The traceback of a locked database, which mlflow_errors turns into one sentence
-    for logger in ("mlflow.store", "mlflow.store.db.utils"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    limit_libraries()
 
 
 def _update_locations(file: Path, write: bool) -> None:
@@ -158,13 +155,14 @@ def _update_locations(file: Path, write: bool) -> None:
         if write or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
             raise
         # A read-only archive, or another user's project: its versions can still be listed.
-        say(
-            "warning: this store was moved or copied, and its artefact locations still point to "
-            f"the former place: {exc}"
+        log.warning(
+            "this store was moved or copied, and its artefact locations still point to the former "
+            "place: %s",
+            exc,
         )
         return
     if former is not None:
-        say(f"the MLflow store {former} is now {file}: its artefact locations were updated")
+        log.info("the MLflow store %s is now %s: its artefact locations were updated", former, file)
 
 
 def _check_database(uri: str) -> None:

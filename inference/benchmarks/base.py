@@ -13,6 +13,7 @@ A *prediction* is the contents of one file: the mask of a frame, or the joints o
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from corrfractal.common.config import digest
-from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.common.process import peak_rss_mb
 from corrfractal.common.report_page import Picture
@@ -35,6 +35,8 @@ from .results import Result, S, SequenceScores, Summary, seconds_per_frame
 MAX_REASONS = 10  # that one message lists
 
 Advance = Callable[[int], None]
+
+log = logging.getLogger(__name__)
 
 
 class AnnotatedSequence(Protocol):
@@ -303,7 +305,7 @@ def _report_unknown(folder: Path, known: Iterable[str]) -> None:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     unknown = [name for name in names if PurePosixPath(name).stem not in stems]
     if unknown:
-        say(
+        log.info(
             f"{folder}: {len(unknown)} entries are not in the data set and are not scored, such as "
             f"{unknown[0]}"
         )

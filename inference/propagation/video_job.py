@@ -9,6 +9,7 @@ keep, replace or delete.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from corrfractal.common.config import config_to_dict, digest
-from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, VideoError
 from corrfractal.common.output_guard import Written
 from corrfractal.common.process import peak_rss_mb
@@ -38,6 +38,8 @@ from .passes import VideoPasses
 RESULT = "propagation.json"
 WRITTEN = "propagation.written.jsonl"
 POINTS = "points.csv"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ class PropagationJob:
         size = (video.info.height, video.info.width)
         embedded_size = working_size(*size, config.tracker)
         if embedded_size != size:
-            say(
+            log.info(
                 f"frames of {size[1]}x{size[0]} are embedded at "
                 f"{embedded_size[1]}x{embedded_size[0]}; masks keep the full size"
             )
@@ -216,7 +218,7 @@ class PropagationJob:
 
         foreign = [path for path in _results(self.out) if not written.names(path)]
         if foreign:
-            say(
+            log.info(
                 f"{len(foreign)} files in {self.out} do not belong to this run and were left "
                 f"unchanged, such as {foreign[0].name}"
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from corrfractal.common import storage
-from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, NotFoundError
 from corrfractal.video import open_video
 from corrfractal.video.discovery import Entry, discover, ignored_summary
@@ -19,6 +19,8 @@ from inference.prompts.shapes import Prompts, masks_by_frame
 from .outputs import ALPHA_SUFFIX, Outputs
 
 REMOTE = "propagate reads local files only: copy the video first"
+
+log = logging.getLogger(__name__)
 
 
 def is_many(path: Path) -> bool:
@@ -48,7 +50,7 @@ def list_videos(path: Path, skip: Sequence[Path] = ()) -> list[Entry]:
     """
     found = discover([str(path)], skip=skip)
     if found.ignored:
-        say(ignored_summary(found.ignored))
+        log.info(ignored_summary(found.ignored))
     # A video is hashed, tracked and drawn in separate passes, each of which would download it.
     return [
         replace(entry, fault=REMOTE) if storage.is_uri(entry.location) else entry

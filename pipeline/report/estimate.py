@@ -9,6 +9,7 @@ stratified sample: one drawn from each of several equally large groups of simila
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from corrfractal.common.console import progress, say
+from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.process import cpu_count, peak_rss_mb
 from corrfractal.video.discovery import discover, ignored_summary
@@ -32,6 +33,8 @@ from .sample_run import STAGES, SampleRun, run_piece, warm_up
 PROBED = 400  # videos whose headers are read, at most
 LARGEST_SECONDS = 2.0  # length of the piece of the video with the largest frames
 RAY_WORKER_MB = 90.0  # memory of a Ray worker beyond this process, both with the decoders loaded
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ def estimate_build(
     # 1. List all sources; read the headers of at most PROBED of them.
     found = discover(sources)
     if found.ignored:
-        say(ignored_summary(found.ignored))
+        log.info(ignored_summary(found.ignored))
     rng = random.Random(seed)
     count = len(found.entries)
     probed = sorted(rng.sample(range(count), min(PROBED, count)))

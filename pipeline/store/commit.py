@@ -8,6 +8,7 @@ while every shard that it names is complete: ``prepare`` deletes it before any s
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,6 @@ from itertools import groupby
 
 from corrfractal.common import storage
 from corrfractal.common.config import digest
-from corrfractal.common.console import say
 from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError
 from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.manifest import (
@@ -46,6 +46,8 @@ LEFTOVER_PATTERN = (
     rf"\.{{1,2}}({SHARD_PATTERN}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"
 )
 HASH_THREADS = 8
+
+log = logging.getLogger(__name__)
 
 
 def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
@@ -231,8 +233,8 @@ def _remove_stale(out: str, names: set[str]) -> None:
             storage.remove(tar)
             storage.remove(sidecar_location)
         else:
-            say(
-                f"warning: {tar} was not written by this command, or is damaged. It was kept, and "
+            log.warning(
+                f"{tar} was not written by this command, or is damaged. It was kept, and "
                 "the manifest leaves it out"
             )
 

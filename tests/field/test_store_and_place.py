@@ -719,7 +719,7 @@ def test_an_evaluation_whose_store_breaks_keeps_its_scores_and_says_so(
     assert 0 <= evaluation.JF <= 1
     said = [
         line
-        for line in capsys.readouterr().out.splitlines()
+        for line in capsys.readouterr().err.splitlines()
         if line.startswith("warning: the scores are in")
     ]
     assert len(said) == 1

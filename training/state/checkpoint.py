@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import re
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from corrfractal.common.console import say
 from corrfractal.common.errors import IntegrityError
 from corrfractal.common.files import file_sha256, publish, write_text
 
 CHECKPOINT = re.compile(r"step-\d{8,}\.pt")
 TEMPORARY = re.compile(r"\.step-\d{8,}\.(pt|json)\.\d+\.tmp")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +148,17 @@ def _stored_sha256(path: Path) -> str:
 class CheckpointWriter:
     """Writes the checkpoints of a folder in the background, at most one at a time.
 
-    A checkpoint that cannot be written is reported and skipped: training continues, and the next
+    A checkpoint that cannot be written is logged and skipped: training continues, and the next
     one is tried when it is due.
 
     Args:
         folder: of the checkpoints.
         keep: number of newest ones to keep.
-        tell: reports a failure.
     """
 
-    def __init__(self, folder: Path, keep: int, tell: Callable[[str], None] = say) -> None:
+    def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
         self._keep = keep
-        self._tell = tell
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> CheckpointWriter:
@@ -185,8 +184,8 @@ class CheckpointWriter:
         try:
             save_checkpoint(self._folder, checkpoint, self._keep)
         except OSError as exc:
-            self._tell(
-                f"warning: no checkpoint of step {checkpoint.step} in {self._folder} "
+            log.warning(
+                f"no checkpoint of step {checkpoint.step} in {self._folder} "
                 f"({exc.strerror or exc}); training continues and tries again at the next one"
             )
 

@@ -3,12 +3,14 @@ other hosts."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from corrfractal.common.console import progress, say
+from corrfractal.common.console import progress
+from corrfractal.common.logs import show_forwarded
 from training.job import TrainingJob
 
 from .messages import messages_file
@@ -16,12 +18,14 @@ from .metrics_file import last_line
 
 POLL_SECONDS = 1.0
 
+log = logging.getLogger(__name__)
+
 
 def note_previous(out: Path) -> None:
     """Print which checkpoint the run resumes from, if there is one."""
     found = sorted((out / "checkpoints").glob("step-*.pt"))
     if found:
-        say(f"resuming from {found[-1].relative_to(out)}")
+        log.info("resuming from %s", found[-1].relative_to(out))
 
 
 @contextmanager
@@ -46,8 +50,8 @@ def show_progress(job: TrainingJob) -> Iterator[None]:
                 if line is not None and line.step > shown:
                     advance(line.step - shown)
                     shown = line.step
-                for message in messages.read().splitlines():
-                    say(message)
+                for message in messages:
+                    show_forwarded(message)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

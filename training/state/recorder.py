@@ -7,9 +7,9 @@ A full disk or an unreachable tracking server is reported and does not stop the 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,13 +25,14 @@ from training.step import StepResult, learning_rate
 
 from .attempts import ATTEMPTS
 from .checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
-from .messages import tell
 from .metrics_file import MetricLine, MetricsFile, last_line
 from .picture import save_picture
 from .system_metrics import PREFIX, SystemMetrics
 from .uploader import Uploader
 
 STOP_TIMEOUT = 5.0  # seconds for the tracking server when a signal stopped the run
+
+log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -58,12 +59,9 @@ class Recorder:
         self._model = model
         self._optimizer = optimizer
 
-        tell_user = partial(tell, self._out)
-        self._checkpoints = CheckpointWriter(
-            self._out / "checkpoints", job.config.keep_checkpoints, tell_user
-        )
+        self._checkpoints = CheckpointWriter(self._out / "checkpoints", job.config.keep_checkpoints)
         self._metrics = MetricsFile(self._out / "metrics.jsonl", first)
-        self._uploader = Uploader(job.tracking_uri, job.run_id, self._metrics.path, tell_user)
+        self._uploader = Uploader(job.tracking_uri, job.run_id, self._metrics.path)
         self._system = SystemMetrics(job.run_id)
         self._disk_full = False
 
@@ -163,10 +161,8 @@ class Recorder:
             write(*arguments)
         except OSError as exc:
             if not self._disk_full:
-                tell(
-                    self._out,
-                    f"warning: cannot write to {self._out} ({exc.strerror or exc}); training "
-                    "continues",
+                log.warning(
+                    f"cannot write to {self._out} ({exc.strerror or exc}); training continues"
                 )
             self._disk_full = True
             return False

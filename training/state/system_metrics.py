@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 PREFIX = "system/"
 """Of the names of these metrics, as MLflow's own system metrics have it."""
 
@@ -18,8 +16,6 @@ class SystemMetrics:
     def __init__(self, run_id: str) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        # Without a GPU this logger warns on every start.
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
         self._monitors = SystemMetricsMonitor(run_id).monitors
 
     def sample(self) -> dict[str, float]:

@@ -6,14 +6,14 @@ takes 25 ms and one over HTTP 130 ms, which the training loop does not wait for.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from corrfractal.common.console import say
 from corrfractal.common.text import without_password
 from corrfractal.registry.connection import configure_mlflow
 from corrfractal.registry.mlflow_errors import first_line
@@ -25,6 +25,8 @@ FIRST_PAUSE = 1.0  # seconds between the first two attempts
 LONGEST_PAUSE = 30.0
 LINES_PER_BATCH = 30
 METRICS_PER_REQUEST = 1000  # MLflow's limit
+
+log = logging.getLogger(__name__)
 
 
 class Uploader:
@@ -39,12 +41,9 @@ class Uploader:
         uri: MLflow store.
         run_id: of the run.
         metrics: the metrics file; it may not exist yet.
-        tell: prints that the server does not answer, and that it answers again.
     """
 
-    def __init__(
-        self, uri: str, run_id: str, metrics: Path, tell: Callable[[str], None] = say
-    ) -> None:
+    def __init__(self, uri: str, run_id: str, metrics: Path) -> None:
         import mlflow
 
         configure_mlflow()  # short timeouts: retries are up to this class
@@ -54,7 +53,6 @@ class Uploader:
         self._client = mlflow.MlflowClient(uri)
         self._run_id = run_id
         self._shown_uri = without_password(uri)
-        self._tell = tell
 
         self._metrics = metrics
         self._offset = 0  # bytes of the metrics file that are sent
@@ -111,9 +109,9 @@ class Uploader:
         return True
 
     def _warn_incomplete(self, reason: str) -> None:
-        self._tell(
-            f"warning: {self._shown_uri} did not take everything in time{reason}; the same command "
-            "again delivers the rest"
+        log.warning(
+            f"{self._shown_uri} did not take everything in time{reason}; the same command again "
+            "delivers the rest"
         )
 
     def _run(self) -> None:
@@ -135,15 +133,15 @@ class Uploader:
             # Any error: the server is down, its disk is full, ... The training must continue.
             except Exception as exc:
                 if pause == FIRST_PAUSE:
-                    self._tell(
-                        f"warning: {self._shown_uri} takes no metrics ({first_line(exc)}); they "
-                        "are kept and sent later"
+                    log.warning(
+                        f"{self._shown_uri} takes no metrics ({first_line(exc)}); they are kept "
+                        "and sent later"
                     )
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             if pause > FIRST_PAUSE:
-                self._tell(f"{self._shown_uri} takes metrics again")
+                log.info(f"{self._shown_uri} takes metrics again")
                 pause = FIRST_PAUSE
             if not sent:
                 return
