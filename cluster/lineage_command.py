@@ -1,7 +1,7 @@
 """``corrfractal lineage``: the origin of a model, and what was trained on a video or on shards.
 
-The queries are in ``corrfractal.registry.lineage``. The command is in this layer because it hashes a
-video, or a folder of frames, with the pipeline's own code.
+The queries are in ``corrfractal.registry.lineage``. The command is in this layer because it hashes
+a video, or a folder of frames, with the pipeline's own code.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ from corrfractal.network.tracker import FAST
 from inference.config import InferenceConfig
 from inference.benchmarks.davis import Davis
 from inference.load import open_model, resolve_model
-from corrfractal.registry.versions import register
+from corrfractal.registry.registration import register
 from inference import SERVING_FILE
 
 uri, digest = os.environ["MLFLOW_TRACKING_URI"], load_manifest(Path(sys.argv[1])).digest

@@ -1,7 +1,7 @@
 """Lineage: registered model -> run -> checkpoint -> manifest -> shards -> videos, and back.
 
-All answers come from the MLflow store: the tags of versions and runs, and the copies of manifest
-and shard map that each run keeps (``provenance.describe_run``). They do not need the shards' folder.
+All answers come from the MLflow store: the tags of versions and runs, and each run's copies of
+manifest and shard map (``provenance.describe_run``). The shards' folder is not needed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The MLflow store without MLflow: its address, and whether it can be used.
 
-Importing MLflow takes seconds and its errors are tracebacks, so commands check the store here first.
+Importing MLflow takes seconds and its errors are tracebacks, so commands check the store here
+first.
 
 - ``addresses``: parse and build store URIs.
 - ``availability``: ``check_store``, for every kind of store.

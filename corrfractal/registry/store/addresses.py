@@ -1,9 +1,9 @@
 """Addresses of MLflow stores. No other module builds or parses a store URI.
 
 SQLAlchemy percent-decodes the path of a SQLite URI and ends the path at ``?``, so ``%``, ``?`` and
-``#`` in file names are percent-encoded. For a URI that starts with ``sqlite:///`` MLflow creates the
-parent folder of the *encoded* path, so a URI with encoded characters also names the driver
-(``sqlite+pysqlite:///``), which MLflow does not parse.
+``#`` in file names are percent-encoded. For a URI that starts with ``sqlite:///`` MLflow creates
+the parent folder of the *encoded* path. Other prefixes it leaves alone, so a URI with encoded
+characters also names the driver (``sqlite+pysqlite:///``).
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What code runs: the commit where there is one, and no stranger's. What is said of a server that
-lets no one in."""
+"""The code state recorded in runs, scores as tags, and the errors of unreachable servers."""
 
 from __future__ import annotations
 
@@ -23,7 +22,10 @@ class Refuses(BaseHTTPRequestHandler):
     """Answers what `mlflow server --app-name basic-auth` answers to a wrong password."""
 
     def do_GET(self) -> None:
-        said = b"You are not authenticated. Please see https://www.mlflow.org/docs on how to authenticate."
+        said = (
+            b"You are not authenticated. Please see https://www.mlflow.org/docs on how to "
+            b"authenticate."
+        )
         self.send_response(401)
         self.send_header("WWW-Authenticate", 'Basic realm="mlflow"')
         self.send_header("Content-Length", str(len(said)))
@@ -82,8 +84,17 @@ def test_without_git_or_inside_a_strangers_repository_the_commit_is_unknown(
 
 
 def test_scores_go_through_a_tag_unchanged_and_their_name_tells_what_can_be_compared() -> None:
-    scores = Scores(dataset="davis2017-val", set_digest="a", settings="b", weights="c", sequences=1, objects=2,
-                    J=0.1 + 0.2, F=0.5, at="2026-01-01")  # fmt: skip
+    scores = Scores(
+        dataset="davis2017-val",
+        set_digest="a",
+        settings="b",
+        weights="c",
+        sequences=1,
+        objects=2,
+        J=0.1 + 0.2,
+        F=0.5,
+        at="2026-01-01",
+    )
     assert scores_from_text(scores.to_text(), "tag") == scores
     other = scores_from_text(scores.to_text().replace('"settings": "b"', '"settings": "c"'), "tag")
     assert other.tag != scores.tag
@@ -96,7 +107,8 @@ def test_scores_go_through_a_tag_unchanged_and_their_name_tells_what_can_be_comp
 def test_a_refused_login_is_one_sentence_with_the_server_the_variables_and_no_password(
     refusing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = rf"server at {re.escape(refusing.replace('s3cret', '***'))} refuses .*_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    shown = re.escape(refusing.replace("s3cret", "***"))
+    said = rf"server at {shown} refuses .*_USERNAME and MLFLOW_TRACKING_PASSWORD"
     with pytest.raises(CallError, match=said):
         connection.open_experiment(refusing)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing)

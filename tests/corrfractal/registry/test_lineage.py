@@ -1,5 +1,4 @@
-"""From a model back to its videos, from a video on to its models; and the folder that an export
-writes."""
+"""Lineage from a model to its videos and from a video to its models; exported folders."""
 
 from __future__ import annotations
 

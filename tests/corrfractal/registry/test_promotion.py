@@ -1,4 +1,4 @@
-"""``champion`` moves through the gate only, back by rollback, and no move is forgotten."""
+"""``champion`` changes only through the gate or a rollback, and every move is recorded."""
 
 from __future__ import annotations
 
@@ -24,8 +24,17 @@ SET = "davis2017-val"
 def note(store: str, version: int, JF: float, **changes: str) -> None:
     """Note a score on a version as an evaluation does."""
     found = find_version(str(version), store)
-    scores = Scores(dataset=SET, set_digest="a" * 64, settings="b" * 64, weights=found.weights_sha256, sequences=7,
-                    objects=8, J=JF, F=JF, at="2026-01-01T00:00:00+00:00")  # fmt: skip
+    scores = Scores(
+        dataset=SET,
+        set_digest="a" * 64,
+        settings="b" * 64,
+        weights=found.weights_sha256,
+        sequences=7,
+        objects=8,
+        J=JF,
+        F=JF,
+        at="2026-01-01T00:00:00+00:00",
+    )
     log_scores(found.run_id, (PROJECT, str(version)), replace(scores, **changes), {"JF": JF})
 
 

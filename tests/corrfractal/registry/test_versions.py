@@ -13,38 +13,46 @@ from requests.adapters import HTTPAdapter
 
 from corrfractal.common.errors import NotFoundError
 from corrfractal.registry import versions
-from corrfractal.registry.connection import open_experiment
 from corrfractal.registry.names import CANDIDATE, CHAMPION, PROJECT
 from corrfractal.registry.promotion import history
 from corrfractal.registry.versions import find_version, list_models, parse_model_name
 from tests.tracking_server import TrackingServer
 
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server without versions."""
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    """A real MLflow server."""
     before = mlflow.get_tracking_uri()
-    running = TrackingServer(tmp_path_factory.mktemp("server"))
-    running.start()
-    yield f"http://{running.address}"
-    running.stop()
+    server = TrackingServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
     mlflow.set_tracking_uri(before)
 
 
-def add_versions(uri: str, count: int) -> None:
+@pytest.fixture
+def server(running: TrackingServer) -> str:
+    """Its address."""
+    return f"http://{running.address}"
+
+
+def add_versions(running: TrackingServer, count: int) -> None:
     """Register versions until there are ``count``, each with a run of its own and its metrics.
 
-    The newest one is the candidate.
+    The newest one is the candidate. They are written to the server's database: over HTTP they would
+    take a minute.
     """
-    experiment = open_experiment(uri)
-    client = mlflow.MlflowClient()
-    if not client.search_registered_models():
+    client = mlflow.MlflowClient(f"sqlite:///{running.folder / 'server.db'}")
+    if not client.search_registered_models(f"name = '{PROJECT}'"):
         client.create_registered_model(PROJECT)
-    for number in range(len(list_models(uri)) + 1, count + 1):
-        run_id = client.create_run(experiment).info.run_id
+    existing = len(client.search_model_versions(f"name = '{PROJECT}'"))
+    for number in range(existing + 1, count + 1):
+        run_id = client.create_run("0").info.run_id
         client.log_metric(run_id, "loss", number / 100)
-        client.create_model_version(PROJECT, f"runs:/{run_id}/model", run_id, await_creation_for=0)
-        client.set_registered_model_alias(PROJECT, CANDIDATE, str(number))
+        client.create_model_version(PROJECT, "s3://bucket/model", run_id, await_creation_for=0)
+    client.set_registered_model_alias(PROJECT, CANDIDATE, str(max(existing, count)))
 
 
 @contextmanager
@@ -63,7 +71,7 @@ def counted_requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_the_number_of_requests_does_not_grow_with_the_number_of_versions(
-    server: str, monkeypatch: pytest.MonkeyPatch
+    running: TrackingServer, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lookups: dict[str, Callable[[], object]] = {
         "list": lambda: list_models(server),
@@ -73,7 +81,7 @@ def test_the_number_of_requests_does_not_grow_with_the_number_of_versions(
     }
     counts: dict[str, list[int]] = {name: [] for name in lookups}
     for count in (1, 10, 50):
-        add_versions(server, count)
+        add_versions(running, count)
         for name, look_up in lookups.items():
             with counted_requests(monkeypatch) as sent:
                 look_up()
@@ -90,9 +98,9 @@ def test_the_number_of_requests_does_not_grow_with_the_number_of_versions(
 
 
 def test_versions_and_runs_on_several_pages_are_all_listed(
-    server: str, monkeypatch: pytest.MonkeyPatch
+    running: TrackingServer, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_versions(server, 12)
+    add_versions(running, 12)
     expected = list_models(server)
     monkeypatch.setattr(fluent, "SEARCH_MODEL_VERSION_MAX_RESULTS_DEFAULT", 5)
     monkeypatch.setattr(versions, "RUNS_PER_REQUEST", 5)
@@ -138,9 +146,9 @@ def test_every_spelling_of_a_model_name_is_parsed(
 
 @pytest.mark.parametrize("model", ["99", "9" * 30, "²", "", "nobody", "other/1", "models:/m-1"])
 def test_a_version_that_does_not_exist_is_an_error_that_lists_the_existing_ones(
-    server: str, model: str
+    running: TrackingServer, server: str, model: str
 ) -> None:
-    add_versions(server, 1)
+    add_versions(running, 1)
     with pytest.raises(NotFoundError, match=r"existing versions: .*models list") as caught:
         find_version(model, server)
     assert "\n" not in str(caught.value)
