@@ -1,5 +1,4 @@
-"""Evaluation of a data set over a Ray cluster: one task per sequence; every worker process loads the
-model once.
+"""Evaluation of a data set on a Ray cluster: one task per sequence, one model per worker process.
 
     1. check   the outputs touch no input and replace no file of another origin
     2. model   weights are copied to where all workers can read them
@@ -273,7 +272,7 @@ def _register_scores(summary: Summary, job: EvaluationJob) -> None:
             dataset = benchmark.dataset
             log_measures(source.run_id, source.registered, dataset, measures, summary.to_dict())
     except CorrFractalError as exc:
-        # Evaluation took hours and its scores are complete: an unreachable registry must not fail it.
+        # The scores may have taken hours: an unreachable registry must not fail the evaluation.
         log.warning(
             "the scores are in %s, but not in the registry: %s. Rerun the command to add them",
             job.out,

@@ -1,1 +1,1 @@
-"""Evaluation protocols of the field, over one base class."""
+"""Evaluation protocols of the field, run by one loop (``base.py``)."""

@@ -1,1 +1,1 @@
-"""Pages and pictures of an evaluation."""
+"""HTML reports of an evaluation, and their pictures."""

@@ -10,12 +10,12 @@ from corrfractal.network.artifact import read_metadata
 from corrfractal.registry.provenance import run_facts
 from inference.load import ModelSource
 
-LONGEST = 400  # characters of a fact in a report
+LONGEST = 400  # characters of a fact
 
 
 def describe_model(source: ModelSource) -> dict[str, str]:
-    """What is known of a model, for people to read: name, weights, the file's metadata, MLflow's
-    run and version."""
+    """Facts about a model for people: name, hash of the weights, metadata of the file, run and version
+    of MLflow. An unreachable MLflow is a fact too, not an error."""
     facts = {"model": source.name, "weights (SHA-256)": source.digest}
     if source.path is not None:
         facts["file"] = str(source.path)
@@ -29,7 +29,7 @@ def describe_model(source: ModelSource) -> dict[str, str]:
 
 
 def _plain(value: str) -> str:
-    """A nested JSON value on one line, shortened where it is long."""
+    """A nested JSON value on one line, shortened to ``LONGEST``."""
     try:
         parsed = json.loads(value)
     except ValueError:

@@ -22,11 +22,9 @@ from inference.prompts.heat_maps import CUTOFF, find_peaks, heat_maps
 
 def evaluate(root: Path, out: Path, model: str, split: str = "1") -> PckSummary:
     """Every video in this process, without Ray."""
-    benchmark, source, config = (
-        Jhmdb(root, split),
-        resolve_model(model),
-        InferenceConfig(tracker=FAST),
-    )
+    benchmark = Jhmdb(root, split)
+    source = resolve_model(model)
+    config = InferenceConfig(tracker=FAST)
     results = [
         benchmark.evaluate(name, out, source, open_model(source), config)
         for name in benchmark.names()

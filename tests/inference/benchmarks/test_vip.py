@@ -23,7 +23,9 @@ MASKS = "Annotations/Category_ids"
 
 def evaluate(root: Path, out: Path, model: str) -> PartsSummary:
     """Every video in this process, without Ray."""
-    benchmark, source, config = Vip(root), resolve_model(model), InferenceConfig()
+    benchmark = Vip(root)
+    source = resolve_model(model)
+    config = InferenceConfig()
     results = [
         benchmark.evaluate(name, out, source, open_model(source), config)
         for name in benchmark.names()
@@ -110,8 +112,10 @@ def test_what_is_missing_or_damaged_is_named(
 
 
 def test_real_frames_and_masks_in_the_layout(data_dir: Path, tmp_path: Path) -> None:
-    source, root = data_dir / "multiobject_240p", tmp_path / "set"
-    pictures, masks = root / "Images" / "videos1", root / MASKS / "videos1"
+    source = data_dir / "multiobject_240p"
+    root = tmp_path / "set"
+    pictures = root / "Images" / "videos1"
+    masks = root / MASKS / "videos1"
     for folder in (pictures, masks, root / "lists"):
         folder.mkdir(parents=True)
     (root / "lists" / "val_videos.txt").write_text("videos1\n")

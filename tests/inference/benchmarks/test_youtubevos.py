@@ -27,7 +27,9 @@ def evaluate(
     root: Path, out: Path, model: str, config: InferenceConfig | None = None
 ) -> YoutubeVosSummary:
     """Every video in this process, without Ray."""
-    benchmark, source, config = YoutubeVos(root), resolve_model(model), config or InferenceConfig()
+    benchmark = YoutubeVos(root)
+    source = resolve_model(model)
+    config = config or InferenceConfig()
     results = [
         benchmark.evaluate(name, out, source, open_model(source), config)
         for name in benchmark.names()
@@ -146,8 +148,10 @@ def test_an_object_that_its_first_annotation_lacks_is_named(youtubevos: Path) ->
 def test_real_frames_with_seven_objects_of_which_some_come_later(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    source, root = data_dir / "multiobject_240p", tmp_path / "set"
-    pictures, masks = (root / "valid" / kind / "girls" for kind in ("JPEGImages", "Annotations"))
+    source = data_dir / "multiobject_240p"
+    root = tmp_path / "set"
+    pictures = root / "valid" / "JPEGImages" / "girls"
+    masks = root / "valid" / "Annotations" / "girls"
     pictures.mkdir(parents=True)
     masks.mkdir(parents=True)
     for t in range(0, 15, 5):

@@ -78,7 +78,9 @@ def test_a_row_must_fit_its_header() -> None:
 @pytest.fixture
 def evaluated(davis: Path, tmp_path: Path) -> Path:
     """The folder of an evaluation of copied masks, with the report."""
-    source, config, out = resolve_model("baseline:copy"), InferenceConfig(), tmp_path / "evaluated"
+    source = resolve_model("baseline:copy")
+    config = InferenceConfig()
+    out = tmp_path / "evaluated"
     out.mkdir()
     model = open_model(source)
     results = [
@@ -92,7 +94,7 @@ def evaluated(davis: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_an_evaluation_is_told_in_curves_and_pictures_best_sequence_first(evaluated: Path) -> None:
+def test_the_report_of_davis_has_curves_and_pictures_best_sequence_first(evaluated: Path) -> None:
     text = (evaluated / "report.html").read_text()
     assert "://" not in text
     assert text.count("<img") == 4
@@ -110,22 +112,21 @@ def test_an_evaluation_is_told_in_curves_and_pictures_best_sequence_first(evalua
 
 
 @pytest.mark.parametrize(
-    ("kind", "folder", "told"),
+    ("kind", "folder", "expected"),
     [(Vip, "vip", "hair"), (YoutubeVos, "youtubevos", "overall"), (Jhmdb, "jhmdb", "PCK@0.1")],
 )
 def test_every_data_set_has_a_report_with_its_sequences_in_pictures(
     kind: Callable[[Path], AnyPicturedBenchmark],
     folder: str,
-    told: str,
+    expected: str,
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    benchmark, source, config = (
-        kind(request.getfixturevalue(folder)),
-        resolve_model("baseline:copy"),
-        InferenceConfig(),
-    )
-    model, out = open_model(source), tmp_path / "evaluated"
+    benchmark = kind(request.getfixturevalue(folder))
+    source = resolve_model("baseline:copy")
+    config = InferenceConfig()
+    model = open_model(source)
+    out = tmp_path / "evaluated"
     out.mkdir()
     results = [benchmark.evaluate(name, out, source, model, config) for name in benchmark.names()]
     summary = benchmark.summarize(results, source, out)
@@ -133,16 +134,14 @@ def test_every_data_set_has_a_report_with_its_sequences_in_pictures(
     benchmark_report(out / "report.html", summary, results, benchmark, settings)
     text = (out / "report.html").read_text()
     assert "://" not in text
-    assert told in text
+    assert expected in text
     assert text.count("<img") == len(results) == 1
     assert all(f'id="{result.name}"' in text for result in results)
 
 
 def test_a_subtraction_image_is_the_xor_of_prediction_and_truth() -> None:
-    truth, mask = (
-        np.array([[0, 0, 1, 1, 1]], dtype=np.uint8),
-        np.array([[0, 2, 1, 0, 2]], dtype=np.uint8),
-    )
+    truth = np.array([[0, 0, 1, 1, 1]], dtype=np.uint8)
+    mask = np.array([[0, 2, 1, 0, 2]], dtype=np.uint8)
     assert [tuple(p) for p in subtraction(truth, mask)[0]] == [
         (0, 0, 0),
         EXTRA,
