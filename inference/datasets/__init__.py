@@ -1,1 +1,1 @@
-"""Where the files of each evaluation set are stored, and how they are read."""
+"""The layouts of the evaluation sets: where their files are, and how to read them."""

@@ -1,8 +1,10 @@
-"""DAVIS as it is published, 480p: JPEGImages/480p, Annotations/480p and the lists of ImageSets.
+"""Layout of DAVIS at 480p, as published.
 
-2017 (several objects, ids 1, 2, ... in palette PNG) is listed in ImageSets/2017/<split>.txt. 2016
-(one object, 0 and 255) is listed in ImageSets/2016/<split>.txt, names, or
-ImageSets/480p/<split>.txt, pairs of picture and annotation.
+    JPEGImages/480p/<sequence>/00000.jpg
+    Annotations/480p/<sequence>/00000.png     2017: ids 1, 2, ...; 2016: one object, 255
+    ImageSets/2017/<split>.txt                2017: a name per line
+    ImageSets/2016/<split>.txt                2016: a name per line, or
+    ImageSets/480p/<split>.txt                2016: pairs of picture and annotation
 
 Sources: Pont-Tuset et al., "The 2017 DAVIS challenge on video object segmentation"; Perazzi et al.,
 "A benchmark dataset and evaluation methodology for video object segmentation" (CVPR 2016);
@@ -39,13 +41,13 @@ YEARS = ("2017", "2016")
 
 @dataclass(frozen=True, kw_only=True)
 class DavisSequence:
-    """One annotated sequence: file names only, pictures are read when asked for.
+    """The files of one annotated sequence; pictures are read on demand.
 
     Attributes:
         name: such as ``bmx-trees``.
         frames: JPEG files, in order.
-        annotations: PNG files, one for each frame.
-        year: ``2016`` knows one object only, whatever its value in the files.
+        annotations: PNG files, one per frame.
+        year: in ``2016``, every value above 0 is object 1.
     """
 
     name: str
@@ -62,25 +64,25 @@ class DavisSequence:
         return read_picture(self.frames[t], t)
 
     def annotation(self, t: int, size: tuple[int, ...] | None = None) -> U8:
-        """Object ids of frame t, uint8 (H, W); void is background (2017).
+        """Object ids of frame t, uint8 (H, W); in 2017, void is background.
 
         Raises:
-            MaskError: the file is not a readable mask, or not of the ``size`` (H, W) given.
+            MaskError: the file is not a readable mask, or is not of ``size`` (H, W).
         """
         return self.ids(read_mask(self.annotations[t], size))
 
     def ids(self, mask: U8) -> U8:
-        """A mask as stored, uint8 (H, W), as object ids of this year."""
+        """Object ids of a stored mask, uint8 (H, W), by the rule of the year."""
         if self.year == "2016":
             return (mask > 0).astype(np.uint8)
         return np.where(mask == VOID, np.uint8(0), mask)
 
     def objects(self) -> tuple[int, ...]:
-        """The objects to follow: 1 up to the highest id of the first annotation, as the official
-        evaluation counts.
+        """The objects to track: 1 up to the highest id of the first annotation, as in the official
+        evaluation.
 
         Raises:
-            MaskError: the first annotation holds none.
+            MaskError: the first annotation has no object.
         """
         highest = int(self.annotation(0).max())
         if highest == 0:
@@ -88,15 +90,16 @@ class DavisSequence:
         return tuple(range(1, highest + 1))
 
     def fingerprint(self) -> str:
-        """SHA-256 over year, names and contents of all files: changes when the data set is replaced
-        or corrected."""
+        """The year, and SHA-256 over names and contents of all files."""
         return self.year + fingerprint((*self.frames, *self.annotations))
 
 
 def find_year(root: Path, split: str = "val") -> str:
-    """2017 where its list is there, or nothing is; else 2016."""
-    there = [year for year in YEARS if any(path.is_file() for path in _lists(root, year, split))]
-    return there[0] if there else YEARS[0]
+    """The year whose list exists, 2017 first; 2017 if none exists."""
+    for year in YEARS:
+        if any(path.is_file() for path in _lists(root, year, split)):
+            return year
+    return YEARS[0]
 
 
 def sequence_names(root: Path, split: str = "val", year: str | None = None) -> tuple[str, ...]:
@@ -109,19 +112,20 @@ def sequence_names(root: Path, split: str = "val", year: str | None = None) -> t
     what = f"DAVIS-{year}"
     require_folders(what, root, root / "JPEGImages" / RESOLUTION, root / "Annotations" / RESOLUTION)
     lists = _lists(root, year, split)
-    lines = read_lines(
-        f"{what} {split}", next((path for path in lists if path.is_file()), lists[0])
-    )
+    existing = [path for path in lists if path.is_file()]
+    lines = read_lines(f"{what} {split}", existing[0] if existing else lists[0])
+
     # A line is a name, or a pair such as "/JPEGImages/480p/blackswan/00000.jpg
-    # /Annotations/480p/blackswan/00000.png".
-    names = (PurePosixPath(line.split()[0]) for line in lines)
-    return tuple(
-        dict.fromkeys(name.parent.name if name.suffix == ".jpg" else str(name) for name in names)
-    )
+    # /Annotations/480p/blackswan/00000.png", of which there is one for every frame.
+    names: dict[str, None] = {}
+    for line in lines:
+        entry = PurePosixPath(line.split()[0])
+        names[entry.parent.name if entry.suffix == ".jpg" else str(entry)] = None
+    return tuple(names)
 
 
 def open_sequence(root: Path, name: str, year: str | None = None) -> DavisSequence:
-    """Look up the files of a sequence and check that they are complete.
+    """Look up the files of a sequence.
 
     Raises:
         NotFoundError: a folder is missing or empty, or a frame has no annotation; names it.
@@ -149,7 +153,7 @@ def set_digest(root: Path, split: str = "val", year: str | None = None) -> str:
     evaluation set.
 
     Raises:
-        NotFoundError: the data set is not there, or incomplete.
+        NotFoundError: the data set does not exist or is incomplete.
     """
     lines = []
     for name in sorted(sequence_names(root, split, year)):

@@ -1,7 +1,7 @@
-"""What all data sets on disk have in common: folders that must be there, pictures that must be
-readable, a fingerprint.
+"""What the layouts of all data sets share: required folders, lists, numbered files, readable
+pictures, a fingerprint.
 
-Every complaint names the one folder or file that was expected.
+Every error names the one folder or file that was expected.
 """
 
 from __future__ import annotations
@@ -25,46 +25,51 @@ U8 = npt.NDArray[np.uint8]
 def require_folders(what: str, root: Path, *folders: Path) -> None:
     """Check that the folders of a data set exist.
 
+    Args:
+        what: name of the data set, for the error.
+        root: its folder.
+        folders: below ``root``.
+
     Raises:
-        NotFoundError: names the first that does not.
+        NotFoundError: names the first that does not exist.
     """
     for folder in folders:
-        if not folder.is_dir():
-            expected = ", ".join(dict.fromkeys(f.relative_to(root).parts[0] for f in folders))
-            raise NotFoundError(
-                f"no {what} data in {root}: the folder {folder} does not exist; "
-                f"--data is the folder that holds {expected}"
-            )
+        if folder.is_dir():
+            continue
+        expected = dict.fromkeys(path.relative_to(root).parts[0] for path in folders)
+        raise NotFoundError(
+            f"no {what} data in {root}: the folder {folder} does not exist; "
+            f"--data is the folder that holds {', '.join(expected)}"
+        )
 
 
 def read_lines(what: str, path: Path) -> tuple[str, ...]:
-    """The lines of a list that are not blank.
+    """Lines of a list, stripped, without blank ones.
 
     Raises:
-        NotFoundError: the list is missing or empty.
+        NotFoundError: the list is missing, empty or not text.
     """
     if not path.is_file():
         raise NotFoundError(f"the {what} list {path} does not exist: the data set is incomplete")
     try:
-        lines = tuple(
-            line.strip() for line in split_lines(decode_text(path.read_bytes())) if line.strip()
-        )
+        text = decode_text(path.read_bytes())
     except ValueError as exc:
         raise NotFoundError(f"the {what} list {path} is damaged: it is not text") from exc
+    lines = tuple(line.strip() for line in split_lines(text) if line.strip())
     if not lines:
         raise NotFoundError(f"the {what} list {path} is empty")
     return lines
 
 
 def files_in(folder: Path, *suffixes: str) -> tuple[Path, ...]:
-    """Files of a folder with one of the suffixes, in the order of the numbers in their names.
+    """Files of a folder with one of the suffixes, sorted with digits as numbers.
 
     Raises:
-        NotFoundError: the folder is missing or holds none; names it.
+        NotFoundError: the folder is missing or has no such file; names it.
     """
     if not folder.is_dir():
         raise NotFoundError(f"the folder {folder} does not exist: the data set is incomplete")
-    # Hidden files are no frames: macOS puts a ._NAME.jpg beside each NAME.jpg on foreign disks.
+    # Hidden files are skipped: on foreign file systems macOS stores a ._NAME.jpg for each NAME.jpg.
     found = (
         path
         for path in folder.iterdir()
@@ -92,13 +97,12 @@ def read_picture(path: Path, t: int) -> U8:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents of files: changes when a data set is replaced, corrected or
-    completed."""
+    """SHA-256 over names and contents of files, in this order."""
     facts = [f"{path.name} {file_sha256(path)}" for path in paths]
     return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Digits count as numbers: 2.jpg comes before 10.jpg."""
+    """Sort key with digits as numbers: 2.jpg before 10.jpg."""
     parts = re.split(r"(\d+)", path.stem)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

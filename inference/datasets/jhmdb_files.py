@@ -1,8 +1,10 @@
-"""JHMDB as it is published: Rename_Images, joint_positions and splits.
+"""Layout of JHMDB, as published.
 
     Rename_Images/<class>/<video>/00001.png ...
-    joint_positions/<class>/<video>/joint_positions.mat   pos_img (2, 15, T): x, y from 1, not always inside the picture
-    splits/<class>_test_split<1|2|3>.txt                  a line per video: "<video>.avi 1" (train) or "2" (test)
+    joint_positions/<class>/<video>/joint_positions.mat   pos_img (2, 15, T): x, y, counted from 1
+    splits/<class>_test_split<1|2|3>.txt                  "<video>.avi 1" (train) or "2" (test)
+
+Joints may be outside the picture.
 
 Source: Jhuang et al., "Towards understanding action recognition" (ICCV 2013),
 http://jhmdb.is.tue.mpg.de.
@@ -24,8 +26,9 @@ U8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
 
 JOINTS = (
-    "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow", "left elbow",
-    "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
+    "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip",
+    "right elbow", "left elbow", "right knee", "left knee", "right wrist", "left wrist",
+    "right ankle", "left ankle",
 )  # fmt: skip
 SPLITS = ("1", "2", "3", "all")
 TEST = "2"
@@ -33,13 +36,13 @@ TEST = "2"
 
 @dataclass(frozen=True, kw_only=True)
 class JhmdbVideo:
-    """One video with its joints.
+    """The files of one video and its joints; pictures are read on demand.
 
     Attributes:
         name: ``<class>/<video>``.
-        frames: PNG files, one for each annotated frame.
-        joints: float (T, 15, 2) x, y in pixels from 0, centres of pixels at whole numbers.
-        mat: the file that they came from.
+        frames: PNG files, one per annotated frame.
+        joints: float64 (T, 15, 2) x, y in pixels, counted from 0; pixel centres are whole numbers.
+        mat: file of the joints.
     """
 
     name: str
@@ -48,7 +51,11 @@ class JhmdbVideo:
     mat: Path
 
     def frame(self, t: int) -> U8:
-        """Frame t, uint8 (H, W, 3) RGB; raises VideoError where it cannot be read."""
+        """Frame t, uint8 (H, W, 3) RGB.
+
+        Raises:
+            VideoError: the file is not a readable image.
+        """
         return read_picture(self.frames[t], t)
 
     def fingerprint(self) -> str:
@@ -66,24 +73,26 @@ def video_names(root: Path, split: str = "1") -> tuple[str, ...]:
         IntegrityError: a list has a line that cannot be read.
     """
     require_folders("JHMDB", root, root / "Rename_Images", root / "joint_positions")
-    known = {
+    class_of = {
         path.parent.name: path.parent.parent.name
         for path in root.glob("joint_positions/*/*/joint_positions.mat")
     }
     if split == "all":
-        if not known:
+        if not class_of:
             raise NotFoundError(
                 f"the folder {root / 'joint_positions'} holds no CLASS/VIDEO/joint_positions.mat"
             )
-        return tuple(sorted(f"{kind}/{video}" for video, kind in known.items()))
+        return tuple(sorted(f"{kind}/{video}" for video, kind in class_of.items()))
+
+    # The class comes from the folders: lists such as testlist01.txt do not name it.
     names = []
     for path in _split_files(root / "splits", split):
         for video in _test_videos(path):
-            kind = known.get(video) or path.name.removesuffix(f"_test_split{split}.txt")
-            if video not in known:
+            if video not in class_of:
+                kind = path.name.removesuffix(f"_test_split{split}.txt")
                 missing = root / "joint_positions" / kind / video / "joint_positions.mat"
                 raise NotFoundError(f"{path} lists the video {video}, but {missing} does not exist")
-            names.append(f"{kind}/{video}")
+            names.append(f"{class_of[video]}/{video}")
     if not names:
         raise NotFoundError(f"the lists of split {split} in {root / 'splits'} hold no test video")
     return tuple(sorted(set(names)))
@@ -108,7 +117,7 @@ def open_video(root: Path, name: str) -> JhmdbVideo:
 
 
 def read_joints(path: Path) -> Float:
-    """``pos_img`` of a MATLAB 5 file as float (T, 15, 2), counted from 0.
+    """``pos_img`` of a MATLAB 5 file as float64 (T, 15, 2), counted from 0.
 
     Raises:
         NotFoundError: no such file.
@@ -122,7 +131,7 @@ def read_joints(path: Path) -> Float:
         positions = np.asarray(
             loadmat(path, variable_names=["pos_img"])["pos_img"], dtype=np.float64
         )
-    except Exception as exc:  # scipy raises whatever the bytes lead it to
+    except Exception as exc:  # scipy raises errors of many types for damaged files
         raise IntegrityError(f"the joints {path} are damaged: {exc}") from exc
     if (
         positions.ndim != 3

@@ -1,9 +1,8 @@
-"""VIP (video instance-level parsing) as it is published, the part VIP_Fine: pictures, part ids,
-list of videos.
+"""Layout of VIP (video instance-level parsing), part VIP_Fine, as published.
 
-    Images/<video>/<frame>.jpg                        every 25th frame of a video, all of them annotated
-    Annotations/Category_ids/<video>/<frame>.png      ids 0..19
-    lists/val_videos.txt                              a video per line
+    Images/<video>/<frame>.jpg                       every 25th frame, all annotated
+    Annotations/Category_ids/<video>/<frame>.png     ids 0..19
+    lists/val_videos.txt                             a video per line
 
 Source: Zhou et al., "Adaptive temporal encoding network for video instance-level human parsing"
 (ACM MM 2018), https://sysu-hcp.net/lip/video_parsing.php.
@@ -25,19 +24,20 @@ from .folders import files_in, fingerprint, read_lines, read_picture, require_fo
 U8 = npt.NDArray[np.uint8]
 
 PARTS = (
-    "background", "hat", "hair", "glove", "sunglasses", "upper-clothes", "dress", "coat", "socks", "pants",
-    "torso-skin", "scarf", "skirt", "face", "left-arm", "right-arm", "left-leg", "right-leg", "left-shoe", "right-shoe",
+    "background", "hat", "hair", "glove", "sunglasses", "upper-clothes", "dress", "coat", "socks",
+    "pants", "torso-skin", "scarf", "skirt", "face", "left-arm", "right-arm", "left-leg",
+    "right-leg", "left-shoe", "right-shoe",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class VipVideo:
-    """One annotated video: file names only, pictures are read when asked for.
+    """The files of one annotated video; pictures are read on demand.
 
     Attributes:
         name: such as ``videos1``.
         frames: JPEG files, in order.
-        annotations: PNG files, one for each frame.
+        annotations: PNG files, one per frame.
     """
 
     name: str
@@ -45,11 +45,15 @@ class VipVideo:
     annotations: tuple[Path, ...]
 
     def frame(self, t: int) -> U8:
-        """Frame t, uint8 (H, W, 3) RGB; raises VideoError where it cannot be read."""
+        """Frame t, uint8 (H, W, 3) RGB.
+
+        Raises:
+            VideoError: the file is not a readable image.
+        """
         return read_picture(self.frames[t], t)
 
     def annotation(self, t: int) -> U8:
-        """Part ids of frame t, uint8 (H, W); ids of 20 and more do not count.
+        """Part ids of frame t, uint8 (H, W); ids of 20 and above are ignored in scores.
 
         Raises:
             MaskError: the file is not a readable mask.
@@ -57,10 +61,10 @@ class VipVideo:
         return read_mask(self.annotations[t])
 
     def first(self) -> U8:
-        """Part ids of the first frame, uint8 (H, W); what does not count is background.
+        """Part ids of the first frame, uint8 (H, W), with ignored ids as background.
 
         Raises:
-            MaskError: it holds no part.
+            MaskError: it has no part.
         """
         mask = self.annotation(0)
         mask = np.where(mask < len(PARTS), mask, np.uint8(0))
@@ -85,7 +89,7 @@ def video_names(root: Path, split: str = "val") -> tuple[str, ...]:
 
 
 def open_video(root: Path, name: str) -> VipVideo:
-    """Look up the files of a video and check that they are complete.
+    """Look up the files of a video.
 
     Raises:
         NotFoundError: a folder is missing or empty, or a frame has no annotation; names it.

@@ -1,13 +1,14 @@
-"""YouTube-VOS as it is published: <split>/JPEGImages/<video>, <split>/Annotations/<video> and
-<split>/meta.json.
+"""Layout of YouTube-VOS, as published.
 
-Annotations are palette PNG, every fifth frame where the truth is public, else only where objects
-appear first. ``meta.json`` names every object's frames and, where it is public, its category. An
-object is seen if its category is among the 65 of the training set.
+    <split>/JPEGImages/<video>/00000.jpg
+    <split>/Annotations/<video>/<frame>.png     palette PNG
+    <split>/meta.json                           frames and, if public, category of every object
+
+Where the truth is public, every fifth frame is annotated, otherwise only the first frame of each
+object. An object is *seen* if its category is one of the 65 of the training set.
 
 Source: Xu et al., "YouTube-VOS: a large-scale video object segmentation benchmark" (2018),
-https://youtube-vos.org;
-categories: those of the training set's ``meta.json``.
+https://youtube-vos.org. The categories are those of the ``meta.json`` of the training set.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from .folders import files_in, fingerprint, read_picture, require_folders
 U8 = npt.NDArray[np.uint8]
 
 _CATEGORIES = """
-    airplane ape bear bike bird boat bucket bus camel cat cow crocodile deer dog dolphin duck eagle earless_seal
-    elephant fish fox frisbee frog giant_panda giraffe hand hat hedgehog horse knife leopard lion lizard monkey
-    motorbike mouse others owl paddle parachute parrot penguin person plant rabbit raccoon sedan shark sheep sign
-    skateboard snail snake snowboard squirrel surfboard tennis_racket tiger toilet train truck turtle umbrella whale
-    zebra
+    airplane ape bear bike bird boat bucket bus camel cat cow crocodile deer dog dolphin duck eagle
+    earless_seal elephant fish fox frisbee frog giant_panda giraffe hand hat hedgehog horse knife
+    leopard lion lizard monkey motorbike mouse others owl paddle parachute parrot penguin person
+    plant rabbit raccoon sedan shark sheep sign skateboard snail snake snowboard squirrel surfboard
+    tennis_racket tiger toilet train truck turtle umbrella whale zebra
 """
 SEEN = frozenset(_CATEGORIES.split())
 
 
 class ObjectMeta(BaseModel):
-    """What ``meta.json`` says of an object: its annotated frames by name, the first being given;
+    """An object in ``meta.json``: names of its annotated frames, of which the first is given, and
     its category."""
 
     frames: tuple[str, ...]
@@ -49,7 +50,7 @@ class ObjectMeta(BaseModel):
 
     @property
     def seen(self) -> bool | None:
-        """Whether the training set knows the category; None where it is not public."""
+        """Whether the training set has the category; None if it is not public."""
         return None if self.category is None else self.category in SEEN
 
 
@@ -63,13 +64,13 @@ class _Meta(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class YoutubeVosVideo:
-    """One video: file names only, pictures are read when asked for.
+    """The files of one video and its objects; pictures are read on demand.
 
     Attributes:
         name: such as ``003234408d``.
         frames: JPEG files, in order.
         annotations: PNG files by the name of their frame.
-        objects: what ``meta.json`` says, by object id.
+        objects: entries of ``meta.json`` by object id.
     """
 
     name: str
@@ -78,24 +79,28 @@ class YoutubeVosVideo:
     objects: dict[int, ObjectMeta]
 
     def frame(self, t: int) -> U8:
-        """Frame t, uint8 (H, W, 3) RGB; raises VideoError where it cannot be read."""
+        """Frame t, uint8 (H, W, 3) RGB.
+
+        Raises:
+            VideoError: the file is not a readable image.
+        """
         return read_picture(self.frames[t], t)
 
     def annotation(self, stem: str, size: tuple[int, ...]) -> U8:
         """Object ids of the frame with this name, uint8 (H, W); void is background.
 
         Raises:
-            MaskError: the file is not a readable mask, or not of the ``size`` (H, W) given.
+            MaskError: the file is not a readable mask, or is not of ``size`` (H, W).
         """
         mask = read_mask(self.annotations[stem], size)
         return np.where(mask == VOID, np.uint8(0), mask)
 
     def given(self, t: int, size: tuple[int, ...]) -> U8 | None:
-        """The objects that are given at frame t: those annotated there for the first time. None if
-        there are none.
+        """The objects that are annotated for the first time in frame t, uint8 (H, W); None if there
+        are none.
 
         Raises:
-            MaskError: the annotation does not hold an object that begins there.
+            MaskError: the annotation lacks such an object.
         """
         stem = self.frames[t].stem
         new = [i for i, about in self.objects.items() if about.frames[0] == stem]
@@ -110,18 +115,17 @@ class YoutubeVosVideo:
         return np.where(np.isin(mask, new), mask, np.uint8(0))
 
     def truth(self, object_id: int) -> tuple[str, ...]:
-        """Names of the frames that an object is scored in: its annotated ones after the first, as
-        far as public."""
+        """Names of the frames in which an object is scored: its public annotations after the
+        first."""
         return tuple(
             stem for stem in self.objects[object_id].frames[1:] if stem in self.annotations
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and contents of all files and what is known of the objects."""
-        about = {i: o.model_dump() for i, o in self.objects.items()}
-        return fingerprint((*self.frames, *self.annotations.values())) + json.dumps(
-            about, sort_keys=True
-        )
+        """SHA-256 over names and contents of all files, and the objects as JSON."""
+        files = fingerprint((*self.frames, *self.annotations.values()))
+        objects = {object_id: about.model_dump() for object_id, about in self.objects.items()}
+        return files + json.dumps(objects, sort_keys=True)
 
 
 def video_names(root: Path, split: str = "valid") -> tuple[str, ...]:
@@ -137,11 +141,12 @@ def video_names(root: Path, split: str = "valid") -> tuple[str, ...]:
 
 
 def open_video(root: Path, name: str, split: str = "valid") -> YoutubeVosVideo:
-    """Look up the files of a video and check that what is given is there.
+    """Look up the files of a video.
 
     Raises:
-        NotFoundError: a folder, or the annotation or picture of an object's first frame, is
-        missing; names it.
+        NotFoundError: a folder is missing, or the first annotation of an object, or the picture of
+            an annotated frame; names it.
+        IntegrityError: ``meta.json`` is damaged, or names no frame of an object.
     """
     folder = root / split
     frames = files_in(folder / "JPEGImages" / name, ".jpg")
@@ -178,7 +183,7 @@ def _meta(path: Path) -> _Meta:
 
 @cache
 def _read_meta(path: Path, changed: int) -> _Meta:
-    """Read once, and again when the file has changed."""
+    """Cached, since every video looks into it; read again if its time of change differs."""
     try:
         return _Meta.model_validate_json(decode_text(path.read_bytes(), errors="strict"))
     except UnicodeDecodeError as exc:

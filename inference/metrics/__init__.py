@@ -1,1 +1,1 @@
-"""J, F, IoU and PCK, as the official tools compute them."""
+"""J, F, IoU and PCK, computed as the official tools compute them."""

@@ -1,5 +1,5 @@
-"""Mean intersection over union from one confusion matrix over a whole data set, as part
-segmentation is scored."""
+"""Mean intersection over union from one confusion matrix over a data set, the measure of part
+segmentation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ Float = npt.NDArray[np.float64]
 
 
 def confusion(truth: U8, mask: U8, classes: int) -> I64:
-    """Pixels of every class (row) by what they were taken for (column), int64 (classes, classes).
+    """Pixels by true class (row) and predicted class (column), int64 (classes, classes).
 
     Args:
-        truth: uint8 (H, W); pixels of ``classes`` and above do not count.
+        truth: uint8 (H, W); pixels of ``classes`` and above are ignored.
         mask: uint8 (H, W), ids below ``classes``.
+        classes: their number.
+
+    Raises:
+        ValueError: truth and mask differ in size.
     """
     if truth.shape != mask.shape:
         raise ValueError(f"truth {truth.shape} and mask {mask.shape} differ in size")
@@ -26,8 +30,8 @@ def confusion(truth: U8, mask: U8, classes: int) -> I64:
 
 
 def iou(matrix: I64) -> Float:
-    """Intersection over union of every class; NaN for a class that occurs neither in the truth nor
-    in a mask."""
+    """Intersection over union of each class, float64 (classes,); NaN for a class in neither truth
+    nor masks."""
     correct = np.diag(matrix)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - correct
     return np.divide(correct, union, out=np.full(len(matrix), np.nan), where=union > 0)

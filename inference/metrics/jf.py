@@ -1,13 +1,13 @@
 """Region similarity J and contour accuracy F, exactly as the official DAVIS-2017 evaluation
-(semi-supervised task).
+(semi-supervised task) computes them.
 
 Sources: Perazzi et al., "A benchmark dataset and evaluation methodology for video object
 segmentation" (CVPR 2016), and the code of davis2017-evaluation: ``db_eval_iou``,
 ``db_eval_boundary``, ``db_statistics``. Objects are the ids of the first annotation; void (255) in
 an annotation is background; the first and the last frame are left out.
 
-Everything happens inside the box around the two masks, where the result is the same as on the whole
-image, and on bits.
+Both are computed on bits (``bits.py``) inside the box around the two masks, where the result is the
+same as on the full image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DECAY_BINS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureStatistics:
-    """One measure of one object over its frames. All are fractions; decay is positive when quality
+    """One measure of one object over its frames, as fractions; decay is positive if the quality
     falls."""
 
     mean: float
@@ -49,7 +49,7 @@ class ObjectScore:
     Attributes:
         sequence: name of the sequence.
         object_id: id in the annotations.
-        j_frames, f_frames: J and F of every scored frame (1 .. T-2), fractions.
+        j_frames, f_frames: J and F of every scored frame, for DAVIS 1 .. T-2; fractions.
     """
 
     sequence: str
@@ -81,12 +81,15 @@ class ObjectScore:
 def score_sequence(
     sequence: str, objects: Sequence[int], pairs: Iterable[tuple[U8, U8]]
 ) -> tuple[ObjectScore, ...]:
-    """Score every object of a sequence, frame by frame (nothing is kept but the scores).
+    """Score every object of a sequence; one frame is in memory at a time.
 
     Args:
         sequence: its name.
         objects: ids of the first annotation.
         pairs: annotation and predicted mask of the frames 1 .. T-2, both uint8 (H, W) object ids.
+
+    Raises:
+        ValueError: there is no pair, or the sizes of one differ.
     """
     rows = [[frame_scores(truth == i, mask == i) for i in objects] for truth, mask in pairs]
     if not rows:
@@ -105,10 +108,18 @@ def score_sequence(
 
 
 def frame_scores(truth: Bool, mask: Bool) -> tuple[float, float]:
-    """J and F of one object in one frame; ``truth`` and ``mask`` are bool (H, W)."""
+    """J and F of one object in one frame.
+
+    Args:
+        truth, mask: bool (H, W).
+
+    Raises:
+        ValueError: they differ in size.
+    """
     if truth.shape != mask.shape:
         raise ValueError(f"truth {truth.shape} and mask {mask.shape} differ in size")
-    pair, radius = _crop(truth, mask), boundary_radius(*truth.shape)
+    pair = _crop(truth, mask)
+    radius = boundary_radius(*truth.shape)
     packed = bits.pack(pair, reach=radius)
     return _region_similarity(packed), _contour_accuracy(packed, pair.shape[-1], radius)
 
@@ -119,13 +130,14 @@ def boundary_radius(height: int, width: int) -> int:
 
 
 def statistics(values: Sequence[float]) -> MeasureStatistics:
-    """Mean, recall (share above 0.5) and decay (first quarter's mean minus the last's; the bins
-    share their ends)."""
+    """Mean, recall (share above 0.5) and decay (mean of the first quarter minus that of the last;
+    adjacent bins share a frame)."""
     per_frame: Float = np.asarray(values, dtype=np.float64)
     # The official code stores the bin edges as uint8, which wraps beyond 256 frames; no DAVIS
     # sequence is that long.
     edges = (np.round(np.linspace(1, len(per_frame), DECAY_BINS + 1) + 1e-10) - 1).astype(int)
-    first, last = per_frame[edges[0] : edges[1] + 1], per_frame[edges[-2] : edges[-1] + 1]
+    first = per_frame[edges[0] : edges[1] + 1]
+    last = per_frame[edges[-2] : edges[-1] + 1]
     return MeasureStatistics(
         mean=float(per_frame.mean()),
         recall=float((per_frame > RECALL_THRESHOLD).mean()),
@@ -147,12 +159,14 @@ def _region_similarity(pair: bits.U64) -> float:
 
 
 def _contour_accuracy(pair: bits.U64, width: int, radius: int) -> float:
-    """F: harmonic mean of precision and recall of the mask's boundary, within ``radius`` pixels of
-    the truth's."""
+    """F: harmonic mean of precision and recall of the boundary of the mask, within ``radius``
+    pixels of that of the truth."""
     boundaries = bits.boundary(pair, width)
-    n_truth, n_mask = bits.count(boundaries[0]), bits.count(boundaries[1])
+    n_truth = bits.count(boundaries[0])
+    n_mask = bits.count(boundaries[1])
     if not n_truth or not n_mask:
         return 1.0 if n_truth == n_mask else 0.0
+
     near = bits.dilate(boundaries, radius)
     precision = bits.count(boundaries[1] & near[0]) / n_mask
     recall = bits.count(boundaries[0] & near[1]) / n_truth
@@ -160,8 +174,9 @@ def _contour_accuracy(pair: bits.U64, width: int, radius: int) -> float:
 
 
 def _crop(truth: Bool, mask: Bool) -> Bool:
-    """Truth and mask inside their common box, (2, h, w), one pixel wider: a boundary lies up to a
-    pixel outside."""
+    """Truth and mask inside their common box, bool (2, h, w)."""
     x, y, width, height = cv2.boundingRect((truth | mask).view(np.uint8))
-    box = (slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1))
-    return np.stack([truth[box], mask[box]])
+    # One pixel wider on each side, since a boundary can be one pixel outside of its mask.
+    rows = slice(max(y - 1, 0), y + height + 1)
+    columns = slice(max(x - 1, 0), x + width + 1)
+    return np.stack([truth[rows, columns], mask[rows, columns]])

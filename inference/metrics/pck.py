@@ -1,12 +1,13 @@
-"""Percentage of correct key points, as the field evaluates label propagation on JHMDB.
+"""Percentage of correct key points, the measure of label propagation on JHMDB.
 
-A joint is correct at PCK@a if it lies within a times the size of the person, which is 0.6 of the
-diagonal of the box around the true joints of that frame. Correct shares are taken per joint over
-all frames of all videos (the first, which is given, is left out), then averaged over the joints.
+A joint is correct at PCK@a if its distance is at most a times the size of the person, which is 0.6
+of the diagonal of the box around the true joints of the frame. The share of correct positions is
+taken per joint over all frames of all videos without the given first ones, then averaged over the
+joints.
 
-Two forms: the ``loose`` one leaves joints that were not detected out of the counts and out of the
-box, as the scripts of the paper's siblings do (TimeCycle, UVC, CRW); in the ``strict`` one they are
-wrong, and the box is that of all.
+There are two forms. The ``loose`` form excludes undetected joints from the counts and from the box,
+as the scripts of TimeCycle, UVC and CRW do. In the ``strict`` form they are wrong, and the box is
+that of all joints.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ BOX_SHARE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Distances:
-    """Distances of predicted joints from the true ones, in sizes of the person, float (T, joints).
+    """Distances of predicted joints from the true ones in sizes of the person, float64 (T, joints).
 
     Attributes:
-        loose: NaN where a joint was not detected.
-        strict: infinite where a joint was not detected.
+        loose: NaN where a joint is undetected.
+        strict: infinite where a joint is undetected.
     """
 
     loose: Float
@@ -36,15 +37,18 @@ class Distances:
 
 
 def distances(truth: Float, predicted: Float) -> Distances:
-    """Distances in sizes of the person, frame by frame.
+    """Distances in sizes of the person.
 
     Args:
-        truth: (T, joints, 2) x, y in pixels, without the given first frame.
-        predicted: the same; NaN where a joint was not detected.
+        truth: float64 (T, joints, 2) x, y in pixels, without the given first frame.
+        predicted: the same; NaN where a joint is undetected.
 
     Returns:
-        float (T, joints). In a frame whose box has no extent a joint is right only in its very
-        place.
+        Both forms. If the box of a frame has no extent, the distance is 0 at the exact position and
+        infinite elsewhere.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"truth {truth.shape} and prediction {predicted.shape} differ in shape")
@@ -58,11 +62,11 @@ def distances(truth: Float, predicted: Float) -> Distances:
 
 
 def person_size(truth: Float, counted: npt.NDArray[np.bool_]) -> Float:
-    """0.6 of the diagonal of the box around the counted joints, (T,); 0 where none is.
+    """0.6 of the diagonal of the box around the counted joints, float64 (T,); 0 without any.
 
     Args:
-        truth: (T, joints, 2).
-        counted: (T, joints).
+        truth: float64 (T, joints, 2).
+        counted: bool (T, joints).
     """
     low = np.where(counted[..., None], truth, np.inf).min(axis=1)
     high = np.where(counted[..., None], truth, -np.inf).max(axis=1)
@@ -71,23 +75,26 @@ def person_size(truth: Float, counted: npt.NDArray[np.bool_]) -> Float:
 
 
 def pck(videos: Sequence[Float], threshold: float) -> tuple[float, Float]:
-    """PCK@threshold of all videos: the mean over joints, and per joint; fractions 0..1.
+    """PCK@threshold over all videos.
 
     Args:
-        videos: distances of each video, (T, joints); NaN does not count, infinity is wrong.
+        videos: distances of each video, float64 (T, joints); NaN is excluded, infinity is wrong.
+        threshold: in sizes of the person.
 
     Returns:
-        NaN for a joint that counts nowhere; it is left out of the mean.
+        The mean over joints, and PCK of each joint; fractions 0..1. A joint excluded everywhere is
+        NaN and not part of the mean.
     """
     together = np.concatenate(list(videos))
     counts = (~np.isnan(together)).sum(axis=0)
     correct = (together <= threshold).sum(axis=0)
     per_joint = np.divide(correct, counts, out=np.full(len(counts), np.nan), where=counts > 0)
-    return (float(np.nanmean(per_joint)) if counts.any() else float("nan")), per_joint
+    mean = float(np.nanmean(per_joint)) if counts.any() else float("nan")
+    return mean, per_joint
 
 
 def _over(off: Float, size: Float) -> Float:
-    """Distance over size; with no size, 0 in place and infinite elsewhere."""
+    """Distance over size; for size 0, 0 at the exact position and infinite elsewhere."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = off / size[:, None]
     return np.where(size[:, None] > 0, ratio, np.where(off == 0, 0.0, np.inf))

@@ -32,7 +32,8 @@ def blob(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(2, 40), width=st.integers(2, 40))
 def test_j_and_f_agree_with_plain_loops(seed: int, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)
-    truth, mask = blob(rng, height, width), blob(rng, height, width)
+    truth = blob(rng, height, width)
+    mask = blob(rng, height, width)
     assert frame_scores(truth, mask) == pytest.approx(
         (naive_j(truth, mask), naive_f(truth, mask)), abs=1e-12
     )
@@ -41,7 +42,8 @@ def test_j_and_f_agree_with_plain_loops(seed: int, height: int, width: int) -> N
 @pytest.mark.parametrize("seed", range(6))
 def test_the_tolerance_grows_with_the_image(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    truth, mask = blob(rng, 150, 260), blob(rng, 150, 260)
+    truth = blob(rng, 150, 260)
+    mask = blob(rng, 150, 260)
     assert boundary_radius(150, 260) == 3
     assert frame_scores(truth, mask)[1] == pytest.approx(naive_f(truth, mask), abs=1e-12)
 
@@ -83,7 +85,8 @@ def test_scores_are_symmetric_bounded_and_move_with_the_picture(
 ) -> None:
     rng = np.random.default_rng(seed)
     truth, mask = np.zeros((2, 60, 90), dtype=bool)
-    truth[8:-8, 8:-8], mask[8:-8, 8:-8] = blob(rng, 44, 74), blob(rng, 44, 74)
+    truth[8:-8, 8:-8] = blob(rng, 44, 74)
+    mask[8:-8, 8:-8] = blob(rng, 44, 74)
     j, f = frame_scores(truth, mask)
     assert (j, f) == pytest.approx(frame_scores(mask, truth), abs=1e-12)
     assert 0 <= j <= 1
@@ -97,13 +100,15 @@ def test_scores_are_symmetric_bounded_and_move_with_the_picture(
 @given(seed=st.integers(0, 2**32 - 1))
 def test_j_never_grows_when_wrong_pixels_are_added(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    truth, mask = blob(rng, 30, 40), blob(rng, 30, 40)
+    truth = blob(rng, 30, 40)
+    mask = blob(rng, 30, 40)
     worse = mask | (~truth & (rng.random(truth.shape) < 0.1))
     assert frame_scores(truth, worse)[0] <= frame_scores(truth, mask)[0]
 
 
 def test_both_empty_is_perfect_and_one_empty_is_nothing() -> None:
-    empty, disk = np.zeros((20, 30), dtype=bool), np.zeros((20, 30), dtype=bool)
+    empty = np.zeros((20, 30), dtype=bool)
+    disk = empty.copy()
     disk[5:12, 8:15] = True
     assert frame_scores(empty, empty) == (1.0, 1.0)
     assert frame_scores(disk, empty) == frame_scores(empty, disk) == (0.0, 0.0)
@@ -111,14 +116,16 @@ def test_both_empty_is_perfect_and_one_empty_is_nothing() -> None:
 
 
 def test_a_full_image_has_no_boundary() -> None:
-    full, empty = np.ones((10, 10), dtype=bool), np.zeros((10, 10), dtype=bool)
+    full = np.ones((10, 10), dtype=bool)
+    empty = np.zeros((10, 10), dtype=bool)
     assert frame_scores(full, empty) == (0.0, 1.0)
 
 
 def test_an_object_that_disappears_scores_only_where_the_prediction_lets_it_go() -> None:
-    here, gone = np.zeros((20, 30), dtype=np.uint8), np.zeros((20, 30), dtype=np.uint8)
-    here[5:12, 8:15] = 1
-    (score,) = score_sequence("s", [1], [(here, here), (gone, here), (gone, gone)])
+    gone = np.zeros((20, 30), dtype=np.uint8)
+    present = gone.copy()
+    present[5:12, 8:15] = 1
+    (score,) = score_sequence("s", [1], [(present, present), (gone, present), (gone, gone)])
     assert score.j_frames == score.f_frames == (1.0, 0.0, 1.0)
     assert score.name == "s_1"
 

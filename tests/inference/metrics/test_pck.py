@@ -40,12 +40,10 @@ def test_pck_does_not_change_with_place_and_size_and_grows_with_the_threshold(
     seed: int, scale: float, shift: float
 ) -> None:
     truth, predicted = video(np.random.default_rng(seed))
-    here, there = (
-        distances(truth, predicted),
-        distances(scale * truth + shift, scale * predicted + shift),
-    )
-    np.testing.assert_allclose(here.strict, there.strict, rtol=1e-6)
-    shares = [pck([here.strict], a)[0] for a in (0.05, 0.1, 0.2, 0.5, 1e9)]
+    original = distances(truth, predicted)
+    moved = distances(scale * truth + shift, scale * predicted + shift)
+    np.testing.assert_allclose(original.strict, moved.strict, rtol=1e-6)
+    shares = [pck([original.strict], a)[0] for a in (0.05, 0.1, 0.2, 0.5, 1e9)]
     assert shares == sorted(shares)
     assert shares[0] >= 0
     assert shares[-1] == pytest.approx(np.mean(~np.isnan(predicted[..., 0])))
