@@ -60,23 +60,25 @@ def test_a_backlog_of_more_metrics_than_a_request_may_hold_is_sent(
 
 
 def test_a_file_that_cannot_be_sent_does_not_delay_the_metrics(
-    run: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(*arguments: object) -> None:
         raise OSError("no room for files")
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", refuse)
-    warnings: list[str] = []
     metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
-    uploader = Uploader(*run, metrics.path, warnings.append)
+    uploader = Uploader(*run, metrics.path)
     uploader.artifact(metrics.path)
     for step in (1, 2):
         metrics.append(line(step))
         uploader.new_lines()
     assert not uploader.close(None, timeout=5)
     assert [step for step, _ in sent(run)] == [1, 2]
-    assert "no room for files" in warnings[0]
-    assert "did not take everything" in warnings[-1]
+    assert "no room for files" in caplog.text
+    assert "did not take everything" in caplog.text
 
     monkeypatch.undo()
     uploader._thread.join(20)  # it retries and ends
