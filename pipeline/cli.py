@@ -116,7 +116,8 @@ def plan(
     if out is not None:
         estimate_report.save(estimate, out)
         say(
-            f"estimate in {out}; `corrfractal precompute ... --plan {out}` compares it with the build"
+            f"estimate in {out}; `corrfractal precompute ... --plan {out}` compares it with the "
+            "build"
         )
     return {**asdict(estimate), "workers": workers, "hours": estimate.hours(workers)}
 
@@ -226,49 +227,6 @@ def precompute(
     }
 
 
-def _log_build(store: str, out: str, result: PrecomputeResult) -> str | None:
-    """Log a finished data set to MLflow; return the run's id. A failure is a warning, since the
-    shards are complete whatever the store says."""
-    from corrfractal.common.foreign_errors import describe_error
-    from corrfractal.common.text import without_password
-    from pipeline.report.build_log import log_build
-
-    metrics = {
-        "seconds": result.seconds,
-        "frames_per_second": result.frames_per_second,
-        "made": result.made,
-    }
-    try:
-        run_id = log_build(store, out, metrics)
-    except Exception as exc:
-        reason = without_password(describe_error(exc))
-        log.warning(
-            f"the shards are in {out}, but could not be logged to MLflow: {reason}. Run "
-            "the same command again to log them"
-        )
-        return None
-    say(f"logged as run {run_id} in {without_password(store)}")
-    return run_id
-
-
-def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> PipelineConfig:
-    """Configuration from the ``[precompute]`` table of a file, or the defaults, with fields
-    overridden by ``changed``."""
-    from corrfractal.common.config import config_from_dict, read_toml
-    from corrfractal.common.errors import ConfigError
-
-    from .config import PipelineConfig
-
-    tables = read_toml(file) if file else {"precompute": {}}
-    if "precompute" not in tables:
-        raise ConfigError(f"{file} has no [precompute] table: put the settings below that line")
-    values = tables["precompute"]
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: field 'precompute' must be a table, got {values!r}")
-    values = {**values, **(changed or {})}
-    return config_from_dict(PipelineConfig, values, where=str(file or "command line"))
-
-
 @click.command()
 @click.argument("shards")
 @click.option(
@@ -333,3 +291,46 @@ def verify(shards: str) -> dict[str, Any]:
     )
     say(f"data set {report.digest[:16]}")
     return asdict(report)
+
+
+def _log_build(store: str, out: str, result: PrecomputeResult) -> str | None:
+    """Log a finished data set to MLflow; return the run's id. A failure is a warning, since the
+    shards are complete whatever the store says."""
+    from corrfractal.common.foreign_errors import describe_error
+    from corrfractal.common.text import without_password
+    from pipeline.report.build_log import log_build
+
+    metrics = {
+        "seconds": result.seconds,
+        "frames_per_second": result.frames_per_second,
+        "made": result.made,
+    }
+    try:
+        run_id = log_build(store, out, metrics)
+    except Exception as exc:
+        reason = without_password(describe_error(exc))
+        log.warning(
+            f"the shards are in {out}, but could not be logged to MLflow: {reason}. Run the same "
+            "command again to log them"
+        )
+        return None
+    say(f"logged as run {run_id} in {without_password(store)}")
+    return run_id
+
+
+def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> PipelineConfig:
+    """Configuration from the ``[precompute]`` table of a file, or the defaults, with fields
+    overridden by ``changed``."""
+    from corrfractal.common.config import config_from_dict, read_toml
+    from corrfractal.common.errors import ConfigError
+
+    from .config import PipelineConfig
+
+    tables = read_toml(file) if file else {"precompute": {}}
+    if "precompute" not in tables:
+        raise ConfigError(f"{file} has no [precompute] table; add one for the settings")
+    values = tables["precompute"]
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: field 'precompute' must be a table, got {values!r}")
+    values = {**values, **(changed or {})}
+    return config_from_dict(PipelineConfig, values, where=str(file or "command line"))

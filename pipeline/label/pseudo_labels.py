@@ -58,7 +58,7 @@ def _view_statistics(view: U8) -> LabelStatistics:
     compared = view[1:].size
     ranked = np.sort(counts)[::-1]
 
-    # A histogram over label sets of the number of labels in use: one entry here, sums over many.
+    # Histogram over label sets of the number of labels in use; for this one set, a single 1.
     by_used = np.zeros(MAX_LABELS, dtype=int)
     by_used[np.count_nonzero(ranked) - 1] = 1
     return LabelStatistics(

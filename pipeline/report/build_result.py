@@ -14,7 +14,7 @@ class PrecomputeResult:
 
     Attributes:
         digest: of the manifest, the data set's identity.
-        shards, samples, bytes: of the whole data set, as in the manifest.
+        shards, samples, bytes: of the complete data set, as in the manifest.
         made: shards built by this run; the others were complete before.
         sources, sampled, quarantined, rejected: sources by outcome.
         frames: stored by this run.

@@ -32,10 +32,13 @@ from pipeline.label.pseudo_labels import label_statistics
 
 from .inspection import LOST_SHOWN, READERS, Inspection
 
-TILE = 160  # height and width of a small picture, pixels
-TILES = 4  # frames of a clip that are shown
+# Height and width of a small picture, pixels
+TILE = 160
+# Frames of a clip that are shown
+TILES = 4
 VIEWS_SHOWN = 3
-WARN_SHARE = 0.1  # of unhealthy label sets in a shard
+# Share of unhealthy label sets above which a shard's figure is highlighted
+WARN_SHARE = 0.1
 
 
 def write_sheet(path: Path, found: Inspection, *, clips: int = 24, seed: int = 0) -> None:

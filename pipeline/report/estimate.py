@@ -30,9 +30,12 @@ from pipeline.sample.clips import TICK_TOLERANCE
 from .header_info import HeaderInfo, fill_in_lengths, probe_entry
 from .sample_run import STAGES, SampleRun, run_piece, warm_up
 
-PROBED = 400  # videos whose headers are read, at most
-LARGEST_SECONDS = 2.0  # length of the piece of the video with the largest frames
-RAY_WORKER_MB = 90.0  # memory of a Ray worker beyond this process, both with the decoders loaded
+# Most videos whose headers are read: of ten million, all headers would take hours.
+PROBED = 400
+# Length of the piece of the video with the largest frames, which is run for its memory only
+LARGEST_SECONDS = 2.0
+# Memory of a Ray worker beyond that of this process, both with the decoders loaded
+RAY_WORKER_MB = 90.0
 
 log = logging.getLogger(__name__)
 

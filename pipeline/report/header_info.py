@@ -15,7 +15,8 @@ from corrfractal.video.images import image_size
 from corrfractal.video.timestamps import FOLDER_FPS
 from pipeline.discover.sources import Source
 
-USUAL_FPS = 30.0  # of a file without timestamps
+# For a file without timestamps
+USUAL_FPS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ def probe(location: str) -> HeaderInfo:
             if path.is_dir():
                 return _probe_folder(location, path)
             container = read_container(path)
+            # The stored rate may contradict frame count and length, which decide what is decoded.
             fps = container.frames / container.seconds if container.seconds else 0.0
             return HeaderInfo(
                 location=location,

@@ -75,7 +75,8 @@ def decode_clips(
     """
     tally = Tally() if tally is None else tally
 
-    # 1. Which frames: sampling starts anew in each segment.
+    # 1. Choose frames. Ticks start at the first frame of the segment, so that segments are
+    #    independent tasks.
     times = video.times()
     first, end = np.searchsorted(times, (start, stop))
     wanted = set((first + sampled_frames(times[first:end], config.clip.fps)).tolist())

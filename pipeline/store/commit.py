@@ -45,6 +45,7 @@ SHARD_PATTERN = r"shard-\d{6,}\.(tar|json)"
 LEFTOVER_PATTERN = (
     rf"\.{{1,2}}({SHARD_PATTERN}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"
 )
+# Hashing releases the interpreter lock, and an object store answers in parallel.
 HASH_THREADS = 8
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,10 @@ from pipeline.discover.work_plan import ShardSpec
 from .shard_task import ShardStats, make_shard, read_note
 
 OUTCOMES = ("sampled", "quarantined", "rejected")
-MAX_DEATHS = 4  # of workers at one segment, which is then quarantined
+# Deaths of workers at one segment before it is quarantined. A worker may be killed for memory that
+# its neighbours took, so one death proves nothing.
+MAX_DEATHS = 4
+# Stored in sidecars and the manifest: another text is another digest.
 KILLER = "reading it killed the worker process, repeatedly"
 
 
@@ -65,6 +68,7 @@ def execute(
             except WorkerDiedError as exc:
                 deaths.add(spec, out, exc)
                 metrics.deaths.inc()
+                # First in line, so that a bad segment is found before more work is started.
                 waiting.appendleft(spec)
             except CorrFractalError as exc:
                 raise CorrFractalError(

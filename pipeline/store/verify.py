@@ -11,6 +11,7 @@ from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError
 from corrfractal.shards.manifest import ShardEntry, load_manifest, load_sidecar
 
+# Hashing releases the interpreter lock, and an object store answers in parallel.
 HASH_THREADS = 8
 
 

@@ -1,4 +1,4 @@
-"""Tiny real videos, sound and broken, and a configuration that makes small shards of them quickly."""
+"""Tiny real videos, intact and damaged, and a configuration that builds small shards quickly."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def master(
     shutil.copy(tiny_video, folder / "good.mp4")
     write_video(folder / "sub" / "long.mkv", swaying_frames(60), fps=24)
     write_video(folder / "short.mp4", moving_frames[:5], fps=24)
-    whole = (folder / "sub" / "long.mkv").read_bytes()
-    (folder / "cut.mkv").write_bytes(whole[: len(whole) * 7 // 10])
+    complete = (folder / "sub" / "long.mkv").read_bytes()
+    (folder / "cut.mkv").write_bytes(complete[: len(complete) * 7 // 10])
     (folder / "cut.mp4").write_bytes(tiny_video.read_bytes()[:5000])
     (folder / "text.mp4").write_text("this is no video\n" * 20)
     return folder
@@ -47,7 +47,7 @@ def master(
 
 @pytest.fixture
 def videos(master: Path, tmp_path: Path) -> Path:
-    """A copy of ``master`` to do with as one likes."""
+    """A copy of ``master`` that a test may change."""
     return Path(shutil.copytree(master, tmp_path / "videos"))
 
 
@@ -55,7 +55,7 @@ def videos(master: Path, tmp_path: Path) -> Path:
 def made_shards(
     master: Path, config: PipelineConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The folder ``shards`` of ``master``: 4 clips, made in this process. Not to be changed."""
+    """The folder ``shards`` of ``master``: 4 clips, built in this process. Read-only."""
     out = tmp_path_factory.mktemp("made") / "shards"
     plan = make_plan(find_sources([str(master)], skip=out), config)
     for spec in prepare(str(out), plan, retry_quarantined=False):

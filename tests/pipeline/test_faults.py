@@ -1,4 +1,4 @@
-"""What is killed or runs full goes on where it was, and ends in the same bytes."""
+"""After a kill or a full disk the same call resumes and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_killed_workers_nodes_and_drivers_change_no_byte(tmp_path, swaying_frame
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_full_disk_fails_the_run_loses_nothing_and_the_same_call_goes_on(
+def test_a_full_disk_fails_the_run_loses_nothing_and_the_same_call_resumes(
     master, config, tmp_path, small_disk
 ):
     disk, resize = small_disk

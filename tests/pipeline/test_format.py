@@ -1,4 +1,4 @@
-"""The page of the format is enough to read the shards: its code is run here, with none of ours."""
+"""The page on the format is enough to read shards: its code runs without this project's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def run(block: str, folder: Path) -> list[str]:
         "import sys; sys.modules.update(dict.fromkeys(['corrfractal', 'pipeline', 'training']))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", hidden + block], cwd=folder.parent, capture_output=True, text=True,
+        [sys.executable, "-W", "ignore", "-c", hidden + block],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -76,8 +79,8 @@ def test_every_stored_field_is_on_the_page(made_shards):
     sidecar = json.loads((made_shards / "shard-000000.json").read_text("utf-8"))
     meta = decode(made_shards, sample_index(made_shards, load_manifest(made_shards))[0]).meta
     stored = {
-        *manifest, *sidecar, *manifest["shards"][0], *manifest["sources"][0], *manifest["statistics"],
-        *sidecar["label_statistics"], *meta, *meta["codebooks"][0],
+        *manifest, *sidecar, *manifest["shards"][0], *manifest["sources"][0],
+        *manifest["statistics"], *sidecar["label_statistics"], *meta, *meta["codebooks"][0],
     } - {"label_statistics"}  # fmt: skip
     assert [name for name in sorted(stored) if f"`{name}`" not in PAGE] == []
 

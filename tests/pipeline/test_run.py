@@ -1,4 +1,4 @@
-"""The whole chain on Ray, and the two commands."""
+"""The complete chain on Ray, and the commands precompute and verify."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_complete_run_is_not_repeated(shards, master, config):
         ".manifest.json.17.tmp",
     ],
 )
-def test_what_a_killed_run_left_half_written_is_cleared_away_and_the_users_files_stay(
+def test_leftovers_of_a_killed_run_are_removed_and_the_users_files_stay(
     shards, master, config, name
 ):
     out, _ = shards
@@ -110,7 +110,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_away_and_the_users_files
     (out / "notes.tmp").unlink()
 
 
-def test_a_flipped_byte_is_found_and_mended(shards, master, config, tmp_path):
+def test_a_flipped_byte_is_found_and_the_shard_rebuilt(shards, master, config, tmp_path):
     out = shutil.copytree(shards[0], tmp_path / "out")
     data = bytearray((out / "shard-000001.tar").read_bytes())
     data[len(data) // 3] ^= 4
@@ -121,7 +121,7 @@ def test_a_flipped_byte_is_found_and_mended(shards, master, config, tmp_path):
     assert contents(out) == contents(shards[0])
 
 
-def test_a_damaged_manifest_is_told_and_comes_back(shards, master, config, tmp_path):
+def test_a_damaged_manifest_is_reported_and_rebuilt(shards, master, config, tmp_path):
     out = shutil.copytree(shards[0], tmp_path / "out")
     text = (out / "manifest.json").read_text()
     (out / "manifest.json").write_text(text.replace("good.mp4", "evil.mp4"))
@@ -131,31 +131,30 @@ def test_a_damaged_manifest_is_told_and_comes_back(shards, master, config, tmp_p
     assert (out / "manifest.json").read_text() == text
 
 
-def test_only_the_shards_of_a_changed_video_are_made_again(
+def test_only_the_shards_of_a_changed_video_are_rebuilt(
     shards, master, config, tmp_path, moving_frames
 ):
-    videos, out = (
-        shutil.copytree(master, tmp_path / "videos"),
-        shutil.copytree(shards[0], tmp_path / "out"),
-    )
+    videos = shutil.copytree(master, tmp_path / "videos")
+    out = shutil.copytree(shards[0], tmp_path / "out")
     write_video(videos / "good.mp4", moving_frames[::-1], fps=24)
     result = precompute([str(videos)], out, config)
     assert result.made == 1
     assert result.digest != shards[1].digest
 
 
-def test_shards_of_an_earlier_configuration_do_not_stay(shards, master, config, tmp_path):
+def test_shards_of_an_earlier_configuration_are_removed(shards, master, config, tmp_path):
     out = shutil.copytree(shards[0], tmp_path / "out")
     (out / "mine.txt").write_text("not ours")
     result = precompute([str(master)], out, dataclasses.replace(config, videos_per_shard=6, seed=1))
     assert result.shards == 1
     assert sorted(contents(out)) == [
-        "manifest.json", "mine.txt", "plan.json", "quarantine.jsonl", "shard-000000.json", "shard-000000.tar",
+        "manifest.json", "mine.txt", "plan.json", "quarantine.jsonl",
+        "shard-000000.json", "shard-000000.tar",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", ["SCHEMA", "library_versions"])
-def test_another_schema_or_library_makes_every_shard_anew(
+def test_another_schema_or_library_rebuilds_every_shard(
     shards, master, config, monkeypatch, change
 ):
     value = 99 if change == "SCHEMA" else lambda: {"decord": "99"}
@@ -226,7 +225,8 @@ def test_shards_of_others_are_left_alone(videos, config, tmp_path):
 def test_sources_and_shards_in_a_bucket_are_the_same_data_set(shards, master, config, tmp_path, s3):
     for path in master.rglob("*.m*"):
         storage.write(f"{s3}/{tmp_path.name}/videos/{path.relative_to(master)}", path.read_bytes())
-    sources, out = [f"{s3}/{tmp_path.name}/videos"], f"{s3}/{tmp_path.name}/shards"
+    sources = [f"{s3}/{tmp_path.name}/videos"]
+    out = f"{s3}/{tmp_path.name}/shards"
     assert precompute(sources, out, config, workers=2).digest == shards[1].digest
     assert {name: storage.read(f"{out}/{name}") for name in storage.listing(out)[0]} == contents(
         shards[0]
@@ -245,11 +245,13 @@ def test_a_video_that_kills_its_worker_every_time_is_quarantined_and_its_neighbo
 ):
     write_video(videos / "victim.mp4", [moving_frames[t % 24] for t in range(24 * 60)], fps=24)
     config = dataclasses.replace(config, size=128)
-    out, done = tmp_path / "out", threading.Event()
+    out = tmp_path / "out"
+    done = threading.Event()
     note = out / ".shard-000000.tar.segment"
 
     def kill_whoever_reads_the_victim():
-        handled, kills = 0, 0
+        handled = 0
+        kills = 0
         while not done.is_set() and kills < MAX_DEATHS:
             time.sleep(0.02)
             if (

@@ -23,7 +23,7 @@ def test_a_folder_is_searched_with_its_subfolders_in_order(videos, tmp_path):
     assert uris(tmp_path, videos) == ALL
 
 
-def test_uris_and_hashes_do_not_depend_on_where_the_folder_lies(videos, tmp_path):
+def test_uris_and_hashes_do_not_depend_on_the_location_of_the_folder(videos, tmp_path):
     moved = shutil.copytree(videos, tmp_path / "elsewhere" / "renamed")
     a, b = (find_sources([str(folder)], skip=tmp_path / "out") for folder in (videos, moved))
     assert [(s.uri, s.sha256, s.id) for s in a] == [(s.uri, s.sha256, s.id) for s in b]
@@ -104,7 +104,7 @@ def test_ids_hold_nothing_that_webdataset_splits_at(tmp_path):
     assert source.uri == "a.b (1)é.tar.mp4"
 
 
-def test_what_leads_to_nothing_is_named(tmp_path):
+def test_a_name_without_a_match_is_an_error_that_names_it(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("gone.mp4", "empty", "*.mov"):
         with pytest.raises(NotFoundError, match=name.replace("*", r"\*")):
@@ -147,16 +147,20 @@ def test_sources_of_a_bucket_have_the_uris_and_hashes_of_the_same_folder(
         cv2.imwrite(str(videos / "frames" / f"{t}.png"), moving_frames[t])
     (videos / "list.txt").write_text("good.mp4\nsub\n")
     bucket = upload(videos, f"{s3}/{tmp_path.name}")
-    for here, there in [
+    for local, remote in [
         (f"{videos}", bucket),
         (f"{videos}/*.mp4", f"{bucket}/*.mp4"),
         (f"{videos}/list.txt", f"{bucket}/list.txt"),
         (f"{videos}/good.mp4", f"{bucket}/good.mp4"),
     ]:
-        a, b = (find_sources([name], skip=tmp_path / "out") for name in (here, there))
-        assert [(s.uri, s.sha256, s.bytes, s.seconds) for s in a] == [
-            (s.uri, s.sha256, s.bytes, s.seconds) for s in b
+        facts = [
+            [(source.uri, source.sha256, source.bytes, source.seconds) for source in sources]
+            for sources in (
+                find_sources([local], skip=tmp_path / "out"),
+                find_sources([remote], skip=tmp_path / "out"),
+            )
         ]
+        assert facts[0] == facts[1]
     (tmp_path / "uris.csv").write_text(f"uri\n{bucket}/good.mp4\n")
     assert uris(tmp_path, tmp_path / "uris.csv") == ["good.mp4"]
 
@@ -166,7 +170,7 @@ def test_a_missing_bucket_is_a_wrong_call(tmp_path, s3):
         uris(tmp_path, "s3://gone/x")
 
 
-def test_headers_tell_the_length_of_videos_and_nothing_of_others(videos, tmp_path):
+def test_headers_give_the_length_of_videos_and_zero_for_other_files(videos, tmp_path):
     seconds = {
         source.uri: source.seconds for source in find_sources([str(videos)], skip=tmp_path / "out")
     }

@@ -116,6 +116,6 @@ def test_the_text_has_health_of_all_and_each_shard_and_every_lost_source(made_sh
     assert all(f"shard-{number:06d} " in text for number in range(len(found.by_shard)))
     assert all(source.uri in text for source in found.lost)
     command = [sys.executable, "-m", "corrfractal", "inspect", str(made_shards), "--json"]
-    told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    assert told["health"]["entropy"] == found.health.entropy
-    assert len(told["by_shard"]) == len(found.by_shard)
+    printed = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    assert printed["health"]["entropy"] == found.health.entropy
+    assert len(printed["by_shard"]) == len(found.by_shard)

@@ -131,7 +131,8 @@ def test_errors_are_relative_to_the_build_and_hours_to_its_built_part(estimate):
 
 def test_the_text_has_units_that_people_read(estimate):
     large = dataclasses.replace(
-        estimate, bytes=15_123_000_000_000, core_hours=2800.0, stages={"label": 2100.0, "decode": 700.0},
+        estimate, bytes=15_123_000_000_000, core_hours=2800.0,
+        stages={"label": 2100.0, "decode": 700.0},
         bottleneck="label", worker_mb=345.0, shards=10**6,
     )  # fmt: skip
     text = "\n".join(estimate_report.lines(large, workers=28))

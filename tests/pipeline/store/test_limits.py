@@ -1,4 +1,4 @@
-"""A file that eats memory or time costs its own segment, nothing else."""
+"""A file that takes too much memory or time is quarantined; other files are not affected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EATERS = {
 
 
 @pytest.mark.parametrize("what", EATERS)
-def test_a_process_that_takes_more_than_it_may_ends_and_leaves_word(what: str) -> None:
+def test_a_process_that_exceeds_a_limit_ends_and_reports_the_reason(what: str) -> None:
     limits, work = EATERS[what]
     code = (
         "import pipeline.store.limits as l\nword = lambda text: print(text, flush=True)\n"
@@ -69,7 +69,8 @@ def bomb(path: Path, side: int) -> None:
 def test_a_picture_that_grows_past_the_bound_on_memory_is_quarantined_and_the_other_videos_are_made(
     tiny_video: Path, config, tmp_path: Path
 ) -> None:
-    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos = tmp_path / "videos"
+    out = tmp_path / "out"
     (videos / "bomb").mkdir(parents=True)
     (videos / "good.mp4").write_bytes(tiny_video.read_bytes())
     bomb(videos / "bomb" / "0.png", 9_400)  # less than the bound on pixels

@@ -84,7 +84,7 @@ def test_webdataset_reads_a_shard_unchanged(videos, tmp_path, config):
         assert decode_clip(members).frames.shape == (8, 32, 32, 3)
 
 
-def test_a_shard_that_is_there_and_whole_is_not_made_again(videos, tmp_path, config):
+def test_a_complete_shard_is_not_rebuilt(videos, tmp_path, config):
     spec, _ = made(tmp_path / "out", config, videos / "good.mp4")
     (videos / "good.mp4").unlink()  # reading it would fail
     assert make_shard(spec, tmp_path / "out", config).frames == 0
@@ -92,7 +92,9 @@ def test_a_shard_that_is_there_and_whole_is_not_made_again(videos, tmp_path, con
 
 
 @pytest.mark.parametrize("damage", ["tar", "json", "no tar", "no json"])
-def test_a_damaged_shard_is_not_whole_and_comes_back_the_same(videos, tmp_path, config, damage):
+def test_a_damaged_shard_is_not_complete_and_is_rebuilt_with_the_same_bytes(
+    videos, tmp_path, config, damage
+):
     spec, _ = made(tmp_path / "out", config, videos / "good.mp4")
     path = tmp_path / "out" / spec.name
     path = path.with_suffix(".json") if damage.endswith("json") else path

@@ -8,7 +8,8 @@ import pytest
 from corrfractal.shards.clip import read_members
 from pipeline.store.tar import TarWriter
 
-A, B = {"a.json": b"{}", "a.jpg": b"x" * 700}, {"b.json": b"[]", "b.png": b""}
+A = {"a.json": b"{}", "a.jpg": b"x" * 700}
+B = {"b.json": b"[]", "b.png": b""}
 
 
 def written(*groups):
