@@ -73,7 +73,7 @@ class Benchmark(ABC, Generic[C, P, S, T]):
     FOLDER: ClassVar[str]
     SCORES: ClassVar[type[SequenceScores]]
 
-    # What a data set defines
+    # --- what a data set defines
 
     @property
     @abstractmethod
@@ -139,7 +139,7 @@ class Benchmark(ABC, Generic[C, P, S, T]):
     def summary(self, scores: Mapping[str, S]) -> T:
         """Scores of the data set, from those of each sequence by name."""
 
-    # What follows from it
+    # --- what follows from it
 
     def evaluate(
         self, name: str, out: Path, source: ModelSource, model: Model, config: InferenceConfig
@@ -164,6 +164,7 @@ class Benchmark(ABC, Generic[C, P, S, T]):
             note.write(out / self.FOLDER / file, self.encode(prediction))
 
         scores, seconds = self._predict_and_score(clip, model, config, save)
+        # Stored last: a sequence with a result has all its predictions.
         result = Result(
             name=name,
             digest=result_digest(clip.fingerprint(), source, config),
@@ -185,6 +186,7 @@ class Benchmark(ABC, Generic[C, P, S, T]):
             NotFoundError, IntegrityError: as ``open``.
         """
         wanted = result_digest(self.open(name).fingerprint(), source, config)
+        # A class variable cannot have the type variable S; SCORES is the class of S.
         kind: type[Any] = self.SCORES
         return load_result(out, name, wanted, kind, self.predictions(name, out))
 
@@ -234,6 +236,7 @@ class Benchmark(ABC, Generic[C, P, S, T]):
                 one, its own error.
         """
         names = self.names()
+        # A wrong folder is one error, not one per sequence.
         if not predictions.is_dir():
             raise NotFoundError(f"the folder of predictions {predictions} does not exist")
         _report_unknown(predictions, (PurePosixPath(name).parts[0] for name in names))
@@ -301,6 +304,7 @@ def _report_unknown(folder: Path, known: Iterable[str]) -> None:
     compared without suffix."""
     if not folder.is_dir():
         return
+    # Without suffix, because predictions may be compared with names of JPEG frames.
     stems = {PurePosixPath(name).stem for name in known}
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     unknown = [name for name in names if PurePosixPath(name).stem not in stems]

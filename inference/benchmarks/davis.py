@@ -126,6 +126,7 @@ class Davis(MaskBenchmark[DavisSequence, ObjectScores, DavisSummary]):
         highest = clip.objects()[-1]
         for path in paths:
             mask = read_mask(path, size)
+            # Methods write 1 or 255 for the one object of 2016.
             if clip.year == "2016":
                 yield clip.ids(mask)
                 continue
@@ -140,6 +141,7 @@ class Davis(MaskBenchmark[DavisSequence, ObjectScores, DavisSummary]):
         self, clip: DavisSequence, predictions: Iterable[tuple[int, U8]]
     ) -> ObjectScores:
         """J and F of every object."""
+        # Annotations of later frames must have the size of the first, which the masks have.
         size = clip.annotation(0).shape
         pairs = ((clip.annotation(t, size), mask) for t, mask in predictions)
         return ObjectScores(objects=score_sequence(clip.name, clip.objects(), pairs))

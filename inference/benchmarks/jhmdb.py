@@ -194,6 +194,7 @@ class Jhmdb(PicturedBenchmark[JhmdbVideo, Joints, JointScores, PckSummary]):
         Raises:
             IntegrityError: the joints do not fit the video.
         """
+        # There is one prediction, the file of the video.
         ((_, joints),) = predictions
         strict = _distances(clip, joints).strict
         values = tuple(pck([strict], threshold)[0] for threshold in THRESHOLDS)
@@ -201,6 +202,7 @@ class Jhmdb(PicturedBenchmark[JhmdbVideo, Joints, JointScores, PckSummary]):
 
     def summary(self, scores: Mapping[str, JointScores]) -> PckSummary:
         """PCK over all videos."""
+        # Computed again from the stored joints, so that rescoring stored files gives the same.
         videos = [_distances(self.open(name), video.points) for name, video in scores.items()]
         return PckSummary(dataset=self.dataset, sequences=len(scores), distances=tuple(videos))
 
@@ -208,6 +210,7 @@ class Jhmdb(PicturedBenchmark[JhmdbVideo, Joints, JointScores, PckSummary]):
         """Some frames with their joints."""
         video = self.open(result.name)
         indices = sample_evenly(skip_first(len(video.frames)))
+        # Upper row: predicted. Lower row: annotated.
         rows = [
             [dotted(video.frame(t), joints[t]) for t in indices]
             for joints in (result.scores.points, video.joints)

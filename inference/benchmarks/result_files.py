@@ -42,6 +42,7 @@ def result_file(out: Path, name: str) -> Path:
 
 def store_result(out: Path, result: Result[S]) -> None:
     """Write ``sequences/<name>.json``; the fields of the scores follow those of the run."""
+    # The stored format is one flat object: results of earlier versions stay readable.
     document = asdict(result)
     document |= document.pop("scores")
     contents = json.dumps(document) + "\n"
@@ -65,6 +66,7 @@ def load_result(
     """
     path = result_file(out, name)
     note = sequence_note(out, name)
+    # Hashes every prediction: a mask that was edited by hand must not keep its old score.
     if not all(note.owns(file) for file in (path, *predictions)):
         return None
 

@@ -125,6 +125,7 @@ class Vip(
         frames = (square_frame(clip.frame(t), SIZE) for t in range(len(clip.frames)))
         steps = track(frames, resize_mask(first, (SIZE, SIZE)), model, config)
         for t, step in enumerate(steps):
+            # The given mask is stored as it is: resizing it twice would change its outlines.
             mask = first if t == 0 else resize_mask(step.mask, clip.annotation(t).shape)
             yield mask, step.seconds
 
@@ -164,6 +165,7 @@ class Vip(
         indices = sample_evenly(skip_first(len(video.frames)))
         shown = []
         for t in indices:
+            # Ignored pixels are shown as background.
             truth = video.annotation(t)
             parts = np.where(truth < len(PARTS), truth, 0)
             shown.append((video.frame(t), read_mask(files[t]), parts))

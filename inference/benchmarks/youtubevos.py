@@ -122,6 +122,7 @@ class YoutubeVos(
 
     def scored(self, clip: YoutubeVosVideo) -> Sequence[int]:
         """The frames in which some object has a truth."""
+        # Frames in which objects are only given are not scored.
         annotated = {stem for object_id in clip.objects for stem in clip.truth(object_id)}
         return [t for t, frame in enumerate(clip.frames) if frame.stem in annotated]
 
@@ -130,6 +131,7 @@ class YoutubeVos(
     ) -> Iterator[tuple[U8, float]]:
         """Masks of all frames. Objects that are annotated for the first time overwrite the
         prediction, and the frame with them becomes a memory frame."""
+        # A video may start without any object.
         first = clip.frame(0)
         size = first.shape[:2]
         given = clip.given(0, size)

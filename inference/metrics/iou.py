@@ -25,6 +25,7 @@ def confusion(truth: U8, mask: U8, classes: int) -> I64:
     if truth.shape != mask.shape:
         raise ValueError(f"truth {truth.shape} and mask {mask.shape} differ in size")
     counted = truth < classes
+    # A pair of classes is one number, so that one count over all pixels gives the matrix.
     pairs = truth[counted].astype(np.int64) * classes + mask[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

@@ -52,6 +52,7 @@ def distances(truth: Float, predicted: Float) -> Distances:
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"truth {truth.shape} and prediction {predicted.shape} differ in shape")
+    # NaN in a prediction makes its distance NaN.
     off = np.linalg.norm(truth - predicted, axis=-1)
     detected: npt.NDArray[np.bool_] = np.isfinite(off)
     everywhere = np.ones_like(detected)

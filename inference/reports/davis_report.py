@@ -185,6 +185,7 @@ def _comparison(evaluation: DavisSummary, baseline: DavisSummary) -> Table:
         rows.append(
             (str(summary.model), *shares, format_duration(summary.seconds_per_frame or 0.0))
         )
+    # In points of a hundred, with the sign: positive where the evaluation is better.
     pairs = zip(means(evaluation), means(baseline), strict=True)
     rows.append(("difference", *(Delta(value=ours - theirs) for ours, theirs in pairs), ""))
 
@@ -271,6 +272,7 @@ def _worst(
     sequence: DavisSequence, folders: list[Path], worst: list[int], opacity: float
 ) -> Picture:
     """A row per frame: the annotation, then the mask of each model and its subtraction image."""
+    # One column for the annotation and two for each model.
     width = STRIP_WIDTH // (1 + 2 * len(folders))
     rows = []
     for t in worst:

@@ -30,6 +30,7 @@ def describe_model(source: ModelSource) -> dict[str, str]:
 
 def _plain(value: str) -> str:
     """A nested JSON value on one line, shortened to ``LONGEST``."""
+    # Metadata of safetensors files are strings, some of which are JSON.
     try:
         parsed = json.loads(value)
     except ValueError:
