@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
+from corrfractal.common.foreign_errors import add_description
 from corrfractal.common.logs import limit_libraries
 from corrfractal.common.process import configure_process
 from corrfractal.common.text import without_password
 
-from .mlflow_errors import mlflow_errors
+from .mlflow_errors import describe_store_error, mlflow_errors
 from .names import PROJECT, STORE_TAG
 from .store import check_store, local_file, sqlite_uri, tracking_uri
 from .store.addresses import DATABASE_PORTS, OTHER_STORE_HINT, artifacts_uri
@@ -143,9 +144,13 @@ def create_store(file: Path) -> None:
 
 
 def configure_mlflow() -> None:
-    """Set MLflow's environment variables and the levels of its loggers; import MLflow before."""
+    """Set MLflow's environment variables and the levels of its loggers, and describe its errors.
+
+    Call it after importing MLflow, which sets levels of its own.
+    """
     configure_process()
     limit_libraries()
+    add_description(describe_store_error)
 
 
 def _update_locations(file: Path, write: bool) -> None:

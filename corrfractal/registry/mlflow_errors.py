@@ -58,6 +58,11 @@ def is_store_error(exc: BaseException) -> bool:
     return bool(packages & {"mlflow", "sqlalchemy", "alembic", "sqlite3"})
 
 
+def describe_store_error(exc: BaseException) -> str | None:
+    """A sentence for ``describe_error`` about an error that no ``mlflow_errors`` block caught."""
+    return str(store_error(exc, current_store())) if is_store_error(exc) else None
+
+
 def current_store() -> str:
     """The URI of the store that MLflow currently uses."""
     import mlflow
