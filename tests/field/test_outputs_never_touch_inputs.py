@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from cluster.demo.render import write_sequence
 from corrfractal.__main__ import main
 from corrfractal.common.errors import CallError
-from corrfractal.common.output_guard import Written, refuse_foreign_page, refuse_overlap, write_page
+from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap, write_page
+from corrfractal.common.written_files import Written
 from inference.prompts.mask_images import write_mask
 from pipeline.store.commit import PLAN
 from training.state.checkpoint import Checkpoint, save_checkpoint
@@ -179,7 +180,7 @@ def test_what_a_call_may_write_is_decided_by_place_not_by_spelling(tmp_path: Pat
         (f"file://{inside}", str(inside)),
         (f"{tmp_path}/in/../in/.", inside),
     ):
-        with pytest.raises(CallError, match=r"--out .* (is|lies in|contains) the input"):
+        with pytest.raises(CallError, match=r"--out .* (is|is inside|contains) the input"):
             refuse_overlap({"--out": out}, [given])
     refuse_overlap(
         {"--out": "s3://bucket/shards"}, ["s3://bucket/videos", inside, tmp_path / "no such file"]

@@ -112,5 +112,5 @@ def test_a_folder_with_files_of_others_is_no_run_to_resume(
     (tmp_path / name).mkdir()
     with pytest.raises(CallError, match=f"{name} exists, and was not written by this command"):
         check_request(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
-    with pytest.raises(CallError, match="lies in the input"):
+    with pytest.raises(CallError, match="is inside the input"):
         check_request(tiny_shards, tiny_shards / "run", tiny_config, "sqlite:///none.db", (1, 2))
