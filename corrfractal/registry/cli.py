@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .promotion import Move
     from .versions import ModelVersion
 
+# The commands import their modules when they run: `--help` must not wait for MLflow.
 STORE = click.option(
     "--tracking-uri",
     help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in the working directory.",
@@ -139,6 +140,7 @@ def history(tracking_uri: str | None) -> dict[str, Any]:
         say(_move_line(move))
     if not past.moves:
         say("champion was never set: `corrfractal models promote MODEL` sets it")
+    # The alias can also be moved in MLflow's own pages, which leaves no tag.
     if past.champion != past.recorded:
         say(
             f"champion is version {past.champion}, without a recorded move: it was moved by hand. "

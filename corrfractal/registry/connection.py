@@ -38,6 +38,7 @@ def open_store(uri: str, *, write: bool = False) -> bool:
     import mlflow
 
     configure_mlflow()
+    # Before MLflow, which retries an unreachable server for minutes
     exists = check_store(uri, write=write)
     file = local_file(uri)
     if file is None:
@@ -81,6 +82,7 @@ def open_experiment(uri: str) -> str:
     file = local_file(uri)
     if not open_store(uri, write=True) and file is not None:
         create_store(file)
+    # A server chooses its own artefact location.
     location = None if file is None else artifacts_uri(file)
     tags = None if file is None else {STORE_TAG: str(file)}
 
@@ -123,6 +125,7 @@ def create_store(file: Path) -> None:
             f"{OTHER_STORE_HINT}"
         ) from exc
     with store_lock(file):
+        # Another process may have created it while this one waited for the lock.
         if check_store(sqlite_uri(file), write=True):
             return
 

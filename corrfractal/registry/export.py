@@ -98,6 +98,7 @@ def _write_files(folder: Path, lineage: ModelLineage) -> None:
     weights = folder / "model.safetensors"
     with tempfile.TemporaryDirectory() as downloads:
         shutil.copyfile(download_weights(model.uri, Path(downloads)), weights)
+    # Whoever may write to the artefact folder may have replaced the file.
     if file_sha256(weights) != lineage.weights:
         raise IntegrityError(
             f"the weights of {model.uri} are not those that were registered, {lineage.weights}"
@@ -117,6 +118,7 @@ def _write_files(folder: Path, lineage: ModelLineage) -> None:
         (folder / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_model_card(lineage, weights, config), encoding="utf-8")
 
+    # Last, since it covers every other file
     sums = "".join(f"{file_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 

@@ -68,6 +68,7 @@ def evaluate_gate(
         )
         return GateResult(reasons=tuple(reasons), scores=None, baseline=None)
 
+    # Several bases may be common, such as full and `--fast`: the newest evaluation decides.
     scores = max((own[basis] for basis in common), key=lambda s: s.at)
     baseline = theirs[scores.basis]
     if tolerance < baseline.JF - scores.JF:
@@ -108,6 +109,7 @@ def _check_weights(version: ModelVersion) -> list[str]:
                     f"its weights are not those that were registered: {found[:12]}, not "
                     f"{version.weights_sha256[:12]}"
                 ]
+            # The hash shows that nothing changed, loading that it is a network at all.
             CorrFractal.load(path)
         except (OSError, CorrFractalError) as exc:
             return [f"its weights do not load: {first_line(exc)}"]

@@ -160,6 +160,7 @@ class Lineage:
             return None
         models = tuple(v for v in self._versions if v.shards_digest == digest)
         registered = {model.run_id for model in models}
+        # Includes failed and running ones.
         trained = [r for r in self._runs if r.shards_digest == digest and r.stage == "train"]
         return DataSetUse(
             data=data,
@@ -229,9 +230,11 @@ def _download_data_set(run: RunRecord) -> DataSet | None:
             shard_map = json.loads((Path(folder) / SHARD_MAP).read_text())
         except (OSError, CorrFractalError, ValueError):
             return None
+    # A copy that does not match is skipped: another run may have an intact one.
     if not manifest.digest == shard_map["digest"] == run.shards_digest:
         return None
 
+    # The map lists videos per shard; queries need shards per video.
     shards_of: dict[str, list[str]] = {}
     for shard, sources in shard_map["shards"].items():
         for sha256 in sources:
@@ -248,6 +251,7 @@ def _download_data_set(run: RunRecord) -> DataSet | None:
 def _checkpoint(tags: Mapping[str, str]) -> CheckpointRecord:
     path = tags.get(CHECKPOINT_PATH_TAG, "")
     sha256 = tags.get(CHECKPOINT_SHA256_TAG, "")
+    # The run's folder, with its checkpoints, may have been moved, cleaned up or overwritten.
     if not path:
         state = UNKNOWN
     elif not Path(path).is_file():

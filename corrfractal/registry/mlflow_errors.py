@@ -40,6 +40,7 @@ def mlflow_errors(uri: str | None = None, *, model: str | None = None) -> Iterat
     except CorrFractalError:
         raise
     except Exception as exc:
+        # Bugs of our own keep their traceback.
         if not (is_store_error(exc) or isinstance(exc, (OSError, ImportError))):
             raise
         if model is not None and getattr(exc, "error_code", None) in MISSING_CODES:

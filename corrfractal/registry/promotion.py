@@ -115,6 +115,7 @@ def rollback(uri: str, *, why: str = "", name: str = PROJECT) -> tuple[ModelVers
         NotFoundError: that version no longer exists.
     """
     past = history(uri, name)
+    # A change without a move is undone first: the moves describe the champion before it.
     if past.moves and past.champion != past.recorded:
         target = past.recorded
     else:
@@ -123,6 +124,7 @@ def rollback(uri: str, *, why: str = "", name: str = PROJECT) -> tuple[ModelVers
     if target is None:
         raise CallError(f"no earlier champion of {name} is recorded: nothing to roll back to")
 
+    # The version may have been deleted since.
     find_version(f"{name}/{target}", uri)
     return _move_champion(uri, name, "rollback", past.champion, target, why, None)
 
@@ -196,6 +198,8 @@ def _move_champion(
     tag = f"{MOVE_PREFIX}{now:%Y%m%dT%H%M%S.%f}"
     with mlflow_errors():
         client = mlflow.MlflowClient()
+        # Alias first: a crash in between leaves a visible change without a move. The reverse order
+        # would record a move that never happened, and a rollback would act on it.
         client.set_registered_model_alias(name, CHAMPION, str(after))
         client.set_registered_model_tag(name, tag, json.dumps(asdict(move)))
     return find_version(f"{name}/{after}", uri), move

@@ -75,6 +75,7 @@ def register(
             _log_model(model_file, run_id, shards_digest, serving_file, name)
             number = _version_of_run(name, run_id)
 
+        # An earlier call may have stopped between registering and tagging, so tags are repeated.
         tags = {
             DIGEST_TAG: shards_digest,
             WEIGHTS_TAG: file_sha256(model_file),

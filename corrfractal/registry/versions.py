@@ -128,6 +128,7 @@ def find_version(model: str, uri: str) -> ModelVersion:
                 metrics = _metrics_of_runs({record.run_id})
             return _model_version(record, record.aliases, metrics)
 
+    # Only a failed look-up pays for a list of all versions.
     name, _ = parse_model_name(model)
     versions = list_models(uri, name)
     known = ", ".join(f"{v.version} ({'/'.join(v.aliases) or 'no alias'})" for v in versions)

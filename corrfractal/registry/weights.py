@@ -74,6 +74,7 @@ def fetch(uri: str, download_to: Path | None) -> StoredModel:
             "with `corrfractal train`, set MLFLOW_TRACKING_URI, or name a model file with --model"
         )
 
+    # A run's model may not be registered; its run is in the name.
     if match := re.fullmatch(r"runs:/([0-9a-f]{32})/.+", uri):
         weights = download_weights(uri, download_to)
         return StoredModel(uri=uri, weights=weights, run_id=match[1], registered=None)

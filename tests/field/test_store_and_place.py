@@ -1,7 +1,7 @@
-"""The MLflow store and the folder where a command is given: odd names, moves, two at once, damage.
+"""The MLflow store and the working directory: odd names, moves, concurrent use, damage.
 
-One real store is made for all tests: shards, a run, a registered model, all by this project's own
-functions. Tests copy or move it.
+One real store is made for all tests, with shards, a run and a registered model, by this project's
+own functions. Tests copy or move it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ ALL_ODD = "w?x p%41q#ü&;'\"="
 
 @pytest.fixture(autouse=True)
 def own_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test stands in a folder and names no store; what it tells MLflow is forgotten."""
+    """No test names a store by default, and MLflow's store is reset after each."""
     before = mlflow.get_tracking_uri()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
@@ -98,8 +98,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``mlflow.db``, ``mlartifacts``, shards and the folder of a run that is
-    registered."""
+    """A folder with ``mlflow.db``, ``mlartifacts``, shards and the folder of a registered run."""
     folder = tmp_path_factory.mktemp("made") / "project"
     run = folder / "runs" / "first"
     (run / "checkpoints").mkdir(parents=True)
@@ -107,29 +106,45 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "checkpoints" / "step-00000004.json").write_text('{"step": 4, "sha256": "unlike"}')
     (folder / "shards").mkdir()
     statistics = Statistics(**EMPTY, cuts=0, static=0, labels=LabelStatistics())
-    manifest = seal(Manifest(schema=SCHEMA, config={}, config_digest="a", versions={}, shards=(), sources=(),
-                             statistics=statistics))  # fmt: skip
+    manifest = seal(
+        Manifest(
+            schema=SCHEMA,
+            config={},
+            config_digest="a",
+            versions={},
+            shards=(),
+            sources=(),
+            statistics=statistics,
+        )
+    )
     (folder / "shards" / "manifest.json").write_text(to_text(manifest))
     CorrFractal(CorrFractalConfig(width=4, embedding_channels=4)).save(run / "model.safetensors")
     uri = sqlite_uri(folder / "mlflow.db")
     run_id = start_run(uri, "first", {"steps": 4}, folder / "shards", manifest.digest)
     register(run / "model.safetensors", run_id, uri, manifest.digest, serving_file=SERVING_FILE)
-    job = TrainingJob(shards=str(folder / "shards"), shards_digest=manifest.digest, out=str(run), total=4,
-              config=configuration("base", "cpu"), tracking_uri=uri, run_id=run_id)  # fmt: skip
+    job = TrainingJob(
+        shards=str(folder / "shards"),
+        shards_digest=manifest.digest,
+        out=str(run),
+        total=4,
+        config=configuration("base", "cpu"),
+        tracking_uri=uri,
+        run_id=run_id,
+    )
     (run / "job.json").write_text(json.dumps(config_to_dict(job)))
     return folder
 
 
 @pytest.fixture
 def held(project: Path) -> TrainingJob:
-    """The job of the run, as its folder tells it."""
+    """The job of the run, as stored in its folder."""
     values = json.loads((project / "runs" / "first" / "job.json").read_text())
     return TrainingJob(**{**values, "config": configuration("base", "cpu")})
 
 
 @pytest.fixture
 def copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project, in which a test may do damage; the working folder."""
+    """A copy of the project that a test may damage; it is the working directory."""
     folder = tmp_path / "copy"
     shutil.copytree(project, folder)
     monkeypatch.chdir(folder)
@@ -275,7 +290,7 @@ def test_names_of_models_are_quoted_in_searches(
 def test_a_moved_project_finds_its_models_and_writes_to_the_new_place(
     copy: Path, tmp_path: Path, held: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list_models(tracking_uri())  # the copy is settled where it is
+    list_models(tracking_uri())  # updates the locations of the copy
     moved = tmp_path / "moved & renamed"
     copy.rename(moved)
     monkeypatch.chdir(moved)
@@ -307,7 +322,7 @@ def test_a_copied_project_leaves_the_original_alone(
     assert files(project) == before
 
 
-def test_a_copied_data_base_alone_reads_the_old_artefacts_and_writes_new_ones_beside_itself(
+def test_a_copied_database_alone_reads_the_old_artefacts_and_writes_new_ones_beside_itself(
     project: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -330,8 +345,7 @@ def test_a_copied_data_base_alone_reads_the_old_artefacts_and_writes_new_ones_be
 def test_artefacts_that_were_put_elsewhere_on_purpose_stay_there(
     copy: Path, tmp_path: Path
 ) -> None:
-    """A store of an earlier version, without the tag, whose experiment was given a folder of its
-    own."""
+    """A store of an earlier version, without the tag, whose experiment has a folder of its own."""
     elsewhere = (tmp_path / "nas" / "artefacts").as_uri()
     with contextlib.closing(sqlite3.connect("mlflow.db")) as base, base:
         base.execute("DELETE FROM experiment_tags")
@@ -340,7 +354,7 @@ def test_artefacts_that_were_put_elsewhere_on_purpose_stay_there(
     assert mlflow.get_experiment_by_name("corrfractal").artifact_location == elsewhere
 
 
-def test_a_store_of_an_earlier_version_is_mended_too(copy: Path) -> None:
+def test_a_store_of_an_earlier_version_is_updated_too(copy: Path) -> None:
     with contextlib.closing(sqlite3.connect("mlflow.db")) as base, base:
         base.execute("DELETE FROM experiment_tags")
     found = resolve_model(None)
@@ -405,7 +419,7 @@ def test_another_store_than_the_run_has_is_refused_in_one_sentence(
     [("models", "list"), ("models", "show", "1"), ("models", "history"), ("models", "promote", "1"),
      ("models", "export", "1", "--out", "exported"), ("lineage", "1")],
 )  # fmt: skip
-def test_looking_creates_nothing(
+def test_reading_commands_create_no_store(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -421,7 +435,7 @@ def test_looking_creates_nothing(
 
 
 def _train(project: Path, uri: str, digest: str, gate: multiprocessing.synchronize.Barrier) -> None:
-    """What a training does with the store."""
+    """Use the store as a training does."""
     gate.wait()
     run_id = start_run(uri, "run", {"steps": 4}, project / "shards", digest)
     with tempfile.TemporaryDirectory() as folder:
@@ -484,9 +498,7 @@ def test_the_lock_of_a_killed_process_does_not_hold(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_waits_for_the_lock_too_long_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_timeout_of_the_lock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_store, "CREATE_SECONDS", 0.2)
     with (
         store_lock(tmp_path / "mlflow.db"),
@@ -497,8 +509,7 @@ def test_whoever_waits_for_the_lock_too_long_is_told(
 
 
 class _Race(BaseHTTPRequestHandler):
-    """A server on which another process creates the experiment between our question and our
-    request."""
+    """A server on which another process creates the experiment between our two requests."""
 
     def do_GET(self) -> None:
         exists = self.server.asked  # type: ignore[attr-defined]
@@ -541,7 +552,7 @@ def cut(file: Path) -> None:
 
 
 def text(file: Path) -> None:
-    file.write_text("this is no data base, though it is long enough to be taken for one\n" * 100)
+    file.write_text("this is not a database, but long enough to look like one\n" * 100)
 
 
 def folder(file: Path) -> None:
@@ -583,9 +594,10 @@ STATES = [
 
 
 def assert_every_command(exit_code: int, *parts: str) -> None:
-    """All commands that open a store say the same, and doctor says so beforehand."""
+    """All commands that open a store report the same error, and doctor finds it beforehand."""
     for command in (
-        ("models", "list"), ("models", "show", "1"), ("models", "promote", "1"), ("models", "rollback"),
+        ("models", "list"), ("models", "show", "1"), ("models", "promote", "1"),
+        ("models", "rollback"),
         ("models", "history"), ("models", "export", "1", "--out", "exported"), ("lineage", "1"),
         ("precompute", "nothing.mp4", "--out", "built", "--track"),
     ):  # fmt: skip
@@ -652,7 +664,7 @@ def test_missing_artefacts_are_named_and_the_starter_is_not_taken_instead(copy: 
         resolve_model(None)
 
 
-def test_a_full_disk_and_a_read_only_file_are_told_apart(tmp_path: Path) -> None:
+def test_a_full_disk_and_a_read_only_file_have_different_errors(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     engine = sqlalchemy.create_engine(sqlite_uri(file))
     with engine.connect() as connection:
@@ -699,7 +711,7 @@ def test_a_server_that_never_answers_is_one_sentence(
     assert_every_command(1, silent, "did not answer", "timed out")
 
 
-def test_an_evaluation_whose_store_breaks_keeps_its_scores_and_says_so(
+def test_an_evaluation_whose_store_breaks_keeps_its_scores_and_warns(
     copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -757,14 +769,23 @@ def test_a_moved_store_that_cannot_be_written_is_still_listed(copy: Path) -> Non
 def test_scores_that_cannot_be_noted_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://127.0.0.1:9")
-    scores = Scores(dataset="davis2017-val", set_digest="a", settings="b", weights="c", sequences=1, objects=1,
-                    J=0.5, F=0.5, at="2026-01-01")  # fmt: skip
+    scores = Scores(
+        dataset="davis2017-val",
+        set_digest="a",
+        settings="b",
+        weights="c",
+        sequences=1,
+        objects=1,
+        J=0.5,
+        F=0.5,
+        at="2026-01-01",
+    )
     with pytest.raises(CorrFractalError, match=r"127\.0\.0\.1:9 did not answer"):
         log_scores("0" * 32, ("corrfractal", "1"), scores, {})
 
 
 @pytest.mark.parametrize("uri", ["garbage://x", "s3://bucket/mlflow", "mlruns", "file:///runs"])
-def test_a_store_of_no_known_kind_is_refused_and_nothing_else_is_taken(
+def test_an_unsupported_store_is_refused_without_fallback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -774,7 +795,7 @@ def test_a_store_of_no_known_kind_is_refused_and_nothing_else_is_taken(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_registry_apart_from_the_runs_is_refused(
+def test_a_separate_model_registry_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

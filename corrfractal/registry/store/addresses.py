@@ -119,6 +119,7 @@ def _check_scheme(uri: str) -> None:
             f"the MLflow store {uri} is a plain file or folder, which MLflow 3 does not support: "
             "write sqlite:///mlflow.db, or the URL of a server"
         )
+    # Packages can add schemes to MLflow.
     plugins = {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
     if scheme.split("+")[0] not in (*SCHEMES, *plugins):
         raise CallError(

@@ -50,6 +50,7 @@ def check_store(uri: str, *, write: bool) -> bool:
     if file is not None:
         return check_sqlite(file, write)
 
+    # Stores of other schemes (plugins, Databricks) are checked by MLflow alone.
     parts = _split(uri)
     scheme = parts.scheme.split("+")[0]
     if scheme in ("http", "https"):
