@@ -1,5 +1,5 @@
-"""The report of an evaluation of DAVIS: scores, curves and pictures of all sequences, settings, and
-the origin of the model; optionally compared with a baseline, which is a second evaluation."""
+"""The report of an evaluation of DAVIS: scores, curves and pictures of all sequences, settings,
+and the origin of the model; optionally compared with a baseline, which is a second evaluation."""
 
 from __future__ import annotations
 
