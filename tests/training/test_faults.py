@@ -1,5 +1,5 @@
-"""What goes wrong around a run costs it nothing: killed while it writes, told to leave, no room, no
-tracking server."""
+"""Faults around a run lose nothing: kills during a write, SIGTERM, a full disk, a stopped tracking
+server."""
 
 from __future__ import annotations
 
@@ -53,12 +53,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: str) -> TrainingJob:
-    """A run that nothing happened to, with a checkpoint and a log line of every step."""
+def uninterrupted(
+    tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, store: str
+) -> TrainingJob:
+    """An uninterrupted run, with a checkpoint and a log line of every step."""
     network = replace(CorrFractal(None).config, width=4, embedding_channels=8)
     config = TrainingConfig(network=network, batch_size=4, crop=32, steps=10, checkpoint_every=1, keep_checkpoints=99,
                             log_every=1, picture_every=5, learning_rate=3e-3)  # fmt: skip
-    job = new_job(tiny_shards, tmp_path_factory.mktemp("runs") / "whole", config, store)
+    job = new_job(tiny_shards, tmp_path_factory.mktemp("runs") / "uninterrupted", config, store)
     torch.set_num_threads(1)
     assert fit(job, torch.device("cpu")) is Outcome.FINISHED
     return job
@@ -80,13 +82,14 @@ def started(job: TrainingJob) -> subprocess.Popen[str]:
     )
 
 
-def assert_same_run(job: TrainingJob, whole: TrainingJob) -> None:
+def assert_same_run(job: TrainingJob, uninterrupted: TrainingJob) -> None:
     """The same weights to the last bit, and every step's loss once."""
     ours, theirs = (
-        CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole)
+        CorrFractal.load(Path(j.out) / "model.safetensors").state_dict()
+        for j in (job, uninterrupted)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert losses(job) == losses(whole)
+    assert losses(job) == losses(uninterrupted)
 
 
 def losses(job: TrainingJob) -> list[tuple[int, float]]:
@@ -104,10 +107,10 @@ def delivered(job: TrainingJob) -> list[int]:
     ]
 
 
-def test_killed_while_a_checkpoint_is_half_written_it_goes_on_from_the_one_before(
-    whole: TrainingJob, tmp_path: Path, store: str
+def test_a_run_killed_during_the_write_of_a_checkpoint_resumes_from_the_previous_one(
+    uninterrupted: TrainingJob, tmp_path: Path, store: str
 ) -> None:
-    job = new_job(whole.shards, tmp_path / "killed", whole.config, store)
+    job = new_job(uninterrupted.shards, tmp_path / "killed", uninterrupted.config, store)
     folder = tmp_path / "killed" / "checkpoints"
     process = started(job)
     while not (
@@ -118,7 +121,7 @@ def test_killed_while_a_checkpoint_is_half_written_it_goes_on_from_the_one_befor
     process.communicate()
     assert half[0] in _names(folder), "it was killed in the middle of writing"
     assert fit(job, torch.device("cpu")) is Outcome.FINISHED
-    assert_same_run(job, whole)
+    assert_same_run(job, uninterrupted)
     assert _names(folder) == []
     assert delivered(job) == list(range(1, 11))
 
@@ -127,11 +130,14 @@ def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.glob(".*")]
 
 
-def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
-    whole: TrainingJob, tmp_path: Path, store: str
+def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_no_step_is_repeated(
+    uninterrupted: TrainingJob, tmp_path: Path, store: str
 ) -> None:
     job = new_job(
-        whole.shards, tmp_path / "asked", replace(whole.config, checkpoint_every=99), store
+        uninterrupted.shards,
+        tmp_path / "asked",
+        replace(uninterrupted.config, checkpoint_every=99),
+        store,
     )
     process = started(job)
     while len(losses(job)) < 2:
@@ -144,24 +150,25 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step_and_nothing_is_done_twice(
     assert checkpoint is not None
     assert checkpoint.step == losses(job)[-1][0] < 10
     assert fit(job, torch.device("cpu")) is Outcome.FINISHED
-    assert_same_run(job, whole)
+    assert_same_run(job, uninterrupted)
 
 
-def test_two_workers_go_on_where_one_stopped_with_the_same_losses(
-    whole: TrainingJob, tmp_path: Path, store: str
+def test_two_workers_resume_the_run_of_one_with_the_same_losses(
+    uninterrupted: TrainingJob, tmp_path: Path, store: str
 ) -> None:
-    """Sums are taken in another order: the first loss shows that, later ones what Adam makes of it."""
-    job = new_job(whole.shards, tmp_path / "wider", whole.config, store)
+    """Sums are taken in another order: the first losses differ by that, and Adam amplifies it later."""
+    job = new_job(uninterrupted.shards, tmp_path / "wider", uninterrupted.config, store)
     (tmp_path / "wider" / "checkpoints").mkdir()
-    for file in Path(whole.out, "checkpoints").glob("step-00000004.*"):
+    for file in Path(uninterrupted.out, "checkpoints").glob("step-00000004.*"):
         shutil.copy(file, tmp_path / "wider" / "checkpoints")
     mp.spawn(_fit_rank, args=(config_to_dict(job), str(tmp_path / "meeting")), nprocs=2)
-    ours, theirs = losses(job), losses(whole)[4:]
+    ours, theirs = losses(job), losses(uninterrupted)[4:]
     assert [step for step, _ in ours] == [step for step, _ in theirs] == list(range(5, 11))
     assert ours[0][1] == pytest.approx(theirs[0][1], rel=1e-5)
     assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-3)
     weights, expected = (
-        CorrFractal.load(Path(j.out) / "model.safetensors").state_dict() for j in (job, whole)
+        CorrFractal.load(Path(j.out) / "model.safetensors").state_dict()
+        for j in (job, uninterrupted)
     )
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)
@@ -175,16 +182,16 @@ def _fit_rank(rank: int, job: dict[str, object], meeting: str) -> None:
 
 
 def test_a_full_disk_costs_checkpoints_but_not_the_run(
-    whole: TrainingJob, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: TrainingJob, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No file may grow beyond 150 kB from step 3 to step 7: neither a checkpoint nor the data base
     of the store."""
-    job = new_job(whole.shards, tmp_path / "full", whole.config, store)
+    job = new_job(uninterrupted.shards, tmp_path / "full", uninterrupted.config, store)
     room = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def at(step: int) -> None:
         if step in (3, 7):
-            time.sleep(0.5)  # what is under way is written with the room there is
+            time.sleep(0.5)  # writes under way still succeed
             resource.setrlimit(resource.RLIMIT_FSIZE, (150_000 if step == 3 else room[0], room[1]))
 
     with calling(at, monkeypatch):
@@ -192,7 +199,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_run(
             assert fit(job, torch.device("cpu")) is Outcome.FINISHED
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, room)
-    assert_same_run(job, whole)
+    assert_same_run(job, uninterrupted)
     assert delivered(job) == list(range(1, 11))
     steps = [
         int(p.stem.removeprefix("step-"))
@@ -200,8 +207,8 @@ def test_a_full_disk_costs_checkpoints_but_not_the_run(
     ]
     assert {1, 2, 8, 9, 10} <= set(steps)
     assert not {4, 5, 6} & set(steps)
-    told = (tmp_path / "full" / "messages.log").read_text()
-    assert f"no checkpoint of step 5 in {tmp_path / 'full' / 'checkpoints'}" in told
+    messages = (tmp_path / "full" / "messages.log").read_text()
+    assert f"no checkpoint of step 5 in {tmp_path / 'full' / 'checkpoints'}" in messages
 
 
 @contextmanager
@@ -218,7 +225,7 @@ def calling(at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.undo()
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_part_of_it(
+def test_a_checkpoint_that_cannot_be_written_is_logged_and_leaves_no_part_of_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from training.state.checkpoint import Checkpoint
@@ -246,19 +253,17 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_part_of_it
     assert f"no checkpoint of step 2 in {tmp_path}" in record.getMessage()
 
 
-def test_a_snapshot_is_of_its_step_whatever_the_steps_after_it_do(
-    tmp_path: Path, whole: TrainingJob
-) -> None:
-    model, optimizer = loop.build(whole.config, torch.device("cpu"), 1)
+def test_later_steps_do_not_change_a_snapshot(tmp_path: Path, uninterrupted: TrainingJob) -> None:
+    model, optimizer = loop.build(uninterrupted.config, torch.device("cpu"), 1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    snapshot = checkpoint_of(whole, 1, model, optimizer).snapshot()
+    snapshot = checkpoint_of(uninterrupted, 1, model, optimizer).snapshot()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
     assert all(torch.equal(snapshot.model[name], before[name]) for name in before)
 
 
-def test_a_line_that_found_no_room_is_written_whole_with_the_next_one(tmp_path: Path) -> None:
+def test_a_line_that_could_not_be_written_is_written_with_the_next_one(tmp_path: Path) -> None:
     lines = [MetricLine(step=s, time=s, values={"loss": 0.5}) for s in (1, 2, 3)]
     file = MetricsFile(tmp_path / "metrics.jsonl", 0)
     file.append(lines[0])
@@ -275,13 +280,15 @@ def test_a_line_that_found_no_room_is_written_whole_with_the_next_one(tmp_path: 
 
 def test_metrics_missed_by_a_tracking_server_arrive_later_in_order_each_once(
     tiny_shards: Path,
-    whole: TrainingJob,
+    uninterrupted: TrainingJob,
     tmp_path: Path,
     tracking_server: TrackingServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A real server, stopped after the third step of a run and started again before its eighth."""
-    job = new_job(tiny_shards, tmp_path / "run", whole.config, f"http://{tracking_server.address}")
+    job = new_job(
+        tiny_shards, tmp_path / "run", uninterrupted.config, f"http://{tracking_server.address}"
+    )
 
     def at(step: int) -> None:
         if step == 3:
@@ -297,4 +304,4 @@ def test_metrics_missed_by_a_tracking_server_arrive_later_in_order_each_once(
         assert fit(job, torch.device("cpu")) is Outcome.FINISHED
     assert delivered(job) == list(range(1, 11))
     assert "takes no metrics" in (tmp_path / "run" / "messages.log").read_text()
-    assert_same_run(job, whole)
+    assert_same_run(job, uninterrupted)

@@ -1,5 +1,4 @@
-"""A run that is stopped goes on to the very same weights; one that diverges leaves what is needed
-to see why."""
+"""A stopped run resumes to bit-identical weights; a diverged one leaves what explains it."""
 
 from __future__ import annotations
 
@@ -69,7 +68,7 @@ def uninterrupted(
         network=replace(network, width=4, embedding_channels=8), batch_size=4, crop=32, steps=8, checkpoint_every=3,
         log_every=2, picture_every=4, learning_rate=3e-3,
     )  # fmt: skip
-    out = tmp_path_factory.mktemp("runs") / "whole"
+    out = tmp_path_factory.mktemp("runs") / "uninterrupted"
     job = new_job(tiny_shards, out, config, store)
     torch.set_num_threads(1)
     fit(job, torch.device("cpu"))
@@ -114,9 +113,9 @@ def test_a_run_leaves_metrics_pictures_checkpoints_and_a_model(
 def test_after_kill_9_at_any_moment_the_weights_are_bit_identical(
     uninterrupted: tuple[TrainingJob, Path], tmp_path: Path, store: str
 ) -> None:
-    whole, reference = uninterrupted
+    first, reference = uninterrupted
     out = tmp_path / "killed"
-    job = new_job(Path(whole.shards), out, whole.config, store)
+    job = new_job(Path(first.shards), out, first.config, store)
     for at_least in (3, 6):
         process = subprocess.Popen([sys.executable, "-c", FIT, json.dumps(config_to_dict(job))])
         while not (out / "checkpoints" / f"step-{at_least:08d}.json").exists():
@@ -137,9 +136,9 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_exactness(
 ) -> None:
     import shutil
 
-    whole, reference = uninterrupted
+    first, reference = uninterrupted
     out = tmp_path / "damaged"
-    job = new_job(Path(whole.shards), out, whole.config, store)
+    job = new_job(Path(first.shards), out, first.config, store)
     shutil.copytree(reference / "checkpoints", out / "checkpoints")
     (out / "checkpoints" / "step-00000008.pt").write_bytes(b"half a file")
     _fit_in_process(job)
@@ -149,9 +148,9 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_exactness(
 def test_a_loss_that_is_not_finite_stops_with_the_step_its_samples_and_a_checkpoint(
     uninterrupted: tuple[TrainingJob, Path], tmp_path: Path, store: str
 ) -> None:
-    whole, _ = uninterrupted
-    config = replace(whole.config, learning_rate=1e30, clip_gradient=1e30)
-    job = new_job(Path(whole.shards), tmp_path / "diverged", config, store)
+    first, _ = uninterrupted
+    config = replace(first.config, learning_rate=1e30, clip_gradient=1e30)
+    job = new_job(Path(first.shards), tmp_path / "diverged", config, store)
     _fit_in_process(job)
     left = json.loads((tmp_path / "diverged" / "diverged" / "step.json").read_text())
     assert left["step"] >= 1
@@ -161,16 +160,16 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_its_samples_and_a_checkpo
     with pytest.raises(DivergedError, match=rf"step {left['step']}.*diverged"):
         check_finished(tmp_path / "diverged")
     (tmp_path / "diverged" / "result.json").write_text("{}")
-    check_finished(tmp_path / "diverged")  # a later attempt came through
+    check_finished(tmp_path / "diverged")  # a later attempt succeeded
 
 
 def test_the_network_is_scored_while_it_trains_and_learns_no_differently(
     uninterrupted: tuple[TrainingJob, Path], tmp_path: Path, store: str
 ) -> None:
-    whole, reference = uninterrupted
+    first, reference = uninterrupted
     render_evaluation_set(tmp_path / "davis", sequences=1, frames=4, size=(64, 80))
-    config = replace(whole.config, evaluate_on=str(tmp_path / "davis"), evaluate_every=5)
-    job = new_job(Path(whole.shards), tmp_path / "scored", config, store)
+    config = replace(first.config, evaluate_on=str(tmp_path / "davis"), evaluate_every=5)
+    job = new_job(Path(first.shards), tmp_path / "scored", config, store)
     _fit_in_process(job)
     assert_same_weights(tmp_path / "scored", reference)
     lines = [
@@ -191,8 +190,8 @@ def test_two_trainings_never_write_to_one_folder(
 
     from training import loop
 
-    whole, _ = uninterrupted
-    job = new_job(Path(whole.shards), tmp_path / "busy", whole.config, store)
+    first, _ = uninterrupted
+    job = new_job(Path(first.shards), tmp_path / "busy", first.config, store)
     monkeypatch.setattr(loop, "LOCK_TIMEOUT", 0.1)
     with (tmp_path / "busy" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A run's folder holds one run: the same call goes on, another is refused before anything is
+"""A run's folder holds one run: the same call resumes it, another one is refused before anything is
 started."""
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from training.run import train
 from training.state.stop import stop_file
 
 
-def test_fields_that_do_not_touch_the_weights_may_change_on_resume_and_others_not(
+def test_only_fields_that_do_not_change_the_weights_may_change_on_resume(
     tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path
 ) -> None:
-    server = "http://127.0.0.1:9"  # away, which does not keep a run from being resumed
+    server = "http://127.0.0.1:9"  # down, which does not prevent resuming
 
     def asked(config: TrainingConfig, store: str = server):
         return check_request(tiny_shards, tmp_path, config, store, (1, 2))
@@ -79,7 +79,7 @@ def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_driver_asks_the_workers_to_leave_and_a_second_one_does_not_wait(
+def test_a_signal_to_the_driver_stops_the_workers_and_a_second_one_does_not_wait(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     def worker() -> None:
@@ -87,17 +87,17 @@ def test_a_signal_to_the_driver_asks_the_workers_to_leave_and_a_second_one_does_
             time.sleep(0.01)
 
     before = signal.getsignal(number)
-    with stop_on_signal(tmp_path) as asked:
+    with stop_on_signal(tmp_path) as stopping:
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         run_in_thread(worker)
-        assert asked.is_set()
+        assert stopping.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert not stop_file(tmp_path).exists()
     assert signal.getsignal(number) == before
 
 
-def test_what_fails_beside_the_main_thread_is_raised_in_it() -> None:
+def test_an_error_in_another_thread_is_raised_in_the_main_one() -> None:
     def fails() -> None:
         raise ConfigError("wrong")
 
@@ -106,7 +106,7 @@ def test_what_fails_beside_the_main_thread_is_raised_in_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["result.json", "model.safetensors", "checkpoints"])
-def test_a_folder_with_files_of_others_is_no_run_to_resume(
+def test_a_folder_with_files_of_others_is_refused(
     tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there."""
+"""A checkpoint is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def checkpoint(step: int) -> Checkpoint:
     )
 
 
-def test_the_newest_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_the_newest_is_read_as_it_was_saved(tmp_path: Path) -> None:
     for step in (3, 12):
         save_checkpoint(tmp_path, checkpoint(step), keep=5)
     found = latest_checkpoint(tmp_path)
@@ -27,7 +27,7 @@ def test_the_newest_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no companion"])
-def test_a_damaged_newest_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_newest_is_skipped_for_the_previous_one(tmp_path: Path, damage: str) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=5)
     path = save_checkpoint(tmp_path, checkpoint(2), keep=5)
     data = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""What a run of MLflow holds when a training is over."""
+"""Contents of the MLflow run of a finished training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_run_holds_configuration_code_versions_data_machine_pictures_and_the
     assert mlflow.models.get_model_info("models:/corrfractal/1").signature == signature()
 
 
-def test_the_declared_requirements_can_be_had_from_an_index(store: str) -> None:
+def test_the_declared_requirements_are_on_an_index(store: str) -> None:
     find_version("1", store)
     needs = (
         Path(mlflow.artifacts.download_artifacts("models:/corrfractal/1/requirements.txt"))
