@@ -14,8 +14,8 @@ LONGEST = 400  # characters of a fact
 
 
 def describe_model(source: ModelSource) -> dict[str, str]:
-    """Facts about a model for people: name, hash of the weights, metadata of the file, run and version
-    of MLflow. An unreachable MLflow is a fact too, not an error."""
+    """Facts about a model for people: name, hash of the weights, metadata of the file, and run and
+    version of MLflow. An unreachable MLflow is a fact too, not an error."""
     facts = {"model": source.name, "weights (SHA-256)": source.digest}
     if source.path is not None:
         facts["file"] = str(source.path)
