@@ -28,7 +28,8 @@ from pathlib import Path
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.common.files import write_text
 from corrfractal.common.output_guard import refuse_existing
-from corrfractal.common.surroundings import refuse_faults, session_folder_fault
+from corrfractal.common.surroundings import refuse_faults
+from corrfractal.common.variable_tests import session_folder_fault
 
 from . import processes
 from .job_server import JobServer

@@ -6,11 +6,11 @@
     │   ├── NotFoundError            a named file, folder, model or run does not exist
     │   └── MaskError                a mask does not fit its frame or is not a mask
     ├── VideoError                   a video cannot be opened or decoded (path, stage, first bad frame)
-    ├── images.ImageError            an image file is damaged, too large, or none
+    ├── images.ImageError            a file is damaged, too large, or not an image
     ├── IntegrityError               a shard, manifest, checkpoint or model file is damaged
     ├── BoundExceededError           more was lost than the caller allowed, or a data set is worse than allowed
     ├── GateError                    a model may not become champion, with every reason
-    └── DivergedError                the loss is no longer finite
+    └── DivergedError                the loss is not finite
 
 The message is what a user reads at 2 a.m.: what happened, to which file, what to do. Low-level
 errors are re-raised ``from exc``, and the command line prints only the message unless ``--debug``
@@ -50,20 +50,23 @@ class VideoError(CorrFractalError):
     Attributes:
         path: the file as the user named it.
         stage: ``"open"`` or ``"decode"``.
-        frame: index of the first frame that could not be had, where known.
+        frame: index of the first frame that cannot be read, if known.
     """
 
     def __init__(self, path: str, stage: str, reason: str, frame: int | None = None) -> None:
         at = "" if frame is None else f" at frame {frame}"
         super().__init__(f"cannot {stage} the video {path}{at}: {reason}")
-        self.path, self.stage, self.reason, self.frame = path, stage, reason, frame
+        self.path = path
+        self.stage = stage
+        self.reason = reason
+        self.frame = frame
 
     def __reduce__(self) -> tuple[type[VideoError], tuple[str, str, str, int | None]]:
         return type(self), (self.path, self.stage, self.reason, self.frame)
 
 
 class IntegrityError(CorrFractalError):
-    """A stored file does not hold what was written."""
+    """A stored file differs from what was written."""
 
 
 class BoundExceededError(CorrFractalError):
@@ -75,4 +78,4 @@ class GateError(CorrFractalError):
 
 
 class DivergedError(CorrFractalError):
-    """The loss is no longer finite."""
+    """The loss is not finite."""

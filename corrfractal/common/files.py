@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, and hashes of contents."""
+"""Atomic writes of local files, and their hashes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a finished file its final name, so that a half-written file is never taken for a whole
-    one.
+    """Rename a complete temporary file to its final name, durably.
 
-    The file's contents reach the disk before the name does (fsync, rename, fsync of the folder).
+    The contents reach the disk before the name does (fsync, rename, fsync of the folder), so an
+    incomplete file never has the final name.
     """
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
@@ -31,13 +31,13 @@ def file_sha256(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file in one atomic step."""
-    # Names of files may hold other bytes
+    """Write a small text file atomically."""
+    # Texts can contain file names that are not UTF-8.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, contents: bytes) -> None:
-    """Write a small file in one atomic step."""
+    """Write a small file atomically."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -45,7 +45,7 @@ def write_bytes(path: Path, contents: bytes) -> None:
         temporary.write_bytes(contents)
         publish(temporary, path)
     except BaseException as exc:
-        temporary.unlink(missing_ok=True)  # a full disk is not made fuller
+        temporary.unlink(missing_ok=True)  # leave no partial file on a full disk
         if isinstance(exc, OSError) and exc.filename is None:
-            exc.filename = str(path)  # write(2) names no file
+            exc.filename = str(path)  # errors of write(2) name no file
         raise

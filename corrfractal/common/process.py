@@ -1,4 +1,4 @@
-"""What this process is set to and what it may use: environment for Ray and MLflow, CPUs, memory."""
+"""Environment variables of this process for Ray and MLflow; its CPUs and memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def configure_process() -> None:
     """
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if os.environ.get(name) == "":
-            del os.environ[name]  # Ray would use the working folder
+            del os.environ[name]  # Ray would use the working directory
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if cluster_address() is None:
@@ -48,7 +48,7 @@ def configure_process() -> None:
 
 def cpu_count() -> int:
     """CPUs that this process may use."""
-    # Linux: a container or a queue may have given us a part of the machine
+    # A container or a batch queue may restrict the process to some CPUs (Linux only).
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -64,7 +64,7 @@ def peak_rss_mb() -> float:
 
 
 def resident_mb() -> float:
-    """Resident memory of this process now, in MB (10^6 bytes); 0 where the system does not tell."""
+    """Resident memory of this process now, in MB (10^6 bytes); 0 if unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

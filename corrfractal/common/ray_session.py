@@ -31,8 +31,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         cpus: CPUs of a private session; None: all.
 
     Raises:
-        CallError: a setting of the environment cannot work; nothing was started.
-        CorrFractalError: Ray does not start, or its cluster refuses us.
+        CallError: an environment variable has a value that cannot work; nothing was started.
+        CorrFractalError: Ray does not start, or the cluster refuses the connection.
     """
     configure_process()
     import ray
@@ -47,7 +47,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     try:
         ray.init(**_ray_options(cpus))
     except Exception as exc:
-        ray.shutdown()  # of what it had started
+        ray.shutdown()  # stop the processes that were started before the failure
         where = cluster_address() or "on this machine"
         raise CorrFractalError(f"no Ray session {where}: {describe_error(exc)}") from exc
     if threading.current_thread() is threading.main_thread():
@@ -60,11 +60,10 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
 
 def _installed_code_only() -> Any:
-    """A job whose workers do not import from the folder where the command was given, but from ours.
+    """A Ray job configuration whose workers import from our folder, not from the working directory.
 
-    Ray puts the driver's working folder and script folder first on its workers' search path, unless
-    the job has a ``working_dir``: a ``statistics.py`` there would be imported, and run, in place of
-    Python's.
+    Ray puts the driver's working directory and script folder first on its workers' search path,
+    unless the job has a ``working_dir``: a ``statistics.py`` there would shadow Python's.
     """
 
     import ray.job_config
@@ -86,7 +85,7 @@ def _ray_options(cpus: int | None) -> dict[str, Any]:
     }
     if cluster_address() is not None:
         return options
-    # Frames never travel through the object store.
-    # Never a cluster that happens to run on this machine
+    # "local": Ray would otherwise join a cluster that happens to run on this machine. The object
+    # store is small since frames are never passed through it.
     private = {"address": "local", "include_dashboard": False}
     return {**options, **private, "num_cpus": cpus, "object_store_memory": 256 << 20}

@@ -1,4 +1,4 @@
-"""A window of Ray tasks: so many at once, each accounted for as it ends.
+"""Run Ray tasks with a limit on how many run at once, and yield each as it ends.
 
 The pipeline makes shards with it, inference evaluates sequences and propagates videos. Ray is
 imported inside functions, see ``ray_session``.
@@ -18,12 +18,12 @@ J = TypeVar("J")
 
 
 class WorkerDiedError(CorrFractalError):
-    """The worker process or the node of a task died, or its memory was refused."""
+    """The worker process or the node of a task died, for example for lack of memory."""
 
 
 @dataclass(frozen=True)
 class EndedTask(Generic[J]):
-    """A job and what became of its task."""
+    """A job whose task has ended."""
 
     job: J
     _reference: Any

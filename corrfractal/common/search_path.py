@@ -1,13 +1,13 @@
-"""No code of the folder where a command is given: what is imported is what is installed.
+"""Remove the working directory from the module search path: only installed code is imported.
 
-A ``statistics.py`` or ``training/`` of the user's, in the folder where a command is given, must not
-take the place of a
-module that we or our libraries import. Python itself puts that folder on ``sys.path``: first for
-``python -m``, at the place of an empty or relative entry for ``PYTHONPATH``. Importing this module
-takes it off again, in this process and
-its children. Only commands import it, before anything that is not built into Python: a library
-leaves the search path of its user alone. Ray's workers get their search path from
-``runtime.ray_session``. See docs/decisions/0042.
+A ``statistics.py`` or ``training/`` in the user's working directory must not shadow a module that
+we or our libraries import. Python puts that directory on ``sys.path``: first for ``python -m``, and
+for every empty or relative entry of ``PYTHONPATH``. Importing this module removes it, in this
+process and its children.
+
+Only commands import it, before any module that is not built into Python. A library does not change
+the search path of its user. ``ray_session`` sets the search path of Ray's workers. See
+docs/decisions/0042.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ROOT = os.path.realpath(os.path.join(__file__, "..", "..", ".."))  # noqa: PTH11
 
 
 def forget_working_folder() -> None:
-    """Take the working folder off the search path of this process and its children; our own
-    packages come first."""
+    """Remove the working directory from the search path of this process and its children, and put
+    our own packages first."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     hidden = {_real(entry) for entry in ("", *given) if not os.path.isabs(entry)}  # noqa: PTH117
     hidden -= {_real(folder) for folder in (ROOT, os.path.dirname(os.__file__))}  # noqa: PTH120
@@ -33,14 +33,13 @@ def forget_working_folder() -> None:
     os.environ.pop("PYTHONPATH", None)
     if absolute := [entry for entry in given if kept(entry)]:
         os.environ["PYTHONPATH"] = os.pathsep.join(absolute)
-    # For children: `python -m` and `python -c` do not search the working folder, nor a script its
-    # own.
+    # Children must not add it again: with this, `python -m` and `python -c` do not search the
+    # working directory, nor a script its own folder.
     os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _real(entry: str) -> str | None:
-    """The folder an entry means, without links; None for a relative one in a working folder that
-    was deleted."""
+    """The real path of an entry; None for a relative one if the working directory was deleted."""
     try:
         return os.path.realpath(entry)
     except OSError:

@@ -1,10 +1,9 @@
-"""Files by their location: a local path, or any URI that fsspec knows (``s3://``, ``gs://``,
-``memory://``, ...).
+"""Read and write files by location: a local path, or any URI that fsspec supports (``s3://``,
+``gs://``, ``memory://``, ...).
 
-The same promise on both: a location appears when its contents are whole, never before. Locally that
-is fsync and rename, an object store gives it with every upload. Every failure is an ``OSError``
-that names the location, but for a URI with a password in it, which is refused (``CallError``):
-locations end in manifests, reports and logs.
+Writes are atomic: locally by fsync and rename, in an object store because uploads are. Every failure
+is an ``OSError`` that names the location. A URI with a password raises ``CallError``, since
+locations are stored in manifests, reports and logs.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ from .text import without_password
 
 Location = str | Path
 
-EXTRAS = {
+# Package of the fsspec driver by URI scheme
+DRIVERS = {
     "s3": "s3fs",
     "s3a": "s3fs",
     "gs": "gcsfs",
@@ -39,17 +39,17 @@ EXTRAS = {
 
 
 def is_uri(location: Location) -> bool:
-    """Whether a location is a URI and not a local path."""
+    """Whether a location is a URI, as opposed to a local path."""
     return isinstance(location, str) and "://" in location
 
 
 def refuse_password(location: Location) -> None:
-    """Raise a ``CallError`` where a URI carries a password."""
+    """Raise a ``CallError`` if a URI contains a password."""
     shown = without_password(str(location))
     if is_uri(location) and shown != location:
         raise CallError(
-            f"{shown}: leave the password out, it would end in manifests and reports. Drivers take "
-            "it from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            f"{shown}: leave the password out: it would be stored in manifests and reports. Drivers "
+            "read it from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "FSSPEC_HTTPS and the like (docs/security.md)"
         )
 
@@ -70,7 +70,7 @@ def resolve(location: Location) -> str:
 
 
 def identity(folder: Location) -> str:
-    """The same for all names of an existing folder, whatever links lead to it, and of no other."""
+    """An identifier of an existing folder: equal for all paths and links that lead to it."""
     if is_uri(folder):
         return resolve(folder)
     facts = Path(folder).stat()
@@ -78,8 +78,8 @@ def identity(folder: Location) -> str:
 
 
 def kind(location: Location) -> str | None:
-    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None for what cannot be
-    reached; see ``fault``."""
+    """``"file"``, ``"folder"``, ``"other"`` (a device or a pipe), or None if it cannot be accessed;
+    ``fault`` gives the reason."""
     if is_uri(location):
         with _remote(location) as (fs, path):
             return "file" if fs.isfile(path) else "folder" if fs.isdir(path) else None
@@ -93,7 +93,7 @@ def kind(location: Location) -> str | None:
 
 
 def fault(location: Location) -> str:
-    """Why a location is neither a file nor a folder; ``kind`` is None or ``"other"``."""
+    """Why a location is neither a file nor a folder, if its ``kind`` is None or ``"other"``."""
     if is_uri(location):
         return "no such file or bucket"
     try:
@@ -111,8 +111,8 @@ def fault(location: Location) -> str:
 
 
 def entries(folder: Location) -> list[tuple[str, str | None]]:
-    """Name and ``kind`` of everything in a folder, sorted by name. A store may have a file and a
-    folder of one name."""
+    """Name and ``kind`` of every entry of a folder, sorted by name. In an object store a file and a
+    folder can have the same name."""
     if not is_uri(folder):
         with os.scandir(folder) as found:
             return sorted((entry.name, _entry_kind(entry)) for entry in found)
@@ -120,7 +120,7 @@ def entries(folder: Location) -> list[tuple[str, str | None]]:
         listed = [(entry["name"], entry["type"]) for entry in fs.ls(path, detail=True)]
     own = path.rstrip("/")
     kinds = {"file": "file", "directory": "folder"}
-    # The folder's own marker
+    # Object stores can list the folder's own marker object as its child.
     children = [(name.rstrip("/"), what) for name, what in listed if name.rstrip("/") != own]
     return sorted(
         ((posixpath.basename(name), kinds.get(what)) for name, what in children),
@@ -129,7 +129,7 @@ def entries(folder: Location) -> list[tuple[str, str | None]]:
 
 
 def _entry_kind(entry: os.DirEntry[str]) -> str | None:
-    """``kind`` without another call of the system for ordinary files and folders."""
+    """``kind``, without a further system call for regular files and folders."""
     if entry.is_symlink():
         return kind(entry.path)
     if entry.is_dir():
@@ -146,8 +146,7 @@ def listing(folder: Location) -> tuple[list[str], list[str]]:
 
 
 def matches(pattern: str) -> list[str]:
-    """Locations that a glob pattern fits, sorted; ``**`` reaches into sub-folders, each entered
-    once."""
+    """Locations that match a glob pattern, sorted; ``**`` matches sub-folders, each visited once."""
     if not is_uri(pattern):
         return sorted(set(_local_matches(pattern)))
     with _remote(pattern) as (fs, path):
@@ -155,8 +154,8 @@ def matches(pattern: str) -> list[str]:
 
 
 def _local_matches(pattern: str) -> Iterator[str]:
-    """As ``glob.glob``, which follows links that lead back up until the system refuses: with two of
-    them, for ever."""
+    """Like ``glob.glob``, but visits each real folder once: ``glob`` follows links to a parent folder
+    up to the system's limit, and with two such links practically without end."""
     head, found, tail = pattern.partition("**/")
     if not found or (head and not head.endswith("/")):
         yield from glob.glob(pattern, recursive=True)  # noqa: PTH207 (a pattern may be absolute)
@@ -167,8 +166,8 @@ def _local_matches(pattern: str) -> Iterator[str]:
 
 
 def _folders_below(start: str) -> Iterator[str]:
-    """A folder and all below it, each real one once, with a slash at the end; ``""`` is the working
-    folder."""
+    """A folder and all folders below it, each real one once, with a slash at the end. ``""`` is the
+    working directory."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:
@@ -185,17 +184,17 @@ def _folders_below(start: str) -> Iterator[str]:
                 if what == "folder" and not name.startswith(".")
             ]
         except OSError:
-            continue  # as a shell's glob
+            continue  # unreadable folders are skipped, as by a shell's glob
         waiting.extend(f"{folder}{name}/" for name in reversed(below))
 
 
 def make_folder(folder: Location) -> None:
-    """Make a folder; an object store has none, but must have the bucket."""
+    """Create a folder. Object stores have none, but the bucket must exist."""
     if is_uri(folder):
         with _remote(folder) as (fs, path):
             bucket = path.partition("/")[0]
             if bucket:
-                fs.info(bucket)  # raises before the work, not after; exists() would hide why
+                fs.info(bucket)  # unlike exists(), raises the reason, and before the work starts
     else:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
@@ -209,7 +208,7 @@ def read(location: Location) -> bytes:
 
 
 def read_part(location: Location, offset: int, length: int) -> bytes:
-    """``length`` bytes of a file from ``offset`` on."""
+    """``length`` bytes of a file, starting at ``offset``."""
     if not is_uri(location):
         with Path(location).open("rb") as file:
             file.seek(offset)
@@ -219,7 +218,7 @@ def read_part(location: Location, offset: int, length: int) -> bytes:
 
 
 def write(location: Location, contents: bytes) -> None:
-    """Write a small file in one step."""
+    """Write a small file atomically."""
     if not is_uri(location):
         write_bytes(Path(location), contents)
         return
@@ -228,8 +227,7 @@ def write(location: Location, contents: bytes) -> None:
 
 
 def put(temporary: Path, location: Location) -> None:
-    """Give a finished local file, made in ``scratch``, its location; the temporary is gone
-    afterwards."""
+    """Move a complete local file, created in ``scratch``, to its location."""
     if not is_uri(location):
         publish(temporary, Path(location))
         return
@@ -239,19 +237,19 @@ def put(temporary: Path, location: Location) -> None:
 
 
 def fetch(location: Location, target: Path) -> None:
-    """Copy a file to a local path, over what is there."""
+    """Copy a remote file to a local path, replacing an existing file."""
     with _remote(location) as (fs, path):
         fs.get_file(path, str(target))
 
 
 def scratch(folder: Location) -> Path:
-    """The local folder in which a file for ``folder`` is made: itself, or the system's for
-    temporary files."""
+    """The local folder for temporary files that ``put`` moves to ``folder``: ``folder`` itself if
+    local, so that a rename suffices; otherwise the system's temporary folder."""
     return Path(tempfile.gettempdir() if is_uri(folder) else folder)
 
 
 def remove(location: Location) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it exists."""
     if not is_uri(location):
         Path(location).unlink(missing_ok=True)
         return
@@ -276,7 +274,7 @@ def sha256(location: Location) -> str:
 
 @contextmanager
 def local_copy(location: Location) -> Iterator[Path]:
-    """The file or folder of files as a local path, for as long as the block lasts."""
+    """Yield a local path to a file or folder of files; a download is deleted after the block."""
     if not is_uri(location):
         yield Path(location)
         return
@@ -300,7 +298,7 @@ def local_copy(location: Location) -> Iterator[Path]:
 
 @contextmanager
 def _remote(location: Location) -> Iterator[tuple[Any, str]]:
-    """(fsspec file system, path in it); whatever a driver raises becomes an ``OSError``."""
+    """Yield the fsspec file system and the path in it; re-raise any driver's error as ``OSError``."""
     import fsspec
 
     refuse_password(location)
@@ -311,15 +309,17 @@ def _remote(location: Location) -> Iterator[tuple[Any, str]]:
     except FileNotFoundError as exc:
         raise FileNotFoundError(errno.ENOENT, "no such file or bucket", str(location)) from exc
     except ImportError as exc:
-        driver = EXTRAS.get(scheme, f"the fsspec driver of {scheme}")
-        raise OSError(f"{location} needs {driver}: pip install {EXTRAS.get(scheme, 'it')}") from exc
+        driver = DRIVERS.get(scheme, f"the fsspec driver of {scheme}")
+        raise OSError(
+            f"{location} needs {driver}: pip install {DRIVERS.get(scheme, 'it')}"
+        ) from exc
     except Exception as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise OSError(f"cannot reach {location}: {reason}") from exc
 
 
 def _file_system(fsspec: Any, location: str) -> tuple[Any, str]:
-    """fsspec takes ``::`` for the mark of a URI within a URI, but a key may hold it."""
+    """``url_to_fs``, for keys that contain ``::`` too: fsspec parses that as a chain of URIs."""
     scheme, _, rest = location.partition("://")
     if "::" in location and "://" not in rest and "::" not in scheme:
         kind_of_store = fsspec.get_filesystem_class(scheme)

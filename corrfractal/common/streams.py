@@ -1,8 +1,8 @@
-"""Standard streams that cannot stop a command: closed, full, without a reader, or unable to show a
-character.
+"""Standard streams whose failures do not stop a command.
 
-What a command prints is about its work and is not the work. A stream that fails takes nothing more,
-and the work and its exit code stay. ``prepare_streams`` is called once, at the start of a process.
+A stream can be closed, full, without a reader, or unable to encode a character. The work and its
+exit code do not depend on it: after a failure, further output is discarded. ``prepare_streams`` is
+called once, at the start of a process.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, TextIO
 def prepare_streams() -> None:
     """Open missing standard streams on the null device, and make writing to the others safe.
 
-    A missing descriptor would be given to the next file that is opened, a data base or a video, and
-    whatever a library prints to its standard output would end in that file.
+    Otherwise the next file that is opened, such as a database, would get the number of the missing
+    descriptor, and what a library prints would be written into that file.
     """
     for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
@@ -33,23 +33,23 @@ def prepare_streams() -> None:
 
 
 def safe_writer(descriptor: int, encoding: str = "utf-8") -> TextIO:
-    """Text to a file descriptor: never raises over a character, nor when the other end fails; see
-    ``lost``."""
+    """A text stream on a file descriptor that never raises, neither for a character nor for a failed
+    write; ``lost`` gives the first failure."""
     raw = _Forgiving(descriptor, "w", closefd=False)
-    # A line at a time, as on a terminal: what a killed process printed is not lost in a buffer.
+    # Line buffering, so that a killed process loses no line.
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=encoding, errors="bytes-or-escape", line_buffering=True
     )
 
 
 def lost(stream: TextIO) -> OSError | None:
-    """Why a stream of ``safe_writer`` took no more; None while it takes everything."""
+    """The error after which a stream of ``safe_writer`` discards output; None: no error so far."""
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw.lost if isinstance(raw, _Forgiving) else None
 
 
 def _bytes_or_escape(exc: UnicodeError) -> tuple[str | bytes, int]:
-    """The name of a file that is not text is written as its bytes, other characters as an escape."""
+    """Encode file names that are not UTF-8 as their bytes, other characters as an escape."""
     try:
         return codecs.lookup_error("surrogateescape")(exc)
     except UnicodeError:
@@ -61,7 +61,7 @@ codecs.register_error("bytes-or-escape", _bytes_or_escape)
 
 def _safe(stream: TextIO | None, original: TextIO | None, descriptor: int) -> Any:
     if stream is not original:
-        return stream  # ours already, or that of a program or test around us
+        return stream  # already replaced, by us or by a calling program or test
     if stream is not None:
         with contextlib.suppress(OSError):
             stream.flush()
@@ -69,7 +69,7 @@ def _safe(stream: TextIO | None, original: TextIO | None, descriptor: int) -> An
 
 
 class _Forgiving(io.FileIO):
-    """A descriptor that is written until it fails, and then takes everything and writes nothing."""
+    """Writes to a descriptor until the first error, and then discards everything."""
 
     lost: OSError | None = None
 
@@ -78,7 +78,7 @@ class _Forgiving(io.FileIO):
             return len(data)
         try:
             written = super().write(data)
-            while written is None:  # a program around us made it non-blocking
+            while written is None:  # the parent process made it non-blocking
                 select.select([], [self], [])
                 written = super().write(data)
         except OSError as exc:

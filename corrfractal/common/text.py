@@ -1,4 +1,4 @@
-"""Text files as editors and spreadsheets save them."""
+"""Decode text files as editors and spreadsheets save them; hide passwords."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ def decode_text(contents: bytes, errors: str = "surrogateescape") -> str:
 
     Args:
         contents: of the file.
-        errors: what to do with bytes that are not UTF-8: by default they are kept as
-            ``os.fsdecode`` keeps them, since names of files need not be UTF-8; ``"strict"`` refuses
-            them.
+        errors: error handler for bytes that are not UTF-8. The default keeps them as
+            ``os.fsdecode`` does, since file names need not be UTF-8; ``"strict"`` raises.
 
     Raises:
         ValueError: it is not text.
@@ -28,11 +27,11 @@ def decode_text(contents: bytes, errors: str = "surrogateescape") -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines of a list, whatever ends them; ``str.splitlines`` would also split names at odd spaces."""
+    """Lines of a list, with any line ends. ``str.splitlines`` would also split at form feeds and other
+    characters that file names can contain."""
     return re.split(r"\r\n|\r|\n", text)
 
 
 def without_password(text: str) -> str:
-    """A URI, or a text that names some, as it may be shown and stored: a password in a URI gives
-    way to three stars."""
+    """A URI, or a text with URIs, with each password replaced by three stars."""
     return re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1:***@", text)
