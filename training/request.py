@@ -141,7 +141,10 @@ def _existing_job(out: Path) -> TrainingJob | None:
     job_file = out / "job.json"
     if not job_file.exists():
         return None
-    return config_from_dict(TrainingJob, json.loads(job_file.read_text()), where=str(job_file))
+    values = json.loads(job_file.read_text())
+    # Written by 0.1.0, and removed since. It never changed the weights, so any value may be resumed.
+    values.get("config", {}).pop("evaluator", None)
+    return config_from_dict(TrainingJob, values, where=str(job_file))
 
 
 def _refuse_other_run(existing: TrainingJob, requested: TrainingJob) -> None:

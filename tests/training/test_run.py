@@ -49,6 +49,17 @@ def test_only_fields_that_do_not_change_the_weights_may_change_on_resume(
         asked(replace(tiny_config, accumulate=2))
 
 
+def test_a_run_of_version_0_1_0_is_resumed(
+    tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path
+) -> None:
+    server = "http://127.0.0.1:9"
+    job = check_request(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
+    values = config_to_dict(replace(job, run_id="r", tracking_uri=server))
+    values["config"]["evaluator"] = "inference.evaluation:score_network"
+    (tmp_path / "job.json").write_text(json.dumps(values))
+    assert check_request(tiny_shards, tmp_path, tiny_config, server, (1, 2)).config == tiny_config
+
+
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call_registers_it(
     tiny_shards: Path,
