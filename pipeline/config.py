@@ -88,6 +88,9 @@ class PipelineConfig(Config):
         recipe = config_to_dict(self)
         for name in LIMITS:
             del recipe[name]
+        # Removed switches stay in the recipe at their fixed values: the digest of a data set that
+        # version 0.1.0 built does not change.
+        recipe["quantization"].update(self.quantization.SETTLED)
         return recipe
 
     def task_resources(self) -> dict[str, float]:

@@ -35,6 +35,10 @@ class Config:
     # Range checks such as "x <= 0" let NaN pass; TOML and Python's JSON can both spell it.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
+    SETTLED: ClassVar[dict[str, Any]] = {}
+    """Removed fields, and the value at which each is now fixed. Files of earlier versions hold them:
+    ``config_from_dict`` accepts that value and refuses any other."""
+
     def __post_init__(self) -> None:
         from pydantic import ValidationError
 
@@ -72,13 +76,34 @@ def config_from_dict(cls: type[C], values: Mapping[str, Any], where: str = "conf
     from pydantic import TypeAdapter, ValidationError  # imported late: --help stays fast
 
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return TypeAdapter(cls).validate_python(_without_settled(cls, values, where))
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "(whole)"
         given = repr(first["input"])
         shown = given if len(given) <= 200 else given[:200] + " ..."
         raise ConfigError(f"{where}: field '{field}': {first['msg']} (got {shown})") from exc
+
+
+def _without_settled(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``values`` without removed fields, at every depth; ConfigError if one has another value than
+    the one that it is fixed at."""
+    kept = dict(values)
+    for name in cls.SETTLED.keys() & kept.keys():
+        fixed = cls.SETTLED[name]
+        # Compare types too: 1 == True, and a file that holds 1 was never valid.
+        if type(kept[name]) is not type(fixed) or kept[name] != fixed:
+            raise ConfigError(
+                f"{where}: field '{name}' was removed: this version knows only {fixed!r}; use the "
+                f"version that made the file (got {kept[name]!r})"
+            )
+        del kept[name]
+
+    for name, hint in get_type_hints(cls).items():
+        nested = isinstance(hint, type) and issubclass(hint, Config)
+        if nested and isinstance(kept.get(name), Mapping):
+            kept[name] = _without_settled(hint, kept[name], where)
+    return kept
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

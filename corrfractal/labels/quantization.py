@@ -1,12 +1,18 @@
-"""Pattern-boosted quantisation (III-A, Fig. 2): ab colour + random Walsh-Hadamard patterns ->
+"""Pattern-boosted quantisation (III-A, Fig. 2): ab colour and random Walsh-Hadamard patterns ->
 k-means pseudo-labels.
 
+Shapes: T frames, H x W pixels, D channels, K labels; N = T * H * W.
+
 The frames of a clip are quantised together with one codebook, so that a label means the same thing
-in every frame; with a codebook per frame only 23 % of the pixels kept their label along optical
+in every frame: with a codebook per frame only 23 % of the pixels kept their label along optical
 flow, with a joint one 68 %.
 
-A *view* is one random selection of patterns. Where the paper draws anew for every training pair, a
-clip is stored with one or more views and training draws one of them.
+Deviations from the paper:
+
+- A *view* is one random selection of patterns. The paper draws anew for every training pair; here a
+  clip is stored with one or more views, and training draws one of them.
+- Patterns come from the lowest sequencies and have half the weight of colour
+  (``docs/decisions/0006``).
 """
 
 from __future__ import annotations
@@ -14,12 +20,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-import cv2
 import faiss
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from corrfractal.common.config import Config
 
@@ -28,86 +34,69 @@ from .hadamard import pattern_count, sequency, write_responses
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
+COLOUR_CHANNELS = 2  # a and b of CIE Lab
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationConfig(Config):
     """How pseudo-labels are made."""
 
-    clusters: int = 16
+    SETTLED: ClassVar[dict[str, Any]] = {"luminance": False, "keep_dc": False, "colour": "ab"}
+
+    clusters: Annotated[int, Field(ge=2, le=16)] = 16
     """K, number of labels; at most 16, since label maps are stored with 4 bits a pixel."""
-    n_patterns: int = 6
+    n_patterns: NonNegativeInt = 6
     """Walsh-Hadamard responses drawn per view; 0 gives colour only (the paper's Fig. 8b, its
     ablation without P)."""
-    pattern_weight: float = 0.5
-    """Weight of each standardised pattern channel beside the standardised a and b; see
+    pattern_weight: PositiveFloat = 0.5
+    """Weight of each standardised pattern channel relative to the standardised a and b; see
     ``docs/decisions/0006``."""
-    max_sequency: int | None = 1
-    """Largest row or column sequency to draw from; None, or ``basis`` - 1, draws from the whole
+    max_sequency: PositiveInt | None = 1
+    """Largest row or column sequency to draw from; None, or ``basis`` - 1, draws from the complete
     basis."""
-    basis: int = 4
-    """Size of the Walsh-Hadamard basis, 4 or 8."""
-    luminance: bool = False
-    """Patterns of the luminance (Rec. 601) instead of R, G and B."""
-    keep_dc: bool = False
-    """Let a view draw the mean of a channel (DC) too."""
-    colour: str = "ab"
-    """``ab``: both; ``one``: a or b, drawn per view."""
-    fit_pixels: int = 4096
-    """Pixels of the clip on which k-means is fitted; more cost time and gain nothing
+    basis: Literal[4, 8] = 4
+    """Size of the Walsh-Hadamard basis."""
+    fit_pixels: PositiveInt = 4096
+    """Pixels of the clip on which k-means is fitted; more of them cost time and gain nothing
     (``docs/decisions/0010``)."""
-    iterations: int = 10
+    iterations: PositiveInt = 10
     """k-means iterations (``docs/decisions/0010``)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.clusters <= 16:
-            raise ValueError(f"clusters must lie in 2..16, got {self.clusters}")
-        if self.basis not in (4, 8):
-            raise ValueError(f"basis must be 4 or 8, got {self.basis}")
-        if self.max_sequency is not None and not 1 <= self.max_sequency < self.basis:
+        if self.max_sequency is not None and self.max_sequency >= self.basis:
             raise ValueError(
-                f"max_sequency must lie in 1..{self.basis - 1}, got {self.max_sequency}"
+                f"max_sequency must be less than basis ({self.basis}), got {self.max_sequency}"
             )
-        if not 0 <= self.n_patterns <= len(self.candidates()):
+        if self.n_patterns > len(self.candidates()):
             raise ValueError(
-                f"n_patterns must lie in 0..{len(self.candidates())}, what max_sequency "
-                f"{self.max_sequency} leaves to draw from, got {self.n_patterns}"
+                f"n_patterns must be at most {len(self.candidates())}, the number of patterns up to "
+                f"max_sequency {self.max_sequency}, got {self.n_patterns}"
             )
-        if self.colour not in ("ab", "one"):
-            raise ValueError(f"colour must be ab or one, got {self.colour!r}")
-        if not self.pattern_weight > 0:
-            raise ValueError(f"pattern_weight must be positive, got {self.pattern_weight}")
-        if self.fit_pixels < self.clusters or self.iterations < 1:
+        if self.fit_pixels < self.clusters:
             raise ValueError(
-                "fit_pixels must be at least clusters and iterations at least 1, got "
-                f"{self.fit_pixels} and {self.iterations}"
+                f"fit_pixels must be at least clusters ({self.clusters}), got {self.fit_pixels}"
             )
 
     def candidates(self) -> list[int]:
-        """Pattern ids that a view may draw. All three colours of a luminance are equal: its
-        patterns are those of R."""
-        count = pattern_count(self.basis)
-        ids = [*range(count // 3 if self.luminance else count)]
-        if self.keep_dc:
-            ids += [count] if self.luminance else [count, count + 1, count + 2]
-        top = self.basis - 1 if self.max_sequency is None else self.max_sequency
-        return [p for p in ids if sequency(p, self.basis) <= top]
+        """Pattern ids that a view may draw, ascending."""
+        highest = self.basis - 1 if self.max_sequency is None else self.max_sequency
+        patterns = range(pattern_count(self.basis))
+        return [pattern for pattern in patterns if sequency(pattern, self.basis) <= highest]
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One random selection of channels: colour axes (0: a, 1: b), then Walsh-Hadamard patterns by
-    id, ascending."""
+    """The channels of one label set: a and b of CIE Lab, then the responses of randomly selected
+    Walsh-Hadamard patterns, by ascending id."""
 
-    colour: tuple[int, ...] = (0, 1)
     selection: tuple[int, ...] = ()
     basis: int = 4
-    luminance: bool = False
 
     @property
     def channels(self) -> int:
         """Number of channels, D."""
-        return len(self.colour) + len(self.selection)
+        return COLOUR_CHANNELS + len(self.selection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +120,17 @@ class Codebook:
         return self.view.selection
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, six significant digits."""
+        """Plain values, six significant digits; format: ``docs/format.md``."""
         return {
-            "colour": ["ab"[axis] for axis in self.view.colour],
+            # Fixed since version 0.1.0, which could drop an axis or use patterns of the luminance.
+            # Readers of the format, and the bytes of existing shards, rely on both.
+            "colour": ["a", "b"],
             "selection": list(self.view.selection),
             "basis": self.view.basis,
-            "luminance": self.view.luminance,
+            "luminance": False,
             "mean": _rounded(self.mean),
             "scale": _rounded(self.scale),
-            "centroids": [_rounded(c) for c in self.centroids],
+            "centroids": [_rounded(centroid) for centroid in self.centroids],
         }
 
 
@@ -154,7 +145,7 @@ def quantize_clip(
 
     Args:
         frames: uint8 (T, H, W, 3) RGB.
-        config: how to quantise; None takes the defaults.
+        config: how to quantise; None uses the defaults.
         seed: draws the patterns, the pixels to fit on and the first centroids. Same seed, same
             labels, whatever the number of threads.
         codebook: a global one, made by ``fit_codebook``; None fits one to this clip.
@@ -184,33 +175,32 @@ def quantize_clip(
 
 def fit_codebook(clips: Sequence[U8], config: QuantizationConfig, seed: int) -> Codebook:
     """One codebook for many clips, uint8 (T, H, W, 3) each: the global alternative to a codebook
-    per clip."""
+    per clip.
+
+    Raises:
+        ValueError: a clip has the wrong shape or dtype, or no pixel.
+    """
     for clip in clips:
         _check(clip)
     rng = np.random.default_rng(seed)
     view = _draw_view(config, rng)
-    return _fit_codebook(
-        np.concatenate([clip_channels(clip, view) for clip in clips], axis=1), view, config, rng
-    )
+    channels = np.concatenate([clip_channels(clip, view) for clip in clips], axis=1)
+    return _fit_codebook(channels, view, config, rng)
 
 
 def clip_channels(frames: U8, view: View) -> F32:
-    """The channels of a view: CIE Lab (D65) colour axes, then responses, float32 (D, T * H * W)."""
-    from .loops import lab_ab  # late: what only propagates masks does without the compiler
+    """The channels of a view: a and b of CIE Lab (D65), then responses, float32 (D, T * H * W)."""
+    from .loops import lab_ab  # imported late: mask propagation runs without the compiler
 
-    channels = np.empty((view.channels, *frames.shape[:3]), dtype=np.float32)
-    both = np.empty((2, *frames.shape[1:3]), dtype=np.float32)
+    T, H, W, _ = frames.shape
+    channels = np.empty((view.channels, T, H, W), dtype=np.float32)
+    ab = np.empty((COLOUR_CHANNELS, H * W), dtype=np.float32)
     for t, frame in enumerate(frames):
-        lab_ab(np.ascontiguousarray(frame).reshape(-1, 3), both.reshape(2, -1))
-        channels[: len(view.colour), t] = both[list(view.colour)]
+        lab_ab(np.ascontiguousarray(frame).reshape(-1, 3), ab)
+        channels[:COLOUR_CHANNELS, t] = ab.reshape(COLOUR_CHANNELS, H, W)
         if view.selection:
-            source = (
-                np.repeat(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-                if view.luminance
-                else frame
-            )
-            write_responses(source, view.selection, view.basis, channels[len(view.colour) :, t])
-    return channels.reshape(len(channels), -1)
+            write_responses(frame, view.selection, view.basis, channels[COLOUR_CHANNELS:, t])
+    return channels.reshape(view.channels, -1)
 
 
 def _check(frames: U8) -> None:
@@ -221,11 +211,8 @@ def _check(frames: U8) -> None:
 
 
 def _draw_view(config: QuantizationConfig, rng: np.random.Generator) -> View:
-    selection = tuple(
-        sorted(rng.choice(config.candidates(), config.n_patterns, replace=False).tolist())
-    )
-    colour = (0, 1) if config.colour == "ab" else (int(rng.integers(2)),)
-    return View(colour=colour, selection=selection, basis=config.basis, luminance=config.luminance)
+    drawn = rng.choice(config.candidates(), config.n_patterns, replace=False)
+    return View(selection=tuple(sorted(drawn.tolist())), basis=config.basis)
 
 
 def _fit_codebook(
@@ -233,13 +220,16 @@ def _fit_codebook(
 ) -> Codebook:
     """Standardise each channel over all pixels, weight the patterns, and fit k-means on a
     sub-sample."""
-    from .loops import moments  # late: what only propagates masks does without the compiler
+    from .loops import moments  # imported late: mask propagation runs without the compiler
 
     measured = np.empty((len(channels), 2))
     moments(channels, measured)
     mean, deviation = measured.astype(np.float32).T
+
+    # A constant channel has scale 0: standardised, its rounding noise would decide the labels.
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
-    scale[len(view.colour) :] *= config.pattern_weight
+    scale[COLOUR_CHANNELS:] *= config.pattern_weight
+
     pixels = rng.integers(channels.shape[1], size=config.fit_pixels)
     points = np.ascontiguousarray(((channels[:, pixels] - mean[:, None]) * scale[:, None]).T)
     centroids = _fit(points, config, seed=int(rng.integers(1, 2**31 - 1)))
@@ -251,30 +241,33 @@ def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
 
     argmin |x - c|^2 = argmin |c|^2 - 2 x.c, and standardisation folds into the centroids.
     """
-    from .loops import nearest  # late: what only propagates masks does without the compiler
+    from .loops import nearest  # imported late: mask propagation runs without the compiler
 
     weights = -2 * centroids * scale
     offsets = (centroids**2).sum(axis=1) - weights @ mean
-    if short := -len(channels) % 4:
-        channels, weights = (
-            np.pad(channels, ((0, short), (0, 0))),
-            np.pad(weights, ((0, 0), (0, short))),
-        )
+
+    # ``nearest`` reads four channels and two centroids at a time. Channels of zeros change no
+    # score, and a centroid at infinite distance is never chosen.
+    missing = -len(channels) % 4
+    if missing:
+        channels = np.pad(channels, ((0, missing), (0, 0)))
+        weights = np.pad(weights, ((0, 0), (0, missing)))
     if len(centroids) % 2:
-        weights, offsets = np.pad(weights, ((0, 1), (0, 0))), np.append(offsets, np.inf)
+        weights = np.pad(weights, ((0, 1), (0, 0)))
+        offsets = np.append(offsets, np.inf)
+
     labels = np.empty(channels.shape[1], dtype=np.uint8)
     nearest(channels, weights.astype(np.float32), offsets.astype(np.float32), labels)
     return labels
 
 
 def _fit(points: F32, config: QuantizationConfig, seed: int) -> F32:
-    """k-means centroids, float32 (K, D).
-
-    One thread: faiss sums in thread order, which would change the last digits. Distances without
-    BLAS: for so few centroids and channels it takes twice as long.
-    """
-    threads, blas_from = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
+    """k-means centroids, float32 (K, D)."""
+    threads = faiss.omp_get_max_threads()
+    blas_threshold = faiss.cvar.distance_compute_blas_threshold
+    # One thread: faiss sums in thread order, which would change the last digits.
     faiss.omp_set_num_threads(1)
+    # No BLAS: for so few centroids and channels it takes twice as long.
     faiss.cvar.distance_compute_blas_threshold = len(points) + 1
     try:
         kmeans = faiss.Kmeans(
@@ -288,9 +281,9 @@ def _fit(points: F32, config: QuantizationConfig, seed: int) -> F32:
         kmeans.train(points)
     finally:
         faiss.omp_set_num_threads(threads)
-        faiss.cvar.distance_compute_blas_threshold = blas_from
+        faiss.cvar.distance_compute_blas_threshold = blas_threshold
     return np.asarray(kmeans.centroids, dtype=np.float32).reshape(config.clusters, -1)
 
 
 def _rounded(values: F32) -> list[float]:
-    return [float(f"{v:.6g}") for v in values.tolist()]
+    return [float(f"{value:.6g}") for value in values.tolist()]

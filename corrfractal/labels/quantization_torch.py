@@ -1,6 +1,8 @@
-"""``quantize_clip`` as tensor operations on one device: the same views, pixels and standardisation,
-so nearly the same labels; k-means starts from other points than faiss does. One path for CUDA and
-CPU, where it is slower than the compiled one and serves to try it.
+"""``quantize_clip`` (III-A) as tensor operations on one device.
+
+Views, pixels and standardisation are those of the compiled path; k-means starts from other points
+than faiss, so labels are nearly the same. One code path for CUDA and CPU; the CPU one is slower than
+the compiled loops and is there for tests. Shapes: as in ``quantization``.
 """
 
 from __future__ import annotations
@@ -13,11 +15,10 @@ from torch import Tensor
 
 from .color import rgb_to_lab
 from .hadamard import place, walsh_basis
-from .quantization import Codebook, QuantizationConfig, View
+from .quantization import COLOUR_CHANNELS, Codebook, QuantizationConfig, View
 
 U8 = npt.NDArray[np.uint8]
 
-LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 ASSIGN_CHUNK = 1 << 20  # pixels assigned at once: bounds memory
 
 
@@ -43,25 +44,24 @@ def quantize_on(
 
 
 def clip_channels(frames: Tensor, view: View) -> Tensor:
-    """uint8 (T, H, W, 3) -> float32 (D, T * H * W); the responses are exact, being sums of small integers."""
+    """uint8 (T, H, W, 3) -> float32 (D, T * H * W); the responses are exact, being sums of small
+    integers."""
     rgb = frames.movedim(3, 1).float()
-    colour = rgb_to_lab(rgb / 255)[:, [1 + axis for axis in view.colour]]
-    if view.luminance:
-        weights = rgb.new_tensor(LUMA)[:, None, None]
-        rgb = (rgb * weights).sum(dim=1, keepdim=True).round().expand_as(rgb)
-    channels = torch.cat((colour, _responses(rgb, view)), dim=1) if view.selection else colour
+    ab = rgb_to_lab(rgb / 255)[:, 1:]
+    channels = torch.cat((ab, _responses(rgb, view)), dim=1) if view.selection else ab
     return channels.movedim(1, 0).reshape(channels.shape[1], -1)
 
 
 def _responses(rgb: Tensor, view: View) -> Tensor:
     """float32 (T, patterns, H, W) from (T, 3, H, W): one convolution per colour channel."""
-    n, functions = view.basis, torch.from_numpy(walsh_basis(view.basis)).to(rgb)
-    before, after = n // 2 - 1, n // 2
-    padded = F.pad(
-        rgb,
-        (before, after, before, after),
-        mode="reflect" if min(rgb.shape[2:]) > after else "replicate",
-    )
+    n = view.basis
+    functions = torch.from_numpy(walsh_basis(n)).to(rgb)
+    before = n // 2 - 1
+    after = n // 2
+    # PyTorch cannot reflect more pixels than a side has.
+    mode = "reflect" if min(rgb.shape[2:]) > after else "replicate"
+    padded = F.pad(rgb, (before, after, before, after), mode=mode)
+
     kernels = rgb.new_zeros(len(view.selection), 3, n, n)
     for kernel, pattern in zip(kernels, view.selection, strict=True):
         channel, row, column = place(pattern, n)
@@ -72,21 +72,19 @@ def _responses(rgb: Tensor, view: View) -> Tensor:
 def _fit_codebook(
     channels: Tensor, view: View, config: QuantizationConfig, rng: np.random.Generator
 ) -> Codebook:
-    moments = torch.stack(
-        (channels.double().mean(dim=1), channels.double().std(dim=1, correction=0))
-    ).float()
-    mean, deviation = moments
-    scale = torch.where(
-        deviation > 1e-6, 1 / deviation.clamp(min=1e-6), torch.zeros_like(deviation)
-    )
-    scale[len(view.colour) :] *= config.pattern_weight
-    pixels = torch.from_numpy(rng.integers(channels.shape[1], size=config.fit_pixels)).to(
-        channels.device
-    )
+    """``quantization._fit_codebook`` on the device of ``channels``."""
+    device = channels.device
+    precise = channels.double()
+    mean = precise.mean(dim=1).float()
+    deviation = precise.std(dim=1, correction=0).float()
+    constant = torch.zeros_like(deviation)
+    scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), constant)
+    scale[COLOUR_CHANNELS:] *= config.pattern_weight
+
+    # The draws are made on the CPU: every device gets the same pixels and first centroids.
+    pixels = torch.from_numpy(rng.integers(channels.shape[1], size=config.fit_pixels)).to(device)
     points = ((channels[:, pixels] - mean[:, None]) * scale[:, None]).T
-    first = torch.from_numpy(rng.choice(len(points), config.clusters, replace=False)).to(
-        channels.device
-    )
+    first = torch.from_numpy(rng.choice(len(points), config.clusters, replace=False)).to(device)
     centroids = kmeans(points, points[first], config.iterations)
     return Codebook(
         view=view,
@@ -99,8 +97,8 @@ def _fit_codebook(
 def kmeans(points: Tensor, centroids: Tensor, iterations: int) -> Tensor:
     """Lloyd's iterations from given centroids, (N, D) and (K, D) -> (K, D).
 
-    Sums are matrix products, not scattered additions: the same on every run of a device. A cluster
-    that nobody is nearest to moves to the point that lies farthest from its own centroid.
+    Sums are matrix products instead of scattered additions, whose order differs between runs on a
+    GPU. An empty cluster moves to the point that is farthest from its own centroid.
     """
     for _ in range(iterations):
         distances, nearest = torch.cdist(points, centroids).min(dim=1)
@@ -114,17 +112,15 @@ def kmeans(points: Tensor, centroids: Tensor, iterations: int) -> Tensor:
 
 
 def _assign(channels: Tensor, codebook: Codebook) -> Tensor:
-    """uint8 (N,), the lowest label wins a tie; the product of ``quantization.assign``."""
+    """uint8 (N,), the lowest label wins a tie; the same product as ``quantization.assign``."""
     mean, scale, centroids = (
         torch.from_numpy(np.ascontiguousarray(part)).to(channels.device)
         for part in (codebook.mean, codebook.scale, codebook.centroids)
     )
     weights = -2 * centroids * scale
     offsets = (centroids**2).sum(dim=1) - weights @ mean
-    parts = channels.split(ASSIGN_CHUNK, dim=1)
-    return torch.cat(
-        [
-            torch.addmm(offsets[:, None], weights, part).argmin(dim=0).to(torch.uint8)
-            for part in parts
-        ]
-    )
+    chunks = []
+    for part in channels.split(ASSIGN_CHUNK, dim=1):
+        scores = torch.addmm(offsets[:, None], weights, part)
+        chunks.append(scores.argmin(dim=0).to(torch.uint8))
+    return torch.cat(chunks)

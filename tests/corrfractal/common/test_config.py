@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pytest
 
@@ -41,6 +42,28 @@ def test_a_configuration_survives_the_way_through_plain_values() -> None:
 def test_a_wrong_field_is_named_with_the_file_it_stands_in(values: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=rf"run\.toml.*{named}"):
         config_from_dict(Outer, values, where="run.toml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Successor(Config):
+    SETTLED: ClassVar[dict[str, Any]] = {"grey": False}
+    sizes: tuple[float, ...] = (1.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldsSuccessor(Config):
+    inner: Successor = field(default_factory=Successor)
+
+
+def test_a_removed_field_is_read_at_its_fixed_value_and_refused_at_any_other() -> None:
+    old = {"inner": {"sizes": [3.5], "grey": False}}
+    read = config_from_dict(HoldsSuccessor, old)
+    assert read == HoldsSuccessor(inner=Successor(sizes=(3.5,)))
+    assert "grey" not in config_to_dict(read)["inner"]
+    assert old["inner"]["grey"] is False
+    for other in (True, 0, None):
+        with pytest.raises(ConfigError, match=r"field 'grey' was removed.*knows only False"):
+            config_from_dict(HoldsSuccessor, {"inner": {"grey": other}})
 
 
 def test_a_digest_depends_on_contents_and_not_on_order() -> None:
