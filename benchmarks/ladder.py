@@ -80,8 +80,6 @@ LABELS = {"3 patterns instead of 6": "n_patterns = 3"}  # more of them: benchmar
 # Of the correspondence module, of the tracker
 TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as it is": ({}, {}),
-    "all densities in one softmax": ({"merge": "single"}, {}),
-    "a chain for each reference": ({"joint_references": False}, {}),
     "one affinity a chain": ({"steps": 1}, {}),
     "Chain_H of 3 x 3": ({"full_radius": 1}, {}),
     "Chain_H of 7 x 7": ({"full_radius": 3}, {}),

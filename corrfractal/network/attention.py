@@ -1,33 +1,32 @@
-"""Restricted attention, the one hot loop: every affinity of the paper (A^a, A^c, A^R) is this
-function.
+"""Restricted attention (eq. 1): every affinity of the paper (A^a, A^c, A^R) is this function.
 
-Each target pixel looks at the (2r+1) x (2r+1) window around its own place in every reference map;
-one softmax runs over all windows together. Keys outside the image do not exist: they are masked,
-neither padded with zeros nor clamped inward.
+Each target pixel sees the (2r+1) x (2r+1) window around its own position in every reference map; one
+softmax runs over all windows together. Keys outside the image are masked, neither padded with zeros
+nor clamped inward.
 
-The usual way unfolds keys and values, (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427
-and 11 x 11. Here the map is worked through in bands that stay within a fixed number of bytes,
-forward and again backward (nothing but the inputs is kept), by one of two kernels:
+Unfolding keys and values makes (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427 and 11 x
+11. Here the map is processed in bands whose scratch memory is bounded, forward and again backward
+(only the inputs are kept), by one of two kernels:
 
-    tiles    r >= 2: 8 x 8 queries against the (8+2r)^2 keys that they share, as batched matrix products;
-    offsets  r <= 1: one shifted product per window position, since a tile would mostly compute what it masks.
+    tiles    r >= 2: 8 x 8 queries and the (8+2r)^2 keys that they share, as batched matrix products
+    offsets  r <= 1: one shifted product per window position, since most of a tile would be masked
 
-Both are plain tensor operations, the same on CPU and CUDA. Rejected after trial: flex_attention (no
-backward on CPU), NATTEN (clamps windows at the border), torch.compile (14 s per new shape, and the
-shapes are random).
+Both are plain tensor operations, the same on CPU and CUDA. Rejected after trial
+(``docs/decisions/0005``): flex_attention (no backward on CPU), NATTEN (clamps windows at the border),
+torch.compile (14 s per new shape, and training draws shapes at random).
 
-Shape suffixes: B batch, N references, C embedding channels, V value channels, H W map, K = 8 + 2r side of a tile's
-keys.
+Shapes: B batch, N references, C embedding channels, V value channels, H x W map, r window radius.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from corrfractal.common.config import Config
@@ -47,15 +46,16 @@ def restricted_attention(
     """Carry ``value`` from the references to the target by similarity within a window.
 
     out[b, :, y, x] = sum over n, |dy| <= radius, |dx| <= radius of
-                      softmax(scale * <query[b, :, y, x], key[b, n, :, y+dy, x+dx]>) * value[b, n, :, y+dy, x+dx]
+                      softmax(scale * <query[b, :, y, x], key[b, n, :, y+dy, x+dx]>)
+                      * value[b, n, :, y+dy, x+dx]
 
     Args:
         query: (B, C, H, W) target embedding.
         key: (B, N, C, H, W) embeddings of N references.
-        value: (B, N, V, H, W) what is carried over.
+        value: (B, N, V, H, W) labels, or labels and embedding.
         radius: window radius, 0 or more; 5 is the paper's 11 x 11.
         scale: factor on the inner product; 1 / sqrt(C) by default.
-        mask_border: leave out keys outside the image. False counts them as zeros, as unfolding with
+        mask_border: exclude keys outside the image. False counts them as zeros, as unfolding with
             padding does: their share of the softmax is lost.
 
     Returns:
@@ -74,9 +74,10 @@ def restricted_attention(
         raise ValueError(f"radius must be 0 or more, got {radius}")
     if radius == 0 and key.shape[1] == 1:
         return value[:, 0]
-    # A window holds no more than the image
+    # A wider window than the image adds only masked keys.
     reach = min(radius, max(H, W) - 1) if mask_border else radius
-    scale = 1 / math.sqrt(C) if scale is None else scale
+    if scale is None:
+        scale = 1 / math.sqrt(C)
     out: Tensor = _RestrictedAttention.apply(query, key, value, reach, scale, mask_border)
     return out
 
@@ -85,62 +86,57 @@ def restricted_attention(
 class Similarity(Config):
     """How alike two embeddings are, before the softmax."""
 
-    kind: str = "scaled"
+    kind: Literal["scaled", "inner", "cosine"] = "scaled"
     """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k|) / temperature.
     """
-    temperature: float = 0.07
+    temperature: PositiveFloat = 0.07
     """Of ``cosine``."""
-    test_temperature: float | None = None
-    """Of ``cosine`` at test time, where a sharper one carries labels better; None: that of
+    test_temperature: PositiveFloat | None = None
+    """Of ``cosine`` at test time, where a lower one propagates labels better; None: that of
     training."""
-    colour_temperature: float | None = None
-    """At test time, add the cosine of Lab patches over this to that of the embeddings (``cosine``
-    only): the input bottleneck keeps colour from the embedding in training, where labels are made
-    of it. None: the embedding alone."""
+    colour_temperature: PositiveFloat | None = None
+    """Of colour at test time (``cosine`` only): the cosine of Lab patches, divided by this, is added
+    to that of the embeddings. In training, where labels are made of colour, the input bottleneck
+    keeps colour from the embedding. None: the embedding alone."""
     mask_border: bool = True
-    """Leave out keys outside the image; see ``restricted_attention``."""
+    """Exclude keys outside the image; see ``restricted_attention``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in ("scaled", "inner", "cosine"):
-            raise ValueError(f"kind must be scaled, inner or cosine, got {self.kind!r}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        for temperature in (self.test_temperature, self.colour_temperature):
-            if temperature is not None and (self.kind != "cosine" or temperature <= 0):
-                raise ValueError(
-                    "test_temperature and colour_temperature must be positive, and want kind cosine"
-                )
+        for name in ("test_temperature", "colour_temperature"):
+            value = getattr(self, name)
+            if value is not None and self.kind != "cosine":
+                raise ValueError(f"{name} needs kind 'cosine', got {value} with {self.kind!r}")
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
-        """``restricted_attention`` with this similarity; with colour, the last channels are the
-        patches."""
+        """``restricted_attention`` with this similarity; with a colour temperature, the last
+        channels of query and key are Lab patches."""
         scale = {"scaled": None, "inner": 1.0, "cosine": 1.0}[self.kind]
         if self.kind == "cosine":
-            query, key = self._scaled(query, dim=1), self._scaled(key, dim=2)
+            query = self._scaled(query, dim=1)
+            key = self._scaled(key, dim=2)
         return restricted_attention(query, key, value, radius, scale, self.mask_border)
 
     @property
     def in_training(self) -> Similarity:
-        """The same as training sees it: by the embedding alone, without what is for test time."""
+        """The same without the settings of test time."""
         return replace(self, test_temperature=None, colour_temperature=None)
 
     def _scaled(self, x: Tensor, dim: int) -> Tensor:
         """Unit vectors over the square root of their temperature, so that inner products are
         cosines over it."""
-        sharpness = self.test_temperature or self.temperature
+        temperature = self.test_temperature or self.temperature
         if self.colour_temperature is None:
-            return F.normalize(x, dim=dim) / math.sqrt(sharpness)
+            return F.normalize(x, dim=dim) / math.sqrt(temperature)
         f, colour = x.split((x.shape[dim] - PATCH_CHANNELS, PATCH_CHANNELS), dim=dim)
-        parts = ((f, sharpness), (colour, self.colour_temperature))
-        return torch.cat(
-            [F.normalize(part, dim=dim) / math.sqrt(temperature) for part, temperature in parts],
-            dim=dim,
-        )
+        # Inner products of joined vectors are sums: of the two cosines, each over its temperature.
+        f = F.normalize(f, dim=dim) / math.sqrt(temperature)
+        colour = F.normalize(colour, dim=dim) / math.sqrt(self.colour_temperature)
+        return torch.cat((f, colour), dim=dim)
 
 
 class _RestrictedAttention(torch.autograd.Function):
-    """Keeps only its inputs; the backward pass computes each band's affinities again."""
+    """Saves only its inputs; the backward pass recomputes the affinities of each band."""
 
     @staticmethod
     def forward(
@@ -153,7 +149,9 @@ class _RestrictedAttention(torch.autograd.Function):
         mask_border: bool,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.radius, ctx.scale, ctx.mask_border = radius, scale, mask_border
+        ctx.radius = radius
+        ctx.scale = scale
+        ctx.mask_border = mask_border
         with torch.autocast(query.device.type, enabled=False):
             query, key, value = _common_dtype(query, key, value)
             out = value.new_empty(value.shape[0], *value.shape[2:])
@@ -174,15 +172,15 @@ class _RestrictedAttention(torch.autograd.Function):
             kernel = choose_kernel(key, value, ctx.radius, ctx.mask_border)
             grad_out = grad_out.to(value.dtype)
             for part, band in kernel.bands(query.shape[0], query.shape[2]):
-                here = (query[part], key[part], value[part], grad_out[part])
-                kernel.backward(*here, band, ctx.scale, tuple(grad[part] for grad in grads))
+                inputs = (query[part], key[part], value[part], grad_out[part])
+                # Slices are views: the kernel writes into ``grads``.
+                kernel.backward(*inputs, band, ctx.scale, tuple(grad[part] for grad in grads))
         dq, dk, dv = (grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True))
         return dq, dk, dv, None, None, None
 
 
 def _common_dtype(*tensors: Tensor) -> list[Tensor]:
-    """Under autocast the embedding is bfloat16 and labels are float32: compute in the wider of
-    them."""
+    """All in the widest dtype of them: under autocast the embedding is bfloat16, labels float32."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)

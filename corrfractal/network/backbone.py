@@ -1,15 +1,18 @@
 """Backbone with aggregation (III-B, III-E, Fig. 3a): an embedding with the resolution of its input.
 
-ResNet-18 from scratch, with two departures from the textbook: the first convolution keeps the
-resolution (stride 1), and pooling stands at the entry of the second and the fourth stage only, so
-that the three branches lie at
+ResNet-18 trained from scratch, with two deviations from the textbook: the first convolution keeps
+the resolution (stride 1), and only the second and the fourth stage begin with pooling. So the three
+branches have these resolutions and channels:
 
-    stem (7 x 7 convolution)   1        width channels
+    stem (7 x 7 convolution)   1        width
     stage 2                    1/2      2 width
     stage 4                    1/4      8 width
 
-Each goes through a 1 x 1 lateral convolution to C channels, is up-sampled to full resolution, and
+Each passes through a 1 x 1 lateral convolution to C channels, is up-sampled to full resolution, and
 the three are summed. Cost at width 64: 88 GMAC for 256 x 256.
+
+Shapes: B batch, C embedding channels, H x W image. The paper does not give C (64 here) nor the
+initial weights of the lateral convolutions (``docs/decisions/0004``).
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -31,24 +36,16 @@ from corrfractal.common.config import Config
 class BackboneConfig(Config):
     """Shape of the backbone."""
 
-    width: int = 64
+    width: Annotated[int, Field(ge=4)] = 64
     """Channels of the stem; 64 is the paper's, 16 the slim network of the CPU profile (1/16 of the
     arithmetic)."""
-    embedding_channels: int = 64
+    embedding_channels: PositiveInt = 64
     """C, channels of the embedding."""
     aggregation: bool = True
     """Sum the three branches; without (the paper's ablation without B), stage 4 alone is
     up-sampled."""
-    stem_stride: int = 1
+    stem_stride: PositiveInt = 1
     """Stride of the first convolution; 1 is the paper's."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width < 4 or self.embedding_channels < 1 or self.stem_stride < 1:
-            raise ValueError(
-                "width must be at least 4, embedding_channels and stem_stride at least 1, got "
-                f"{self.width}, {self.embedding_channels}, {self.stem_stride}"
-            )
 
 
 class Backbone(nn.Module):
@@ -56,10 +53,11 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        w, C = config.width, config.embedding_channels
+        w = config.width
+        C = config.embedding_channels
         self.aggregation = config.aggregation
         self.recompute = False
-        """Gradient checkpointing: keep no activations inside the stages, compute them again in the
+        """Gradient checkpointing: keep no activations inside the stages; recompute them in the
         backward pass."""
         self.stem = nn.Sequential(
             nn.Conv2d(3, w, 7, stride=config.stem_stride, padding=3, bias=False),
@@ -72,31 +70,32 @@ class Backbone(nn.Module):
         self.stage4 = nn.Sequential(_pool(), _Block(4 * w, 8 * w), _Block(8 * w, 8 * w))
         branches = (w, 2 * w, 8 * w) if config.aggregation else (8 * w,)
         self.laterals = nn.ModuleList(nn.Conv2d(channels, C, 1) for channels in branches)
-        # The laterals keep PyTorch's smaller weights: with ResNet's, first affinities go to
-        # whichever key is longest.
+        # The laterals keep PyTorch's smaller initial weights: with Kaiming initialisation, embedding
+        # norms dominate the first softmax.
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and not name.startswith("laterals"):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        run = _recomputed if self.recompute and torch.is_grad_enabled() else _kept
+        run = _recompute if self.recompute and torch.is_grad_enabled() else _run
         stem = self.stem(images)
         second = run(self.stage2, run(self.stage1, stem))
         fourth = run(self.stage4, run(self.stage3, second))
-        size = images.shape[-2:]
+
         branches = (stem, second, fourth) if self.aggregation else (fourth,)
-        maps = (lateral(branch) for lateral, branch in zip(self.laterals, branches, strict=True))
-        return reduce(
-            torch.add, (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps)
-        )
+        size = images.shape[-2:]
+        maps = []
+        for lateral, branch in zip(self.laterals, branches, strict=True):
+            maps.append(F.interpolate(lateral(branch), size, mode="bilinear", align_corners=False))
+        return reduce(torch.add, maps)
 
 
-def _kept(stage: nn.Module, x: Tensor) -> Tensor:
+def _run(stage: nn.Module, x: Tensor) -> Tensor:
     y: Tensor = stage(x)
     return y
 
 
-def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
+def _recompute(stage: nn.Module, x: Tensor) -> Tensor:
     contexts = partial(_contexts, stage)
     y: Tensor = checkpoint(
         stage, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
@@ -107,18 +106,20 @@ def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
 def _contexts(
     stage: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _counted_already(stage)
+    """Contexts of the first forward pass and of the recomputation, as ``checkpoint`` wants them."""
+    return nullcontext(), _frozen_batch_statistics(stage)
 
 
 @contextmanager
-def _counted_already(stage: nn.Module) -> Iterator[None]:
-    """The second pass leaves the running averages of batch normalisation as the first one left
-    them."""
+def _frozen_batch_statistics(stage: nn.Module) -> Iterator[None]:
+    """Keep the running averages of batch normalisation: the first pass already updated them, and
+    the recomputation would count the batch twice."""
     norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
-    counts = [
+    counters = [
         buffer for name, buffer in stage.named_buffers() if name.endswith("num_batches_tracked")
     ]
-    momenta, before = [norm.momentum for norm in norms], [count.clone() for count in counts]
+    momenta = [norm.momentum for norm in norms]
+    counts = [counter.clone() for counter in counters]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -126,8 +127,8 @@ def _counted_already(stage: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for count, value in zip(counts, before, strict=True):
-            count.copy_(value)
+        for counter, count in zip(counters, counts, strict=True):
+            counter.copy_(count)
 
 
 def _pool() -> nn.Module:

@@ -2,12 +2,16 @@
 
 One step carries labels *and embedding* of the reference to the target grid:
 
-    (f', q') = A(f, f_t) . (f, q)                                                          eqs. 4 and 5
+    (f', q') = A(f, f_t) . (f, q)                                                      eqs. 4 and 5
 
-Both now lie on the target grid, so the next step searches with f' around the same pixel (eqs. 6 and
-7), and two steps with 11 x 11 windows reach as far as one with 21 x 21 at twice the cost instead of
-four times. The target embedding f_t is the attractor of every step. Several references share one
-softmax in the first step; afterwards there is a single map.
+Both are now on the target grid, so the next step searches with f' around the same pixel (eqs. 6 and
+7). Two steps with 11 x 11 windows reach as far as one with 21 x 21, at twice the cost of one 11 x 11
+step instead of four times. The target embedding f_t is the attractor F* (eq. 3) of every step.
+
+Shapes: B batch, N references, C embedding channels, K labels, h x w a reduced grid.
+
+Deviation from the paper: none. With several references, which it leaves open, all share one softmax
+in the first step; after it there is a single map.
 """
 
 from __future__ import annotations
@@ -34,13 +38,17 @@ def chain(
         f_t: (B, C, h, w) embedding of the target, the attractor.
         radius: window radius of every step.
         steps: number of affinities; the paper found 2 best of 1 to 4.
-        similarity: of embeddings; the default's if None.
+        similarity: of embeddings; None uses ``Similarity()``.
 
     Returns:
         f, (B, C, h, w), and q, (B, K, h, w), on the target grid.
     """
-    C, similarity = f.shape[2], similarity or Similarity()
+    if similarity is None:
+        similarity = Similarity()
+    C = f.shape[2]
     for _ in range(steps):
+        # One softmax carries f and q together: the affinity is computed once.
         carried = similarity.attend(f_t, f, torch.cat((f, q), dim=2), radius)
-        f, q = carried[:, None, :C], carried[:, None, C:]
+        f = carried[:, None, :C]
+        q = carried[:, None, C:]
     return f[:, 0], q[:, 0]

@@ -1,14 +1,19 @@
 """Multi-density correspondence (III-D.2, Fig. 5, eqs. 8-9): from several low resolutions to one at
 full resolution.
 
-A density d is the denominator of the sub-sampling: a frame of H x W becomes round(H / d) x round(W / d). For each
-density Chain_L matches where a window reaches far; its result is carried to the R grid (1/2 of the frame), where
-Chain_R matches again, finer. A^R merges densities by attention over all of their windows at once, and Chain_H takes
-the merged map to full resolution.
+A density d is the denominator of the sub-sampling: a frame of H x W becomes round(H / d) x
+round(W / d). At each density Chain_L matches in a window that reaches far. Its result is resized to
+the R grid (1/2 of the frame), where Chain_R matches again, finer. A^R merges densities by attention
+over all of their windows at once, and Chain_H takes the merged map to full resolution.
 
-Training (Fig. 5a) draws two densities and merges them in one softmax. Inference (Fig. 5b) goes
-through six, coarse to fine, each merged with what the coarser ones agreed on. Symbols:
-docs/method.md.
+Training (Fig. 5a) draws two densities and merges them in one softmax. Inference (Fig. 5b) uses six,
+coarse to fine, and merges each with the result of the coarser ones.
+
+Shapes: B batch, N references, C embedding channels, K labels; H x W the frame, h x w a reduced grid.
+Symbols (docs/method.md): F, Q at full resolution, f, q reduced.
+
+Deviations from the paper: none in the equations. It leaves open the grid of A^R (1/2 here, since each
+enlargement has to stay below the window) and the order of merging (coarse to fine here).
 """
 
 from __future__ import annotations
@@ -17,9 +22,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from statistics import NormalDist
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from corrfractal.common.config import Config
@@ -32,71 +39,55 @@ from .chain import chain
 class CorrespondenceConfig(Config):
     """Switches of the correspondence module."""
 
-    radius: int = 5
+    SETTLED: ClassVar[dict[str, Any]] = {"joint_references": True, "merge": "progressive"}
+
+    radius: NonNegativeInt = 5
     """Window radius of Chain_L and Chain_R; 5 is the paper's 11 x 11."""
-    test_radius: int | None = None
-    """The same at test time, where memory frames lie farther back than in training; None: that of
+    test_radius: NonNegativeInt | None = None
+    """The same at test time, where memory frames are farther back than in training; None: that of
     training."""
-    steps: int = 2
+    steps: PositiveInt = 2
     """Affinities per chain (paper, Table 6: 2 is best of 1 to 4)."""
-    merge_radius: int = 1
+    merge_radius: NonNegativeInt = 1
     """Window radius of A^R."""
-    full_radius: int = 0
+    full_radius: NonNegativeInt = 0
     """Window radius of Chain_H; 0 is the paper's 1 x 1, which for a single map is up-sampling."""
-    refinement_density: float = 2.0
+    refinement_density: Annotated[float, Field(ge=1)] = 2.0
     """Density of the R grid."""
     multi_density: bool = True
-    """Off is the ablation without C: one affinity at the finest density in use, up-sampled, as the
+    """False is the ablation without C: one affinity at the finest density in use, up-sampled, as the
     siblings do."""
-    joint_references: bool = True
-    """One softmax over all references in the first step; off: a chain for each, merged like
-    densities."""
-    merge: str = "progressive"
-    """At inference. ``progressive``: each density with what the coarser ones gave (eq. 9);
-    ``single``: one softmax."""
     similarity: Similarity = field(default_factory=Similarity)
     """How alike two embeddings are."""
     density_means: tuple[float, float] = (4.0, 8.0)
     """Means of the two Gaussians that training draws densities from."""
-    density_sigma: float = 1.5
+    density_sigma: PositiveFloat = 1.5
     """Their standard deviation; each is truncated at the midpoint of the means and at 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.merge not in ("progressive", "single"):
-            raise ValueError(f"merge must be progressive or single, got {self.merge!r}")
-        if (
-            min(self.radius, self.test_radius or 0, self.merge_radius, self.full_radius) < 0
-            or self.steps < 1
-        ):
-            raise ValueError("radii must be 0 or more and steps at least 1")
-        if self.refinement_density < 1:
-            raise ValueError(
-                f"refinement_density must be at least 1, got {self.refinement_density}"
-            )
-        if not 1 < self.density_means[0] < self.density_means[1] or self.density_sigma <= 0:
-            raise ValueError(
-                "density_means must ascend from above 1 and density_sigma must be positive"
-            )
+        low, high = self.density_means
+        if not 1 < low < high:
+            raise ValueError(f"density_means must ascend from above 1, got {self.density_means}")
 
     @property
     def at_test_time(self) -> CorrespondenceConfig:
-        """The same as a tracker uses it."""
-        return (
-            self
-            if self.test_radius is None
-            else replace(self, radius=self.test_radius, test_radius=None)
-        )
+        """The same with the window of test time, as a tracker uses it."""
+        if self.test_radius is None:
+            return self
+        return replace(self, radius=self.test_radius, test_radius=None)
 
 
 def draw_densities(config: CorrespondenceConfig, uniform: Sequence[float]) -> tuple[float, float]:
-    """Two densities from the truncated Gaussians, by inverting their distribution functions.
+    """Two densities from the truncated Gaussians of Fig. 9, by inverting their distribution
+    functions.
 
     Args:
         config: means and standard deviation.
         uniform: two numbers in [0, 1), which decide the draw: the caller owns the randomness.
     """
-    (low, high), sigma = config.density_means, config.density_sigma
+    low, high = config.density_means
+    sigma = config.density_sigma
     middle = (low + high) / 2
     return (
         _truncated_normal(low, sigma, 1.0, middle, uniform[0]),
@@ -154,15 +145,25 @@ def reconstruct(
     Returns:
         (B, K, H, W) distribution over labels.
     """
-    densities = densities if config.multi_density else [min(densities)]
-    references = (_at_density(F_ref, Q_ref, d) for d in densities)
-    return propagate(references, pyramid(F_t, densities), F_t, replace(config, merge="single"))
+    if not config.multi_density:
+        finest = min(densities)
+        reference = _at_density(F_ref, Q_ref, finest)
+        f, q = _single_affinity(reference, resize_embedding(F_t, grid(F_t, finest)), config)
+        return to_full(f, q, F_t, config)
+
+    f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
+    maps = []
+    for density, f_t in zip(densities, pyramid(F_t, densities), strict=True):
+        reference = _at_density(F_ref, Q_ref, density)
+        maps.append(_to_refinement(reference, f_t, f_R, config))
+    f, q = _merge(maps, f_R, config)
+    return to_full(f, q, F_t, config)
 
 
 def pyramid(F_t: Tensor, densities: Sequence[float]) -> list[Tensor]:
-    """One embedding (B, C, H, W) at each density. A target's pyramid serves again when the frame
+    """One embedding (B, C, h, w) at each density. A tracker reuses a target's pyramid when the frame
     joins the memory."""
-    return [resize_embedding(F_t, grid(F_t, d)) for d in densities]
+    return [resize_embedding(F_t, grid(F_t, density)) for density in densities]
 
 
 def propagate(
@@ -182,7 +183,8 @@ def propagate(
     Returns:
         (B, K, H, W) distribution over labels.
     """
-    return to_full(*refine(references, targets, F_t, config), F_t, config)
+    f, q = refine(references, targets, F_t, config)
+    return to_full(f, q, F_t, config)
 
 
 def refine(
@@ -194,78 +196,59 @@ def refine(
     """``propagate`` up to the last up-sampling: f (B, C, h, w) and q (B, K, h, w) on the R grid."""
     pairs = zip(references, targets, strict=True)
     if not config.multi_density:
-        *_, (reference, f_t) = pairs
-        return _chain(reference, f_t, config, steps=1)
+        *_, (finest, f_t) = pairs
+        return _single_affinity(finest, f_t, config)
+
     f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
+    # A generator: the references of one density at a time are in memory.
     maps = (_to_refinement(reference, f_t, f_R, config) for reference, f_t in pairs)
-    if config.merge == "single":
-        return _merge(list(maps), f_R, config)
-    return reduce(lambda so_far, refined: _merge([so_far, refined], f_R, config), maps)
+    return reduce(lambda merged, finer: _merge([merged, finer], f_R, config), maps)
+
+
+def _single_affinity(
+    ref: References, f_t: Tensor, config: CorrespondenceConfig
+) -> tuple[Tensor, Tensor]:
+    """The ablation without C: one affinity in place of chains and densities."""
+    return chain(ref.f, ref.q, f_t, config.radius, 1, config.similarity)
 
 
 def _to_refinement(
     ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig
 ) -> tuple[Tensor, Tensor]:
     """Chain_L at the density of the references, then Chain_R on the R grid."""
-    f, q = _chain(ref, f_t, config, config.steps)
+    f, q = chain(ref.f, ref.q, f_t, config.radius, config.steps, config.similarity)
     size = (f_R.shape[-2], f_R.shape[-1])
-    carried = References(f=resize_embedding(f, size)[:, None], q=resize_labels(q, size)[:, None])
-    return _chain(carried, f_R, config, config.steps)
-
-
-def _chain(
-    ref: References, f_t: Tensor, config: CorrespondenceConfig, steps: int
-) -> tuple[Tensor, Tensor]:
-    """All references in one chain, or a chain for each."""
-    if config.joint_references or ref.f.shape[1] == 1:
-        return chain(ref.f, ref.q, f_t, config.radius, steps, config.similarity)
-    singles = zip(ref.f.split(1, dim=1), ref.q.split(1, dim=1), strict=True)
-    return _merge(
-        [chain(f, q, f_t, config.radius, steps, config.similarity) for f, q in singles], f_t, config
-    )
+    f_reference = resize_embedding(f, size)[:, None]
+    q_reference = resize_labels(q, size)[:, None]
+    return chain(f_reference, q_reference, f_R, config.radius, config.steps, config.similarity)
 
 
 def _merge(
     maps: Sequence[tuple[Tensor, Tensor]], f_R: Tensor, config: CorrespondenceConfig
 ) -> tuple[Tensor, Tensor]:
     """A^R (eqs. 8 and 9): one softmax over the windows of all maps."""
-    f, q = (torch.stack(parts, dim=1) for parts in zip(*maps, strict=True))
+    f = torch.stack([f for f, _ in maps], dim=1)
+    q = torch.stack([q for _, q in maps], dim=1)
     return chain(f, q, f_R, config.merge_radius, 1, config.similarity)
 
 
 def to_full(f: Tensor, q: Tensor, F_t: Tensor, config: CorrespondenceConfig) -> Tensor:
-    """Chain_H: q on the R grid -> (B, K, H, W).
+    """Chain_H: f (B, C, h, w) and q (B, K, h, w) on the R grid -> (B, K, H, W).
 
     Its softmax over a 1 x 1 window of a single map is exactly 1, so with radius 0 this is
     up-sampling.
     """
     size = (F_t.shape[-2], F_t.shape[-1])
-    q = resize_labels(q, size)
+    Q = resize_labels(q, size)
     if config.full_radius == 0:
-        return q
-    return config.similarity.attend(
-        F_t, resize_embedding(f, size)[:, None], q[:, None], config.full_radius
-    )
-
-
-def _at_density(F_ref: Tensor, Q_ref: Tensor, density: float) -> References:
-    count, size = F_ref.shape[:2], grid(F_ref, density)
-    return References(
-        f=resize_embedding(F_ref.flatten(0, 1), size).unflatten(0, count),
-        q=resize_labels(Q_ref.flatten(0, 1), size).unflatten(0, count),
-    )
-
-
-def _truncated_normal(mean: float, sigma: float, low: float, high: float, u: float) -> float:
-    normal = NormalDist(mean, sigma)
-    below, above = normal.cdf(low), normal.cdf(high)
-    p = below + u * (above - below)
-    return min(max(normal.inv_cdf(min(max(p, 1e-12), 1 - 1e-12)), low), high)
+        return Q
+    F_R = resize_embedding(f, size)
+    return config.similarity.attend(F_t, F_R[:, None], Q[:, None], config.full_radius)
 
 
 def loss(distribution: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of the reconstructed distribution (eqs. 10 and 11): mean of -log(p +
-    1e-8) over pixels.
+    """Negative log-likelihood of the reconstructed distribution (eqs. 10 and 11): mean of
+    -log(p + 1e-8) over pixels.
 
     Args:
         distribution: (B, K, H, W), sums to 1 over K.
@@ -273,3 +256,22 @@ def loss(distribution: Tensor, labels: Tensor) -> Tensor:
     """
     p = distribution.float().gather(1, labels[:, None])
     return -torch.log(p + 1e-8).mean()
+
+
+def _at_density(F_ref: Tensor, Q_ref: Tensor, density: float) -> References:
+    B_and_N = F_ref.shape[:2]
+    size = grid(F_ref, density)
+    return References(
+        f=resize_embedding(F_ref.flatten(0, 1), size).unflatten(0, B_and_N),
+        q=resize_labels(Q_ref.flatten(0, 1), size).unflatten(0, B_and_N),
+    )
+
+
+def _truncated_normal(mean: float, sigma: float, low: float, high: float, u: float) -> float:
+    normal = NormalDist(mean, sigma)
+    below = normal.cdf(low)
+    above = normal.cdf(high)
+    p = below + u * (above - below)
+    # inv_cdf accepts neither 0 nor 1.
+    quantile = normal.inv_cdf(min(max(p, 1e-12), 1 - 1e-12))
+    return min(max(quantile, low), high)

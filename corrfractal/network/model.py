@@ -1,8 +1,13 @@
-"""The network: frames and labels -> losses in training; a first mask -> masks of all later frames
-in use.
+"""The network (Fig. 1): frames and labels -> losses in training; a first mask -> masks of all later
+frames in use.
 
-Losses (eqs. 10-12): Loss = 0.5 Loss_a + 0.5 Loss_c. The appearance module is a sibling of the correspondence module,
-trained with it and left out at inference.
+Loss = 0.5 Loss_a + 0.5 Loss_c (eqs. 10-12). The appearance module (Loss_a) is trained beside the
+correspondence module (Loss_c) and not used at inference.
+
+Shapes: B batch, N references, M = N + 1 frames of a sample, C embedding channels, K labels, H x W
+frame.
+
+Deviation from the paper: the input bottleneck (``CorrFractal.embed``), which it does not mention.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,46 +26,33 @@ from torch import Tensor, nn
 from corrfractal.labels.color import lab_for_network, lab_patches
 
 from . import artifact
-from .appearance import READINGS, appearance
+from .appearance import appearance
 from .backbone import Backbone, BackboneConfig
 from .correspondence import CorrespondenceConfig, loss, reconstruct
 
 if TYPE_CHECKING:
-    from .tracker import Tracker, TrackerConfig
+    from .tracker import LabelTracker, Tracker
+    from .tracker_config import TrackerConfig
 
-BOTTLENECKS = ("rgb", "lab", "none")
-LABELS = 16  # K, most labels that a stored pseudo-label map holds
+LABELS = 16  # K: a stored pseudo-label map holds at most so many
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrFractalConfig(BackboneConfig):
-    """The whole network: the backbone's fields, the correspondence module's, and the training
+    """The complete network: the backbone's fields, the correspondence module's, and the training
     losses."""
 
     correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
     """Multi-density correspondence."""
-    appearance: str = "literal"
-    """Reading of the appearance module: ``literal``, ``time_reversed`` or ``off`` (the ablation
-    without A)."""
-
-    bottleneck: str = "rgb"
-    """What the network sees, and what may be dropped from it in training: ``rgb``: one or two of R,
-    G, B; ``lab``: Lab, one of a and b; ``none``: RGB, nothing is dropped."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.bottleneck not in BOTTLENECKS:
-            raise ValueError(
-                f"bottleneck must be one of {', '.join(BOTTLENECKS)}, got {self.bottleneck!r}"
-            )
-        if self.appearance not in READINGS:
-            raise ValueError(
-                f"appearance must be one of {', '.join(READINGS)}, got {self.appearance!r}"
-            )
+    appearance: Literal["literal", "time_reversed", "off"] = "literal"
+    """Reading of the appearance module; ``off`` is the ablation without A."""
+    bottleneck: Literal["rgb", "lab", "none"] = "rgb"
+    """Input of the network, and what training may drop from it: ``rgb``: one or two of R, G, B;
+    ``lab``: Lab, one of a and b; ``none``: RGB, nothing is dropped."""
 
 
 class Losses(NamedTuple):
-    """What a training step looks at, scalars."""
+    """Results of a training step, scalars."""
 
     total: Tensor
     appearance: Tensor
@@ -68,8 +60,8 @@ class Losses(NamedTuple):
     error: Tensor
     """Share of pixels whose most likely label is wrong."""
     copy_error: Tensor
-    """The same share for copying the nearest reference's labels in place: what a useless network
-    could do."""
+    """The same share for copying the nearest reference's labels in place: the baseline that needs
+    no network."""
 
 
 class CorrFractal(nn.Module):
@@ -86,8 +78,8 @@ class CorrFractal(nn.Module):
         Args:
             images: (B, 3, H, W), uint8 or float in 0..1.
             keep: (B, 3) of 0 and 1, the input bottleneck: channels (R, G, B or L, a, b) set to 0
-                are dropped and the others rescaled by 3 / kept. Without it colour leaks into labels
-                that are made of colour.
+                are dropped and the others rescaled by 3 / kept. Without it the network learns to
+                read colour, of which the labels are made, instead of structure.
 
         Returns:
             float32 (B, C, H, W).
@@ -100,20 +92,19 @@ class CorrFractal(nn.Module):
         return embedding.float()
 
     def embed_to_match(self, images: Tensor) -> Tensor:
-        """What a tracker matches: the embedding of uint8 images and, with a colour temperature,
-        their Lab patches."""
+        """What a tracker matches: the embedding of uint8 images (B, 3, H, W) and, with a colour
+        temperature, their Lab patches; float32 (B, C or C + PATCH_CHANNELS, H, W)."""
         embedding = self.embed(images)
         if self.config.correspondence.similarity.colour_temperature is None:
             return embedding
-        # So sharp a temperature needs every digit
+        # Colour temperatures are so low that bfloat16 patches would all look alike.
         with torch.autocast(images.device.type, enabled=False):
-            return torch.cat(
-                (embedding, lab_patches(lab_for_network(images.float().div(255)))), dim=1
-            )
+            patches = lab_patches(lab_for_network(images.float().div(255)))
+            return torch.cat((embedding, patches), dim=1)
 
     @property
     def in_training(self) -> CorrespondenceConfig:
-        """The correspondence module as it is trained: by the embedding alone."""
+        """The correspondence module in training: without the settings of test time."""
         correspondence = self.config.correspondence
         return replace(correspondence, similarity=correspondence.similarity.in_training)
 
@@ -130,26 +121,33 @@ class CorrFractal(nn.Module):
             keep: (B, 3) input bottleneck, the same for all frames of a sample.
         """
         B, M = frames.shape[:2]
-        embeddings = self.embed(
-            frames.flatten(0, 1), None if keep is None else keep.repeat_interleave(M, dim=0)
-        )
-        embeddings = embeddings.unflatten(0, (B, M))
+        images = frames.flatten(0, 1)
+        keep_per_image = None if keep is None else keep.repeat_interleave(M, dim=0)
+        embeddings = self.embed(images, keep_per_image).unflatten(0, (B, M))
+        F_ref = embeddings[:, :-1]
+        F_t = embeddings[:, -1]
+
         labels = labels.long()
         one_hot = F.one_hot(labels, LABELS).movedim(-1, 2).float()
-        F_ref, F_t = embeddings[:, :-1], embeddings[:, -1]
-        Q_ref, target = one_hot[:, :-1], labels[:, -1]
+        Q_ref = one_hot[:, :-1]
+        Q_t = one_hot[:, -1]
+        target = labels[:, -1]
 
+        # Loss_c: the target's labels, from all references (eq. 11)
         reconstruction = reconstruct(F_ref, Q_ref, F_t, densities, self.in_training)
         loss_c = loss(reconstruction, target)
-        if self.config.appearance == "off":
-            loss_a, total = torch.zeros_like(loss_c), loss_c
+
+        # Loss_a: the nearest reference's labels, at full resolution (eq. 10); then eq. 12
+        reading = self.config.appearance
+        if reading == "off":
+            loss_a = torch.zeros_like(loss_c)
+            total = loss_c
         else:
             similarity = self.in_training.similarity
-            guess = appearance(
-                F_ref[:, 0], F_t, Q_ref[:, 0], one_hot[:, -1], self.config.appearance, similarity
-            )
+            guess = appearance(F_ref[:, 0], F_t, Q_ref[:, 0], Q_t, reading, similarity)
             loss_a = loss(guess, labels[:, 0])
             total = 0.5 * loss_a + 0.5 * loss_c
+
         error = (reconstruction.argmax(dim=1) != target).float().mean()
         copy_error = (labels[:, 0] != target).float().mean()
         return Losses(total, loss_a, loss_c, error, copy_error)
@@ -160,8 +158,12 @@ class CorrFractal(nn.Module):
         first_mask: npt.NDArray[np.uint8],
         config: TrackerConfig | None = None,
     ) -> Tracker:
-        """Begin to follow the objects of ``first_mask``, uint8 (H, W), through a video; see
-        ``corrfractal.network.tracker``."""
+        """Tracker of the objects of ``first_mask``, uint8 (H, W), through a video that begins with
+        ``first_frame``, uint8 (H, W, 3) RGB; see ``corrfractal.network.tracker``.
+
+        Raises:
+            MaskError: frame or mask have the wrong size or type.
+        """
         from .tracker import Tracker
 
         return Tracker(self, first_frame, first_mask, config)
@@ -171,14 +173,19 @@ class CorrFractal(nn.Module):
         first_frame: npt.NDArray[np.uint8],
         labels: npt.NDArray[np.float32],
         config: TrackerConfig | None = None,
-    ) -> Tracker:
-        """Begin to follow soft labels, float32 (K, H, W); go on with ``Tracker.step_labels``."""
-        from .tracker import Tracker
+    ) -> LabelTracker:
+        """Tracker of soft labels, float32 (K, H, W), such as heat maps of key points; see
+        ``corrfractal.network.tracker``.
 
-        return Tracker.of_labels(self, first_frame, labels, config)
+        Raises:
+            MaskError: frame or labels have the wrong size or type.
+        """
+        from .tracker import LabelTracker
+
+        return LabelTracker(self, first_frame, labels, config)
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write weights and configuration as one safetensors file, whole or not at all."""
+        """Write weights and configuration as one safetensors file, in one atomic step."""
         artifact.save(self.state_dict(), self.config, path, metadata or {})
 
     @classmethod

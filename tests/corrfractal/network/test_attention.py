@@ -107,12 +107,19 @@ def test_at_test_time_the_cosines_of_embedding_and_colour_add_up_each_over_its_t
 
 
 @pytest.mark.parametrize(
-    "fields", [{"colour_temperature": 0.1}, {"kind": "cosine", "test_temperature": 0.0}]
+    ("fields", "message"),
+    [
+        ({"colour_temperature": 0.1}, "colour_temperature needs kind 'cosine', got 0.1"),
+        ({"test_temperature": 0.1, "kind": "inner"}, "test_temperature needs kind 'cosine'"),
+        ({"kind": "cosine", "test_temperature": 0.0}, "test_temperature.*got 0.0"),
+        ({"temperature": -1.0}, "temperature.*got -1.0"),
+        ({"kind": "dot"}, "kind.*got 'dot'"),
+    ],
 )
-def test_temperatures_of_test_time_want_the_cosine_and_a_positive_number(
-    fields: dict[str, Any],
+def test_similarity_refuses_values_out_of_range_and_temperatures_without_the_cosine(
+    fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match="must be positive, and want kind cosine"):
+    with pytest.raises(ValueError, match=message):
         attention.Similarity(**fields)
 
 

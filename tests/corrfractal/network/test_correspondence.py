@@ -96,8 +96,6 @@ def test_reconstruction_is_a_distribution_at_full_resolution(
 
 SWITCHES = [
     {"multi_density": False},
-    {"joint_references": False},
-    {"merge": "single"},
     {"full_radius": 1},
     {"steps": 1},
     {"steps": 4},

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-import corrfractal.network.tracker as tracker_module
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import MaskError
+from corrfractal.network import propagator
 from corrfractal.network.tracker import Tracker, TrackerConfig, working_size
 
 SMALL = TrackerConfig(densities=(6.0, 3.0))
@@ -44,8 +44,8 @@ def test_labels_in_groups_and_chunks_give_the_masks_of_all_at_once(
 ) -> None:
     video, mask = frames(4), regions()
     whole = run(model.tracker(video[0], mask, SMALL), video[1:])
-    monkeypatch.setattr(tracker_module, "GROUP_BYTES", 4 * 24 * 30 * 7)  # seven of 21 channels
-    monkeypatch.setattr(tracker_module, "CHUNK_BYTES", 4 * 48 * 60 * 2)
+    monkeypatch.setattr(propagator, "GROUP_BYTES", 4 * 24 * 30 * 7)  # seven of 21 channels
+    monkeypatch.setattr(propagator, "CHUNK_BYTES", 4 * 48 * 60 * 2)
     tracker = model.tracker(video[0], mask, SMALL)
     assert len(tracker._groups()) == 3
     for a, b in zip(whole, run(tracker, video[1:]), strict=True):

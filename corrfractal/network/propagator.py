@@ -1,0 +1,201 @@
+"""Prediction from memory frames (III-E2, IV-A): what ``tracker.Tracker`` and ``tracker.LabelTracker``
+share.
+
+Memory frames are 0, 5, t-1, t-3 and t-5, as far as they exist, and the latest annotated ones. Each
+is stored as its embedding at every density, computed once, and its labels; frames that no later step
+needs are dropped.
+
+Memory use is bounded:
+
+- It is independent of the length of the video.
+- With many objects, label maps at full resolution are computed a few at a time (``CHUNK_BYTES``).
+  Where one map per object would exceed ``GROUP_BYTES`` on the R grid, the labels pass through the
+  affinities in groups: affinities depend on embeddings alone, so the result is the same.
+- Frames above ``max_pixels`` are embedded smaller; only their labels are resized to full size.
+
+Shapes: N memory frames, C embedding channels, K labels (channels); H x W the frame, h x w a reduced
+grid; f and q as in ``correspondence``. The batch is one video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from corrfractal.common.errors import MaskError
+from corrfractal.video import resize_area
+
+from .correspondence import References, grid, pyramid, refine, resize_labels, to_full
+from .tracker_config import TrackerConfig, working_size
+
+if TYPE_CHECKING:
+    from .model import CorrFractal
+
+U8 = npt.NDArray[np.uint8]
+
+GROUP_BYTES = 64 << 20  # label maps of one group on the R grid: 156 objects of a 480p frame
+# Label maps at full resolution that exist at once: 40 objects of a 480p frame
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass
+class MemoryFrame:
+    """A memory frame: f (1, C, h, w) at every density, and its labels: hard, ``ids`` uint8 (H, W),
+    or soft, q (1, K, h, w) at every density. For hard labels q is a cache."""
+
+    f: list[Tensor]
+    ids: Tensor | None
+    q: list[Tensor] = field(default_factory=list)
+
+
+class Propagator:
+    """What both trackers share: embed a frame, predict its labels from the memory, remember it."""
+
+    def __init__(self, model: CorrFractal, first_frame: U8, config: TrackerConfig | None) -> None:
+        self.config = config or TrackerConfig()
+        self._model = model.eval()
+        self._device = next(model.parameters()).device
+
+        self._correspondence = model.config.correspondence.at_test_time
+        if self.config.refinement_density is not None:
+            self._correspondence = replace(
+                self._correspondence, refinement_density=self.config.refinement_density
+            )
+        self._densities = self.config.densities
+        if not self._correspondence.multi_density:
+            self._densities = self._correspondence.density_means[:1]
+
+        height, width = first_frame.shape[:2]
+        self._size = (height, width)
+        self._working = working_size(height, width, self.config)
+        self._memory: dict[int, MemoryFrame] = {}
+        self._annotated: list[int] = []
+        self._t = 0
+        # One entry for each channel: the object id in masks; background is channel 0.
+        self._ids = np.zeros(1, dtype=np.uint8)
+
+    def _predict(self, frame: U8) -> list[Tensor]:
+        """Predict the labels of the next frame: ``_parts`` holds f and q on the R grid, one pair for
+        each group of channels. Returns the frame's pyramid, for the memory."""
+        self._t += 1
+        F_t = self._embed(frame)
+        targets = pyramid(F_t, self._densities)
+        self._parts = [
+            refine(self._references(group), targets, F_t, self._correspondence)
+            for group in self._groups()
+        ]
+        # Only Chain_H needs the full-resolution embedding again; otherwise its size is enough.
+        if self._correspondence.full_radius:
+            self._latest = F_t
+        else:
+            self._latest = F_t.new_empty(1, 0, *self._working)
+        return targets
+
+    def _embed(self, frame: U8) -> Tensor:
+        """uint8 (H, W, 3) -> (1, C, H, W) at the working size."""
+        image = np.ascontiguousarray(resize_area(frame, *self._working))
+        images = torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None]
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
+            return self._model.embed_to_match(images)
+
+    def _groups(self) -> list[slice]:
+        """Channels that pass through the affinities together."""
+        finest = self._densities[-1]
+        if self._correspondence.multi_density:
+            finest = min(finest, self._correspondence.refinement_density)
+        height, width = grid(torch.empty(self._working, device="meta"), finest)
+        size = max(1, GROUP_BYTES // (4 * height * width))
+        count = len(self._ids)
+        return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+    def _references(self, group: slice) -> Iterator[References]:
+        """The memory frames of this step, joined per density, one density at a time."""
+        recent = {self._t - back for back in self.config.short_term if back <= self._t}
+        lasting = {index for index in self._lasting() if index < self._t}
+        frames = [self._memory[index] for index in sorted(recent | lasting)]
+        for d in range(len(self._densities)):
+            f = torch.stack([frame.f[d].float() for frame in frames], dim=1)
+            q = torch.stack([self._labels(frame, d, group) for frame in frames], dim=1)
+            yield References(f, q)
+
+    def _labels(self, frame: MemoryFrame, d: int, group: slice) -> Tensor:
+        """q (1, channels of the group, h, w) of a memory frame at density number ``d``."""
+        count = len(self._ids)
+        if frame.ids is None:
+            # Objects that an annotation brought later are absent from earlier soft labels.
+            missing = count - frame.q[d].shape[1]
+            return torch.nn.functional.pad(frame.q[d], (0, 0, 0, 0, 0, missing))[:, group]
+        if group != slice(0, count):
+            return self._shares(frame.ids, _size(frame.f[d]), group)
+
+        # All channels in one group fit into memory: keep them until an object is added.
+        if len(frame.q) <= d or frame.q[d].shape[1] != count:
+            frame.q = [self._shares(frame.ids, _size(f), group) for f in frame.f]
+        return frame.q[d]
+
+    def _shares(self, ids: Tensor, size: tuple[int, int], group: slice) -> Tensor:
+        """Hard labels uint8 (H, W) -> the share of each channel at a density, (1, channels, h, w)."""
+        object_ids = torch.from_numpy(self._ids[group]).to(self._device)
+        shares = []
+        for chunk in object_ids.split(self._channels_per_chunk()):
+            one_hot = (ids == chunk[:, None, None]).float()[None]
+            shares.append(resize_labels(one_hot, size))
+        return torch.cat(shares, dim=1)
+
+    def _channels_per_chunk(self) -> int:
+        """Channels at full resolution that may exist at once."""
+        return max(1, CHUNK_BYTES // (4 * self._size[0] * self._size[1]))
+
+    def _full(self, f: Tensor, q: Tensor) -> Tensor:
+        """Labels of the latest step at full size: (1, K, h, w) -> (K, H, W)."""
+        return resize_labels(to_full(f, q, self._latest, self._correspondence), self._size)[0]
+
+    def _chunks(self) -> Iterator[Tensor]:
+        """Labels of the latest step at full size, (channels of the chunk, H, W)."""
+        for f, q in self._parts:
+            for chunk in q.split(self._channels_per_chunk(), dim=1):
+                yield self._full(f, chunk)
+
+    def _soft_labels(self) -> Tensor:
+        """Labels of the latest step on the R grid, (1, K, h, w)."""
+        return torch.cat([q for _, q in self._parts], dim=1)
+
+    def _remember(
+        self, targets: list[Tensor], ids: Tensor | None = None, q: Tensor | None = None
+    ) -> None:
+        """Store this frame's pyramid and its labels, hard or soft, and drop frames that no later
+        step needs."""
+        # Lab patches need float32: see ``CorrFractal.embed_to_match``.
+        has_patches = self._correspondence.similarity.colour_temperature is not None
+        halve = self.config.precision == "bf16" and not has_patches
+        stored = [f.bfloat16() for f in targets] if halve else targets
+        soft = [] if q is None else [resize_labels(q, _size(f)) for f in targets]
+        self._memory[self._t] = MemoryFrame(f=stored, ids=ids, q=soft)
+
+        oldest = self._t + 1 - max(self.config.short_term, default=0)
+        needed = self._lasting()
+        for index in list(self._memory):
+            if index < oldest and index not in needed:
+                del self._memory[index]
+
+    def _lasting(self) -> set[int]:
+        """Indices of frames that stay in memory whatever their distance."""
+        return {*self.config.long_term, *self._annotated}
+
+    def _check_frame(self, frame: U8) -> None:
+        expected = (*self._size, 3)
+        if frame.dtype != np.uint8 or frame.shape != expected:
+            raise MaskError(
+                f"frames must be uint8 {expected}, like the first; got {frame.dtype} {frame.shape}"
+            )
+
+
+def _size(f: Tensor) -> tuple[int, int]:
+    return f.shape[-2], f.shape[-1]

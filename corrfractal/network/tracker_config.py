@@ -1,0 +1,57 @@
+"""Settings of label propagation (III-E2): densities, memory frames, working resolution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from corrfractal.common.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig(Config):
+    """How labels are propagated at test time."""
+
+    densities: tuple[Annotated[float, Field(ge=1)], ...] = (18.0, 12.0, 6.0, 4.0, 3.0, 2.0)
+    """Densities, coarse to fine; the paper's six. A network without multi-density correspondence
+    uses only its own."""
+    refinement_density: Annotated[float, Field(ge=1)] | None = None
+    """Density of the R grid; None uses the network's own (1/2). A larger number is faster and
+    coarser."""
+    long_term: tuple[NonNegativeInt, ...] = (0, 5)
+    """Indices of frames that stay in memory to the end."""
+    short_term: tuple[PositiveInt, ...] = (1, 3, 5)
+    """Frames in memory by their distance from the target."""
+    annotated: NonNegativeInt = 2
+    """Number of latest frames with a given mask, after the first frame, that stay in memory whatever
+    their distance."""
+    soft: bool = False
+    """Feed back soft labels instead of hard decisions."""
+    resolution: Literal["full", "half"] = "full"
+    """``half``: frames are embedded at half their height and width, a quarter of the work."""
+    max_pixels: PositiveInt = 1920 * 1080
+    """Larger frames are embedded at a size of at most so many pixels, which bounds memory."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the backbone and of embeddings in memory. Affinities and Lab patches are always float32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.densities or list(self.densities) != sorted(self.densities, reverse=True):
+            raise ValueError(f"densities must descend, got {self.densities}")
+        if 0 not in self.long_term:
+            raise ValueError(f"long_term must hold frame 0, got {self.long_term}")
+
+
+FAST = TrackerConfig(densities=(12.0, 6.0, 4.0), refinement_density=3.0)
+"""Three densities and an R grid of 1/3: several times faster on a CPU, coarser at boundaries."""
+
+
+def working_size(height: int, width: int, config: TrackerConfig) -> tuple[int, int]:
+    """(H, W) at which frames of a size are embedded."""
+    by_resolution = 2.0 if config.resolution == "half" else 1.0
+    by_pixels = math.sqrt(height * width / config.max_pixels)
+    shrink = max(by_resolution, by_pixels)
+    return max(1, round(height / shrink)), max(1, round(width / shrink))
