@@ -1,15 +1,16 @@
 """The method of CorrFractal: pattern-boosted quantisation, backbone with aggregation, fractal
-affinity, multi-density correspondence. No cluster, no tracking: read it beside the paper.
+affinity, multi-density correspondence. ``docs/method.md`` leads from the paper to the code.
 
-The public names are imported when they are first used, so that the command line answers without
-loading PyTorch.
+The public names are imported at their first use, so that ``corrfractal --help`` does not load
+PyTorch.
 """
 
 from __future__ import annotations
 
 import sys
 
-# `python -m corrfractal`: Python searches the working folder first, from here on too
+# `python -m corrfractal` puts the working folder first on the search path; drop it before anything
+# else is imported.
 if sys.argv[:1] == ["-m"]:
     from corrfractal.common import search_path as _search_path  # noqa: F401
 

@@ -1,8 +1,7 @@
-"""The ``corrfractal`` command. Sub-commands are looked up by name and imported only when called:
-``--help`` is quick.
+"""The ``corrfractal`` command. Sub-commands are imported only when they are called, so that
+``--help`` is fast.
 
-The layers below stay clean: this table names modules of higher layers as text, and nothing here
-imports them at start.
+``COMMANDS`` names modules of higher layers as text: this package imports none of them at start.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ class LazyGroup(click.Group):
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # click takes an empty path for the working folder, which `--out "$UNSET"` does not mean
+        # click reads an empty path as the working folder: `--out "$UNSET"` would write there.
         if any(not arg or (arg.startswith("--") and arg.endswith("=")) for arg in args):
             raise click.UsageError("an argument is empty: is a variable of the shell not set?")
         return super().parse_args(ctx, args)

@@ -1,8 +1,12 @@
-"""CIE Lab (D65) of sRGB (source: IEC 61966-2-1, CIE 15): its numbers, and tensors for networks that
-are fed Lab, as the paper's siblings are, or matched by it."""
+"""CIE Lab (D65) from sRGB (sources: IEC 61966-2-1, CIE 15): the constants, conversion of tensors for
+networks with Lab input, as the paper's siblings have, and Lab patches for matching by colour.
+
+Shapes: B batch, H x W pixels.
+"""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,46 +22,49 @@ XYZ_OF_RGB = (
 WHITE = (0.950456, 1.0, 1.088754)
 
 PATCH_STRIDE = 4  # pixels between the cells of a patch
-PATCH_OFFSET = 4.0
-PATCH_CHANNELS = 28
+PATCH_OFFSET = 4.0  # the constant last channel
+PATCH_CHANNELS = 28  # 9 cells of 3 channels, and the constant
 
 _LEVEL = np.arange(256) / 255
 LINEAR = np.where(_LEVEL > 0.04045, ((_LEVEL + 0.055) / 1.055) ** 2.4, _LEVEL / 12.92).astype(
     np.float32
 )
-"""Light of each of the 256 levels of a channel."""
+"""float32 (256,): linear light of each level of a channel."""
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """(B, 3, H, W) sRGB in 0..1 -> (B, 3, H, W): L in 0..100, a and b in about -127..127."""
-    import torch  # late: the pipeline takes the numbers alone
+    import torch  # imported late: the pipeline needs only the constants
 
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     matrix = torch.tensor(XYZ_OF_RGB, dtype=rgb.dtype, device=rgb.device)
     white = torch.tensor(WHITE, dtype=rgb.dtype, device=rgb.device)[:, None, None]
     xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
+    # Near black CIE replaces the cube root, whose slope is infinite there, by a line.
     f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-12) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(dim=1)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), dim=1)
 
 
 def lab_for_network(rgb: Tensor) -> Tensor:
-    """(B, 3, H, W) sRGB in 0..1 -> Lab, (L - 50) / 50 and ab / 50."""
-    return (rgb_to_lab(rgb) - rgb.new_tensor((50.0, 0.0, 0.0))[:, None, None]) / 50
+    """(B, 3, H, W) sRGB in 0..1 -> (B, 3, H, W): (L - 50) / 50, a / 50, b / 50."""
+    centre = rgb.new_tensor((50.0, 0.0, 0.0))[:, None, None]
+    return (rgb_to_lab(rgb) - centre) / 50
 
 
 def lab_patches(lab: Tensor) -> Tensor:
-    """(B, 3, H, W) of ``lab_for_network`` -> (B, 28, H, W): the nine cells, 4 pixels apart, around
-    each pixel.
+    """(B, 3, H, W) of ``lab_for_network`` -> (B, PATCH_CHANNELS, H, W): nine cells around each
+    pixel, 4 pixels apart, and a constant.
 
-    A constant comes last: with it, the cosine of two patches falls with the squared distance of
-    their colours, brightness included.
+    With the constant, the cosine of two patches decreases with the squared distance of their
+    colours, brightness included; without it, dark and bright of one hue would be equal.
     """
     import torch
     import torch.nn.functional as F
 
     H, W = lab.shape[-2:]
     padded = F.pad(lab, (PATCH_STRIDE,) * 4, mode="replicate")
-    places = (0, PATCH_STRIDE, 2 * PATCH_STRIDE)
-    cells = [padded[..., y : y + H, x : x + W] for y in places for x in places]
-    return torch.cat([*cells, lab.new_full((lab.shape[0], 1, H, W), PATCH_OFFSET)], dim=1)
+    offsets = (0, PATCH_STRIDE, 2 * PATCH_STRIDE)
+    cells = [padded[..., y : y + H, x : x + W] for y, x in itertools.product(offsets, offsets)]
+    constant = lab.new_full((lab.shape[0], 1, H, W), PATCH_OFFSET)
+    return torch.cat([*cells, constant], dim=1)

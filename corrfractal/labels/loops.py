@@ -1,9 +1,11 @@
-"""Compiled inner loops of the pipeline, where a chain of array operations would spend its time on
-memory.
+"""Compiled inner loops of the pipeline: as a chain of array operations they would be bound by memory
+bandwidth.
 
-numba compiles each at its first call and keeps the machine code beside this file (or where
-NUMBA_CACHE_DIR says), so that only the first worker of a machine waits for it. Each has its slow
-form in tests/reference.
+numba compiles each at its first call and caches the machine code beside this file (or in
+NUMBA_CACHE_DIR), so that only the first worker of a machine waits. tests/reference holds a slow naive
+form of each.
+
+Shapes: N pixels, D channels, K labels, T frames, H x W map.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ I16 = npt.NDArray[np.int16]
 
 XYZ = (np.array(XYZ_OF_RGB) / np.array(WHITE)[:, None]).astype(np.float32)
 
-BLOCK = 1024  # pixels whose channels and scores stay in the cache
+BLOCK = 1024  # pixels whose channels and scores fit into the CPU's cache
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
@@ -29,8 +31,8 @@ def nearest(
 ) -> None:  # pragma: no cover (compiled)
     """labels[i] = the first k with the least ``offsets[k] + weights[k] . channels[:, i]``.
 
-    Two scores and four channels at a time: fewer wait for memory, with more the compiler gives up
-    on vectors.
+    Two scores and four channels at a time: with fewer, the loop waits for memory; with more, the
+    compiler does not vectorise it.
 
     Args:
         channels: float32 (D, N), D a multiple of 4.
@@ -70,11 +72,11 @@ def nearest(
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def lab_ab(pixels: U8, out: F32) -> None:  # pragma: no cover (compiled)
-    """Axes a and b of CIE Lab, to 0.001; OpenCV's are off by up to 0.5, from tables, and take three
-    times as long.
+    """a and b of CIE Lab, exact to 0.001. OpenCV interpolates in tables: it is off by up to 0.5 and
+    takes three times as long.
 
-    The cube root is Newton's, from a third of the exponent: the bits of a float are about its
-    logarithm.
+    The cube root is two steps of Newton's method from an estimate that divides the bits by 3: the
+    bits of a float, read as an integer, are about its logarithm.
 
     Args:
         pixels: uint8 (N, 3) RGB.
@@ -112,7 +114,7 @@ def moments(channels: F32, out: npt.NDArray[np.float64]) -> None:  # pragma: no 
     """Mean and standard deviation of each channel, (D, N) -> (D, 2)."""
     N = channels.shape[1]
     for d in range(len(channels)):
-        # About a value of its own, a constant has no deviation
+        # Sums of differences to the first value: the deviation of a constant is exactly 0.
         origin, total, squares = channels[d, 0], 0.0, 0.0
         for start in range(0, N, BLOCK):
             part = channels[d, start : start + BLOCK]
@@ -128,8 +130,8 @@ def moments(channels: F32, out: npt.NDArray[np.float64]) -> None:  # pragma: no 
 
 @njit(cache=True, nogil=True)
 def count_labels(labels: U8, counts: npt.NDArray[np.int64]) -> int:  # pragma: no cover (compiled)
-    """Add up pixels by label into ``counts``; return how many differ from the pixel at their place
-    one frame before.
+    """Count pixels by label into ``counts``; return how many have another label than the same pixel
+    of the frame before.
 
     Args:
         labels: uint8 (T, H, W).
@@ -173,7 +175,7 @@ def filtered_rows(labels: U8, rows: U8) -> None:  # pragma: no cover (compiled)
 def signed_window_sum(
     plane: U8, rows: I16, columns: I16, out: F32
 ) -> None:  # pragma: no cover (compiled)
-    """out[y, x] = sum over i, j of rows[i] * columns[j] * plane[y + i, x + j]: integer adds only, exact.
+    """out[y, x] = sum over i, j of rows[i] * columns[j] * plane[y + i, x + j], in integers: exact.
 
     Args:
         plane: uint8 (H + n - 1, W + n - 1).

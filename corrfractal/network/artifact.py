@@ -1,5 +1,5 @@
-"""A trained network as one safetensors file: weights, configuration, and where they came from.
-Never a pickle.
+"""A trained network as one safetensors file: weights, configuration and provenance. No pickle: a
+model file cannot execute code.
 
 The file's metadata holds ``format`` (name and version of this layout), ``config`` (JSON of the
 network's configuration) and free text fields such as the digest of the shards that the model was
@@ -51,7 +51,7 @@ def save(
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a model file, checked to be one of this project's.
+    """Metadata of a model file of this project.
 
     Raises:
         NotFoundError: no such file.
@@ -64,7 +64,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as exc:
         raise IntegrityError(
-            f"{path} is not a readable safetensors file: {_what_it_is(path, exc)}"
+            f"{path} is not a readable safetensors file: {_diagnosis(path, exc)}"
         ) from exc
     if metadata.get("format") != FORMAT:
         raise IntegrityError(
@@ -87,7 +87,7 @@ def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     for name, tensor in tensors.items():
-        # A network with one NaN answers "background" everywhere, without an error.
+        # A network with one NaN predicts background everywhere, without an error.
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise IntegrityError(
                 f"the weights in {path} are not all finite numbers, see {name}: its training "
@@ -97,19 +97,23 @@ def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
 
 
 def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | Path) -> M:
-    """The network that ``network`` makes, with these weights. It is first made without memory: a
-    file cannot claim a network larger than the weights that it holds.
+    """Build a network and load these weights.
+
+    Args:
+        network: constructor without arguments. It is called first on the meta device, which
+            allocates nothing: a hostile file could claim a network that exceeds memory.
+        tensors: the weights.
+        path: their file, for messages.
 
     Raises:
-        IntegrityError: names what does not fit.
+        IntegrityError: names the tensors that do not fit.
     """
     with torch.device("meta"):
         expected = {name: _kind(value) for name, value in network().state_dict().items()}
     found = {name: _kind(value) for name, value in tensors.items()}
     if expected != found:
-        odd = sorted(
-            name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name)
-        )
+        names = expected.keys() | found.keys()
+        odd = sorted(name for name in names if found.get(name) != expected.get(name))
         raise IntegrityError(
             f"the weights in {path} do not fit its own configuration: {', '.join(odd[:3])} ..."
         )
@@ -119,11 +123,11 @@ def build(network: Callable[[], M], tensors: Mapping[str, Tensor], path: str | P
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, bool]:
-    """Shape, and whether it holds real numbers: half precision is read, quantised weights not."""
+    """Shape, and whether it is floating point: half precision can be loaded, integers cannot."""
     return tensor.shape, tensor.is_floating_point()
 
 
-def _what_it_is(path: str | Path, error: Exception) -> str:
+def _diagnosis(path: str | Path, error: Exception) -> str:
     with Path(path).open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
