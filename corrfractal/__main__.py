@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from .common import search_path  # noqa: F401  # isort: skip  (before anything that the working folder could provide)
+# First of all imports: it drops the working folder, which could provide any of the others.
+from .common import search_path  # noqa: F401  # isort: skip
 
 import importlib
 from typing import Any

@@ -1,5 +1,5 @@
-"""CIE Lab (D65) from sRGB (sources: IEC 61966-2-1, CIE 15): the constants, conversion of tensors for
-networks with Lab input, as the paper's siblings have, and Lab patches for matching by colour.
+"""CIE Lab (D65) from sRGB (sources: IEC 61966-2-1, CIE 15): the constants, conversion of tensors
+for networks with Lab input, as the paper's siblings have, and Lab patches for matching by colour.
 
 Shapes: B batch, H x W pixels.
 """

@@ -1,4 +1,5 @@
-"""Walsh-Hadamard responses (III-A, Fig. 2; fast transform: Fino and Algazi, 1976, the paper's [22]).
+"""Walsh-Hadamard responses (III-A, Fig. 2; fast transform: Fino and Algazi, 1976, the paper's
+[22]).
 
 The basis of size ``n`` (4 or 8) has n x n patterns of +1 and -1, the outer products of the n
 sequency-ordered Walsh functions (sequency = number of sign changes). Pattern 0 is the mean (DC) and
@@ -8,8 +9,8 @@ is never used. With c = 0, 1, 2 for R, G, B:
 
 so a basis of size 4 gives 45 responses. Shapes: T frames, H x W pixels.
 
-A window of even size has no centre pixel: at pixel (y, x) it covers rows y - n/2 + 1 ... y + n/2, so
-every response is shifted by half a pixel to the right and down. The shift is the same for all
+A window of even size has no centre pixel: at pixel (y, x) it covers rows y - n/2 + 1 ... y + n/2,
+so every response is shifted by half a pixel to the right and down. The shift is the same for all
 patterns and all frames, so labels made from them still correspond in time.
 """
 

@@ -1,9 +1,9 @@
-"""Compiled inner loops of the pipeline: as a chain of array operations they would be bound by memory
-bandwidth.
+"""Compiled inner loops of the pipeline: as a chain of array operations they would be bound by
+memory bandwidth.
 
 numba compiles each at its first call and caches the machine code beside this file (or in
-NUMBA_CACHE_DIR), so that only the first worker of a machine waits. tests/reference holds a slow naive
-form of each.
+NUMBA_CACHE_DIR), so that only the first worker of a machine waits. tests/reference holds a slow
+naive form of each.
 
 Shapes: N pixels, D channels, K labels, T frames, H x W map.
 """
@@ -42,30 +42,36 @@ def nearest(
     """
     least = np.empty(BLOCK, np.float32)
     which = np.empty(BLOCK, np.int32)
-    first, second = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    first = np.empty(BLOCK, np.float32)
+    second = np.empty(BLOCK, np.float32)
     for start in range(0, channels.shape[1], BLOCK):
         n = min(BLOCK, channels.shape[1] - start)
         least[:n] = np.inf
         for k in range(0, weights.shape[0], 2):
-            v, w = weights[k], weights[k + 1]
-            first[:n], second[:n] = offsets[k], offsets[k + 1]
+            v = weights[k]
+            w = weights[k + 1]
+            first[:n] = offsets[k]
+            second[:n] = offsets[k + 1]
             for d in range(0, weights.shape[1], 4):
                 v0, v1, v2, v3 = v[d], v[d + 1], v[d + 2], v[d + 3]
                 w0, w1, w2, w3 = w[d], w[d + 1], w[d + 2], w[d + 3]
-                x0, x1 = channels[d, start : start + n], channels[d + 1, start : start + n]
-                x2, x3 = channels[d + 2, start : start + n], channels[d + 3, start : start + n]
+                x0 = channels[d, start : start + n]
+                x1 = channels[d + 1, start : start + n]
+                x2 = channels[d + 2, start : start + n]
+                x3 = channels[d + 3, start : start + n]
                 for i in range(n):
                     first[i] += v0 * x0[i] + v1 * x1[i] + v2 * x2[i] + v3 * x3[i]
                     second[i] += w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i]
-            label, next_label = np.int32(k), np.int32(k + 1)
+            label = np.int32(k)
+            next_label = np.int32(k + 1)
+            # Ternaries, no branches: the compiler turns them into vector selections.
             for i in range(n):
                 nearer = first[i] < least[i]
-                score, winner = first[i] if nearer else least[i], label if nearer else which[i]
+                score = first[i] if nearer else least[i]
+                winner = label if nearer else which[i]
                 nearer = second[i] < score
-                least[i], which[i] = (
-                    second[i] if nearer else score,
-                    next_label if nearer else winner,
-                )
+                least[i] = second[i] if nearer else score
+                which[i] = next_label if nearer else winner
         for i in range(n):
             labels[start + i] = which[i]
 
@@ -82,15 +88,19 @@ def lab_ab(pixels: U8, out: F32) -> None:  # pragma: no cover (compiled)
         pixels: uint8 (N, 3) RGB.
         out: float32 (2, N), written.
     """
-    rgb, xyz = np.empty((3, BLOCK), np.float32), np.empty((3, BLOCK), np.float32)
+    rgb = np.empty((3, BLOCK), np.float32)
+    xyz = np.empty((3, BLOCK), np.float32)
     root = np.empty((3, BLOCK), np.float32)
-    bits, root_bits = xyz.view(np.int32), root.view(np.int32)
+    bits = xyz.view(np.int32)
+    root_bits = root.view(np.int32)
     third = np.float32(1 / 3)
     for start in range(0, len(pixels), BLOCK):
         n = min(BLOCK, len(pixels) - start)
         for i in range(n):
             pixel = pixels[start + i]
-            rgb[0, i], rgb[1, i], rgb[2, i] = LINEAR[pixel[0]], LINEAR[pixel[1]], LINEAR[pixel[2]]
+            rgb[0, i] = LINEAR[pixel[0]]
+            rgb[1, i] = LINEAR[pixel[1]]
+            rgb[2, i] = LINEAR[pixel[2]]
         for c in range(3):
             p, q, r = XYZ[c, 0], XYZ[c, 1], XYZ[c, 2]
             for i in range(n):
@@ -98,7 +108,8 @@ def lab_ab(pixels: U8, out: F32) -> None:  # pragma: no cover (compiled)
             for i in range(n):
                 root_bits[c, i] = np.int32(np.float32(bits[c, i]) * third) + np.int32(709921077)
             for i in range(n):
-                v, f = xyz[c, i], root[c, i]
+                v = xyz[c, i]
+                f = root[c, i]
                 f = (f + f + v / (f * f)) * third
                 f = (f + f + v / (f * f)) * third
                 root[c, i] = (
@@ -115,7 +126,9 @@ def moments(channels: F32, out: npt.NDArray[np.float64]) -> None:  # pragma: no 
     N = channels.shape[1]
     for d in range(len(channels)):
         # Sums of differences to the first value: the deviation of a constant is exactly 0.
-        origin, total, squares = channels[d, 0], 0.0, 0.0
+        origin = channels[d, 0]
+        total = 0.0
+        squares = 0.0
         for start in range(0, N, BLOCK):
             part = channels[d, start : start + BLOCK]
             s = q = np.float32(0)
@@ -143,7 +156,8 @@ def count_labels(labels: U8, counts: npt.NDArray[np.int64]) -> int:  # pragma: n
             for x in range(labels.shape[2]):
                 counts[labels[t, y, x]] += 1
             if t:
-                before, now = labels[t - 1, y], labels[t, y]
+                before = labels[t - 1, y]
+                now = labels[t, y]
                 for x in range(labels.shape[2]):
                     changed += now[x] != before[x]
     return changed
@@ -158,17 +172,19 @@ def filtered_rows(labels: U8, rows: U8) -> None:  # pragma: no cover (compiled)
         rows: uint8 (H, 1 + ceil(W / 2)), written: the number of the filter, then two pixels a byte.
     """
     H, W = labels.shape
-    above, here = np.zeros(rows.shape[1] - 1, np.uint8), np.zeros(rows.shape[1] - 1, np.uint8)
+    above = np.zeros(rows.shape[1] - 1, np.uint8)
+    packed = np.zeros(rows.shape[1] - 1, np.uint8)
     for y in range(H):
-        line, out = labels[y], rows[y, 1:]
+        line = labels[y]
+        out = rows[y, 1:]
         for x in range(W // 2):
-            here[x] = line[2 * x] << 4 | line[2 * x + 1]
+            packed[x] = line[2 * x] << 4 | line[2 * x + 1]
         if W % 2:
-            here[W // 2] = line[W - 1] << 4
-        for x in range(len(here)):
-            out[x] = here[x] - above[x]
+            packed[W // 2] = line[W - 1] << 4
+        for x in range(len(packed)):
+            out[x] = packed[x] - above[x]
         rows[y, 0] = 2
-        above, here = here, above
+        above, packed = packed, above
 
 
 @njit(cache=True, nogil=True)
@@ -189,12 +205,14 @@ def signed_window_sum(
     for y in range(H):
         line[:] = 0
         for i in range(n):
-            sign, row = rows[i], plane[y + i]
+            sign = rows[i]
+            row = plane[y + i]
             for x in range(len(line)):
                 line[x] += sign * np.int16(row[x])
         total[:] = 0
         for j in range(n):
-            sign, shifted = columns[j], line[j : j + W]
+            sign = columns[j]
+            shifted = line[j : j + W]
             for x in range(W):
                 total[x] += sign * shifted[x]
         for x in range(W):
@@ -223,7 +241,8 @@ def weighted_windows(
     for y in range(out.shape[0]):
         line[:] = 0
         for i in range(down.shape[1]):
-            weight, row = down[y, i], image[top[y] + i].reshape(width)
+            weight = down[y, i]
+            row = image[top[y] + i].reshape(width)
             for x in range(width):
                 line[x] += weight * np.float32(row[x])
         for x in range(out.shape[1]):
@@ -235,4 +254,6 @@ def weighted_windows(
                 g += weight * line[at + 1]
                 b += weight * line[at + 2]
                 at += 3
-            out[y, x, 0], out[y, x, 1], out[y, x, 2] = np.uint8(r), np.uint8(g), np.uint8(b)
+            out[y, x, 0] = np.uint8(r)
+            out[y, x, 1] = np.uint8(g)
+            out[y, x, 2] = np.uint8(b)

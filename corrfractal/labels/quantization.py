@@ -70,7 +70,7 @@ class QuantizationConfig(Config):
             )
         if self.n_patterns > len(self.candidates()):
             raise ValueError(
-                f"n_patterns must be at most {len(self.candidates())}, the number of patterns up to "
+                f"n_patterns must be at most {len(self.candidates())}, the patterns up to "
                 f"max_sequency {self.max_sequency}, got {self.n_patterns}"
             )
         if self.fit_pixels < self.clusters:

@@ -1,8 +1,8 @@
 """``quantize_clip`` (III-A) as tensor operations on one device.
 
 Views, pixels and standardisation are those of the compiled path; k-means starts from other points
-than faiss, so labels are nearly the same. One code path for CUDA and CPU; the CPU one is slower than
-the compiled loops and is there for tests. Shapes: as in ``quantization``.
+than faiss, so labels are nearly the same. One code path for CUDA and CPU; the CPU one is slower
+than the compiled loops and is there for tests. Shapes: as in ``quantization``.
 """
 
 from __future__ import annotations

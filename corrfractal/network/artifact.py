@@ -85,7 +85,8 @@ def load(path: str | Path, config_type: type[C]) -> tuple[C, dict[str, Tensor]]:
     except (KeyError, ValueError, TypeError, RecursionError, ConfigError) as exc:
         raise IntegrityError(f"{path} does not say which network it holds: {exc}") from exc
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
     for name, tensor in tensors.items():
         # A network with one NaN predicts background everywhere, without an error.
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

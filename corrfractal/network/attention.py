@@ -1,19 +1,19 @@
 """Restricted attention (eq. 1): every affinity of the paper (A^a, A^c, A^R) is this function.
 
-Each target pixel sees the (2r+1) x (2r+1) window around its own position in every reference map; one
-softmax runs over all windows together. Keys outside the image are masked, neither padded with zeros
-nor clamped inward.
+Each target pixel sees the (2r+1) x (2r+1) window around its own position in every reference map;
+one softmax runs over all windows together. Keys outside the image are masked, neither padded with
+zeros nor clamped inward.
 
-Unfolding keys and values makes (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427 and 11 x
-11. Here the map is processed in bands whose scratch memory is bounded, forward and again backward
+Unfolding keys and values makes (2r+1)^2 copies of them: 3 GiB for one reference of 240 x 427 and 11
+x 11. Here the map is processed in bands whose scratch memory is bounded, forward and again backward
 (only the inputs are kept), by one of two kernels:
 
     tiles    r >= 2: 8 x 8 queries and the (8+2r)^2 keys that they share, as batched matrix products
     offsets  r <= 1: one shifted product per window position, since most of a tile would be masked
 
 Both are plain tensor operations, the same on CPU and CUDA. Rejected after trial
-(``docs/decisions/0005``): flex_attention (no backward on CPU), NATTEN (clamps windows at the border),
-torch.compile (14 s per new shape, and training draws shapes at random).
+(``docs/decisions/0005``): flex_attention (no backward on CPU), NATTEN (clamps windows at the
+border), torch.compile (14 s per new shape, and training draws shapes at random).
 
 Shapes: B batch, N references, C embedding channels, V value channels, H x W map, r window radius.
 """
@@ -87,7 +87,7 @@ class Similarity(Config):
     """How alike two embeddings are, before the softmax."""
 
     kind: Literal["scaled", "inner", "cosine"] = "scaled"
-    """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k|) / temperature.
+    """``scaled``: <q, k> / sqrt(C); ``inner``: <q, k>; ``cosine``: <q, k> / (|q| |k| temperature).
     """
     temperature: PositiveFloat = 0.07
     """Of ``cosine``."""
@@ -95,9 +95,9 @@ class Similarity(Config):
     """Of ``cosine`` at test time, where a lower one propagates labels better; None: that of
     training."""
     colour_temperature: PositiveFloat | None = None
-    """Of colour at test time (``cosine`` only): the cosine of Lab patches, divided by this, is added
-    to that of the embeddings. In training, where labels are made of colour, the input bottleneck
-    keeps colour from the embedding. None: the embedding alone."""
+    """Of colour at test time (``cosine`` only): the cosine of Lab patches, divided by this, is
+    added to that of the embeddings. In training, where labels are made of colour, the input
+    bottleneck keeps colour from the embedding. None: the embedding alone."""
     mask_border: bool = True
     """Exclude keys outside the image; see ``restricted_attention``."""
 

@@ -70,8 +70,8 @@ class Backbone(nn.Module):
         self.stage4 = nn.Sequential(_pool(), _Block(4 * w, 8 * w), _Block(8 * w, 8 * w))
         branches = (w, 2 * w, 8 * w) if config.aggregation else (8 * w,)
         self.laterals = nn.ModuleList(nn.Conv2d(channels, C, 1) for channels in branches)
-        # The laterals keep PyTorch's smaller initial weights: with Kaiming initialisation, embedding
-        # norms dominate the first softmax.
+        # The laterals keep PyTorch's smaller initial weights: with Kaiming initialisation,
+        # embedding norms dominate the first softmax.
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and not name.startswith("laterals"):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -5,8 +5,8 @@ One step carries labels *and embedding* of the reference to the target grid:
     (f', q') = A(f, f_t) . (f, q)                                                      eqs. 4 and 5
 
 Both are now on the target grid, so the next step searches with f' around the same pixel (eqs. 6 and
-7). Two steps with 11 x 11 windows reach as far as one with 21 x 21, at twice the cost of one 11 x 11
-step instead of four times. The target embedding f_t is the attractor F* (eq. 3) of every step.
+7). Two steps with 11 x 11 windows reach as far as one with 21 x 21, at twice the cost of one 11 x
+11 step instead of four times. The target embedding f_t is the attractor F* (eq. 3) of every step.
 
 Shapes: B batch, N references, C embedding channels, K labels, h x w a reduced grid.
 

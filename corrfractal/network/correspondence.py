@@ -9,11 +9,11 @@ over all of their windows at once, and Chain_H takes the merged map to full reso
 Training (Fig. 5a) draws two densities and merges them in one softmax. Inference (Fig. 5b) uses six,
 coarse to fine, and merges each with the result of the coarser ones.
 
-Shapes: B batch, N references, C embedding channels, K labels; H x W the frame, h x w a reduced grid.
-Symbols (docs/method.md): F, Q at full resolution, f, q reduced.
+Shapes: B batch, N references, C embedding channels, K labels; H x W the frame, h x w a reduced
+grid. Symbols (docs/method.md): F, Q at full resolution, f, q reduced.
 
-Deviations from the paper: none in the equations. It leaves open the grid of A^R (1/2 here, since each
-enlargement has to stay below the window) and the order of merging (coarse to fine here).
+Deviations from the paper: none in the equations. It leaves open the grid of A^R (1/2 here, since
+each enlargement has to stay below the window) and the order of merging (coarse to fine here).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class CorrespondenceConfig(Config):
     refinement_density: Annotated[float, Field(ge=1)] = 2.0
     """Density of the R grid."""
     multi_density: bool = True
-    """False is the ablation without C: one affinity at the finest density in use, up-sampled, as the
-    siblings do."""
+    """False is the ablation without C: one affinity at the finest density in use, up-sampled, as
+    the siblings do."""
     similarity: Similarity = field(default_factory=Similarity)
     """How alike two embeddings are."""
     density_means: tuple[float, float] = (4.0, 8.0)
@@ -161,8 +161,8 @@ def reconstruct(
 
 
 def pyramid(F_t: Tensor, densities: Sequence[float]) -> list[Tensor]:
-    """One embedding (B, C, h, w) at each density. A tracker reuses a target's pyramid when the frame
-    joins the memory."""
+    """One embedding (B, C, h, w) at each density. A tracker reuses a target's pyramid when the
+    frame joins the memory."""
     return [resize_embedding(F_t, grid(F_t, density)) for density in densities]
 
 

@@ -1,9 +1,9 @@
-"""The two kernels of ``attention.restricted_attention``: how a band of rows is computed, forward and
-backward.
+"""The two kernels of ``attention.restricted_attention``: how a band of rows is computed, forward
+and backward.
 
 Shapes: B batch, N references, C embedding channels, V value channels, H x W map, h rows of a band,
-r window radius, K = 8 + 2r side of the keys of a tile. A *band* is a range of rows of some samples; its
-*halo* is the band with r more rows and columns on every side.
+r window radius, K = 8 + 2r side of the keys of a tile. A *band* is a range of rows of some samples;
+its *halo* is the band with r more rows and columns on every side.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MASKED = -1e30  # not -inf: a query in the padding sees no key, and its softmax 
 
 
 def choose_kernel(key: Tensor, value: Tensor, radius: int, mask_border: bool) -> Tiles | Offsets:
-    """The kernel for a window, with bands of as many rows and samples as fit into scratch memory."""
+    """The kernel for a window; its bands have as many rows and samples as scratch memory holds."""
     _, N, C, H, W = key.shape
     V = value.shape[2]
     bytes_per_row = N * W * key.element_size()

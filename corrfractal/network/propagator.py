@@ -1,9 +1,9 @@
-"""Prediction from memory frames (III-E2, IV-A): what ``tracker.Tracker`` and ``tracker.LabelTracker``
-share.
+"""Prediction from memory frames (III-E2, IV-A): what ``tracker.Tracker`` and
+``tracker.LabelTracker`` share.
 
 Memory frames are 0, 5, t-1, t-3 and t-5, as far as they exist, and the latest annotated ones. Each
-is stored as its embedding at every density, computed once, and its labels; frames that no later step
-needs are dropped.
+is stored as its embedding at every density, computed once, and its labels; frames that no later
+step needs are dropped.
 
 Memory use is bounded:
 
@@ -81,8 +81,8 @@ class Propagator:
         self._ids = np.zeros(1, dtype=np.uint8)
 
     def _predict(self, frame: U8) -> list[Tensor]:
-        """Predict the labels of the next frame: ``_parts`` holds f and q on the R grid, one pair for
-        each group of channels. Returns the frame's pyramid, for the memory."""
+        """Predict the labels of the next frame: ``_parts`` holds f and q on the R grid, one pair
+        for each group of channels. Returns the frame's pyramid, for the memory."""
         self._t += 1
         F_t = self._embed(frame)
         targets = pyramid(F_t, self._densities)
@@ -141,7 +141,7 @@ class Propagator:
         return frame.q[d]
 
     def _shares(self, ids: Tensor, size: tuple[int, int], group: slice) -> Tensor:
-        """Hard labels uint8 (H, W) -> the share of each channel at a density, (1, channels, h, w)."""
+        """Hard labels uint8 (H, W) -> shares of each channel at a density, (1, channels, h, w)."""
         object_ids = torch.from_numpy(self._ids[group]).to(self._device)
         shares = []
         for chunk in object_ids.split(self._channels_per_chunk()):

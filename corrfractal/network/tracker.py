@@ -6,8 +6,8 @@ propagates soft labels. ``propagator`` holds what both share: embedding, memory,
 
 Shapes: K labels (channels); H x W the frame, h x w a reduced grid.
 
-Deviations from the paper: annotated frames after the first stay in memory too, and objects may begin
-in any of them.
+Deviations from the paper: annotated frames after the first stay in memory too, and objects may
+begin in any of them.
 """
 
 from __future__ import annotations

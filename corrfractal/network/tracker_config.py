@@ -26,8 +26,8 @@ class TrackerConfig(Config):
     short_term: tuple[PositiveInt, ...] = (1, 3, 5)
     """Frames in memory by their distance from the target."""
     annotated: NonNegativeInt = 2
-    """Number of latest frames with a given mask, after the first frame, that stay in memory whatever
-    their distance."""
+    """Number of latest frames with a given mask, after the first frame, that stay in memory
+    whatever their distance."""
     soft: bool = False
     """Feed back soft labels instead of hard decisions."""
     resolution: Literal["full", "half"] = "full"
@@ -35,7 +35,8 @@ class TrackerConfig(Config):
     max_pixels: PositiveInt = 1920 * 1080
     """Larger frames are embedded at a size of at most so many pixels, which bounds memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the backbone and of embeddings in memory. Affinities and Lab patches are always float32."""
+    """Of the backbone and of embeddings in memory. Affinities and Lab patches are always
+    float32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,5 @@
-"""What bounds the tracker's memory does not change its masks; what it restores continues as if it had
-never stopped."""
+"""Bounds on the tracker's memory do not change its masks; a restored tracker continues as if it had
+not stopped."""
 
 from __future__ import annotations
 
