@@ -1,4 +1,4 @@
-"""docs/method.md leads from the paper to the code: what it names exists."""
+"""Every file and name in docs/method.md exists, and every equation has a row."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Slow naive restricted attention: unfold everything, mask what lies outside, one softmax. The
-rival and the oracle."""
+"""Slow naive restricted attention: unfold keys and values, mask what is outside, one softmax. The
+baseline of benchmarks and the expected value of tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def naive_restricted_attention(
     (often faster)."""
     _, C, _, _ = query.shape
     scale = 1 / math.sqrt(C) if scale is None else scale
-    keys, values = unfold_windows(key, radius), unfold_windows(value, radius)
+    keys = unfold_windows(key, radius)
+    values = unfold_windows(value, radius)
     inside = unfold_windows(torch.ones_like(key[:1, :1, :1]), radius)
     if product == "einsum":
         scores = torch.einsum("bchw,bnckhw->bnkhw", query, keys) * scale

@@ -1,4 +1,4 @@
-"""Lab of tensors is Lab of OpenCV, and the compiled loop's is that of the formula."""
+"""Lab of tensors agrees with OpenCV, and the compiled loop agrees with the formula."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_responses_of_extreme_frames_do_not_overflow():
     assert np.abs(fast.astype(int)).max() == 255 * 32
 
 
-def test_responses_of_a_selection_are_those_of_the_whole():
+def test_responses_of_a_selection_equal_those_of_all_patterns():
     frames = np.random.default_rng(1).integers(0, 256, (1, 6, 6, 3)).astype(np.uint8)
     whole = hadamard_responses(frames, range(45))
     np.testing.assert_array_equal(hadamard_responses(frames, (40, 3, 3)), whole[:, [40, 3, 3]])

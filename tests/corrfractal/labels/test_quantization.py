@@ -6,6 +6,7 @@ import pytest
 from reference_assign import slow_distances
 from threadpoolctl import threadpool_limits
 
+from corrfractal.common.config import digest
 from corrfractal.labels.quantization import (
     QuantizationConfig,
     assign,
@@ -13,6 +14,7 @@ from corrfractal.labels.quantization import (
     fit_codebook,
     quantize_clip,
 )
+from pipeline.config import PipelineConfig
 
 CONFIG = QuantizationConfig(fit_pixels=2048)
 
@@ -56,7 +58,7 @@ def test_channels_are_standardised_and_a_constant_one_is_left_out(moving_frames)
     assert np.count_nonzero(book.scale == 0) == np.count_nonzero(deviation == 0) > 0
 
 
-def test_the_same_seed_gives_the_same_labels_whatever_the_number_of_threads(moving_frames):
+def test_the_same_seed_gives_the_same_labels_for_any_number_of_threads(moving_frames):
     results = []
     for threads in (1, 2):
         with threadpool_limits(threads):
@@ -149,7 +151,9 @@ def test_a_clip_without_pixels_is_refused():
         ({"max_sequency": 1, "n_patterns": 9}, 11),
     ],
 )
-def test_every_switch_gives_labels_from_the_channels_it_says(moving_frames, switch, channels):
+def test_every_setting_gives_labels_from_the_number_of_channels_that_it_states(
+    moving_frames, switch, channels
+):
     config = QuantizationConfig(fit_pixels=1024, **switch)
     labels, book = quantize_clip(moving_frames[:2], config, seed=0)
     assert len(book.mean) == book.view.channels == channels
@@ -178,3 +182,9 @@ def test_a_global_codebook_gives_equal_labels_to_equal_pixels_of_different_clips
 def test_configurations_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         QuantizationConfig(**{field: value})
+
+
+def test_the_recipe_of_a_data_set_has_the_digest_of_version_0_1_0():
+    """Removed switches stay in it at their fixed values; another default would change it too."""
+    expected = "125389ab7929e847e36ad60f70444388b931b0feccfda126a9a9444a6a8cc4e7"
+    assert digest(PipelineConfig().recipe()) == expected

@@ -1,4 +1,4 @@
-"""The path of ``--device cuda``, tried on the CPU: the same code."""
+"""Labels made by PyTorch (``--device cuda``), on the CPU: the code is the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_with_a_given_codebook_labels_equal_those_of_the_compiled_path(moving_fr
     assert (ours == theirs).mean() > 0.99
 
 
-def test_it_draws_the_view_of_the_compiled_path_and_fits_as_well(moving_frames):
+def test_views_equal_those_of_the_compiled_path_and_the_fit_is_as_good(moving_frames):
     frames = moving_frames[:3]
     (ours, book), (theirs, other) = (
         quantize_clip(frames, CONFIG, 5, device=device) for device in ("cpu", None)
@@ -79,7 +79,7 @@ def test_degenerate_clips_get_valid_labels(size, basis):
         assert np.isfinite(book.centroids).all()
 
 
-def test_a_cluster_that_nobody_chose_moves_to_the_farthest_point():
+def test_an_empty_cluster_moves_to_the_farthest_point():
     points = torch.tensor([[0.0], [0.1], [10.0]])
     centroids = kmeans(points, torch.tensor([[0.05], [99.0]]), iterations=3)
     assert sorted(centroids[:, 0].tolist()) == pytest.approx([0.05, 10.0])

@@ -1,5 +1,4 @@
-"""Restricted attention is what its formula says, in values and gradients, however it is cut into
-bands."""
+"""Restricted attention equals its formula in values and gradients, for any size of bands."""
 
 from __future__ import annotations
 
@@ -77,7 +76,7 @@ def test_working_in_many_small_bands_changes_nothing(
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2])
-def test_the_three_similarities_are_what_they_say(radius: int) -> None:
+def test_the_three_similarities_equal_their_formulas(radius: int) -> None:
     query, key, value = _inputs(1, 2, 9, 2, 7, 8)
     unit = torch.nn.functional.normalize
     for similarity, expected in (
@@ -146,7 +145,7 @@ def test_under_bfloat16_autocast_values_stay_finite_and_near(radius: int) -> Non
     torch.testing.assert_close(mixed, exact, atol=0.1, rtol=0.1)
 
 
-def test_nothing_ceases_to_be_finite_in_1000_random_steps_of_bfloat16_autocast() -> None:
+def test_1000_random_steps_of_bfloat16_autocast_stay_finite() -> None:
     generator = torch.Generator().manual_seed(0)
     for step in range(1000):
         radius, references = (0, 1, 2, 5)[step % 4], 1 + step % 3

@@ -1,4 +1,4 @@
-"""The embedding has the resolution of its input, whatever that is."""
+"""The embedding has the resolution of its input, for any size."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def test_the_papers_network_costs_88_gmac_for_256_by_256() -> None:
 
 
 def test_without_aggregation_the_embedding_is_an_enlarged_quarter() -> None:
-    """Stage 4 alone knows nothing between its own pixels, one in four: there the embedding is a
-    straight line."""
+    """Stage 4 has one pixel in four; between them the embedding is interpolated, a straight line."""
     torch.manual_seed(0)
     image = torch.randn(1, 3, 32, 32)
     bends = {}

@@ -1,4 +1,4 @@
-"""Chains reach as far as the paper says, densities merge to distributions, and known motion is
+"""Chains reach as far as the paper states, densities merge to distributions, and known motion is
 recovered."""
 
 from __future__ import annotations

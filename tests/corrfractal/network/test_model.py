@@ -1,8 +1,9 @@
-"""The network trains, saves, loads, refuses what is damaged; the tracker follows what it is given,
-memory bounded."""
+"""The network trains, is saved and loaded, and damaged files are refused; trackers propagate masks in
+bounded memory."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from corrfractal import CorrFractal, CorrFractalConfig
+from corrfractal.common.config import config_to_dict
 from corrfractal.common.errors import IntegrityError, MaskError, NotFoundError
 from corrfractal.labels.color import lab_for_network, lab_patches
-from corrfractal.network.artifact import read_metadata
+from corrfractal.network.artifact import FORMAT, read_metadata
 from corrfractal.network.attention import Similarity
 from corrfractal.network.correspondence import CorrespondenceConfig
 from corrfractal.network.tracker import TrackerConfig
@@ -116,6 +118,22 @@ def test_a_saved_model_loads_to_the_same_outputs_and_keeps_its_metadata(
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_a_model_file_of_version_0_1_0_loads_at_the_settled_values_only(
+    model: CorrFractal, tmp_path: Path
+) -> None:
+    path = tmp_path / "old.safetensors"
+    values = config_to_dict(model.config)
+    for merge in ("progressive", "single"):
+        values["correspondence"] |= {"joint_references": True, "merge": merge}
+        metadata = {"format": FORMAT, "config": json.dumps(values)}
+        save_file(dict(model.state_dict()), path, metadata)
+        if merge == "progressive":
+            assert CorrFractal.load(path).config == model.config
+        else:
+            with pytest.raises(IntegrityError, match="field 'merge' was removed"):
+                CorrFractal.load(path)
+
+
 def test_damaged_foreign_and_missing_model_files_are_named(
     model: CorrFractal, tmp_path: Path
 ) -> None:
@@ -150,7 +168,7 @@ def test_masks_have_the_frames_exact_size_and_no_foreign_ids(
         assert set(np.unique(out)) <= {0, *ids}
 
 
-def test_memory_holds_only_the_frames_that_can_be_asked_for(
+def test_memory_holds_only_the_frames_that_later_steps_need(
     model: CorrFractal, moving_frames: np.ndarray
 ) -> None:
     tracker = model.tracker(

@@ -52,7 +52,7 @@ def test_labels_in_groups_and_chunks_give_the_masks_of_all_at_once(
         assert (a != b).mean() < 1e-3  # sums in another order may settle a tie the other way
 
 
-def test_255_objects_are_followed(model: CorrFractal) -> None:
+def test_255_objects_are_propagated(model: CorrFractal) -> None:
     mask = regions(60, 68, 4)
     assert len(np.unique(mask)) == 255
     video = frames(2, 60, 68)
@@ -76,7 +76,7 @@ def test_probabilities_are_those_of_the_mask(model: CorrFractal) -> None:
 
 
 @pytest.mark.parametrize("stopped", [1, 4, 9])
-def test_a_restored_tracker_goes_on_as_if_it_had_never_stopped(
+def test_a_restored_tracker_continues_as_if_it_had_not_stopped(
     model: CorrFractal, stopped: int
 ) -> None:
     video, first, later = frames(12), regions(side=24), np.zeros((48, 60), dtype=np.uint8)
@@ -91,7 +91,7 @@ def test_a_restored_tracker_goes_on_as_if_it_had_never_stopped(
         np.testing.assert_array_equal(again.step(video[t], annotated.get(t)), masks[t])
 
 
-def test_an_annotated_object_is_exactly_where_its_mask_says(model: CorrFractal) -> None:
+def test_an_annotated_object_is_exactly_where_its_mask_shows_it(model: CorrFractal) -> None:
     video, first = frames(2), np.ones((48, 60), dtype=np.uint8)
     first[:, 30:] = 2
     correction = np.zeros_like(first)
