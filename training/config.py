@@ -1,4 +1,4 @@
-"""Training configuration: the paper's recipe (III-E1) as two presets, and a slim profile for CPUs."""
+"""Training configuration: the paper's recipe (III-E1) as two presets; a slim profile for CPUs."""
 
 from __future__ import annotations
 

@@ -172,8 +172,8 @@ def macs_per_sample(config: TrainingConfig, side: int) -> float:
 
 
 def activation_bytes_per_sample(config: TrainingConfig, side: int) -> float:
-    """Bytes that a sample of ``side`` x ``side`` pixels keeps until its backward pass, measured on a
-    small sample.
+    """Bytes that a sample of ``side`` x ``side`` pixels keeps until its backward pass, measured on
+    a small sample.
 
     With ``recompute`` the stages of the backbone keep nothing. In the backward pass they are
     recomputed one at a time, so the largest of them counts.

@@ -2,8 +2,8 @@
 
 With it the losses and weights of a run do not depend on the number of workers, up to the order of
 summation, so a run can resume with another number. Without it every worker would normalise by its
-own share of the batch (docs/decisions/0021). ``nn.SyncBatchNorm`` does the same on GPUs, but refuses
-CPU tensors.
+own share of the batch (docs/decisions/0021). ``nn.SyncBatchNorm`` does the same on GPUs, but
+refuses CPU tensors.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def _torch_config(backend: str) -> Any:
     """
     from ray.train.torch import TorchConfig
 
-    class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    class SignalAwareBackend(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             worker_group.execute(_bind_to_ray_interface)
             super().on_start(worker_group, backend_config)
@@ -186,12 +186,12 @@ def _torch_config(backend: str) -> Any:
             super().on_training_start(worker_group, backend_config)
             worker_group.execute(catch_sigterm)
 
-    class Config(TorchConfig):
+    class SignalAwareTorchConfig(TorchConfig):
         @property
-        def backend_cls(self) -> type[Backend]:
-            return Backend
+        def backend_cls(self) -> type[SignalAwareBackend]:
+            return SignalAwareBackend
 
-    return Config(backend=backend)
+    return SignalAwareTorchConfig(backend=backend)
 
 
 def _bind_to_ray_interface() -> None:

@@ -142,7 +142,7 @@ def _existing_job(out: Path) -> TrainingJob | None:
     if not job_file.exists():
         return None
     values = json.loads(job_file.read_text())
-    # Written by 0.1.0, and removed since. It never changed the weights, so any value may be resumed.
+    # A field of 0.1.0, removed since. It never changed the weights, so any value can be resumed.
     values.get("config", {}).pop("evaluator", None)
     return config_from_dict(TrainingJob, values, where=str(job_file))
 
