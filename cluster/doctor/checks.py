@@ -1,20 +1,22 @@
-"""Is this machine fit for the work? One finding a check: ``ok``, ``warn`` or ``fault``, what was
-found, what to do.
+"""Checks of this machine: each returns a finding with a level, what was found and what to do.
 
-``fault`` means that something will fail, ``warn`` that it will be slow or limited. A check asks the
-machine and hands plain values to a ``judge`` of ``cluster.doctor.findings``, which decides. Nothing stays
-behind on the machine.
+Level ``fault`` means that something will fail, ``warn`` that it will be slow or limited. A check
+measures the machine and passes plain values to a function of ``cluster.doctor.findings``, which
+decides the level. Checks leave no files behind.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -27,21 +29,41 @@ from corrfractal.common.surroundings import cluster_address, find_faults, ray_gr
 from corrfractal.registry import store
 from corrfractal.registry.store.relocation import moved_from
 
-from . import findings as verdicts
-from .findings import Finding
+from .findings import (
+    FLOORS,
+    Finding,
+    evaluate_cpu,
+    evaluate_decoder,
+    evaluate_disk,
+    evaluate_environment,
+    evaluate_faiss,
+    evaluate_gpus,
+    evaluate_open_files,
+    evaluate_shared_memory,
+    evaluate_tracking,
+    evaluate_unwritable,
+    evaluate_version,
+)
 
-UNCHECKED = Finding(
+CHECKS_SKIPPED = Finding(
     name="other checks",
     level="warn",
-    found="left out: they use the libraries that read these variables",
-    advice="mend the environment, then run the same command again",
+    found="skipped: they use the libraries that read these variables",
+    advice="fix the environment, then run the same command again",
 )
 
 
 def examine(out: Path) -> list[Finding]:
-    """Run all checks; ``out`` is the folder that work would be written to. Takes a few seconds."""
-    if faults := find_faults("any"):  # a library would crash, or not come to an end, over these
-        return [*check_versions(), *verdicts.judge_environment(faults), UNCHECKED]
+    """Run all checks; takes a few seconds.
+
+    Args:
+        out: folder that outputs would be written to; it need not exist.
+    """
+    # With one of these faults a library would crash or hang as soon as it is imported.
+    faults = find_faults("any")
+    if faults:
+        return [*check_versions(), *evaluate_environment(faults), CHECKS_SKIPPED]
+
     gpus = nvidia_gpus()
     return [
         *check_versions(),
@@ -61,17 +83,16 @@ def examine(out: Path) -> list[Finding]:
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:
-    """Print the findings, one a line, with advice below; return them for ``--json``, ``ok`` being
-    false on a fault."""
+    """Print the findings, one per line with the advice below; return them for ``--json``.
+
+    The result's ``ok`` is False if there is a fault.
+    """
     for finding in findings:
         say(f"{finding.level:5}  {finding.name:15}  {finding.found}")
         if finding.advice:
             say(f"{'':24}-> {finding.advice}")
-    counts = {
-        level: sum(finding.level == level for finding in findings)
-        for level in ("ok", "warn", "fault")
-    }
-    say(", ".join(f"{count} {level}" for level, count in counts.items()))
+    counts = Counter(finding.level for finding in findings)
+    say(", ".join(f"{counts[level]} {level}" for level in ("ok", "warn", "fault")))
     return {
         "ok": counts["fault"] == 0,
         "findings": [dataclasses.asdict(finding) for finding in findings],
@@ -79,29 +100,33 @@ def report(findings: list[Finding]) -> dict[str, Any]:
 
 
 def check_versions() -> list[Finding]:
-    """Python, and the version of each part that has a floor."""
-    installed = {name: _version(name) for name in verdicts.FLOORS}
+    """The version of Python, and of each package that has a minimum version."""
+    installed = {name: _version(name) for name in FLOORS}
     python = Finding(
         name="python",
         level="ok",
         found=f"{platform.python_version()} on {platform.platform(terse=True)}",
     )
-    return [python, *(verdicts.judge_version(name, version) for name, version in installed.items())]
+    return [python, *(evaluate_version(name, version) for name, version in installed.items())]
 
 
 def check_cpu() -> Finding:
-    """Cores and memory that this process may use, control groups included."""
+    """Cores and memory that this process may use, including the limits of its control group."""
     cores = float(cpu_count())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    quota, period = (*_first_line("/sys/fs/cgroup/cpu.max").split(), "", "")[:2]
-    if quota.isdigit() and period.isdigit():
-        cores = min(cores, int(quota) / int(period))
+
+    # Both files say "max" where a container has no limit, and are missing outside of cgroup v2.
+    quota = re.fullmatch(r"(\d+) (\d+)", _first_line("/sys/fs/cgroup/cpu.max"))
+    if quota:
+        cores = min(cores, int(quota[1]) / int(quota[2]))
     limit = _first_line("/sys/fs/cgroup/memory.max")
-    return verdicts.judge_cpu(cores, min(memory, int(limit)) if limit.isdigit() else memory)
+    if limit.isdigit():
+        memory = min(memory, int(limit))
+    return evaluate_cpu(cores, memory)
 
 
 def nvidia_gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver offers; none without a driver."""
+    """Names and memory of the NVIDIA GPUs that the driver lists; empty without a driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -115,31 +140,27 @@ def nvidia_gpus() -> list[str]:
 
 
 def check_gpus(gpus: list[str]) -> Finding:
-    """Whether torch can use the GPUs that the driver offers."""
+    """Whether torch can use the GPUs that the driver lists."""
     try:
         import torch
     except (ImportError, OSError) as exc:
         return _broken("torch device", exc)
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return verdicts.judge_gpus(gpus, usable=usable, cuda_build=torch.version.cuda)
+    return evaluate_gpus(gpus, usable=usable, cuda_build=torch.version.cuda)
 
 
 def check_faiss(gpus: list[str]) -> Finding:
     """Which build of faiss is installed, and whether it fits the machine."""
-    names = {
-        str(distribution.metadata["Name"]).lower() for distribution in metadata.distributions()
-    }
+    names = {str(package.metadata["Name"]).lower() for package in metadata.distributions()}
     flavours = sorted(name for name in names if name.startswith("faiss-"))
     try:
         import faiss
     except (ImportError, OSError) as exc:
-        return (
-            _broken("faiss", exc)
-            if flavours
-            else verdicts.judge_faiss(flavours, gpus=len(gpus), usable=0)
-        )
+        if flavours:
+            return _broken("faiss", exc)
+        return evaluate_faiss(flavours, gpus=len(gpus), usable=0)
     usable = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    return verdicts.judge_faiss(flavours, gpus=len(gpus), usable=usable)
+    return evaluate_faiss(flavours, gpus=len(gpus), usable=usable)
 
 
 def check_decoder(name: str) -> Finding:
@@ -154,16 +175,18 @@ def check_decoder(name: str) -> Finding:
         path = Path(folder) / "probe.mp4"
         write_video(path, sent, fps=24)
         got = np.stack([frame.image for frame in open_video(path, decoder=name).frames()])
-    error = (
-        float(np.abs(got.astype(float) - sent).mean()) if got.shape == sent.shape else float("inf")
-    )
-    return verdicts.judge_decoder(name, frames=len(got), expected=len(sent), error=error)
+    error = math.inf
+    if got.shape == sent.shape:
+        error = float(np.abs(got.astype(float) - sent).mean())
+    return evaluate_decoder(name, frames=len(got), expected=len(sent), error=error)
 
 
 def check_environment() -> list[Finding]:
-    """Variables that commands would refuse, a finding for each; the cluster of ``RAY_ADDRESS`` must
-    answer."""
-    return verdicts.judge_environment(find_faults("training", *ray_groups()))
+    """Environment variables that a command would refuse, one finding for each.
+
+    The cluster that ``RAY_ADDRESS`` names must answer.
+    """
+    return evaluate_environment(find_faults("training", *ray_groups()))
 
 
 def check_ray() -> Finding:
@@ -171,63 +194,61 @@ def check_ray() -> Finding:
     import ray
 
     address = cluster_address()
-    found = (
-        f"imports; would join the cluster at {address}"
-        if address
-        else "imports; would start on this machine"
-    )
-    return Finding(name="ray runtime", level="ok", found=f"{ray.__version__} {found}")
+    action = f"join the cluster at {address}" if address else "start on this machine"
+    found = f"{ray.__version__} imports; would {action}"
+    return Finding(name="ray runtime", level="ok", found=found)
 
 
 def check_tracking(given: str | None = None) -> Finding:
-    """Whether the MLflow store can be used, as every command finds out; MLflow, which takes seconds
-    to import, is not needed for it, and nothing is created or changed."""
+    """Whether the MLflow store can be used, by the same checks that every command makes.
+
+    Read-only. MLflow is not imported, which would take seconds.
+    """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or str(Path("mlflow.db").absolute())
     try:
         uri = store.tracking_uri(given)
         exists = store.check_store(uri, write=True)
         file = store.local_file(uri)
         if file is None:
-            return verdicts.judge_tracking(uri, fault=None)
+            return evaluate_tracking(uri, fault=None)
         if not exists:
-            return verdicts.judge_tracking(uri, fault=None, new=True)
+            return evaluate_tracking(uri, fault=None, new=True)
         store.check_contents(file)
-        return verdicts.judge_tracking(uri, fault=None, moved_from=moved_from(file))
+        return evaluate_tracking(uri, fault=None, moved_from=moved_from(file))
     except CorrFractalError as exc:
-        return verdicts.judge_tracking(uri, fault=str(exc))
+        return evaluate_tracking(uri, fault=str(exc))
 
 
 def check_folder(out: Path) -> Finding:
-    """Whether a file can be made in ``out``, or in the nearest folder above it that exists."""
+    """Whether a file can be created in ``out``, or in its nearest existing parent."""
     folder = _existing(out.absolute())
     try:
         with tempfile.TemporaryFile(dir=folder):
             return Finding(name="out folder", level="ok", found=f"{folder} can be written")
     except OSError as exc:
-        return verdicts.judge_unwritable(folder, str(exc.strerror or exc))
+        return evaluate_unwritable(folder, str(exc.strerror or exc))
 
 
 def check_disk(out: Path) -> Finding:
-    """Room where work is written, and where Ray spills."""
+    """Free space for outputs, and on the file system where Ray spills objects."""
     ray = shutil.disk_usage(tempfile.gettempdir())
-    return verdicts.judge_disk(
-        shutil.disk_usage(_existing(out.absolute())).free, ray.used / ray.total
-    )
+    free = shutil.disk_usage(_existing(out.absolute())).free
+    return evaluate_disk(free, ray.used / ray.total)
 
 
 def check_shared_memory() -> Finding:
     """Size of ``/dev/shm``, where Ray keeps its object store."""
     path = Path("/dev/shm")
-    return verdicts.judge_shared_memory(shutil.disk_usage(path).total if path.is_dir() else None)
+    return evaluate_shared_memory(shutil.disk_usage(path).total if path.is_dir() else None)
 
 
 def check_open_files() -> Finding:
-    """The limit of open files; Ray raises the soft one to the hard one."""
-    return verdicts.judge_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    """The hard limit of open files; Ray raises the soft limit to it."""
+    return evaluate_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
-    """Whatever a broken library raises is a finding, not the end of the examination."""
+    """Run a check; any exception of a broken library becomes a finding."""
     try:
         return check()
     except Exception as exc:
@@ -240,7 +261,7 @@ def _broken(name: str, exc: Exception) -> Finding:
         name=name,
         level="fault",
         found=text[:200],
-        advice="install the parts again from requirements.lock",
+        advice="reinstall the packages of requirements.lock",
     )
 
 
@@ -259,5 +280,5 @@ def _first_line(path: str) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """``path``, or the nearest folder above it that exists."""
+    """``path``, or its nearest existing parent."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -1,4 +1,4 @@
-"""Properties of the examination of this machine."""
+"""Properties of the checks of ``corrfractal doctor``."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ def test_both_decoders_read_back_what_was_encoded(decoder: str) -> None:
     assert doctor.check_decoder(decoder).level == "ok"
 
 
-def test_a_data_base_that_does_not_exist_yet_will_be_made(tmp_path: Path) -> None:
+def test_a_database_that_does_not_exist_yet_will_be_created(tmp_path: Path) -> None:
     finding = doctor.check_tracking(f"sqlite:///{tmp_path / 'new.db'}")
     assert finding.level == "ok"
-    assert "will be made" in finding.found
+    assert "will be created" in finding.found
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_mlflow_data_base_is_a_fault(tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("not a data base, but long enough to be taken for one " * 20)
+def test_a_file_that_is_no_mlflow_database_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text(
+        "not a database, but long enough to be mistaken for one " * 20
+    )
     with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as base:
         base.execute("CREATE TABLE other (x)")
     assert doctor.check_tracking(f"sqlite:///{tmp_path / 'text.db'}").level == "fault"
@@ -39,7 +41,7 @@ def test_a_file_that_is_no_mlflow_data_base_is_a_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-def test_a_store_that_mlflow_made_answers(tmp_path: Path) -> None:
+def test_a_store_created_by_mlflow_answers(tmp_path: Path) -> None:
     create_store(tmp_path / "mlflow.db")
     assert doctor.check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}").level == "ok"
 
@@ -105,7 +107,7 @@ def test_a_broken_library_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path
     ]
 
 
-def test_a_fault_makes_exit_code_1_and_json_tells_it(
+def test_a_fault_gives_exit_code_1_and_json_reports_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fault = doctor.Finding(name="disk", level="fault", found="full", advice="make room")
