@@ -1,6 +1,6 @@
-"""Commands of this layer: ``demo``, ``run``, ``doctor`` and ``cluster up|submit|status|down``.
+"""The commands ``demo``, ``run``, ``doctor`` and ``cluster up|submit|status|down``.
 
-Nothing heavy is imported here before a command runs.
+Heavy modules are imported when a command runs, to keep ``--help`` fast.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     type=FOLDER,
     default=Path("demo"),
     show_default=True,
-    help="Folder for everything it makes.",
+    help="Folder for all outputs.",
 )
 @command
 def demo(out: Path) -> dict[str, Any]:
-    """The whole workflow on rendered sample videos: precompute, train, register, propagate, score,
-    report."""
+    """Run the whole workflow on rendered sample videos: precompute, train, register, propagate,
+    score, report."""
     from .workflow import demo
 
     return demo(out)
@@ -37,8 +37,7 @@ def demo(out: Path) -> dict[str, Any]:
 @click.argument("config", type=FILE)
 @command
 def run(config: Path) -> dict[str, Any]:
-    """The whole workflow on your videos, from one TOML file. Call it again to go on where it
-    stopped."""
+    """Run the whole workflow on your videos, from one TOML file. Run it again to resume."""
     from .workflow import run
 
     return run(config)
@@ -49,11 +48,11 @@ def run(config: Path) -> dict[str, Any]:
     "--out",
     type=FOLDER,
     default=Path(),
-    help="Folder that work would be written to; default: here.",
+    help="Folder that outputs would be written to. Default: the current folder.",
 )
 @command
 def doctor(out: Path) -> dict[str, Any]:
-    """Check this machine, and say what to do about each fault. Exit code 1 if there is one."""
+    """Check this machine and print how to fix each fault. Exit code 1 if there is a fault."""
     from cluster.doctor.checks import examine, report
 
     return report(examine(out))
@@ -61,39 +60,36 @@ def doctor(out: Path) -> dict[str, Any]:
 
 @click.group()
 def cluster() -> None:
-    """A Ray cluster on this machine, or jobs on any Ray cluster."""
+    """Start a Ray cluster on this machine, or submit jobs to any Ray cluster."""
 
 
-def _state(function: Any) -> Any:
-    help_text = "Folder of the token, the record and the log. Default: ~/.corrfractal/cluster"
+def _state_option(function: Any) -> Any:
+    help_text = "Folder of token, record and log. Default: ~/.corrfractal/cluster"
     return click.option("--state", type=FOLDER, default=None, help=help_text)(function)
 
 
-def _server(function: Any) -> Any:
+def _server_options(function: Any) -> Any:
     address = click.option("--address", help="URL of the job server. Default: the local cluster.")
     token = click.option("--token-file", type=FILE, help="File that holds the cluster's token.")
-    return _state(address(token(function)))
+    return _state_option(address(token(function)))
 
 
 @cluster.command()
 @click.option(
     "--port", default=8265, show_default=True, help="Port of the dashboard and job server."
 )
-@click.option("--cpus", type=click.IntRange(min=1), help="CPUs to hand out. Default: all.")
-@click.option("--gpus", type=click.IntRange(min=0), help="GPUs to hand out. Default: all.")
-@_state
+@click.option("--cpus", type=click.IntRange(min=1), help="Number of CPUs to use. Default: all.")
+@click.option("--gpus", type=click.IntRange(min=0), help="Number of GPUs to use. Default: all.")
+@_state_option
 @command
 def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dict[str, Any]:
     """Start a local cluster: loopback only, with token authentication."""
-    from .jobs import local_cluster as local
+    from .jobs import local_cluster
 
-    state = state or local.default_state()
-    started = local.start(state, port=port, cpus=cpus, gpus=gpus)
+    state = state or local_cluster.default_state()
+    started = local_cluster.start(state, port=port, cpus=cpus, gpus=gpus)
     say(f"cluster up: jobs and dashboard at {started.dashboard}, Ray at {started.ray_address}")
-    say(
-        f"token in {state / 'token'}; `corrfractal cluster submit CONFIG.toml` runs a workflow "
-        "there"
-    )
+    say(f"token in {state / 'token'}; to run a workflow: corrfractal cluster submit CONFIG.toml")
     return {
         "dashboard": started.dashboard,
         "ray_address": started.ray_address,
@@ -103,17 +99,17 @@ def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dic
 
 @cluster.command()
 @click.argument("config", type=FILE)
-@click.option("--no-wait", is_flag=True, help="Return at once with the job's id.")
-@_server
+@click.option("--no-wait", is_flag=True, help="Print the job's id and return immediately.")
+@_server_options
 @command
 def submit(
     config: Path, no_wait: bool, address: str | None, token_file: Path | None, state: Path | None
 ) -> dict[str, Any]:
-    """Submit `corrfractal run CONFIG` as a job, and follow its output till it ends."""
-    from .jobs import local_cluster as local
+    """Submit `corrfractal run CONFIG` as a job, and print its output until it ends."""
+    from .jobs import local_cluster
     from .jobs import submit as jobs
 
-    server = jobs.find_server(address, state or local.default_state(), token_file)
+    server = jobs.find_server(address, state or local_cluster.default_state(), token_file)
     job = jobs.submit(server, jobs.entrypoint(config))
     say(f"submitted job {job} to {server.url}")
     if not no_wait:
@@ -123,19 +119,21 @@ def submit(
 
 
 @cluster.command()
-@_server
+@_server_options
 @command
 def status(address: str | None, token_file: Path | None, state: Path | None) -> dict[str, Any]:
     """List the cluster's nodes and jobs."""
     import dataclasses
 
-    from .jobs import local_cluster as local
+    from .jobs import local_cluster
     from .jobs import submit as jobs
 
-    server = jobs.find_server(address, state or local.default_state(), token_file)
-    nodes, submitted = server.nodes(), server.jobs()
+    server = jobs.find_server(address, state or local_cluster.default_state(), token_file)
+    nodes = server.nodes()
+    submitted = server.jobs()
     for node in nodes:
-        cpus, gpus = node.resources.get("CPU", 0), node.resources.get("GPU", 0)
+        cpus = node.resources.get("CPU", 0)
+        gpus = node.resources.get("GPU", 0)
         say(f"node {node.address}  {cpus:g} CPUs  {gpus:g} GPUs{'  head' if node.head else ''}")
     for job in submitted:
         say(f"job  {job.id}  {job.status}  {job.entrypoint}")
@@ -147,12 +145,13 @@ def status(address: str | None, token_file: Path | None, state: Path | None) -> 
 
 
 @cluster.command()
-@_state
+@_state_option
 @command
 def down(state: Path | None) -> dict[str, Any]:
-    """Stop the local cluster that `up` started, its jobs included, and nothing else."""
-    from .jobs import local_cluster as local
+    """Stop the local cluster that `up` started, including its jobs. Other Ray clusters keep
+    running."""
+    from .jobs import local_cluster
 
-    ended = local.stop(state or local.default_state())
+    ended = local_cluster.stop(state or local_cluster.default_state())
     say(f"cluster down: {ended} processes ended")
     return {"processes": ended}

@@ -1,28 +1,33 @@
-"""The whole workflow in one TOML file. A section per stage; the fields are those of the stage's own
-configuration.
+"""Configuration of the whole workflow: one TOML file with a section for each stage.
 
-sources = ["videos", "more/*.mp4"]      # relative paths start at the folder of this file
-out = "runs/first"
-rung = "+B"                             # of the paper's ablation: base, +A, +P, +B, +C (the default: everything)
+The fields of a section are those of the stage's own configuration:
 
-[precompute]                            # pipeline.config.PipelineConfig
-size = 256
-[precompute.quantization]
-n_patterns = 6
+    # Relative paths start at the folder of this file.
+    sources = ["videos", "more/*.mp4"]
+    out = "runs/first"
+    # Rung of the paper's ablation: base, +A, +P, +B, or +C (the default: the full method).
+    rung = "+B"
 
-[training]                              # preset, profile, and any field of training.config.TrainingConfig
-profile = "cpu"
-steps = 300
+    [precompute]                   # pipeline.config.PipelineConfig
+    size = 256
+    [precompute.quantization]
+    n_patterns = 6
 
-[evaluation]                            # leave it out if there is nothing annotated to score on
-data = "/data/DAVIS"
+    [training]                     # preset, profile, and fields of training.config.TrainingConfig
+    profile = "cpu"
+    steps = 300
+
+    [evaluation]                   # omit this section without annotated sequences
+    data = "/data/DAVIS"
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from corrfractal.common.config import Config, config_from_dict, config_to_dict, read_toml
 from corrfractal.common.errors import ConfigError
@@ -31,27 +36,27 @@ from corrfractal.registry.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
 
-# The paper's ablation (Table 3): each rung adds one module to the one before; "+C" is the whole
-# method.
-_A: dict[str, Any] = {"appearance": "literal"}
-_WITHOUT: dict[str, Any] = {
+# The paper's ablation (Table 3). Each rung adds one module to the previous one; "+C" is the full
+# method, which is the default of all configurations.
+_APPEARANCE: dict[str, Any] = {"appearance": "literal"}
+_NO_MODULES: dict[str, Any] = {
     "appearance": "off",
     "aggregation": False,
     "correspondence": {"multi_density": False},
 }
-_COLOUR: dict[str, Any] = {"quantization": {"n_patterns": 0}}
+_COLOUR_ONLY: dict[str, Any] = {"quantization": {"n_patterns": 0}}
 LADDER: dict[str, dict[str, Any]] = {
-    "base": {"precompute": _COLOUR, "training": {"network": _WITHOUT}},
-    "+A": {"precompute": _COLOUR, "training": {"network": _WITHOUT | _A}},
-    "+P": {"training": {"network": _WITHOUT | _A}},
-    "+B": {"training": {"network": _WITHOUT | _A | {"aggregation": True}}},
+    "base": {"precompute": _COLOUR_ONLY, "training": {"network": _NO_MODULES}},
+    "+A": {"precompute": _COLOUR_ONLY, "training": {"network": _NO_MODULES | _APPEARANCE}},
+    "+P": {"training": {"network": _NO_MODULES | _APPEARANCE}},
+    "+B": {"training": {"network": _NO_MODULES | _APPEARANCE | {"aggregation": True}}},
     "+C": {},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Config):
-    """What the trained model is scored on, beside the untrained network and copying the first mask."""
+    """The benchmark on which the trained model and the baselines are scored."""
 
     data: str
     """Folder of a data set in the layout of DAVIS-2017."""
@@ -61,39 +66,33 @@ class EvaluationConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowConfig(Config):
-    """Everything that decides a workflow."""
+    """Configuration of all stages of a workflow."""
 
-    sources: tuple[str, ...]
-    """Videos, as ``corrfractal precompute`` takes them."""
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Videos, in the forms that ``corrfractal precompute`` accepts."""
     out: str
-    """Folder for shards, run, scores and report."""
-    workers: int = 2
-    """DDP processes."""
-    tasks: int | None = None
-    """Shards, and sequences, at a time; None: ``workers``. On a cluster: its CPUs, or those that it
-    may grow to."""
+    """Folder for shards, training run, scores and report."""
+    workers: Annotated[int, Field(ge=1)] = 2
+    """Number of DDP processes."""
+    tasks: Annotated[int, Field(ge=1)] | None = None
+    """Number of shards, and of sequences, processed at a time; None: ``workers``. On a cluster, set
+    it to the number of CPUs that the cluster has or can scale up to."""
     tracking_uri: str | None = None
-    """MLflow store, a relative path starting at the folder of this file; None: MLFLOW_TRACKING_URI,
-    else ``mlflow.db`` in ``out``."""
+    """MLflow store; a relative path starts at the folder of this file. None: the environment's
+    ``MLFLOW_TRACKING_URI``, or else ``mlflow.db`` in ``out``."""
     precompute: PipelineConfig = field(default_factory=PipelineConfig)
     """How videos become shards."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How the network is trained."""
     use_gpu: bool = False
-    """A GPU for each training worker; set by the profile."""
+    """Whether each training worker gets a GPU; set by the profile."""
     evaluation: EvaluationConfig | None = None
-    """What to score on."""
+    """The benchmark to score on; None: no evaluation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sources:
-            raise ValueError("sources is empty")
         for location in (*self.sources, self.out):
             refuse_password(location)
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
-        if self.tasks is not None and self.tasks < 1:
-            raise ValueError(f"tasks must be at least 1, got {self.tasks}")
 
 
 def read_workflow(path: Path) -> WorkflowConfig:
@@ -101,44 +100,62 @@ def read_workflow(path: Path) -> WorkflowConfig:
 
     Raises:
         NotFoundError: no such file.
-        ConfigError: not TOML, or a field that is unknown or out of range; names it.
+        ConfigError: invalid TOML, or a field that is unknown or out of range; names the field.
     """
     values = read_toml(path)
     rung = values.pop("rung", "+C")
     if not isinstance(rung, str) or rung not in LADDER:
         raise ConfigError(f"{path}: field 'rung' must be one of {', '.join(LADDER)}, got {rung!r}")
     values = merged(LADDER[rung], values)
-    training = values.get("training", {})
-    if not isinstance(training, dict):
-        raise ConfigError(f"{path}: field 'training' must be a table, got {training!r}")
-    training = dict(training)
-    preset = training.pop("preset", "base")
-    profile = training.pop("profile", "gpu")
+
+    # Preset and profile name a recipe; the other fields of the section override it.
+    section = values.get("training", {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: field 'training' must be a table, got {section!r}")
+    overrides = dict(section)
+    preset = overrides.pop("preset", "base")
+    profile = overrides.pop("profile", "gpu")
     try:
         recipe = configuration(preset, profile)
     except ConfigError as exc:
         raise ConfigError(f"{path}: field 'training': {exc}") from exc
-    values["training"] = merged(config_to_dict(recipe), training)
+    values["training"] = merged(config_to_dict(recipe), overrides)
     values.setdefault("use_gpu", profile == "gpu")
+
     config = config_from_dict(WorkflowConfig, values, where=str(path))
-    folder = path.absolute().parent
-    evaluation = config.evaluation
-    return replace(
-        config,
-        sources=tuple(
-            s if "://" in s else str(folder / Path(s).expanduser()) for s in config.sources
-        ),
-        out=str(folder / Path(config.out).expanduser()),
-        tracking_uri=config.tracking_uri and canonical_uri(config.tracking_uri, folder),
-        evaluation=evaluation
-        and replace(evaluation, data=str(folder / Path(evaluation.data).expanduser())),
-    )
+    return _with_absolute_paths(config, path.absolute().parent)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, table by table."""
+    """``base`` overridden by ``changes``; nested tables are merged recursively."""
     result = dict(base)
     for key, value in changes.items():
-        deeper = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = merged(base[key], value) if deeper else value
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            result[key] = merged(base[key], value)
+        else:
+            result[key] = value
     return result
+
+
+def _with_absolute_paths(config: WorkflowConfig, folder: Path) -> WorkflowConfig:
+    """``config`` with relative paths resolved against ``folder``."""
+    tracking_uri = config.tracking_uri
+    if tracking_uri is not None:
+        tracking_uri = canonical_uri(tracking_uri, folder)
+    evaluation = config.evaluation
+    if evaluation is not None:
+        evaluation = replace(evaluation, data=_absolute(evaluation.data, folder))
+    sources = tuple(
+        source if "://" in source else _absolute(source, folder) for source in config.sources
+    )
+    return replace(
+        config,
+        sources=sources,
+        out=_absolute(config.out, folder),
+        tracking_uri=tracking_uri,
+        evaluation=evaluation,
+    )
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str(folder / Path(path).expanduser())

@@ -1,11 +1,15 @@
 """The whole workflow as one job: precompute -> train and register -> evaluate -> report.
 
-Every stage resumes by itself, so calling the workflow again does what is missing and nothing else:
-whole shards stay, training resumes from its checkpoint, scored sequences are not scored again. The
-folder of a workflow:
+Every stage is resumable, so a second call only does what is missing: complete shards are kept,
+training resumes from its checkpoint, and scored sequences are not scored again.
 
-    shards/  training/  evaluation/{model,starter,untrained,copy}/  report.html
-    mlflow.db (unless another store is named)
+Layout of a workflow's folder:
+
+    shards/
+    training/
+    evaluation/{model,starter,untrained,copy}/
+    report.html
+    mlflow.db           unless another store is configured
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ from .config import EvaluationConfig, WorkflowConfig, read_workflow
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
-RIVALS = {"starter": "starter", "untrained": "baseline:untrained", "copy": "baseline:copy"}
+# Models that the trained one is compared with: name in the report -> model reference.
+BASELINES = {"starter": "starter", "untrained": "baseline:untrained", "copy": "baseline:copy"}
 
 DEMO_MARK = "# What `corrfractal demo` runs."
 DEMO = """\
@@ -69,49 +74,63 @@ data = "davis"
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowResult:
-    """What the stages returned; ``scores`` by name: the model's, and its rivals'."""
+    """Results of the stages."""
 
     shards: PrecomputeResult
     training: TrainingResult
     scores: dict[str, DavisSummary]
+    """Scores of ``model`` and of each baseline; empty without evaluation."""
     report: Path
     seconds: float
 
 
 def run(config: Path) -> dict[str, Any]:
-    """The workflow of a TOML file (``corrfractal run``)."""
+    """Run the workflow of a TOML file (``corrfractal run``)."""
     workflow = read_workflow(config)
-    refuse_overlap(_places(workflow), (config,))
+    refuse_overlap(_outputs(workflow), (config,))
     return _print_summary(run_workflow(workflow))
 
 
 def demo(out: Path) -> dict[str, Any]:
-    """The workflow on rendered sample videos (``corrfractal demo``)."""
+    """Run the workflow on rendered sample videos (``corrfractal demo``).
+
+    Raises:
+        CallError: ``out`` is not empty and was not created by this command.
+    """
     from cluster.demo.render import render_evaluation_set, render_training_videos
 
     out = out.absolute()
     config = out / "workflow.toml"
-    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(
-        DEMO_MARK
-    ):
+    if not _is_demo_file(config):
         if out.is_dir() and any(out.iterdir()):
             raise CallError(
-                f"{out} is not empty, and this command has not written it: name a new folder with "
+                f"{out} is not empty and was not created by this command: name a new folder with "
                 "--out"
             )
         out.mkdir(parents=True, exist_ok=True)
-        write_text(config, DEMO)  # first: it marks the folder as the demo's
-    if not (out / "davis" / "ImageSets" / "2017" / "val.txt").exists():  # written last
+        # Written before the videos: the file marks the folder as the demo's.
+        write_text(config, DEMO)
+
+    # The renderer writes val.txt last, so its presence means that rendering completed.
+    if not (out / "davis" / "ImageSets" / "2017" / "val.txt").exists():
         log.info("rendering sample videos from scikit-learn's two photographs")
         render_training_videos(out / "videos", count=8, frames=32)
         render_evaluation_set(out / "davis", sequences=3, frames=16)
+
     result = run(config)
-    say(f"the same again, or on your own videos: corrfractal run {config}")
+    say(f"to run it again, or on your own videos: corrfractal run {config}")
     return result
 
 
-def _places(config: WorkflowConfig) -> dict[str, Path]:
-    """What a workflow writes, by a name for messages."""
+def _is_demo_file(path: Path) -> bool:
+    """Whether a workflow file was written by ``demo``."""
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(
+        DEMO_MARK
+    )
+
+
+def _outputs(config: WorkflowConfig) -> dict[str, Path]:
+    """The paths that a workflow writes, by their names in messages."""
     out = Path(config.out)
     return {
         f"the output {name}": out / name for name in ("shards", "training", "evaluation", REPORT)
@@ -119,28 +138,31 @@ def _places(config: WorkflowConfig) -> dict[str, Path]:
 
 
 def run_workflow(config: WorkflowConfig) -> WorkflowResult:
-    """Run all stages, each where it stopped.
+    """Run all stages, or resume them.
 
     Raises:
-        CallError: an output touches a source or the evaluation set, or the report would replace a
-        file of others.
+        CallError: an output overlaps a source or the evaluation set, or the report would replace a
+            file that another program wrote.
     """
-
     from cluster.demo.workflow_report import write_workflow_report
     from pipeline.run import precompute
     from training.run import train
 
-    started, out = time.monotonic(), Path(config.out)
-    evaluation = config.evaluation
-    refuse_overlap(
-        _places(config),
-        (*config.sources, *(() if evaluation is None else (Path(evaluation.data),))),
-    )
+    started = time.monotonic()
+    out = Path(config.out)
+    inputs: list[str | Path] = list(config.sources)
+    if config.evaluation is not None:
+        inputs.append(Path(config.evaluation.data))
+    refuse_overlap(_outputs(config), inputs)
     refuse_foreign_page(out / REPORT)
     out.mkdir(parents=True, exist_ok=True)
+
+    # An unusable store is reported now, not after hours of work.
     uri = tracking_uri(config.tracking_uri, folder=out)
-    check_store(uri, write=True)  # before hours of work, not after
-    os.environ["MLFLOW_TRACKING_URI"] = uri  # evaluation finds the registry by it
+    check_store(uri, write=True)
+    # Evaluation finds the registry through this variable.
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+
     tasks = config.tasks or config.workers
     with ray_session(max(config.workers, cpu_count())):
         log.info("1 precompute: videos -> shards of clips and pseudo-labels")
@@ -151,19 +173,24 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
 
         log.info("2 train: shards -> a registered model")
         training = train(
-            out / "shards", out / "training", config.training,
-            tracking_uri=uri, workers=config.workers, use_gpu=config.use_gpu,
-        )  # fmt: skip
-        m = training.metrics
+            out / "shards",
+            out / "training",
+            config.training,
+            tracking_uri=uri,
+            workers=config.workers,
+            use_gpu=config.use_gpu,
+        )
+        metrics = training.metrics
         log.info(
-            f"  error {m['error']:.1%}, copying labels {m['copy_error']:.1%}; registered as "
-            f"{training.model.uri}"
+            f"  error {metrics['error']:.1%}, copying labels {metrics['copy_error']:.1%}; "
+            f"registered as {training.model.uri}"
         )
 
         scores = {}
         if config.evaluation is not None:
             log.info("3 evaluate: propagate the first masks, score J and F")
             scores = _evaluate(config.evaluation, out / "evaluation", training.model.uri, tasks)
+
     log.info("4 report")
     report = out / REPORT
     write_workflow_report(report, out, shards, training, scores, config.evaluation)
@@ -179,23 +206,25 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
 def _evaluate(
     config: EvaluationConfig, out: Path, model: str, workers: int
 ) -> dict[str, DavisSummary]:
+    """Score the model and the baselines, each into its own folder of ``out``."""
     from inference.evaluate import evaluate_davis
 
     settings = InferenceConfig(tracker=FAST if config.fast else TrackerConfig())
     scores = {}
-    for name, what in {"model": model, **RIVALS}.items():
+    for name, reference in {"model": model, **BASELINES}.items():
         log.info(f"  {name}")
         scores[name] = evaluate_davis(
-            Path(config.data), out / name, what, settings, workers=workers
+            Path(config.data), out / name, reference, settings, workers=workers
         )
     return scores
 
 
 def _print_summary(result: WorkflowResult) -> dict[str, Any]:
-    """Say where everything is, and give the figures as plain values."""
+    """Print where the outputs are; return the results as plain values for ``--json``."""
     training = result.training
     if result.scores:
-        say("J&F: " + ", ".join(f"{name} {100 * e.JF:.1f} %" for name, e in result.scores.items()))
+        scores = (f"{name} {100 * score.JF:.1f} %" for name, score in result.scores.items())
+        say(f"J&F: {', '.join(scores)}")
     say(f"report: {result.report}")
     say(
         f"model:  {training.model.uri} ({', '.join(training.model.aliases)}), {training.model_file}"
@@ -210,6 +239,6 @@ def _print_summary(result: WorkflowResult) -> dict[str, Any]:
         "shards_digest": result.shards.digest,
         "steps": training.steps,
         "metrics": training.metrics,
-        "scores": {name: evaluation.to_dict() for name, evaluation in result.scores.items()},
+        "scores": {name: score.to_dict() for name, score in result.scores.items()},
         "seconds": result.seconds,
     }

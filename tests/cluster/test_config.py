@@ -1,5 +1,4 @@
-"""A workflow file says everything, wrongly written fields are named, and the ladder adds one module
-at a time."""
+"""Properties of workflow files: paths, overrides, errors that name the field, and the ladder."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import LADDER, read_workflow
+from cluster.config import LADDER, WorkflowConfig, read_workflow
 from corrfractal.common.errors import CallError, ConfigError
 
 
@@ -25,7 +24,7 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
     assert config.evaluation.data == str(tmp_path / "davis")
 
 
-def test_the_files_fields_lie_over_those_of_preset_and_profile(tmp_path: Path) -> None:
+def test_the_fields_of_the_file_override_preset_and_profile(tmp_path: Path) -> None:
     text = (
         '[training]\nprofile = "cpu"\npreset = "full"\nsteps = 7\n[training.network]\nwidth = 8\n'
     )
@@ -34,7 +33,7 @@ def test_the_files_fields_lie_over_those_of_preset_and_profile(tmp_path: Path) -
     assert (config.training.network.width, config.training.network.embedding_channels) == (8, 32)
 
 
-def test_a_password_in_a_source_is_refused_before_the_file_travels(tmp_path: Path) -> None:
+def test_a_password_in_a_source_is_refused_when_the_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "workflow.toml"
     path.write_text('sources = ["https://me:hunter2@host/list.txt"]\nout = "out"\n')
     with pytest.raises(CallError, match=r"me:\*\*\*@host") as refused:
@@ -48,6 +47,8 @@ def test_a_password_in_a_source_is_refused_before_the_file_travels(tmp_path: Pat
         ("[training]\nstep = 3\n", "training.step"),
         ("[precompute]\nsize = 1\n", "size"),
         ('rung = "+D"\n', "rung"),
+        ("workers = 0\n", "workers"),
+        ("tasks = 0\n", "tasks"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -70,3 +71,12 @@ def test_each_rung_of_the_ladder_changes_one_module(tmp_path: Path) -> None:
         )
     assert list(LADDER) == ["base", "+A", "+P", "+B", "+C"]
     assert seen == [tuple(k < rung for k in range(4)) for rung in range(5)]
+
+
+def test_a_workflow_needs_a_source(tmp_path: Path) -> None:
+    path = tmp_path / "workflow.toml"
+    path.write_text('sources = []\nout = "out"\n')
+    with pytest.raises(ConfigError, match="sources"):
+        read_workflow(path)
+    with pytest.raises(ValueError, match="sources"):
+        WorkflowConfig(sources=(), out="out")
