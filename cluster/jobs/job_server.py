@@ -1,7 +1,7 @@
-"""The job server of a Ray cluster: its address, the token it wants, and plain questions to it.
+"""Client of the job server of a Ray cluster: its address, its token, and read-only requests.
 
-REST interface of Ray jobs and of the state API, Ray 2.60: ``/api/version``, ``/api/jobs/``,
-``/api/v0/nodes``.
+Endpoints of Ray's REST interface for jobs and of its state API, as of Ray 2.60: ``/api/version``,
+``/api/jobs/``, ``/api/v0/nodes``.
 """
 
 from __future__ import annotations
@@ -14,38 +14,47 @@ from typing import Any
 
 from corrfractal.common.errors import CallError, CorrFractalError
 
-ANSWER_SECONDS = 30.0
+REQUEST_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A living machine of the cluster: its address, and what Ray may hand out of it."""
+    """A live node of the cluster."""
 
     address: str
     head: bool
     resources: dict[str, float]
+    """Total resources that Ray schedules, such as ``CPU`` and ``GPU``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A submitted job: ``PENDING``, ``RUNNING``, ``STOPPED``, ``SUCCEEDED`` or ``FAILED``."""
+class SubmittedJob:
+    """A job that was submitted to the cluster."""
 
     id: str
     status: str
+    """``PENDING``, ``RUNNING``, ``STOPPED``, ``SUCCEEDED`` or ``FAILED``."""
     entrypoint: str
+    """Shell command that runs on the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobServer:
-    """Where a cluster takes jobs, ``http://host:port``, and the token that it asks for."""
+    """A job server.
+
+    Raises:
+        CallError: ``url`` is not an HTTP URL.
+    """
 
     url: str
+    """``http://host:port``"""
     token: str | None = field(repr=False)
+    """Token of the cluster; None: the cluster has no authentication."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise CallError(
-                f"the address of a job server looks like http://127.0.0.1:8265, got {self.url!r}"
+                f"the address of a job server must be a URL such as http://127.0.0.1:8265, got {self.url!r}"
             )
 
     @property
@@ -54,19 +63,20 @@ class JobServer:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def get(self, path: str) -> Any:
-        """The JSON answer to a GET request.
+        """Send a GET request and return the parsed JSON response.
 
         Raises:
             CallError: the token is missing or wrong.
-            CorrFractalError: nobody answers there, or not a Ray job server.
+            CorrFractalError: no server at this address, or not a Ray job server.
         """
         request = urllib.request.Request(self.url.rstrip("/") + path, headers=self.headers)
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
-                return json.load(answer)
+            with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_SECONDS) as response:
+                return json.load(response)
         except urllib.error.HTTPError as exc:
             exc.close()
-            raise self._refusal(exc.code) from exc
+            raise self._error_of_status(exc.code) from exc
+        # ValueError: the response is not JSON.
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "reason", exc)
             raise CorrFractalError(
@@ -74,33 +84,37 @@ class JobServer:
             ) from exc
 
     def nodes(self) -> list[Node]:
-        """The living machines of the cluster. Raises as ``get``."""
-        answer = self.get("/api/v0/nodes?detail=1")["data"]["result"]["result"]
+        """The live nodes of the cluster. Raises the errors of ``get``."""
+        response = self.get("/api/v0/nodes?detail=1")
         return [
             Node(
                 address=node["node_ip"],
                 head=bool(node["is_head_node"]),
                 resources=dict(node["resources_total"]),
             )
-            for node in answer
+            for node in response["data"]["result"]["result"]
             if node["state"] == "ALIVE"
         ]
 
-    def jobs(self) -> list[Job]:
-        """The jobs submitted to the cluster, oldest first. Raises as ``get``."""
+    def jobs(self) -> list[SubmittedJob]:
+        """The jobs submitted to the cluster, oldest first. Raises the errors of ``get``."""
+        # Drivers that were started without the job server have no submission id.
         submitted = [job for job in self.get("/api/jobs/") if job["submission_id"]]
         submitted.sort(key=lambda job: job["start_time"] or 0)
         return [
-            Job(id=job["submission_id"], status=job["status"], entrypoint=job["entrypoint"])
+            SubmittedJob(
+                id=job["submission_id"], status=job["status"], entrypoint=job["entrypoint"]
+            )
             for job in submitted
         ]
 
-    def _refusal(self, status: int) -> CorrFractalError:
+    def _error_of_status(self, status: int) -> CorrFractalError:
         if status in (401, 403):
-            what = "refuses this token" if self.token else "asks for a token"
+            problem = "refuses this token" if self.token else "requires a token"
             return CallError(
-                f"the cluster at {self.url} {what}; name the file that holds it with --token-file"
+                f"the cluster at {self.url} {problem}; pass the file that holds it with "
+                "--token-file"
             )
         return CorrFractalError(
-            f"{self.url} answers with HTTP status {status}; is it a Ray job server?"
+            f"{self.url} responds with HTTP status {status}; is it a Ray job server?"
         )

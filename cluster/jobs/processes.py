@@ -1,9 +1,8 @@
-"""Which processes belong to a session that this project opened, and how they are ended (Linux, from
-``/proc``).
+"""Find and end the processes of a POSIX session, from ``/proc`` (Linux only).
 
-A session (POSIX ``setsid``) is inherited by children, so its members are known without any register
-of process ids. A child that opens a session of its own, as the driver of a Ray job does, is still
-found as a descendant.
+Children inherit the session (``setsid``) of their parent, so its members are found without keeping
+a list of process ids. A child that opens another session, as the driver of a Ray job does, is found
+as a descendant.
 """
 
 from __future__ import annotations
@@ -21,62 +20,66 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A living process.
-
-    Attributes:
-        born: boot id and start time; tells it from another process that later gets the same id.
-    """
+    """A live process."""
 
     pid: int
     parent: int
     session: int
     born: str
+    """Boot id and start time. Distinguishes the process from a later one with the same id."""
 
 
 def table() -> dict[int, Process]:
-    """All living processes by id. A zombie counts as dead: the process 1 of a container may reap
-    late or never."""
+    """All live processes by id.
+
+    Zombies count as dead: process 1 of a container may reap them late or never.
+    """
     boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
     found = {}
     for folder in PROC.iterdir():
         if not folder.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it ended while the table was read
-            # proc(5): "pid (name) state ppid pgrp session ... starttime(22nd)"; the name may hold
-            # spaces and brackets
+        # OSError: the process ended while the table was read.
+        with contextlib.suppress(OSError):
+            # proc(5): "pid (name) state ppid pgrp session ... starttime(22nd)". The name may
+            # contain spaces and brackets, so split after the last bracket.
             state, *fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            if state not in "ZX":
-                pid = int(folder.name)
-                found[pid] = Process(
-                    pid=pid,
-                    parent=int(fields[0]),
-                    session=int(fields[2]),
-                    born=f"{boot}:{fields[18]}",
-                )
+            if state in "ZX":
+                continue
+            pid = int(folder.name)
+            found[pid] = Process(
+                pid=pid,
+                parent=int(fields[0]),
+                session=int(fields[2]),
+                born=f"{boot}:{fields[18]}",
+            )
     return found
 
 
 def members(leader: int, born: str) -> dict[int, Process]:
-    """Living processes of the session that ``leader`` opened, and their descendants; the leader
-    itself may be dead."""
+    """Live processes of the session that ``leader`` opened, and their descendants.
+
+    The leader itself may be dead.
+    """
     processes = table()
+    # A reused id: the system reuses it only after the session has no member left.
     if leader in processes and processes[leader].born != born:
-        return {}  # the id went to a stranger, so nothing of the session was left
+        return {}
+
     found = {pid: process for pid, process in processes.items() if process.session == leader}
-    grew = bool(found)
-    while grew:
+    while True:
         children = {
             pid: process
             for pid, process in processes.items()
             if process.parent in found and pid not in found
         }
+        if not children:
+            return found
         found |= children
-        grew = bool(children)
-    return found
 
 
 def alive(processes: Mapping[int, Process]) -> dict[int, Process]:
-    """Those of ``processes`` that still live."""
+    """Those of ``processes`` that are still alive."""
     now = table()
     return {
         pid: process
@@ -91,8 +94,7 @@ def end(
     awaited: Mapping[int, Process],
     seconds: float,
 ) -> None:
-    """Send ``signum`` to the receivers, then wait until all ``awaited`` are dead, at most
-    ``seconds``."""
+    """Send ``signum`` to the receivers, then wait up to ``seconds`` for all of ``awaited`` to end."""
     for pid in alive(receivers):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)

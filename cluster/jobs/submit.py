@@ -1,8 +1,7 @@
-"""Jobs on any Ray cluster, local or not: submit and follow.
+"""Submit jobs to any Ray cluster, and follow their output.
 
-A job is a command line that Ray runs on the cluster's head. The configuration file must lie there
-under the same path (always so on a local cluster; a shared file system elsewhere), and this project
-must be installed there.
+A job is a shell command that Ray runs on the head. The head must have this project installed, and
+see the configuration file under the same path: on a remote cluster, put it on a shared file system.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from corrfractal.common.errors import CorrFractalError, NotFoundError
 from corrfractal.common.logs import limit_libraries
 
-from . import local_cluster as local
+from . import local_cluster
 from .job_server import JobServer
 
 if TYPE_CHECKING:
@@ -32,26 +31,28 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 def find_server(address: str | None, state: Path, token_file: Path | None) -> JobServer:
-    """The job server that is meant, and its token.
+    """Find the job server and its token.
 
-    Address: ``address``, else ``RAY_API_SERVER_ADDRESS``, else the cluster recorded in ``state``,
-    else port 8265 here. Token: ``token_file``, else the token in ``state`` if its cluster is the
-    one that is meant, else ``RAY_AUTH_TOKEN``, else the file ``RAY_AUTH_TOKEN_PATH``.
+    Address: ``address``, or the variable ``RAY_API_SERVER_ADDRESS``, or the cluster recorded in
+    ``state``, or port 8265 of this machine.
+    Token: ``token_file``, or the token in ``state`` if the address is that cluster's, or the
+    variable ``RAY_AUTH_TOKEN``, or the file that ``RAY_AUTH_TOKEN_PATH`` names.
 
     Raises:
         NotFoundError: a named token file is missing or empty.
         CallError: the address is not a URL.
     """
-    cluster = local.read(state)
-    here = cluster.dashboard if cluster else DEFAULT_URL
-    url = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or here).rstrip("/")
-    own = state / "token" if cluster and url == cluster.dashboard else None
-    return JobServer(url=url, token=_find_token(token_file, own))
+    cluster = local_cluster.read(state)
+    default = cluster.dashboard if cluster else DEFAULT_URL
+    url = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or default).rstrip("/")
+    # The token of the local cluster is never sent to another server.
+    if token_file is None and cluster is not None and url == cluster.dashboard:
+        token_file = state / "token"
+    return JobServer(url=url, token=_read_token(token_file))
 
 
 def entrypoint(config: Path) -> str:
-    """The shell line that runs the whole workflow on a configuration file, from the folder where it
-    lies.
+    """The shell command that runs a workflow, from the folder of its configuration file.
 
     Raises:
         NotFoundError: no such file.
@@ -59,32 +60,33 @@ def entrypoint(config: Path) -> str:
     if not config.is_file():
         raise NotFoundError(f"no such configuration file: {config}")
     config = config.resolve()
-    # -P: nothing of the folder that is entered is imported
+    # -P: import nothing from that folder.
     command = shlex.join([sys.executable, "-P", "-m", "corrfractal", "run", config.name])
     return f"cd {shlex.quote(str(config.parent))} && exec {command}"
 
 
 def submit(server: JobServer, line: str) -> str:
-    """Submit a shell line as a job and return the job's id.
+    """Submit a shell command as a job and return the job's id.
 
     Raises:
-        CallError, CorrFractalError: as ``JobServer.get``; or the cluster refuses the job.
+        CallError, CorrFractalError: the errors of ``JobServer.get``, or the cluster refuses the
+            job.
     """
     with _client(server) as client:
         try:
             return str(client.submit_job(entrypoint=line))
         except RuntimeError as exc:
             raise CorrFractalError(
-                f"{server.url} did not take the job: {str(exc).splitlines()[0]}"
+                f"{server.url} refused the job: {str(exc).splitlines()[0]}"
             ) from exc
 
 
 def follow(server: JobServer, job: str, show: Callable[[str], None]) -> None:
-    """Hand the job's output to ``show``, line by line, until it ends.
+    """Pass the output of a job to ``show``, line by line, until the job ends.
 
     Raises:
-        CorrFractalError: the job failed or was stopped, or the connection broke; the job itself
-        then continues.
+        CorrFractalError: the job failed or was stopped. Or the connection broke, or Ctrl-C was
+            pressed; then the job continues.
     """
     with _client(server) as client:
         try:
@@ -92,25 +94,28 @@ def follow(server: JobServer, job: str, show: Callable[[str], None]) -> None:
             info = client.get_job_info(job)
         except KeyboardInterrupt as exc:
             raise CorrFractalError(
-                f"no longer following job {job}, which continues; see `corrfractal cluster status`"
+                f"stopped following job {job}, which continues; see `corrfractal cluster status`"
             ) from exc
         except (RuntimeError, OSError) as exc:
             raise CorrFractalError(
-                f"lost the connection to {server.url}; job {job} may go on: {exc}"
+                f"lost the connection to {server.url}; job {job} may still be running: {exc}"
             ) from exc
     if str(info.status) != "SUCCEEDED":
+        # Ray appends the last lines of the log, which were shown already.
         reason = str(info.message or "no reason given").split(", last available logs")[0]
         raise CorrFractalError(f"job {job} ended as {info.status}: {reason}")
 
 
-def _find_token(named: Path | None, own: Path | None) -> str | None:
-    path = named or own
-    if path is None and os.environ.get("RAY_AUTH_TOKEN"):
-        return os.environ["RAY_AUTH_TOKEN"].strip()
-    if path is None and os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+def _read_token(path: Path | None) -> str | None:
+    """The token in a file; without a file, the token that Ray's variables name, if any."""
     if path is None:
-        return None
+        token = os.environ.get("RAY_AUTH_TOKEN")
+        if token:
+            return token.strip()
+        token_path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+        if not token_path:
+            return None
+        path = Path(token_path)
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
@@ -122,17 +127,18 @@ def _find_token(named: Path | None, own: Path | None) -> str | None:
 
 @contextmanager
 def _client(server: JobServer) -> Iterator[JobSubmissionClient]:
-    """Ray's client for this server and no other: Ray prefers an address from the environment to the
-    one it is given."""
-    server.get("/api/version")  # one plain sentence where Ray's client would show a traceback
+    """Ray's client for this server."""
+    # Raises a readable error where Ray's client would raise a traceback.
+    server.get("/api/version")
     from ray.job_submission import JobSubmissionClient
 
     limit_libraries()
-    kept = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
+    # Ray's client prefers an address of the environment to its argument, so hide those.
+    hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
     try:
         yield JobSubmissionClient(server.url, headers=server.headers)
     finally:
-        os.environ.update(kept)
+        os.environ.update(hidden)
 
 
 async def _tail(client: Any, job: str, show: Callable[[str], None]) -> None:

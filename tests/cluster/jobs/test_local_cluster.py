@@ -1,4 +1,4 @@
-"""One real cluster: up, status, jobs, wrong tokens, nothing beyond loopback, down, nothing left."""
+"""Integration test of one real cluster: up, status, jobs, wrong tokens, loopback only, down."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.jobs import local_cluster as local
-from cluster.jobs import processes, submit
+from cluster.jobs import local_cluster, processes, submit
 from cluster.jobs.job_server import JobServer
 from corrfractal.common.errors import CallError, CorrFractalError
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a local cluster needs Linux"),
-    # Ray 2.60 asks aiohttp so
+    # Ray 2.60 passes this argument to aiohttp.
     pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning"),
 ]
 
@@ -70,24 +69,24 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("state")
     yield folder
     if (folder / "cluster.json").exists():
-        local.stop(folder)
+        local_cluster.stop(folder)
 
 
-def test_a_local_cluster_takes_jobs_with_its_token_listens_on_loopback_and_leaves_nothing(
+def test_a_local_cluster_takes_jobs_with_its_token_listens_on_loopback_and_stops_cleanly(
     state: Path,
 ) -> None:
     started = up(state)
-    cluster = local.read(state)
+    cluster = local_cluster.read(state)
     assert cluster is not None, started.stderr
     assert stat.S_IMODE((state / "token").stat().st_mode) == 0o600
     server = submit.find_server(None, state, None)
     assert [node.head for node in server.nodes()] == [True]
 
-    for token, words in ((None, "asks for a token"), ("0" * 64, "refuses this token")):
+    for token, words in ((None, "requires a token"), ("0" * 64, "refuses this token")):
         with pytest.raises(CallError, match=words):
             submit.submit(JobServer(url=cluster.dashboard, token=token), "true")
     second = up(state)
-    assert (second.returncode, "running already" in second.stderr) == (2, True)
+    assert (second.returncode, "already running" in second.stderr) == (2, True)
 
     lines: list[str] = []
     good, bad, _endless = (
@@ -104,7 +103,7 @@ def test_a_local_cluster_takes_jobs_with_its_token_listens_on_loopback_and_leave
     members = processes.members(cluster.pid, cluster.born)
     assert listening_addresses(set(members)) <= {"0100007F", "0000000000000000FFFF00000100007F"}
     assert listening_addresses(set(members))
-    assert local.stop(state) >= len(members)
+    assert local_cluster.stop(state) >= len(members)
     assert processes.alive(members) == {}
     assert not Path(cluster.folder).exists()
     assert not (state / "cluster.json").exists()

@@ -1,4 +1,4 @@
-"""Properties of the bookkeeping of processes."""
+"""Properties of finding and ending the processes of a session."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_session_with_its_descendants_is_found_and_ended_and_nothing_else() ->
             process.wait()
 
 
-def test_a_stranger_with_the_same_process_id_is_left_alone() -> None:
+def test_another_process_with_the_same_id_is_no_member() -> None:
     assert processes.members(os.getpid(), born="another boot:1") == {}
 
 

@@ -45,7 +45,7 @@ def test_the_local_token_goes_to_the_local_cluster_only(state: Path) -> None:
     )
 
 
-def test_a_named_token_file_comes_first_and_the_environment_last(
+def test_a_named_token_file_takes_precedence_and_the_environment_is_the_fallback(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (state / "named").write_text("named-token")
@@ -62,8 +62,8 @@ def test_a_missing_or_empty_token_file_is_named(tmp_path: Path) -> None:
             submit.find_server(None, tmp_path, tmp_path / name)
 
 
-def test_an_address_that_is_no_url_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match="looks like http"):
+def test_an_address_that_is_not_a_url_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match="must be a URL such as http"):
         submit.find_server("127.0.0.1:8265", tmp_path, None)
 
 
@@ -71,7 +71,9 @@ def test_a_token_is_not_shown_when_a_server_is_printed() -> None:
     assert "secret" not in repr(JobServer(url="http://127.0.0.1:8265", token="secret"))
 
 
-def test_the_entry_point_runs_this_interpreter_where_the_configuration_lies(tmp_path: Path) -> None:
+def test_the_entry_point_runs_this_interpreter_in_the_folder_of_the_configuration(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "my videos; rm -rf"
     folder.mkdir()
     (folder / "it's.toml").write_text("")
@@ -92,12 +94,12 @@ def test_the_entry_point_runs_this_interpreter_where_the_configuration_lies(tmp_
         submit.entrypoint(tmp_path / "gone.toml")
 
 
-def test_nobody_at_the_address_is_one_sentence() -> None:
+def test_a_missing_server_is_reported_in_one_sentence() -> None:
     with pytest.raises(CorrFractalError, match="no Ray job server answers at"):
         submit.submit(JobServer(url="http://127.0.0.1:9", token=None), "true")
 
 
-def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     import socket
 
     with socket.socket() as taken:
@@ -108,7 +110,7 @@ def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "cluster.json").exists()
 
 
-def test_stopping_what_was_never_started_says_so(tmp_path: Path) -> None:
+def test_stopping_a_cluster_that_was_never_started_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nothing to stop"):
         stop(tmp_path)
 
