@@ -1,5 +1,5 @@
-"""The report of a workflow: labels, loss curve, masks over frames, J&F beside the rivals. One
-self-contained file."""
+"""The report of a workflow, one self-contained HTML file: scores beside the baselines' scores,
+pseudo-labels, loss curves, masks over frames, and lineage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from inference.reports.pictures import finish_plot, object_table, overlay_strip
 from pipeline.report.build_result import PrecomputeResult
 from training.run import TrainingResult
 
-NAMES = {
+# Rows of the table of scores, by the names in ``WorkflowResult.scores``.
+DISPLAY_NAMES = {
     "model": "trained model",
     "starter": "starter model",
     "untrained": "untrained network",
@@ -47,10 +48,21 @@ def write_workflow_report(
     scores: dict[str, DavisSummary],
     evaluation: EvaluationConfig | None,
 ) -> None:
-    """Write ``report.html`` of a workflow whose folder is ``out``."""
-    sections = [_labels(out / "shards", shards), _training(out / "training", training)]
+    """Write the report of a workflow.
+
+    Args:
+        path: HTML file to write.
+        out: folder of the workflow.
+        shards, training, scores: results of its stages.
+        evaluation: the benchmark of ``scores``; None: the report has no scores and no masks.
+    """
+    sections = []
     if evaluation is not None:
-        sections = [_scores(scores), *sections, *_masks(scores, Path(evaluation.data))]
+        sections.append(_scores(scores))
+    sections.append(_labels(out / "shards", shards))
+    sections.append(_training(out / "training", training))
+    if evaluation is not None:
+        sections += _masks(scores["model"], Path(evaluation.data))
     sections.append(_lineage(shards, training))
     write_report(
         path,
@@ -62,12 +74,15 @@ def write_workflow_report(
 
 def _scores(scores: dict[str, DavisSummary]) -> Section:
     rows: list[tuple[Cell, ...]] = []
-    for name, evaluation in scores.items():
-        shares = (evaluation.JF, evaluation.mean("J"), evaluation.mean("F"))
-        rows.append((NAMES[name], *(Share(value=share) for share in shares)))
+    for name, summary in scores.items():
+        shares = (summary.JF, summary.mean("J"), summary.mean("F"))
+        rows.append((DISPLAY_NAMES[name], *(Share(value=share) for share in shares)))
     return Section(
         title="Label propagation",
-        text="The first mask is given, all others are predicted. J is region similarity, F contour accuracy.",
+        text=(
+            "The first mask is given, all others are predicted. J is region similarity, F contour "
+            "accuracy."
+        ),
         table=Table(header=("", "J&F %", "J %", "F %"), rows=tuple(rows)),
     )
 
@@ -80,12 +95,12 @@ def _labels(folder: Path, shards: PrecomputeResult) -> Section:
         Figure(label="rejected", value=str(shards.rejected)),
     )
     samples = sample_index(folder, load_manifest(folder))
-    chosen = [
-        samples[i]
-        for i in np.linspace(0, len(samples) - 1, min(LABEL_CLIPS, len(samples))).astype(int)
-    ]
+    count = min(LABEL_CLIPS, len(samples))
+
+    # One row of pictures per clip: three frames, then their labels.
     rows = []
-    for sample in chosen:
+    for i in np.linspace(0, len(samples) - 1, count).astype(int):
+        sample = samples[i]
         with (folder / sample.shard).open("rb") as file:
             file.seek(sample.offset)
             clip = decode_clip(read_members(file.read(sample.length)), views=(0,))
@@ -98,45 +113,44 @@ def _labels(folder: Path, shards: PrecomputeResult) -> Section:
 
 
 def _training(folder: Path, training: TrainingResult) -> Section:
-    m = training.metrics
+    metrics = training.metrics
     figures = (
-        Figure(label="wrong pixels", value=f"{m['error']:.1%}"),
-        Figure(label="copying labels in place", value=f"{m['copy_error']:.1%}"),
-        Figure(label="samples/s", value=f"{m['samples_per_second']:.2f}"),
-        Figure(label="waiting for data", value=f"{m['data_wait']:.1%}"),
+        Figure(label="wrong pixels", value=f"{metrics['error']:.1%}"),
+        Figure(label="copying labels in place", value=f"{metrics['copy_error']:.1%}"),
+        Figure(label="samples/s", value=f"{metrics['samples_per_second']:.2f}"),
+        Figure(label="waiting for data", value=f"{metrics['data_wait']:.1%}"),
     )
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = sorted((folder / "pictures").glob("*.png"))[-1]
-    return Section(
-        title="Training",
-        figures=figures,
-        pictures=(
-            _curves(lines),
-            Picture(
-                data=last.read_bytes(),
-                caption="What each module reconstructs, and the embedding's principal components as colours.",
-            ),
+    reconstructions = Picture(
+        data=last.read_bytes(),
+        caption=(
+            "Reconstructions of each module, and the embedding's principal components as colours."
         ),
     )
+    return Section(title="Training", figures=figures, pictures=(_curves(lines), reconstructions))
 
 
-def _masks(scores: dict[str, DavisSummary], data: Path) -> list[Section]:
-    """A strip per sequence: the model's masks above, the truth below; then the table of objects."""
+def _masks(summary: DavisSummary, data: Path) -> list[Section]:
+    """One strip per sequence, predicted masks above the true ones; then the table of objects."""
+    out = summary.out
+    assert out is not None, "an evaluation of this workflow has a folder"
     sections = []
-    out = scores["model"].out
-    assert out is not None, "an evaluation that was run has a folder"
     for name in sequence_names(data):
         sequence = open_sequence(data, name)
         ts = [int(t) for t in np.linspace(1, len(sequence.frames) - 1, STRIP_FRAMES).round()]
-        frames = {t: sequence.frame(t) for t in ts}
-        predicted = [
-            (frames[t], read_mask(out / "masks" / name / f"{sequence.frames[t].stem}.png"))
-            for t in ts
-        ]
-        strip = overlay_strip([predicted, [(frames[t], sequence.annotation(t)) for t in ts]])
+        predicted = []
+        true = []
+        for t in ts:
+            frame = sequence.frame(t)
+            mask = read_mask(out / "masks" / name / f"{sequence.frames[t].stem}.png")
+            predicted.append((frame, mask))
+            true.append((frame, sequence.annotation(t)))
+        strip = overlay_strip([predicted, true])
         caption = f"Predicted (above) and true (below), frames {', '.join(map(str, ts))}."
         sections.append(Section(title=name, pictures=(Picture(data=strip.data, caption=caption),)))
-    return [*sections, Section(title="Objects", table=object_table(scores["model"].objects))]
+    sections.append(Section(title="Objects", table=object_table(summary.objects)))
+    return sections
 
 
 def _lineage(shards: PrecomputeResult, training: TrainingResult) -> Section:
@@ -147,10 +161,11 @@ def _lineage(shards: PrecomputeResult, training: TrainingResult) -> Section:
         ("MLflow store", training.tracking_uri),
         ("model file", str(training.model_file)),
     )
-    return Section(title="Where it came from", table=Table(header=("", ""), rows=rows))
+    return Section(title="Lineage", table=Table(header=("", ""), rows=rows))
 
 
 def _curves(lines: list[dict[str, float]]) -> Picture:
+    """Plot the records of ``metrics.jsonl``: losses on the left, errors on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
 
@@ -160,14 +175,15 @@ def _curves(lines: list[dict[str, float]]) -> Picture:
         {"loss": "loss", "loss_c": "correspondence", "loss_a": "appearance"},
         {"error": "model", "copy_error": "copying"},
     )
+    steps = [line["step"] for line in lines]
     for axes, names in zip(plot.subplots(1, 2), panels, strict=True):
         for name, label in names.items():
-            axes.plot([line["step"] for line in lines], [line[name] for line in lines], label=label)
+            axes.plot(steps, [line[name] for line in lines], label=label)
         axes.set(xlabel="step")
         axes.set_ylim(bottom=0)
     return finish_plot(
         plot,
-        "Loss, and share of wrong pixels beside that of copying the reference's labels in place.",
+        "Loss, and share of wrong pixels compared with copying the reference's labels in place.",
     )
 
 
