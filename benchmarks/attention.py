@@ -55,7 +55,6 @@ def main() -> None:
     print_table(
         f"restricted attention: ours, rivals, limit ({rate / 1e9:.0f} GFLOP/s)",
         [measure(case, rate) for case in CASES],
-        Path(__file__).parent / "out",
     )
 
 

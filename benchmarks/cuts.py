@@ -47,11 +47,7 @@ def main(data: Path) -> None:
                 "false alarms": sum(false),
             }
         )
-    print_table(
-        "shot cuts: joins of real videos, and videos of one shot",
-        rows,
-        Path(__file__).parent / "out",
-    )
+    print_table("shot cuts: joins of real videos, and videos of one shot", rows)
     for path in sorted((data / "videos").iterdir()):
         images = samples(path)
         if seen := cuts(images, CONFIG.clip.cut_threshold):

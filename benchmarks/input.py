@@ -32,7 +32,6 @@ from training.config import TrainingConfig, configuration
 from training.data.batches import Batches, _crop_and_flip
 from training.data.order import epoch_order, positions_of
 
-OUT = Path(__file__).parent / "out"
 OURS_RAW = "ours, members as bytes"
 
 
@@ -69,11 +68,9 @@ def main(shards: Path, samples: int, turns: int) -> None:
         }
         for name, rate in medians.items()
     ]
-    print_table("input: samples per second of one core", rows, OUT)
+    print_table("input: samples per second of one core", rows)
     print_table(
-        "order: 400 shards of 130 clips, batches of 24",
-        [order(w) for w in (1, 4, 16, 64, 400)],
-        OUT,
+        "order: 400 shards of 130 clips, batches of 24", [order(w) for w in (1, 4, 16, 64, 400)]
     )
 
 

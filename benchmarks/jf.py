@@ -45,7 +45,7 @@ def main() -> None:
     ours, rival = (sum(float(row[key]) for row in rows) for key in ("ours s", "usual loop s"))
     total = {"sequence": "all", "frames": sum(int(row["frames"]) for row in rows)}
     rows.append({**total, "ours s": ours, "usual loop s": rival, "ours / usual": ours / rival})
-    print_table("j and f: ours beside the usual loop", rows, Path(__file__).parent / "out")
+    print_table("j and f: ours beside the usual loop", rows)
 
 
 def measure(davis: Path, name: str, masks: Path) -> dict[str, Any]:

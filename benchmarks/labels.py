@@ -109,9 +109,7 @@ def main(data: Path, seeds: int, sheet: Path | None) -> None:
             {"labels": name, **{m: f"{100 * mean:.1f} ± {100 * std:.1f}" for m, mean, std in cells}}
         )
     print_table(
-        f"pseudo-labels: {len(clips)} clips of {FRAMES} frames, {seeds} seeds, per cent",
-        rows,
-        Path(__file__).parent / "out",
+        f"pseudo-labels: {len(clips)} clips of {FRAMES} frames, {seeds} seeds, per cent", rows
     )
 
 

@@ -35,8 +35,6 @@ from training.meter import activation_bytes_per_sample
 from training.state.checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
 from training.step import train_step
 
-OUT = Path(__file__).parent / "out"
-
 
 @click.command()
 @click.option("--size", default=256, show_default=True)
@@ -45,7 +43,7 @@ OUT = Path(__file__).parent / "out"
 @click.option("--world", is_flag=True, help="Also the scaling from one worker to two.")
 @click.option("--compile", "compiled", is_flag=True, help="Also torch.compile.")
 def main(size: int, batch: int, width: int, world: bool, compiled: bool) -> None:
-    print_table("checkpoint: seconds that one stops the loop", [stall("cpu"), stall("gpu")], OUT)
+    print_table("checkpoint: seconds that one stops the loop", [stall("cpu"), stall("gpu")])
     rows = []
     for recompute in (False, True):
         peak, seconds = peak_and_seconds(prepare_step, width, size, batch, recompute)
@@ -53,7 +51,7 @@ def main(size: int, batch: int, width: int, world: bool, compiled: bool) -> None
         rows.append({"activations": "recomputed" if recompute else "kept", "s": seconds, "peak MB": peak,
                      "as the dry run estimates": estimate})  # fmt: skip
     print_table(
-        f"recompute: full preset of width {width}, one step, {batch} x {size} x {size}", rows, OUT
+        f"recompute: full preset of width {width}, one step, {batch} x {size} x {size}", rows
     )
     if world:
         one, two = samples_per_second(1), samples_per_second(2)
@@ -61,10 +59,10 @@ def main(size: int, batch: int, width: int, world: bool, compiled: bool) -> None
             {"workers": 1, "samples/s": one, "x one": 1.0},
             {"workers": 2, "samples/s": two, "x one": two / one},
         ]
-        print_table("scaling: two gloo processes on two cores beside one on one", rows, OUT)
+        print_table("scaling: two gloo processes on two cores beside one on one", rows)
     if compiled:
         rows = [steps(width, size, batch, kind) for kind in (False, True)]
-        print_table(f"compile: base preset of width {width}, {batch} x {size} x {size}", rows, OUT)
+        print_table(f"compile: base preset of width {width}, {batch} x {size} x {size}", rows)
 
 
 def stall(profile: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What all benchmarks share: process CPU time, peak memory, and a table as text and JSON.
+"""Shared by all benchmarks: process CPU time, peak memory, and tables as Markdown and JSON.
 
-Ratios are what counts: rivals run in the same process, one after another, and shared machines
-disturb both alike.
+Only ratios are meaningful: a benchmark runs ours and its baselines in turns in the same process, so
+that other load on the machine slows both.
 """
 
 from __future__ import annotations
@@ -21,18 +21,26 @@ from typing import Any
 
 from corrfractal.common.process import cpu_count
 
-PATIENCE = 8.0  # seconds: a slow rival is repeated less often
+ROOT = Path(__file__).resolve().parents[1]
+# Tables as JSON, from which results.py writes results.md.
+OUT = Path(__file__).parent / "out"
+# Total time for the repeats of one measurement, so that slow baselines are repeated less often.
+REPEAT_SECONDS = 8.0
 
 
 def cpu_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Median process CPU time of ``work`` after a first call; fewer repeats where they would exceed
-    ``PATIENCE``."""
-    times = [_timed(work)]
-    if times[0] < PATIENCE / 2:
-        times = [
-            _timed(work) for _ in range(max(1, min(repeats, int(PATIENCE / max(times[0], 1e-9)))))
-        ]
-    return statistics.median(times)
+    """Median process CPU time of ``work``, in seconds.
+
+    The first call warms up and is not counted, unless it takes more than half of
+    ``REPEAT_SECONDS``: then it is the only one. Further calls are limited to ``repeats`` and to
+    ``REPEAT_SECONDS`` in all.
+    """
+    first = _timed(work)
+    if first >= REPEAT_SECONDS / 2:
+        return first
+    affordable = int(REPEAT_SECONDS / max(first, 1e-9))
+    count = max(1, min(repeats, affordable))
+    return statistics.median(_timed(work) for _ in range(count))
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -42,11 +50,10 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def peak_mb(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> float:
-    """Largest growth of resident memory while the work that ``prepare(*arguments)`` returns runs,
-    MB.
+    """Peak growth of resident memory, in MB, while the work that ``prepare`` returns runs.
 
-    In a process of its own: an allocator that has grown before would hide what is taken now.
-    ``prepare`` is a function of a module, since it is called there.
+    Runs in a new process, because memory that an allocator kept from earlier work would hide the
+    growth. ``prepare`` is called in that process, so it must be a module-level function.
     """
     return peak_and_seconds(prepare, *arguments)[0]
 
@@ -64,7 +71,8 @@ def _peak_and_seconds(
 ) -> tuple[float, float]:
     work = prepare(*arguments)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel resets its high-water mark
+    # Resets VmHWM, the kernel's high-water mark of this process.
+    Path("/proc/self/clear_refs").write_text("5")
     before = _status_mb("VmRSS")
     seconds = _timed(work)
     return max(_status_mb("VmHWM") - before, 0.1), seconds
@@ -78,38 +86,37 @@ def _status_mb(field: str) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
+    """Processor and package versions, on which the figures depend."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    model = models[0] if models else platform.machine()
     packages = {
         name: version(name) for name in ("torch", "numpy", "faiss-cpu", "opencv-python-headless")
     }
     return {"cpu": model, "cores": cpu_count(), "python": platform.python_version(), **packages}
 
 
-def print_table(title: str, rows: Sequence[dict[str, Any]], out: Path | None = None) -> None:
-    """Print rows as a Markdown table; with ``out``, also write them as JSON, for ``results.py``."""
+def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows as a Markdown table, and write them to ``OUT`` for ``results.py``."""
     print(f"\n### {title}\n\n{table(rows)}")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-        values = {"title": title, "command": command, "machine": machine(), "rows": rows}
-        (out / f"{slug(title)}.json").write_text(json.dumps(values, indent=2))
+    script = Path(sys.argv[0]).resolve().relative_to(ROOT)
+    values = {
+        "title": title,
+        "command": " ".join(["python", str(script), *sys.argv[1:]]),
+        "machine": machine(),
+        "rows": rows,
+    }
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / f"{slug(title)}.json").write_text(json.dumps(values, indent=2))
 
 
 def slug(title: str) -> str:
-    """What tells tables apart: the title up to its colon, which figures may follow."""
+    """Key of a table: its title up to the colon, after which figures may vary."""
     return title.split(":")[0].lower().replace(" ", "-")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as a Markdown table; a column that a row lacks stays empty."""
+    """Format rows as a Markdown table; missing values are empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [
         columns,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -60,9 +59,7 @@ def main(width: int, batch: int, uhd: bool) -> None:
     if uhd:
         whole = row("2160 x 3840, whole step, six densities", prepare_step, width, UHD, SIX)
         rows.append({**whole, "naive copies GB": copies_gb(width, 1, REFERENCES, UHD, LABELS, 2.0)})
-    print_table(
-        f"network of width {width}: {REFERENCES} references", rows, Path(__file__).parent / "out"
-    )
+    print_table(f"network of width {width}: {REFERENCES} references", rows)
 
 
 def row(name: str, prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> dict[str, Any]:

@@ -50,7 +50,6 @@ from pipeline.discover.work_plan import ShardSpec
 from pipeline.run import precompute
 from pipeline.store.shard_task import ShardStats, make_shard
 
-OUT = Path(__file__).parent / "out"
 PARTS = ("speed", "scripts", "workers", "memory")
 RUNS = 5
 SIZE = 256
@@ -102,7 +101,7 @@ def speed(data: Path, work: Path) -> None:
                 "of one that scales every frame": whole / ours,
             }
         )
-    print_table("precompute speed: throughput of a task over that of its decoder alone", rows, OUT)
+    print_table("precompute speed: throughput of a task over that of its decoder alone", rows)
 
 
 def megabits(path: Path) -> str:
@@ -188,7 +187,7 @@ def scripts(data: Path, work: Path) -> None:
             ("script, k-means of scikit-learn", sklearn_script),
         )
     ]
-    print_table("precompute scripts: five clips of 8 frames of 1280 x 720", rows, OUT)
+    print_table("precompute scripts: five clips of 8 frames of 1280 x 720", rows)
 
 
 def script(path: Path, work: Path, kmeans: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -278,9 +277,7 @@ def workers(data: Path, work: Path) -> None:
         }
         for name in builds
     ]
-    print_table(
-        f"precompute workers: 30 videos, {clips} clips, wall time on a quiet machine", rows, OUT
-    )
+    print_table(f"precompute workers: 30 videos, {clips} clips, wall time on a quiet machine", rows)
 
 
 def timed_on(cores: set[int], log: Path) -> Callable[..., ShardStats]:
@@ -324,9 +321,7 @@ def memory(data: Path, work: Path) -> None:
                     "peak of a task, MB": peak,
                 }
             )
-    print_table(
-        "precompute memory: growth of a process over a task, videos of 640 x 272", rows, OUT
-    )
+    print_table("precompute memory: growth of a process over a task, videos of 640 x 272", rows)
 
 
 def prepare_task(path: str, out: str, start: float, stop: float) -> Callable[[], Any]:

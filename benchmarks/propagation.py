@@ -41,7 +41,6 @@ from inference.datasets.davis_files import open_sequence
 from inference.load import ModelSource, open_model, resolve_model
 from inference.prompts.mask_images import blend, write_mask
 
-OUT = Path(__file__).parent / "out"
 SIX = TrackerConfig()
 FORMS = {
     "six densities": SIX,
@@ -82,29 +81,23 @@ def main(
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if rounds:
-        print_table(
-            "inference: a frame of 480 x 854, width 16", steps(forms.split(","), rounds), OUT
-        )
-        print_table("inference parts: a frame of 480 x 854, width 16", parts(rounds), OUT)
+        print_table("inference: a frame of 480 x 854, width 16", steps(forms.split(","), rounds))
+        print_table("inference parts: a frame of 480 x 854, width 16", parts(rounds))
     if uhd:
         peaks = [(width, *peak_and_seconds(prepare, UHD, SIX, width)) for width in (16, 64)]
         rows = [{"width": width, "s": seconds, "peak MB": peak} for width, peak, seconds in peaks]
         print_table(
-            "inference 4k: a frame of 2160 x 3840, embedded at 1080 x 1920, six densities",
-            rows,
-            OUT,
+            "inference 4k: a frame of 2160 x 3840, embedded at 1080 x 1920, six densities", rows
         )
     if naive:
         print_table(
-            "inference beside naive attention: 480 x 854, width 16, three densities",
-            beside_naive(),
-            OUT,
+            "inference beside naive attention: 480 x 854, width 16, three densities", beside_naive()
         )
     if data is not None:
         source = resolve_model(model)
         rows = [score(name, source, data, frames) for name in scored.split(",")]
         print_table(
-            f"inference scores: {source.name}, {', '.join(SEQUENCES)}, {frames} frames", rows, OUT
+            f"inference scores: {source.name}, {', '.join(SEQUENCES)}, {frames} frames", rows
         )
 
 

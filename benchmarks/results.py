@@ -1,6 +1,8 @@
-"""The tables that the benchmarks have written -> benchmarks/results.md:  python benchmarks/results.py
+"""Collect the tables of the benchmarks in benchmarks/results.md.
 
-A table of a command that was not run again stays as it stands there.
+    python benchmarks/results.py
+
+Tables of benchmarks that were not run again are kept.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from measure import slug, table
+from measure import OUT, slug, table
 
 HERE = Path(__file__).parent
 HEAD = """# Benchmarks
@@ -20,20 +22,20 @@ absolute times depend on the machine.
 
 
 def main() -> None:
-    path = HERE / "results.md"
-    _, *sections = path.read_text().split("\n## ") if path.exists() else [""]
+    page = HERE / "results.md"
+    _, *sections = page.read_text().split("\n## ") if page.exists() else [""]
     tables = {slug(section.splitlines()[0]): section.strip() for section in sections}
-    fresh = [json.loads(each.read_text()) for each in sorted((HERE / "out").glob("*.json"))]
-    for result in fresh:
+    new = [json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))]
+    for result in new:
         machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
         tables[slug(result["title"])] = (
             f"{result['title']}\n\n`{result['command']}`\n\n{table(result['rows'])}\n{machine}"
         )
-    path.write_text(
+    page.write_text(
         "\n".join([HEAD, *(f"## {section}\n" for _, section in sorted(tables.items()))]),
         encoding="utf-8",
     )
-    print(f"\n{len(fresh)} fresh tables in {path}, {len(tables)} in all")
+    print(f"\n{len(new)} new tables in {page}, {len(tables)} in total")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_killed_workers_nodes_and_drivers_change_no_byte(tmp_path, swaying_frame
         write_video(videos / f"{number}.mp4", swaying_frames(72 + number), fps=24)
     config = tmp_path / "c.toml"
     config.write_text("[precompute]\nsize = 96\nvideos_per_shard = 1\n")
-    script = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "faults" / "build_faults.py"
     options = ["--kills", "3", "--seed", "3", "--longest", "2", "--config", config]
     done = subprocess.run(
         [sys.executable, script, videos, *options], capture_output=True, text=True, timeout=500

@@ -1,7 +1,7 @@
 """Trainings whose workers and drivers are killed at random steps: are the final weights the same,
 bit for bit?
 
-    python benchmarks/training_faults.py SHARDS [--kills 9] [--seed 0] [--steps 60]
+    python benchmarks/faults/training_faults.py SHARDS [--kills 9] [--seed 0] [--steps 60]
 
 The real `corrfractal train` with two workers; with `--alone` the loop of one worker without Ray,
 which starts sooner, so that a longer list fits into an hour. One run is left in peace; then runs go
@@ -28,8 +28,7 @@ from typing import Any
 
 import click
 import torch
-from faults import descendants
-from measure import print_table
+from build_faults import descendants
 
 from corrfractal import CorrFractal
 from corrfractal.common.config import config_to_dict
@@ -39,7 +38,9 @@ from training.config import configuration, with_settings
 from training.job import TrainingJob
 from training.state.run_log import start_run
 
-OUT = Path(__file__).parent / "out"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import print_table
+
 KINDS = ("worker", "driver", "worker at a half-written checkpoint")
 ALONE = ("worker", "worker at a half-written checkpoint")
 SETTINGS = {"crop": 32, "log_every": 1, "checkpoint_every": 3, "network.width": 8}
@@ -98,7 +99,7 @@ def main(shards: Path, kills: int, seed: int, steps: int, longest: int, alone: b
         runs += 1
     rows = [summary(kind, [fault for fault in spent if fault["fault"] == kind]) for kind in kinds]
     who = "one worker without Ray" if alone else "two workers"
-    print_table(f"training faults: {kills} kills in {runs} runs of {steps} steps, {who}", rows, OUT)
+    print_table(f"training faults: {kills} kills in {runs} runs of {steps} steps, {who}", rows)
     shutil.rmtree(work)
 
 
@@ -162,6 +163,7 @@ import json, pathlib, sys, torch
 from corrfractal.common.config import config_from_dict
 from training.job import TrainingJob
 from training.loop import fit
+
 torch.set_num_threads(1)
 fit(config_from_dict(TrainingJob, json.loads(pathlib.Path(sys.argv[1]).read_text())), torch.device("cpu"))
 """

@@ -1,4 +1,6 @@
-"""What each part of the starter model brings:  python benchmarks/starter.py DAVIS [--rows trained,untrained,...]
+"""What each part of the starter model contributes:
+
+    python benchmarks/studies/starter.py DAVIS [--rows trained,untrained,...]
 
 The same tracker and scorer on all sequences of a set in the layout of DAVIS-2017, with
 
@@ -13,6 +15,7 @@ Rows take an hour or so of one core together; give them one at a time to run sid
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -21,13 +24,15 @@ from typing import Any
 
 import click
 import torch
-from measure import print_table
 
 from corrfractal import CorrFractal
 from inference.benchmarks.davis import Davis
 from inference.config import InferenceConfig
 from inference.datasets.davis_files import sequence_names
 from inference.load import open_model, resolve_model
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import print_table
 
 ROWS = ("trained", "embedding alone", "untrained", "colour", "copy")
 
@@ -40,9 +45,7 @@ def main(data: Path, rows: str) -> None:
     for name in rows.split(","):
         table = [row(name, data)]
         print_table(
-            f"starter, {name}: J&F in per cent on {len(sequence_names(data))} sequences",
-            table,
-            Path(__file__).parent / "out",
+            f"starter, {name}: J&F in per cent on {len(sequence_names(data))} sequences", table
         )
 
 

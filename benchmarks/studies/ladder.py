@@ -1,7 +1,7 @@
 """The paper's ablation (Table 3) and its open readings in miniature: what helps, by how much, with
 what spread?
 
-    python benchmarks/ladder.py VIDEOS DAVIS --out FOLDER [--part ladder,readings,tests] [--seeds
+    python benchmarks/studies/ladder.py VIDEOS DAVIS --out FOLDER [--part ladder,readings,tests] [--seeds
     0,1]
 
 Trained by the commands' own functions, from the same seeds, for the same steps, with the slim
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from typing import Any
 import click
 import matplotlib.pyplot as plt
 from learning import scores, small_set
-from measure import print_table
 
 from cluster.config import LADDER, read_workflow
 from corrfractal import CorrFractal
@@ -41,7 +41,9 @@ from pipeline.run import precompute
 from training.config import with_settings
 from training.run import train
 
-OUT = Path(__file__).parent / "out"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import print_table
+
 WORKFLOW = """
 rung = "{rung}"
 sources = ["{videos}"]
@@ -134,7 +136,7 @@ def main(
             }
             draw(ladder, rivals["copy"], out / "curves.png")
             others = ({"": name, "J&F": value} for name, value in rivals.items())
-            print_table(f"ladder: {title}", [*map(row, ladder, ladder.values()), *others], OUT)
+            print_table(f"ladder: {title}", [*map(row, ladder, ladder.values()), *others])
         if "readings" in parts:
             readings = {"+C": runs("+C")}
             readings |= {
@@ -143,7 +145,7 @@ def main(
             }
             readings |= {name: runs(name, labels=each) for name, each in LABELS.items()}
             rows = [row(name, [logged(run) for run in each]) for name, each in readings.items()]
-            print_table(f"readings: {title}", rows, OUT)
+            print_table(f"readings: {title}", rows)
         if "tests" in parts:
             trained = [CorrFractal.load(run / "model.safetensors") for run in runs("+C")]
             without = [CorrFractal.load(run / "model.safetensors") for run in runs("+B", "+B")]
@@ -153,7 +155,7 @@ def main(
                     "chains at test time only (+B)", without, small, {"multi_density": True}, {}
                 )
             )
-            print_table(f"tests: {title}", rows, OUT)
+            print_table(f"tests: {title}", rows)
 
 
 def made(out: Path, name: str, values: dict[str, Any], settings: tuple[str, ...]) -> Path:

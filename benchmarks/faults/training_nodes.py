@@ -1,6 +1,6 @@
 """Trainings on a Ray cluster whose nodes are killed and come back.
 
-    python benchmarks/training_nodes.py SHARDS [--kills 4]
+    python benchmarks/faults/training_nodes.py SHARDS [--kills 4]
 
 Three Ray nodes of one CPU each on this machine, loopback only, and the real `corrfractal train` on
 them:
@@ -30,12 +30,13 @@ from statistics import fmean
 from typing import Any
 
 import click
-from faults import descendants
-from measure import print_table
+from build_faults import descendants
 from ray.cluster_utils import Cluster
 from training_faults import SETTINGS, last_step, launch_on_ray, reached, same
 
-OUT = Path(__file__).parent / "out"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import print_table
+
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 128 << 20}
 ELASTIC = {**SETTINGS, "crop": 96, "checkpoint_every": 10}
 TOLERANCE = (
@@ -60,7 +61,7 @@ def main(shards: Path, kills: int, seed: int, steps: int, elastic_steps: int) ->
         rows.append(resized(cluster, shards, work, elastic_steps))
     finally:
         cluster.shutdown()
-    print_table("training nodes: raylets killed under `corrfractal train`", rows, OUT)
+    print_table("training nodes: raylets killed under `corrfractal train`", rows)
     shutil.rmtree(work)
 
 

@@ -1,7 +1,7 @@
 """Flipped bits: how much of the damage that can be seen is caught, and how often a good video is
 accused.
 
-    python benchmarks/damage.py GOOD_VIDEO_FOLDER... [--files 30] [--seed 0]
+    python benchmarks/faults/damage.py GOOD_VIDEO_FOLDER... [--files 30] [--seed 0]
 
 False alarms are counted over all files of the folders. Then bits of some of them are flipped at
 random, between 10 and 95 % of the file. A clip is *damaged* if a stored frame of it differs from
@@ -12,17 +12,20 @@ quarantine; *leaked* clips are damaged and stored all the same.
 from __future__ import annotations
 
 import random
+import sys
 import tempfile
 from pathlib import Path
 
 import click
 import numpy as np
-from measure import print_table
 
 from corrfractal.common.errors import VideoError
 from corrfractal.video import open_video
 from pipeline.config import PipelineConfig
 from pipeline.sample.decode import RawClip, decode_clips
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import print_table
 
 CONFIG = PipelineConfig()
 DAMAGED = 30.0  # dB
@@ -98,7 +101,7 @@ def main(folders: tuple[Path, ...], files: int, seed: int) -> None:
                 }
             )
     false_alarms = f"{len(accused)} of {len(good)} good files accused"
-    print_table(f"flipped bits: {false_alarms}", rows, Path(__file__).parent / "out")
+    print_table(f"flipped bits: {false_alarms}", rows)
     print("\n".join(accused))
 
 

@@ -1,6 +1,6 @@
 """What is learnt from our labels beside what the siblings' targets teach, everything else equal.
 
-    python benchmarks/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets
+    python benchmarks/studies/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets
     labels,...]
 
 The same videos, clips, network, affinity, batches and steps; what differs is what the affinity
@@ -23,6 +23,7 @@ folder: seeds can be run side by side and put together by a last call with all o
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +35,6 @@ import click
 import torch
 import torch.nn.functional as F
 from learning import scores, small_set
-from measure import print_table
 
 from corrfractal import CorrFractal
 from corrfractal.labels.color import lab_for_network
@@ -47,7 +47,9 @@ from training.config import TrainingConfig, configuration, with_settings
 from training.data.batches import Batch, Batches
 from training.step import learning_rate, train_step
 
-OUT = Path(__file__).parent / "out"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import print_table
+
 TARGETS = ("labels", "labels-lab", "colours", "lab")
 SETTINGS = (
     "network.stem_stride=2",
@@ -84,7 +86,7 @@ def main(
             )
     rows += kept(out / "rivals.json", partial(rivals, small))
     print_table(
-        f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows, OUT
+        f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows
     )
 
 

@@ -1,7 +1,7 @@
 """Builds of the same shards while workers, nodes and drivers are killed at random moments: is every
 byte the same?
 
-    python benchmarks/faults.py VIDEOS [--kills 20] [--seed 0]
+    python benchmarks/faults/build_faults.py VIDEOS [--kills 20] [--seed 0]
 
 A Ray cluster of a head and two nodes of one CPU each runs on this machine. One build is left in
 peace; then builds go on, each with a new folder, until all kills are spent: SIGKILL to a worker at
