@@ -1,7 +1,9 @@
-"""Restricted attention beside its rivals and its limit:  python benchmarks/attention.py
+"""Restricted attention compared with naive baselines and with the machine's limit.
 
-Rivals: the usual research code, which unfolds keys and values, in its leaner form (einsum) and its
-faster one (product and sum); both are the oracle of the tests,
+    python benchmarks/attention.py
+
+Baselines: the usual research code, which unfolds keys and values, in the form that takes less memory
+(einsum) and in the faster one (product and sum). Both are the reference of the tests,
 ``tests/reference/reference_attention.py``. Limit: the floating-point operations of the exact
 windows at the rate of this machine's best matrix product.
 """
@@ -23,16 +25,19 @@ from corrfractal import restricted_attention
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
 from reference_attention import naive_restricted_attention as naive_restricted_attention
 
-OURS, RIVALS = "ours", ("einsum", "multiply")
+OURS = "ours"
+BASELINES = ("einsum", "multiply")
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
-    shape: tuple[int, int, int, int, int, int]  # B, N, C, V, H, W
+    shape: tuple[int, int, int, int, int, int]
+    """B, N, C, V, H, W"""
     radius: int
     backward: bool
-    rivals: bool = True
+    baselines: bool = True
+    """Whether the baselines can run: their copies fit into memory."""
 
 
 CASES = (
@@ -44,23 +49,25 @@ CASES = (
         (1, 5, 64, 75, 240, 427),
         5,
         False,
-        rivals=False,
+        baselines=False,
     ),
 )
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # process CPU time counts what threads wait for each other
+    # With several threads, process CPU time would include waiting for each other.
+    torch.set_num_threads(1)
     rate = gemm_rate()
     print_table(
-        f"restricted attention: ours, rivals, limit ({rate / 1e9:.0f} GFLOP/s)",
+        f"restricted attention: ours, baselines, limit ({rate / 1e9:.0f} GFLOP/s)",
         [measure(case, rate) for case in CASES],
     )
 
 
 def measure(case: Case, rate: float) -> dict[str, Any]:
     B, N, C, V, H, W = case.shape
-    seconds, memory = cpu_seconds(prepare(case, OURS)), peak_mb(prepare, case, OURS)
+    seconds = cpu_seconds(prepare(case, OURS))
+    memory = peak_mb(prepare, case, OURS)
     row: dict[str, Any] = {
         "case": case.name,
         "ours s": seconds,
@@ -68,23 +75,22 @@ def measure(case: Case, rate: float) -> dict[str, Any]:
         "bytes per output px": 1e6 * memory / (B * H * W),
         "x over limit": seconds / (flops(case) / rate),
     }
-    if not case.rivals:
+    if not case.baselines:
         copies = (2 * case.radius + 1) ** 2
-        row["faster rival s"] = (
-            f"cannot run: {4 * B * N * (C + V) * H * W * copies / 1e9:.0f} GB of copies"
-        )
+        gigabytes = 4 * B * N * (C + V) * H * W * copies / 1e9
+        row["faster baseline s"] = f"cannot run: {gigabytes:.0f} GB of copies"
         return row
-    times = {name: cpu_seconds(prepare(case, name)) for name in RIVALS}
-    memories = {name: peak_mb(prepare, case, name) for name in RIVALS}
-    row["faster rival s"] = min(times.values())
+    times = {name: cpu_seconds(prepare(case, name)) for name in BASELINES}
+    memories = {name: peak_mb(prepare, case, name) for name in BASELINES}
+    row["faster baseline s"] = min(times.values())
     row["x faster"] = min(times.values()) / seconds
-    row["leaner rival MB"] = min(memories.values())
+    row["leaner baseline MB"] = min(memories.values())
     row["x less memory"] = min(memories.values()) / memory
     return row
 
 
 def prepare(case: Case, form: str) -> Callable[[], None]:
-    """Inputs and all that is not to be measured; returns the work."""
+    """Allocate the inputs, which is not measured; return the work."""
     inputs = make_inputs(case)
     function: Callable[..., torch.Tensor] = restricted_attention
     if form != OURS:
@@ -107,16 +113,21 @@ def make_inputs(case: Case) -> list[torch.Tensor]:
 
 
 def flops(case: Case) -> float:
-    """Two operations per multiply-add, two products forward; recomputation and four products more
-    backward."""
+    """Floating-point operations, two per multiply-add.
+
+    Forward has two products; backward recomputes one of them and has four more.
+    """
     B, N, C, V, H, W = case.shape
     pairs = B * N * H * W * (2 * case.radius + 1) ** 2
     forward = 2 * pairs * (C + V)
-    return float(forward + (2 * pairs * C + 4 * pairs * (C + V) if case.backward else 0))
+    backward = 2 * pairs * C + 4 * pairs * (C + V)
+    return float(forward + backward) if case.backward else float(forward)
 
 
 def gemm_rate() -> float:
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    """Rate of a large matrix product, in floating-point operations per second."""
+    a = torch.randn(2048, 2048)
+    b = torch.randn(2048, 2048)
     return 2 * 2048**3 / cpu_seconds(lambda: a @ b)
 
 

@@ -1,9 +1,11 @@
-"""How well shot cuts are told from motion:  python benchmarks/cuts.py DATA
+"""How well the pipeline distinguishes shot cuts from motion.
 
-DATA holds the folders train_videos and videos. Joins: the samples of every video of train_videos
-are put behind those of every other; the join must be a cut. False alarms: cuts seen within these
-videos, each of which is a single shot. The cuts seen in the other folder are listed with their
-times, to be looked at.
+    python benchmarks/cuts.py DATA
+
+DATA contains the folders train_videos and videos. Joins: the samples of each video of train_videos
+are followed by those of each other one, which must be detected as a cut. False alarms: cuts detected
+within these videos, each of which is a single shot. Cuts in the other folder are printed with their
+times, for inspection.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from pipeline.sample.clips import sampled_frames
 from pipeline.sample.cuts import CutDetector
 
 CONFIG = PipelineConfig()
-AROUND = 8  # samples of a video before and behind a join
+# Samples of a video before and after a join.
+AROUND = 8
 
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(data: Path) -> None:
-    """Measure."""
+    """Measure detected joins and false alarms."""
     single = {path.name: samples(path) for path in sorted((data / "train_videos").iterdir())}
     pairs = list(itertools.permutations(single.values(), 2))
     rows = []
@@ -47,14 +50,13 @@ def main(data: Path) -> None:
                 "false alarms": sum(false),
             }
         )
-    print_table("shot cuts: joins of real videos, and videos of one shot", rows)
+    print_table("shot cuts: joins of real videos, and videos of a single shot", rows)
     for path in sorted((data / "videos").iterdir()):
         images = samples(path)
-        if seen := cuts(images, CONFIG.clip.cut_threshold):
-            print(
-                f"{path.name}: {len(images)} samples, cuts at "
-                f"{[round(t / CONFIG.clip.fps, 1) for t in seen]} s"
-            )
+        detected = cuts(images, CONFIG.clip.cut_threshold)
+        if detected:
+            seconds = [round(t / CONFIG.clip.fps, 1) for t in detected]
+            print(f"{path.name}: {len(images)} samples, cuts at {seconds} s")
 
 
 def samples(path: Path) -> list[np.ndarray]:
@@ -65,6 +67,7 @@ def samples(path: Path) -> list[np.ndarray]:
 
 
 def cuts(images: list[np.ndarray], threshold: float, only: int | None = None) -> list[int]:
+    """Indices of the samples that start a shot; with ``only``, that index or none."""
     detector = CutDetector(threshold)
     found = [t for t, image in enumerate(images) if detector.starts_shot(image)]
     return [t for t in found if only is None or t == only]

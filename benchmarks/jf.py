@@ -1,11 +1,13 @@
-"""J and F beside the usual loop:  python benchmarks/jf.py DAVIS MASKS
+"""J and F compared with the usual loop.
 
-DAVIS is a folder in the layout of DAVIS-2017, MASKS one of SEQUENCE/00000.png, such as a published
-method's.
+    python benchmarks/jf.py DAVIS MASKS
 
-The rival is the way the field computes them: frame by frame and object by object on the whole
-picture, the boundary as ``seg2bmap`` finds it, a new disk each time, ``cv2.dilate``. Both read the same
-masks from memory and must agree; a longer sequence is cut to 80 scored frames.
+DAVIS is a folder in the layout of DAVIS-2017. MASKS is a folder of SEQUENCE/00000.png, for example
+the masks of a published method.
+
+Baseline: the usual way to compute them, frame by frame and object by object on the full picture,
+with boundaries as ``seg2bmap`` finds them, a new disk each time, and ``cv2.dilate``. Both read the
+same masks from memory, and their results must agree. Longer sequences are cut to 80 scored frames.
 """
 
 from __future__ import annotations
@@ -42,10 +44,11 @@ def main() -> None:
         measure(arguments.davis, name, arguments.masks / name)
         for name in sequence_names(arguments.davis)
     ]
-    ours, rival = (sum(float(row[key]) for row in rows) for key in ("ours s", "usual loop s"))
+    ours = sum(float(row["ours s"]) for row in rows)
+    usual = sum(float(row["usual loop s"]) for row in rows)
     total = {"sequence": "all", "frames": sum(int(row["frames"]) for row in rows)}
-    rows.append({**total, "ours s": ours, "usual loop s": rival, "ours / usual": ours / rival})
-    print_table("j and f: ours beside the usual loop", rows)
+    rows.append({**total, "ours s": ours, "usual loop s": usual, "ours / usual": ours / usual})
+    print_table("j and f: ours compared with the usual loop", rows)
 
 
 def measure(davis: Path, name: str, masks: Path) -> dict[str, Any]:
@@ -57,26 +60,27 @@ def measure(davis: Path, name: str, masks: Path) -> dict[str, Any]:
     ]
     objects = sequence.objects()
     scores = score_sequence(name, objects, pairs)
-    usual = usual_loop(objects, pairs)
-    for score, (js, fs) in zip(scores, usual, strict=True):
+    expected = usual_loop(objects, pairs)
+    for score, (js, fs) in zip(scores, expected, strict=True):
         assert np.allclose(score.j_frames, js, atol=1e-12), "both must agree"
         assert np.allclose(score.f_frames, fs, atol=1e-12), "both must agree"
     ours = cpu_seconds(lambda: score_sequence(name, objects, pairs))
-    rival = cpu_seconds(lambda: usual_loop(objects, pairs))
+    usual = cpu_seconds(lambda: usual_loop(objects, pairs))
     return {
         "sequence": name,
         "frames": len(pairs),
         "objects": len(objects),
         "ours s": ours,
-        "usual loop s": rival,
-        "ours / usual": ours / rival,
+        "usual loop s": usual,
+        "ours / usual": ours / usual,
     }
 
 
 def usual_loop(objects: Sequence[int], pairs: Pairs) -> list[tuple[list[float], list[float]]]:
     scores = []
     for i in objects:
-        js, fs = [], []
+        js = []
+        fs = []
         for truth, mask in pairs:
             js.append(usual_j(truth == i, mask == i))
             fs.append(usual_f(truth == i, mask == i))
@@ -93,18 +97,25 @@ def usual_f(truth: Bool, mask: Bool) -> float:
     radius = math.ceil(0.008 * np.linalg.norm(truth.shape))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     disk = (x**2 + y**2 <= radius**2).astype(np.uint8)
-    b_truth, b_mask = usual_boundary(truth), usual_boundary(mask)
+    b_truth = usual_boundary(truth)
+    b_mask = usual_boundary(mask)
     near_truth = cv2.dilate(b_truth.astype(np.uint8), disk)
     near_mask = cv2.dilate(b_mask.astype(np.uint8), disk)
-    n_truth, n_mask = np.sum(b_truth), np.sum(b_mask)
+    n_truth = np.sum(b_truth)
+    n_mask = np.sum(b_mask)
     if n_truth == 0 or n_mask == 0:
         return float(n_truth == n_mask)
-    precision, recall = np.sum(b_mask * near_truth) / n_mask, np.sum(b_truth * near_mask) / n_truth
-    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+    precision = np.sum(b_mask * near_truth) / n_mask
+    recall = np.sum(b_truth * near_mask) / n_truth
+    if precision + recall == 0:
+        return 0.0
+    return float(2 * precision * recall / (precision + recall))
 
 
 def usual_boundary(mask: Bool) -> Bool:
-    right, lower, diagonal = np.zeros_like(mask), np.zeros_like(mask), np.zeros_like(mask)
+    right = np.zeros_like(mask)
+    lower = np.zeros_like(mask)
+    diagonal = np.zeros_like(mask)
     right[:, :-1] = mask[:, 1:]
     lower[:-1] = mask[1:]
     diagonal[:-1, :-1] = mask[1:, 1:]

@@ -1,12 +1,11 @@
-"""Builds of the same shards while workers, nodes and drivers are killed at random moments: is every
-byte the same?
+"""Builds with workers, nodes and drivers killed at random: every byte must stay the same.
 
     python benchmarks/faults/build_faults.py VIDEOS [--kills 20] [--seed 0]
 
-A Ray cluster of a head and two nodes of one CPU each runs on this machine. One build is left in
-peace; then builds go on, each with a new folder, until all kills are spent: SIGKILL to a worker at
-its task, to a node (its raylet and all its workers; a new one joins), or to the driver (the same
-command is run again). Every build must end in the first one's files, byte for byte.
+Runs a Ray cluster of a head and two nodes of one CPU each on this machine. One build is undisturbed.
+Then builds into new folders are disturbed until all kills are used: SIGKILL to a worker during its
+task, to a node (its raylet and all its workers; a new node joins), or to the driver (the same command
+is run again). Every build must end with the files of the undisturbed one, byte for byte.
 """
 
 from __future__ import annotations
@@ -34,13 +33,15 @@ KINDS = ("worker", "node", "driver")
 @click.option("--kills", default=20, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--longest", default=6.0, show_default=True, help="Seconds between two kills, at most."
+    "--longest", default=6.0, show_default=True, help="Maximum number of seconds between two kills."
 )
 @click.option(
-    "--config", type=click.Path(exists=True, path_type=Path), help="As of `corrfractal precompute`."
+    "--config",
+    type=click.Path(exists=True, path_type=Path),
+    help="Configuration for `corrfractal precompute`.",
 )
 def main(videos: Path, kills: int, seed: int, longest: float, config: Path | None) -> None:
-    """Kill at random, and compare."""
+    """Kill processes at random times, and compare the files."""
     from ray.cluster_utils import Cluster
 
     rng = random.Random(seed)
@@ -50,12 +51,13 @@ def main(videos: Path, kills: int, seed: int, longest: float, config: Path | Non
     spent: Counter[str] = Counter()
     builds = 0
     try:
-        build(cluster, videos, work / "peace", config).wait()
-        wanted = contents(work / "peace")
+        build(cluster, videos, work / "undisturbed", config).wait()
+        expected = contents(work / "undisturbed")
         while sum(spent.values()) < kills:
             out = work / f"build{builds}"
             driver = build(cluster, videos, out, config)
             while driver.poll() is None and sum(spent.values()) < kills:
+                # Ray starts its workers first; kills count only while a task runs.
                 while driver.poll() is None and not tasks():
                     time.sleep(0.02)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -76,14 +78,14 @@ def main(videos: Path, kills: int, seed: int, longest: float, config: Path | Non
                 spent[kind] += 1
                 print(
                     f"build {builds}: killed a {kind}, {len(list(out.glob('shard-*.json')))} "
-                    "shards made",
+                    "shards written",
                     flush=True,
                 )
             code = driver.wait()
-            if code != 0 or contents(out) != wanted:
+            if code != 0 or contents(out) != expected:
                 sys.exit(
-                    f"build {builds} ended with {code} and other files than the undisturbed one, "
-                    f"see {out}"
+                    f"build {builds} ended with {code} and its files differ from the undisturbed "
+                    f"build's, see {out}"
                 )
             builds += 1
     finally:
@@ -91,7 +93,7 @@ def main(videos: Path, kills: int, seed: int, longest: float, config: Path | Non
     shutil.rmtree(work)
     killed = ", ".join(f"{spent[kind]} {kind}s" for kind in KINDS)
     print(
-        f"{builds} builds of {len(wanted)} files, killed {killed}: every file the same, byte for "
+        f"{builds} builds of {len(expected)} files, killed {killed}: every file the same, byte for "
         "byte"
     )
 
@@ -110,12 +112,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def tasks() -> list[int]:
-    """Ids of the workers of our cluster that are at a task."""
+    """Ids of the worker processes of our cluster that run a task."""
     return sorted(descendants(os.getpid(), b"ray::make_shard"))
 
 
 def descendants(ancestor: int, title: bytes) -> Iterator[int]:
-    """Ids of the descendants of a process whose command line begins with ``title``."""
+    """Yield the ids of descendants of a process whose command line starts with ``title``."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
