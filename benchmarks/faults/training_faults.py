@@ -1,13 +1,12 @@
-"""Trainings whose workers and drivers are killed at random steps: are the final weights the same,
-bit for bit?
+"""Trainings with workers and drivers killed at random steps: the weights must stay the same.
 
     python benchmarks/faults/training_faults.py SHARDS [--kills 9] [--seed 0] [--steps 60]
 
-The real `corrfractal train` with two workers; with `--alone` the loop of one worker without Ray,
-which starts sooner, so that a longer list fits into an hour. One run is left in peace; then runs go
-on until all kills are spent: SIGKILL to a worker, to the driver (the same command is run again), or
-to the worker that writes a checkpoint while it is half written. Kills come at steps drawn from the
-seed. Each run must end in the undisturbed one's weights and losses.
+Runs the real `corrfractal train` with two workers. With `--alone`, it runs the loop of one worker
+without Ray, which starts faster, so that more kills fit into an hour. One run is undisturbed. Then
+runs are disturbed until all kills are used: SIGKILL to a worker, to the driver (the same command is
+run again), or to the worker while it writes a checkpoint. Kills come at steps drawn from the seed.
+Each run must end with the weights and losses of the undisturbed one, bit for bit.
 """
 
 from __future__ import annotations
@@ -50,54 +49,64 @@ SETTINGS = {"crop": 32, "log_every": 1, "checkpoint_every": 3, "network.width": 
 @click.argument("shards", type=click.Path(exists=True, path_type=Path))
 @click.option("--kills", default=9, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--steps", default=60, show_default=True, help="Of each run.")
-@click.option("--longest", default=12, show_default=True, help="Steps between two kills, at most.")
+@click.option("--steps", default=60, show_default=True, help="Number of steps of each run.")
+@click.option(
+    "--longest", default=12, show_default=True, help="Maximum number of steps between two kills."
+)
 @click.option("--alone", is_flag=True, help="One worker, without Ray.")
 def main(shards: Path, kills: int, seed: int, steps: int, longest: int, alone: bool) -> None:
-    """Kill at random, and compare."""
-    launch, kinds = (launch_alone, ALONE) if alone else (launch_on_ray, KINDS)
-    rng, work = random.Random(seed), Path(tempfile.mkdtemp(prefix="corrfractal-faults-"))
-    spent: list[dict[str, Any]] = []
-    launch(shards, work / "peace", steps).wait()
+    """Kill processes at random steps, and compare the weights."""
+    launch = launch_alone if alone else launch_on_ray
+    kinds = ALONE if alone else KINDS
+    rng = random.Random(seed)
+    work = Path(tempfile.mkdtemp(prefix="corrfractal-faults-"))
+    launch(shards, work / "undisturbed", steps).wait()
+
+    faults: list[dict[str, Any]] = []
     runs = 0
-    while len(spent) < kills:
+    while len(faults) < kills:
         out = work / f"run{runs}"
         driver = launch(shards, out, steps)
-        at = 0
-        while len(spent) < kills and driver.poll() is None:
-            at += rng.randint(2, longest)
-            kind = kinds[len(spent) % len(kinds)]
-            if wait_for(partial(reached, out, at), driver):
-                victim = find(kind, driver, out, alone)
-                if victim is None:
-                    break
-                done = last_step(out)
-                os.kill(victim, signal.SIGKILL)
-                if victim == driver.pid:
-                    driver.wait()
-                whole = max(
-                    (int(p.stem[-8:]) for p in (out / "checkpoints").glob("*.json")), default=0
-                )
-                spent.append(
-                    {
-                        "fault": kind,
-                        "run": runs,
-                        "after step": done,
-                        "steps done again": max(done - whole, 0),
-                    }
-                )
-                print(f"run {runs}: killed the {kind} after step {done}", flush=True)
-                at = done
-                if victim == driver.pid:
-                    driver = launch(shards, out, steps)
-                wait_for(partial(went_on, out, done), driver)
-        if (code := driver.wait()) != 0 or not same(out, work / "peace"):
+        target = 0
+        while len(faults) < kills and driver.poll() is None:
+            target += rng.randint(2, longest)
+            kind = kinds[len(faults) % len(kinds)]
+            if not wait_for(partial(reached, out, target), driver):
+                continue
+            victim = find_victim(kind, driver, out, alone)
+            if victim is None:
+                break
+            step = last_step(out)
+            os.kill(victim, signal.SIGKILL)
+            if victim == driver.pid:
+                driver.wait()
+
+            checkpoints = [int(p.stem[-8:]) for p in (out / "checkpoints").glob("*.json")]
+            faults.append(
+                {
+                    "fault": kind,
+                    "run": runs,
+                    "after step": step,
+                    "steps repeated": max(step - max(checkpoints, default=0), 0),
+                }
+            )
+            print(f"run {runs}: killed the {kind} after step {step}", flush=True)
+
+            # The next kill is counted from here, once the run has resumed.
+            target = step
+            if victim == driver.pid:
+                driver = launch(shards, out, steps)
+            wait_for(partial(has_resumed, out, step), driver)
+
+        code = driver.wait()
+        if code != 0 or not equal_runs(out, work / "undisturbed"):
             sys.exit(
-                f"run {runs} ended with {code} and other weights than the undisturbed one, see "
-                f"{out}"
+                f"run {runs} ended with {code} and its weights differ from the undisturbed run's, "
+                f"see {out}"
             )
         runs += 1
-    rows = [summary(kind, [fault for fault in spent if fault["fault"] == kind]) for kind in kinds]
+
+    rows = [summary(kind, [fault for fault in faults if fault["fault"] == kind]) for kind in kinds]
     who = "one worker without Ray" if alone else "two workers"
     print_table(f"training faults: {kills} kills in {runs} runs of {steps} steps, {who}", rows)
     shutil.rmtree(work)
@@ -111,8 +120,11 @@ def launch_on_ray(
     cluster: str = "",
     settings: Mapping[str, Any] = SETTINGS,
 ) -> subprocess.Popen[bytes]:
-    """Start ``corrfractal train``, or go on with it; on the Ray cluster of an address, or on its
-    own."""
+    """Start or resume ``corrfractal train``.
+
+    Args:
+        cluster: address of a Ray cluster; empty: the command starts its own.
+    """
     command = [
         sys.executable,
         "-m",
@@ -135,12 +147,11 @@ def launch_on_ray(
 
 
 def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]:
-    """Start the loop in a process of its own, or go on with it."""
+    """Start or resume the training loop in a process of its own, without Ray."""
     out.mkdir(exist_ok=True)
     if not (out / "job.json").exists():
-        config = with_settings(
-            configuration("base", "cpu"), tuple(f"{k}={v}" for k, v in SETTINGS.items()), steps
-        )
+        settings = tuple(f"{key}={value}" for key, value in SETTINGS.items())
+        config = with_settings(configuration("base", "cpu"), settings, steps)
         uri = sqlite_uri(out.parent / "mlflow.db")
         digest = load_manifest(shards).digest
         job = TrainingJob(
@@ -170,6 +181,7 @@ fit(config_from_dict(TrainingJob, json.loads(pathlib.Path(sys.argv[1]).read_text
 
 
 def wait_for(condition: Callable[[], bool], driver: subprocess.Popen[bytes]) -> bool:
+    """Wait until a condition holds; False if the driver ends first."""
     while driver.poll() is None:
         if condition():
             return True
@@ -181,58 +193,64 @@ def reached(out: Path, step: int) -> bool:
     return last_step(out) >= step
 
 
-def went_on(out: Path, step: int) -> bool:
-    """Whether steps have been done since the kill: the file was cut back to the checkpoint, or has
-    grown."""
+def has_resumed(out: Path, step: int) -> bool:
+    """Whether training has continued since a kill after ``step``.
+
+    On resuming, ``metrics.jsonl`` is truncated to the checkpoint's step, and then grows again.
+    """
     return last_step(out) != step
 
 
-def find(kind: str, driver: subprocess.Popen[bytes], out: Path, alone: bool) -> int | None:
-    """The process to kill, once it is where it should be."""
+def find_victim(kind: str, driver: subprocess.Popen[bytes], out: Path, alone: bool) -> int | None:
+    """Wait for the process to kill, and return its id; None if the driver ends first."""
     if kind == "driver" or (kind == "worker" and alone):
         return driver.pid
     while driver.poll() is None:
-        if kind == "worker" and (
-            workers := sorted(descendants(driver.pid, b"ray::RayTrainWorker"))
-        ):
-            return workers[-1]
-        halves = list((out / "checkpoints").glob(".step-*.pt.*.tmp"))
-        if kind != "worker" and halves:
-            return int(halves[0].suffixes[-2][1:])
+        if kind == "worker":
+            workers = sorted(descendants(driver.pid, b"ray::RayTrainWorker"))
+            if workers:
+                return workers[-1]
+        else:
+            # The name of a temporary file contains the id of the process that writes it.
+            unfinished = list((out / "checkpoints").glob(".step-*.pt.*.tmp"))
+            if unfinished:
+                return int(unfinished[0].suffixes[-2][1:])
     return None
 
 
 def last_step(out: Path) -> int:
+    """Last step in ``metrics.jsonl``; 0 before the first one."""
     path = out / "metrics.jsonl"
-    lines = (
-        [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-        if path.exists()
-        else []
-    )
+    if not path.exists():
+        return 0
+    # The last line may be incomplete.
+    lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def same(out: Path, other: Path) -> bool:
-    """Whether two runs end in the same weights to the last bit, with the same losses on the way."""
-    a, b = (CorrFractal.load(run / "model.safetensors").state_dict() for run in (out, other))
-    losses = [
-        [
-            (line["step"], line["loss"])
-            for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-        ]
-        for run in (out, other)
-    ]
-    return all(torch.equal(a[name], b[name]) for name in b) and losses[0] == losses[1]
+def equal_runs(out: Path, other: Path) -> bool:
+    """Whether two runs have bit-identical weights, and logged the same losses."""
+    weights = CorrFractal.load(out / "model.safetensors").state_dict()
+    expected = CorrFractal.load(other / "model.safetensors").state_dict()
+    if not all(torch.equal(weights[name], expected[name]) for name in expected):
+        return False
+    return losses(out) == losses(other)
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    """Steps and losses in ``metrics.jsonl``."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
 
 
 def summary(kind: str, faults: list[dict[str, Any]]) -> dict[str, Any]:
-    again = [fault["steps done again"] for fault in faults]
     return {
         "SIGKILL to": kind,
         "times": len(faults),
         "after steps": ", ".join(str(fault["after step"]) for fault in faults),
-        "steps done again": ", ".join(map(str, again)),
-        "final weights": "bit-identical",  # or the runs would have ended this program
+        "steps repeated": ", ".join(str(fault["steps repeated"]) for fault in faults),
+        # Otherwise the program has ended before.
+        "final weights": "bit-identical",
     }
 
 
