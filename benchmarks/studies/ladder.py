@@ -1,21 +1,20 @@
-"""The paper's ablation (Table 3) and its open readings in miniature: what helps, by how much, with
-what spread?
+"""The paper's ablation (Table 3) and its open readings, in miniature.
 
-    python benchmarks/studies/ladder.py VIDEOS DAVIS --out FOLDER [--part ladder,readings,tests] [--seeds
-    0,1]
+    python benchmarks/studies/ladder.py VIDEOS DAVIS --out FOLDER [--part ladder,readings,tests]
+        [--seeds 0,1]
 
-Trained by the commands' own functions, from the same seeds, for the same steps, with the slim
-network; scored on the first ``--frames`` frames of every sequence of DAVIS, every second one, at
-half their size, by three densities:
+Trains the slim network with the functions of the commands, from the same seeds and for the same
+number of steps. Scores the first ``--frames`` frames of each sequence of DAVIS, every second one, at
+half their size, with three densities:
 
-- ladder: Base, +A, +P, +B, +C, scored every so many steps: FOLDER/curves.png holds J&F, J and F
+- ladder: Base, +A, +P, +B, +C, scored every ``--every`` steps; FOLDER/curves.png plots J&F, J and F
   over training;
-- readings: +C with one thing read another way in training;
-- tests: the networks of +C with one thing read another way when masks are carried.
+- readings: +C with one detail of the paper read differently in training;
+- tests: the networks of +C with one detail read differently at test time.
 
-All by the cosine, over 0.07 in training and 0.02 at test time, but where a reading says otherwise.
-A run that is there already is not made again, so seeds can be run side by side and put together by
-a last call with all of them.
+Similarity is the cosine over 0.07 in training and 0.02 at test time, unless a reading changes it.
+Existing runs are reused, so seeds can be trained in parallel and combined by a last call with all of
+them.
 """
 
 from __future__ import annotations
@@ -78,11 +77,12 @@ READINGS: dict[str, tuple[str, ...]] = {
         "network.correspondence.density_sigma=0.01",
     ),
 }
-LABELS = {"3 patterns instead of 6": "n_patterns = 3"}  # more of them: benchmarks/labels.py
-# Of the correspondence module, of the tracker
+# Readings of the labels; benchmarks/labels.py measures more of them.
+LABELS = {"3 patterns instead of 6": "n_patterns = 3"}
+# Readings at test time: fields of the correspondence module, and of the tracker.
 TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "as it is": ({}, {}),
-    "one affinity a chain": ({"steps": 1}, {}),
+    "unchanged": ({}, {}),
+    "one affinity per chain": ({"steps": 1}, {}),
     "Chain_H of 3 x 3": ({"full_radius": 1}, {}),
     "Chain_H of 7 x 7": ({"full_radius": 3}, {}),
     "soft labels fed back": ({}, {"soft": True}),
@@ -97,9 +97,14 @@ TESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--part", "parts", default="ladder,readings,tests", show_default=True)
 @click.option("--steps", default=240, show_default=True)
-@click.option("--every", default=80, show_default=True, help="Steps between two scores.")
+@click.option("--every", default=80, show_default=True, help="Number of steps between two scores.")
 @click.option("--seeds", default="0,1", show_default=True)
-@click.option("--frames", default=15, show_default=True, help="Of each sequence, 12 a second.")
+@click.option(
+    "--frames",
+    default=15,
+    show_default=True,
+    help="Number of frames of each sequence, at 12 per second.",
+)
 def main(
     videos: Path,
     davis: Path,
@@ -121,7 +126,7 @@ def main(
         ) -> list[Path]:
             values = base | {"rung": rung, "labels": labels}
             return [
-                made(out, f"{name}-{seed}", values | {"seed": seed}, settings)
+                train_run(out, f"{name}-{seed}", values | {"seed": seed}, settings)
                 for seed in seeds.split(",")
             ]
 
@@ -131,12 +136,13 @@ def main(
                 name: open_model(resolve_model(f"baseline:{name}"))
                 for name in ("untrained", "copy")
             }
-            rivals = {
+            baselines = {
                 name: scores(network, small, FAST)["J&F"] for name, network in networks.items()
             }
-            draw(ladder, rivals["copy"], out / "curves.png")
-            others = ({"": name, "J&F": value} for name, value in rivals.items())
-            print_table(f"ladder: {title}", [*map(row, ladder, ladder.values()), *others])
+            draw(ladder, baselines["copy"], out / "curves.png")
+            rows = [row(rung, logs) for rung, logs in ladder.items()]
+            rows += [{"": name, "J&F": value} for name, value in baselines.items()]
+            print_table(f"ladder: {title}", rows)
         if "readings" in parts:
             readings = {"+C": runs("+C")}
             readings |= {
@@ -158,8 +164,8 @@ def main(
             print_table(f"tests: {title}", rows)
 
 
-def made(out: Path, name: str, values: dict[str, Any], settings: tuple[str, ...]) -> Path:
-    """Shards and training of one run; returns its folder."""
+def train_run(out: Path, name: str, values: dict[str, Any], settings: tuple[str, ...]) -> Path:
+    """Build the shards of one run and train it, or resume; return its folder."""
     path = out / f"{name}.toml"
     path.write_text(WORKFLOW.format(**values, out=out / name))
     config = read_workflow(path)
@@ -173,15 +179,15 @@ def made(out: Path, name: str, values: dict[str, Any], settings: tuple[str, ...]
 
 
 def logged(run: Path) -> list[dict[str, float]]:
+    """The records of a run's ``metrics.jsonl``."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def row(name: str, runs: list[list[dict[str, float]]]) -> dict[str, Any]:
-    """Means over the seeds; J&F of each as well."""
+    """Means over the seeds, and J&F of each seed; errors over the last quarter of training."""
     last = [line for lines in runs for line in lines[-max(1, len(lines) // 4) :]]
-    error, copying = (
-        statistics.mean(line[key] for line in last) for key in ("error", "copy_error")
-    )
+    error = statistics.mean(line["error"] for line in last)
+    copying = statistics.mean(line["copy_error"] for line in last)
     result: dict[str, Any] = {
         "": name,
         "wrong pixels %": 100 * error,
@@ -201,18 +207,21 @@ def test_row(
     module: dict[str, Any],
     tracker: dict[str, Any],
 ) -> dict[str, Any]:
-    found = []
+    """Mean scores of networks with changed fields of their correspondence module and tracker."""
+    by_seed = []
     for network in networks:
-        kept = network.config
-        network.config = replace(kept, correspondence=replace(kept.correspondence, **module))
-        found.append(scores(network, data, replace(FAST, **tracker) if tracker else FAST))
-        network.config = kept
-    mean = {key: statistics.mean(each[key] for each in found) for key in ("J&F", "J", "F")}
-    return {"": name, **mean, "J&F of each seed": ", ".join(f"{each['J&F']:.1f}" for each in found)}
+        original = network.config
+        correspondence = replace(original.correspondence, **module)
+        network.config = replace(original, correspondence=correspondence)
+        by_seed.append(scores(network, data, replace(FAST, **tracker)))
+        network.config = original
+    means = {key: statistics.mean(each[key] for each in by_seed) for key in ("J&F", "J", "F")}
+    each_seed = ", ".join(f"{each['J&F']:.1f}" for each in by_seed)
+    return {"": name, **means, "J&F of each seed": each_seed}
 
 
 def draw(ladder: dict[str, list[list[dict[str, float]]]], copy: float, path: Path) -> None:
-    """J&F, J and F over steps: the mean of the seeds as a line, each seed as a dot."""
+    """Plot J&F, J and F over steps: a line for the mean of the seeds, a dot for each seed."""
     figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
     for axes, (title, key) in zip(panels, (("J&F", "JF"), ("J", "J"), ("F", "F")), strict=True):
         for rung, runs in ladder.items():
@@ -222,13 +231,12 @@ def draw(ladder: dict[str, list[list[dict[str, float]]]], copy: float, path: Pat
             ]
             steps = sorted(scored[0])
             label = rung if key == "JF" else None
-            (line,) = axes.plot(
-                steps, [statistics.mean(s[at] for s in scored) for at in steps], label=label
-            )
+            means = [statistics.mean(seed[step] for seed in scored) for step in steps]
+            (line,) = axes.plot(steps, means, label=label)
             for each in scored:
                 axes.plot(
                     steps,
-                    [each[at] for at in steps],
+                    [each[step] for step in steps],
                     "o",
                     color=line.get_color(),
                     markersize=3,

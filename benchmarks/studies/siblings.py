@@ -1,23 +1,22 @@
-"""What is learnt from our labels beside what the siblings' targets teach, everything else equal.
+"""Learning from our pseudo-labels compared with the targets of related methods, all else equal.
 
-    python benchmarks/studies/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1] [--targets
-    labels,...]
+    python benchmarks/studies/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1]
+        [--targets labels,...]
 
-The same videos, clips, network, affinity, batches and steps; what differs is what the affinity
-carries from reference to target, where it is compared:
+Videos, clips, network, affinity, batches and steps are the same. What differs is the target that the
+affinity transfers from the reference frame and that is compared in the target frame:
 
-- labels: the pseudo-labels of this project, of Walsh-Hadamard patterns and ab (cross-entropy);
-- labels-lab: the same, the network seeing Lab with a or b dropped, as in the last;
-- colours: labels of colour alone, as CorrFlow has them (cross-entropy);
-- lab: colours themselves, as MAST has them: one of a and b is dropped from the input, and it is
-  this one that is regressed, at 1/4 of the frame (Huber).
+- labels: this project's pseudo-labels, from Walsh-Hadamard patterns and ab (cross-entropy);
+- labels-lab: the same labels; the network sees Lab with a or b dropped, as in ``lab``;
+- colours: labels from colour alone, as in CorrFlow (cross-entropy);
+- lab: colours, as in MAST: one of a and b is dropped from the input and regressed, at 1/4 of the
+  frame's size (Huber loss).
 
-Each network carries the masks of the first ``--frames`` frames of every sequence, through the same
-tracker and scorer,
-twice: by its embedding alone and with Lab patches beside it. Frames are matched at 1/6, in windows
-of 48 pixels. Below stand colour alone, the untrained network and the copied first mask. What is
-trained and scored is kept in the
-folder: seeds can be run side by side and put together by a last call with all of them.
+Each network propagates the masks of the first ``--frames`` frames of each sequence with the same
+tracker, once by its embedding alone and once together with Lab patches. Frames are matched at 1/6 of
+their size, in windows of 48 pixels. The last rows are the baselines: colour alone, the untrained
+network, and the copied first mask. Results are kept in the folder, so seeds can be trained in
+parallel and combined by a last call with all of them.
 """
 
 from __future__ import annotations
@@ -79,12 +78,13 @@ def main(
     small = small_set(davis, out / "davis", frames)
     rows: list[dict[str, Any]] = []
     for target in targets.split(","):
-        shards = made(videos, out, target)
+        shards = build_shards(videos, out, target)
         for seed in map(int, seeds.split(",")):
-            rows += kept(
-                out / f"{target}-{seed}.json", partial(trained, target, shards, small, steps, seed)
+            rows += cached(
+                out / f"{target}-{seed}.json",
+                partial(train_and_score, target, shards, small, steps, seed),
             )
-    rows += kept(out / "rivals.json", partial(rivals, small))
+    rows += cached(out / "baselines.json", partial(score_baselines, small))
     print_table(
         f"siblings: {steps} steps of 8 pairs, the first {frames} frames of each sequence", rows
     )
@@ -94,7 +94,7 @@ def settings(steps: int, seed: int) -> TrainingConfig:
     return replace(with_settings(configuration("base", "cpu"), SETTINGS, steps), seed=seed)
 
 
-def made(videos: Path, out: Path, target: str) -> Path:
+def build_shards(videos: Path, out: Path, target: str) -> Path:
     config = PipelineConfig(clip=ClipConfig(fps=12.0, hop=4), views=3)
     if target == "colours":
         config = replace(config, quantization=replace(config.quantization, n_patterns=0))
@@ -103,15 +103,17 @@ def made(videos: Path, out: Path, target: str) -> Path:
     return folder
 
 
-def kept(path: Path, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows in a file, or those that the work gives."""
+def cached(path: Path, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows from a file, or from ``work``, which are then written to it."""
     if not path.exists():
         path.write_text(json.dumps(work()))
     rows: list[dict[str, Any]] = json.loads(path.read_text())
     return rows
 
 
-def trained(target: str, shards: Path, davis: Path, steps: int, seed: int) -> list[dict[str, Any]]:
+def train_and_score(
+    target: str, shards: Path, davis: Path, steps: int, seed: int
+) -> list[dict[str, Any]]:
     """Train a network and score it."""
     config = settings(steps, seed)
     if target.endswith("lab"):
@@ -127,18 +129,18 @@ def trained(target: str, shards: Path, davis: Path, steps: int, seed: int) -> li
             lab_step(model, optimizer, batch, step, steps, config)
         else:
             train_step(model, optimizer, batch, step, steps, config)
-    return scored(
+    return score_matchings(
         f"{target}, seed {seed}", model.eval(), davis, (time.process_time() - started) / 60
     )
 
 
-def rivals(davis: Path) -> list[dict[str, Any]]:
-    """The untrained network, colour alone, and the copied first mask."""
+def score_baselines(davis: Path) -> list[dict[str, Any]]:
+    """Score the untrained network, colour alone, and the copied first mask."""
     torch.manual_seed(0)
-    rows = scored("untrained", CorrFractal(settings(1, 0).network).eval(), davis, 0.0)
+    rows = score_matchings("untrained", CorrFractal(settings(1, 0).network).eval(), davis, 0.0)
     colour, copy = (open_model(resolve_model(f"baseline:{name}")) for name in ("colour", "copy"))
     assert isinstance(colour, CorrFractal)
-    match(colour, colour.config.correspondence.similarity)
+    set_similarity(colour, colour.config.correspondence.similarity)
     named = (("colour", colour), ("copy", copy))
     return rows + [
         {"trained on": "-", "matched by": name, "CPU min": 0.0, **scores(each, davis)}
@@ -154,7 +156,7 @@ def lab_step(
     total: int,
     config: TrainingConfig,
 ) -> None:
-    """``train_step`` with the dropped channel in place of labels."""
+    """A step like ``train_step`` that regresses the dropped channel instead of labels."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, total, config)
     images = batch.frames.flatten(0, 1)
@@ -173,16 +175,16 @@ def lab_step(
     optimizer.step()
 
 
-def scored(name: str, model: CorrFractal, davis: Path, cpu: float) -> list[dict[str, Any]]:
-    """A row for each way to match."""
+def score_matchings(name: str, model: CorrFractal, davis: Path, cpu: float) -> list[dict[str, Any]]:
+    """One row for each similarity by which frames are matched."""
     rows = []
     for how, similarity in (("embedding", ALONE), ("embedding and colour", WITH_COLOUR)):
-        match(model, similarity)
+        set_similarity(model, similarity)
         rows.append({"trained on": name, "matched by": how, "CPU min": cpu, **scores(model, davis)})
     return rows
 
 
-def match(model: CorrFractal, similarity: Similarity) -> None:
+def set_similarity(model: CorrFractal, similarity: Similarity) -> None:
     correspondence = replace(model.config.correspondence, **MATCHED, similarity=similarity)
     model.config = replace(model.config, correspondence=correspondence)
 

@@ -1,15 +1,15 @@
-"""What each part of the starter model contributes:
+"""What each part of the starter model contributes.
 
     python benchmarks/studies/starter.py DAVIS [--rows trained,untrained,...]
 
-The same tracker and scorer on all sequences of a set in the layout of DAVIS-2017, with
+Scores the sequences of a set in the layout of DAVIS-2017 with the same tracker and
 
-- trained: the starter model as it is: embedding and colour;
-- embedding alone: without the cosine of Lab patches;
-- untrained: the starter's network before training, with the colour;
+- trained: the starter model with embedding and colour;
+- embedding alone: the starter model without the cosine of Lab patches;
+- untrained: the network before training, with colour;
 - colour: ``baseline:colour``, and copy: ``baseline:copy``.
 
-Rows take an hour or so of one core together; give them one at a time to run side by side.
+All rows take about an hour of one core; separate calls with one row each can run in parallel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import click
 import torch
 
-from corrfractal import CorrFractal
+from corrfractal import CorrFractal, CorrFractalConfig
 from inference.benchmarks.davis import Davis
 from inference.config import InferenceConfig
 from inference.datasets.davis_files import sequence_names
@@ -59,29 +59,30 @@ def row(name: str, data: Path) -> dict[str, Any]:
         assert isinstance(model, CorrFractal)
         torch.manual_seed(0)
         model = CorrFractal(model.config).eval()
-    started, benchmark = time.process_time(), Davis(data, "2017")
+
+    started = time.process_time()
+    benchmark = Davis(data, "2017")
     objects: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         for sequence in sequence_names(data):
-            objects += benchmark.evaluate(
-                sequence, Path(folder), source, model, InferenceConfig()
-            ).scores.objects
-            print(
-                f"{name}: {objects[-1].name} {50 * (objects[-1].J.mean + objects[-1].F.mean):.1f}",
-                flush=True,
-            )
-    J, F = (100 * statistics.mean(getattr(o, measure).mean for o in objects) for measure in "JF")
-    each = {o.name: 50 * (o.J.mean + o.F.mean) for o in objects}
+            result = benchmark.evaluate(sequence, Path(folder), source, model, InferenceConfig())
+            objects += result.scores.objects
+            last = objects[-1]
+            print(f"{name}: {last.name} {50 * (last.J.mean + last.F.mean):.1f}", flush=True)
+    J = 100 * statistics.mean(each.J.mean for each in objects)
+    F = 100 * statistics.mean(each.F.mean for each in objects)
+    by_object = {each.name: 50 * (each.J.mean + each.F.mean) for each in objects}
     return {
         "J&F": (J + F) / 2,
         "J": J,
         "F": F,
-        **each,
+        **by_object,
         "CPU min": (time.process_time() - started) / 60,
     }
 
 
-def without_colour(model: CorrFractal) -> Any:
+def without_colour(model: CorrFractal) -> CorrFractalConfig:
+    """The model's configuration without the cosine of Lab patches."""
     correspondence = model.config.correspondence
     similarity = replace(correspondence.similarity, colour_temperature=None)
     return replace(model.config, correspondence=replace(correspondence, similarity=similarity))
