@@ -1,13 +1,16 @@
-"""Reading samples for training, ours beside plain `webdataset` on the same shards:  python benchmarks/input.py SHARDS
+"""Reading training samples compared with plain `webdataset` on the same shards.
 
-Both give the same: batches of two frames and one view of labels per clip, cropped and flipped, in
-one process and one thread. `webdataset` streams the tars with its shuffle buffer; it decodes either
-the same two frames of each clip or, as its `.decode()` would, all of them. Below that, both without
-any decoding. The rivals take turns; samples per second of CPU time, median of the turns.
+    python benchmarks/input.py SHARDS
 
-Below: what orders cost and give. Read amplification of the shards (bytes fetched / bytes of the
-samples used) with room for two windows, shards touched per batch, and how well clips are mixed,
-beside a full shuffle.
+All readers give batches of two frames and one view of labels per clip, cropped and flipped, in one
+process and one thread. `webdataset` streams the tar files through its shuffle buffer, and decodes
+either the same two frames of each clip or, as its `.decode()` would, all frames. Two further rows
+compare both without decoding. Readers run in turns; the result is the median rate in samples per
+second of CPU time.
+
+The second table measures orders of samples: read amplification (bytes fetched / bytes of the samples
+used) with a cache for two windows, shards per batch, and how well clips are mixed compared with a
+full shuffle.
 """
 
 from __future__ import annotations
@@ -37,22 +40,25 @@ OURS_RAW = "ours, members as bytes"
 
 @click.command()
 @click.argument("shards", type=click.Path(exists=True, path_type=Path))
-@click.option("--samples", default=240, show_default=True, help="Read in each turn.")
+@click.option(
+    "--samples", default=240, show_default=True, help="Number of samples read in each turn."
+)
 @click.option("--turns", default=5, show_default=True)
 def main(shards: Path, samples: int, turns: int) -> None:
     torch.set_num_threads(1)
     config = replace(configuration("base", "cpu"), batch_size=8)
-    rivals = {
+    readers = {
         "ours": lambda: ours(shards, config),
         "webdataset, the same two frames": lambda: plain(shards, config, every=False),
         "webdataset, all frames": lambda: plain(shards, config, every=True),
         OURS_RAW: lambda: ours_raw(shards, config),
         "webdataset, members as bytes": lambda: plain(shards, config, every=False, raw=True),
     }
-    streams = {name: make() for name, make in rivals.items()}
+    streams = {name: make() for name, make in readers.items()}
     for stream in streams.values():
-        next(stream)  # hashing, opening: once per run
-    rates: dict[str, list[float]] = {name: [] for name in rivals}
+        # Hashing and opening files happen once per run and are not measured.
+        next(stream)
+    rates: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(turns):
         for name, stream in streams.items():
             started = time.process_time()
@@ -87,7 +93,7 @@ def ours_raw(shards: Path, config: TrainingConfig) -> Iterator[Any]:
 
 
 def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = False) -> Iterator[Any]:
-    """What a user of webdataset would write."""
+    """A reader as a user of webdataset would write it; ``every``: decode all frames."""
     urls = [str(shards / entry.name) for entry in load_manifest(shards).shards]
     draw = np.random.default_rng(0)
 
@@ -98,21 +104,19 @@ def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = Fals
         }
         count = sum(name.endswith(".jpg") for name in sample)
         target = int(draw.integers(config.clip_frames_needed - 1, count))
-        clip = decode_clip(
-            members, frames=None if every else (target - 1, target), views=None if every else (0,)
-        )
+        frames_wanted = None if every else (target - 1, target)
+        views_wanted = None if every else (0,)
+        clip = decode_clip(members, frames=frames_wanted, views=views_wanted)
         if every:
-            clip = replace(clip, frames=clip.frames[target - 1 : target + 1],
-                           labels=clip.labels[:1, target - 1 : target + 1])  # fmt: skip
+            pair = slice(target - 1, target + 1)
+            clip = replace(clip, frames=clip.frames[pair], labels=clip.labels[:1, pair])
         frames, labels = _crop_and_flip(clip, config.crop, draw)
         return torch.from_numpy(frames).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
     data = webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0).repeat().shuffle(200)
-    return iter(
-        (data if raw else data.map(decode)).batched(
-            config.batch_size, collation_fn=list if raw else collated
-        )
-    )
+    if raw:
+        return iter(data.batched(config.batch_size, collation_fn=list))
+    return iter(data.map(decode).batched(config.batch_size, collation_fn=collated))
 
 
 def collated(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, ...]:
@@ -120,29 +124,30 @@ def collated(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Te
 
 
 def order(window: int, shards: int = 400, clips: int = 130, batch: int = 24) -> dict[str, Any]:
-    """Figures of an epoch's order; clips of a shard lie in 8 videos, one after another."""
+    """Properties of an epoch's order, for shards whose clips come from 8 consecutive videos."""
     counts = (clips,) * shards
     epoch = epoch_order(0, 0, counts, window)
     shard_of = epoch.samples // clips
     video_of = shard_of * 8 + epoch.samples % clips * 8 // clips
     batches = len(epoch.samples) // batch
     cut = slice(0, batches * batch)
-    place = np.empty(len(epoch.samples))
-    place[epoch.samples] = np.arange(len(epoch.samples))
-    again = np.empty(len(epoch.samples))
-    again[epoch_order(0, 1, counts, window).samples] = np.arange(len(epoch.samples))
-    neighbours = np.abs(np.diff(again[epoch.samples])).mean() / (len(epoch.samples) / 3)
+
+    # Samples that are neighbours in one epoch should be far apart in the next one. By chance their
+    # mean distance is a third of the epoch.
+    next_position = np.empty(len(epoch.samples))
+    next_position[epoch_order(0, 1, counts, window).samples] = np.arange(len(epoch.samples))
+    distance = np.abs(np.diff(next_position[epoch.samples])).mean() / (len(epoch.samples) / 3)
     return {
         "window": window if window < shards else "all (full shuffle)",
         "read amplification": fetches(shard_of, 2 * min(window, 16), shards) / shards,
-        "shards per batch": np.mean([len(set(b)) for b in shard_of[cut].reshape(-1, batch)]),
-        "videos per batch": np.mean([len(set(b)) for b in video_of[cut].reshape(-1, batch)]),
-        "distance in the next epoch of neighbours, of chance": neighbours,
+        "shards per batch": np.mean([len(set(row)) for row in shard_of[cut].reshape(-1, batch)]),
+        "videos per batch": np.mean([len(set(row)) for row in video_of[cut].reshape(-1, batch)]),
+        "distance in the next epoch of neighbours, of chance": distance,
     }
 
 
 def fetches(shard_of: np.ndarray[Any, Any], room: int, shards: int) -> int:
-    """Shards fetched by an LRU cache with room for so many."""
+    """Number of shards fetched by an LRU cache of ``room`` shards."""
     held: dict[int, None] = {}
     count = 0
     for shard in shard_of.tolist():

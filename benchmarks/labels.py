@@ -1,24 +1,24 @@
-"""Fig. 8 with numbers: what patterns do to pseudo-labels.   python benchmarks/labels.py ../shared/data/davis2017
+"""Effect of patterns on pseudo-labels: Fig. 8 of the paper in numbers.
 
-For every sequence of a data set in the layout of DAVIS-2017, clips are quantised with colour only
-and with colour and patterns, over a grid of the number of patterns, their weight and their highest
-sequency, with several seeds. Measured:
+    python benchmarks/labels.py ../shared/data/davis2017
 
-- boundary recall: share of the true object boundary with a label edge within 1 pixel; chance: the
-  same share for any pixel of the picture, which dense edges raise alone; gain: recall less chance,
-  which only well-placed edges raise;
-- precision: share of label edges within 1 pixel of a true boundary (low for all: most edges bound
-  no annotated object);
+Clips of each sequence of a data set in the layout of DAVIS-2017 are quantised with colour only and
+with colour and patterns, over a grid of the number of patterns, their weight and their highest
+sequency, with several seeds. Measures:
+
+- recall: share of the true object boundary with a label edge within 1 pixel. chance: the same share
+  for any pixel of the picture, which dense edges increase as well. gain: recall - chance, which only
+  well-placed edges increase;
+- precision: share of label edges within 1 pixel of a true boundary; low for all, because most edges
+  bound no annotated object;
 - NMI: normalised mutual information of labels and true masks;
-- consistency: share of pixels that keep their label along optical flow (DIS, where forward and
-  backward agree);
-- copy error: share of pixels whose label changes in place from frame to frame, which a network has
-  to beat;
-- signal: what following the flow gains over copying in place, on the same pixels: what there is to
-  learn.
+- consistency: share of pixels that keep their label along the optical flow (DIS, where forward and
+  backward flow agree);
+- copy error: share of pixels whose label changes in place between frames, which a network must beat;
+- signal: gain of following the flow over copying in place, on the same pixels: what can be learnt.
 
-Each figure is a mean over clips and seeds, with the standard deviation over seeds. ``--sheet FILE``
-renders frames, colour only and pattern-boosted labels side by side instead.
+Each value is a mean over clips and seeds, with the standard deviation over seeds. ``--sheet FILE``
+instead renders frames, colour-only labels and pattern-boosted labels side by side.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ from corrfractal.shards.clip import colorize
 from corrfractal.video import resize_area
 from inference.datasets.davis_files import open_sequence, sequence_names
 
-SIZE, FRAMES, STRIDE = 256, 6, 4
-TOLERANCE = 1  # pixel
+SIZE = 256
+FRAMES = 6
+STRIDE = 4
+# Pixels.
+TOLERANCE = 1
 MEASURES = ("recall", "chance", "gain", "precision", "NMI", "consistency", "copy error", "signal")
 
 GRID: list[tuple[str, dict[str, Any]]] = [
@@ -75,14 +78,16 @@ GRID: list[tuple[str, dict[str, Any]]] = [
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """A clip: frames uint8 (T, S, S, 3), true object ids uint8 (T, S, S), flow to the next frame
-    and where it holds."""
+class AnnotatedClip:
+    """Frames of a sequence with their true masks and optical flow."""
 
     name: str
     frames: np.ndarray
+    """uint8 (T, S, S, 3)"""
     masks: np.ndarray
+    """Object ids, uint8 (T, S, S)."""
     flows: list[tuple[np.ndarray, np.ndarray]]
+    """From each frame to the next, as ``flow_between`` returns it."""
 
 
 @click.command()
@@ -113,8 +118,8 @@ def main(data: Path, seeds: int, sheet: Path | None) -> None:
     )
 
 
-def read_clips(data: Path) -> Iterator[Annotated]:
-    """Two clips a sequence: its beginning and its middle."""
+def read_clips(data: Path) -> Iterator[AnnotatedClip]:
+    """Yield two clips of each sequence: from its start and from its middle."""
     for name in sequence_names(data):
         sequence = open_sequence(data, name)
         for start in (0, len(sequence.frames) // 2):
@@ -128,27 +133,36 @@ def read_clips(data: Path) -> Iterator[Annotated]:
                     for t in ts
                 ]
             )
-            yield Annotated(name, frames, masks, [flow_between(a, b) for a, b in pairwise(frames)])
+            yield AnnotatedClip(
+                name, frames, masks, [flow_between(a, b) for a, b in pairwise(frames)]
+            )
 
 
 def flow_between(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel of ``b`` was in ``a``, float32 (S, S, 2); and where both directions agree
-    within a pixel."""
+    """Optical flow from ``b`` back to ``a``.
+
+    Returns:
+        Position in ``a`` of each pixel of ``b``, float32 (S, S, 2) of (x, y); and whether forward and
+        backward flow agree within a pixel, bool (S, S).
+    """
     grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)]
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    back, forth = dis.calc(grey[1], grey[0], None), dis.calc(grey[0], grey[1], None)
-    here = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).astype(np.float32)
-    there = here + back
-    returned = there + cv2.remap(forth, there[..., 0], there[..., 1], cv2.INTER_LINEAR)
-    inside = ((there >= 0) & (there <= SIZE - 1)).all(axis=-1)
-    return there, inside & (np.linalg.norm(returned - here, axis=-1) < 1)
+    backward = dis.calc(grey[1], grey[0], None)
+    forward = dis.calc(grey[0], grey[1], None)
+    pixels = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).astype(np.float32)
+    origins = pixels + backward
+    returned = origins + cv2.remap(forward, origins[..., 0], origins[..., 1], cv2.INTER_LINEAR)
+    inside = ((origins >= 0) & (origins <= SIZE - 1)).all(axis=-1)
+    return origins, inside & (np.linalg.norm(returned - pixels, axis=-1) < 1)
 
 
-def measure(clip: Annotated, labels: np.ndarray) -> list[float]:
+def measure(clip: AnnotatedClip, labels: np.ndarray) -> list[float]:
+    """The values of ``MEASURES`` for labels uint8 (T, S, S) of a clip."""
     values = defaultdict(list)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * TOLERANCE + 1,) * 2)
     for label_map, mask in zip(labels, clip.masks, strict=True):
-        truth, edges = edges_of(mask), edges_of(label_map)
+        truth = edges_of(mask)
+        edges = edges_of(label_map)
         if truth.any():
             near = cv2.dilate(edges, disk)
             values["recall"].append((near & truth).sum() / truth.sum())
@@ -158,11 +172,12 @@ def measure(clip: Annotated, labels: np.ndarray) -> list[float]:
                 (cv2.dilate(truth, disk) & edges).sum() / max(1, edges.sum())
             )
             values["NMI"].append(normalized_mutual_info_score(mask.ravel(), label_map.ravel()))
-    for (before, after), (there, holds) in zip(pairwise(labels), clip.flows, strict=True):
-        carried = cv2.remap(before, there[..., 0], there[..., 1], cv2.INTER_NEAREST)
-        values["consistency"].append((carried == after)[holds].mean())
+    for (before, after), (origins, agrees) in zip(pairwise(labels), clip.flows, strict=True):
+        warped = cv2.remap(before, origins[..., 0], origins[..., 1], cv2.INTER_NEAREST)
+        consistency = (warped == after)[agrees].mean()
+        values["consistency"].append(consistency)
         values["copy error"].append((before != after).mean())
-        values["signal"].append((carried == after)[holds].mean() - (before == after)[holds].mean())
+        values["signal"].append(consistency - (before == after)[agrees].mean())
     return [float(np.mean(values[name])) for name in MEASURES]
 
 
@@ -175,8 +190,8 @@ def edges_of(labels: np.ndarray) -> np.ndarray:
     return edges
 
 
-def write_sheet(path: Path, clips: list[Annotated]) -> None:
-    """A row for each of three sequences: frame, colour only, the default; at two times."""
+def write_sheet(path: Path, clips: list[AnnotatedClip]) -> None:
+    """Write a picture with one row per clip: frame, colour only and the default, at two times."""
     configs: list[Any] = [QuantizationConfig(n_patterns=0), QuantizationConfig()]
     rows = [heading(["frame", "colour only", "colour and patterns"] * 2)]
     for clip in clips[:6:2]:
@@ -189,7 +204,7 @@ def write_sheet(path: Path, clips: list[Annotated]) -> None:
 
 
 def heading(texts: list[str]) -> np.ndarray:
-    """uint8 (28, SIZE * columns, 3): one title a column."""
+    """A title above each column, uint8 (28, SIZE * columns, 3)."""
     band = np.full((28, SIZE * len(texts), 3), 255, dtype=np.uint8)
     for i, text in enumerate(texts):
         cv2.putText(

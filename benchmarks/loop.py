@@ -1,15 +1,14 @@
-"""What the training loop pays for safety and memory.
+"""Costs of checkpoints and recomputation in the training loop.
 
     python benchmarks/loop.py [--size 256] [--batch 1] [--world] [--compile]
 
-- how long a checkpoint stops the loop: written in place, and copied for a thread to write (wall
-  time, least of 5: a busy machine only adds);
-- gradient checkpointing: one step of the `full` preset, kept and recomputed, each in a process of
-  its own;
-- with ``--world``: samples per second of two gloo processes on two cores beside one process on one
-  core;
-- with ``--compile``: steps of the `base` preset with the backbone compiled and as it is, and the
-  wall time of the first one, which compiles.
+- how long a checkpoint stops the loop: written synchronously, or copied for a thread that writes it
+  (wall time, minimum of 5, because other load only adds time);
+- activation recomputation (gradient checkpointing): one step of the `full` preset with activations
+  kept and recomputed, each in a process of its own;
+- with ``--world``: samples per second of two gloo processes on two cores, and of one process on one;
+- with ``--compile``: steps of the `base` preset with and without a compiled backbone, and the wall
+  time of the first step, which compiles.
 """
 
 from __future__ import annotations
@@ -40,21 +39,28 @@ from training.step import train_step
 @click.option("--size", default=256, show_default=True)
 @click.option("--batch", default=1, show_default=True)
 @click.option("--width", default=64, show_default=True)
-@click.option("--world", is_flag=True, help="Also the scaling from one worker to two.")
-@click.option("--compile", "compiled", is_flag=True, help="Also torch.compile.")
+@click.option("--world", is_flag=True, help="Also measure the scaling from one worker to two.")
+@click.option("--compile", "compiled", is_flag=True, help="Also measure torch.compile.")
 def main(size: int, batch: int, width: int, world: bool, compiled: bool) -> None:
     print_table("checkpoint: seconds that one stops the loop", [stall("cpu"), stall("gpu")])
     rows = []
     for recompute in (False, True):
         peak, seconds = peak_and_seconds(prepare_step, width, size, batch, recompute)
         estimate = batch * activation_bytes_per_sample(settings(width, recompute), size) / 1e6
-        rows.append({"activations": "recomputed" if recompute else "kept", "s": seconds, "peak MB": peak,
-                     "as the dry run estimates": estimate})  # fmt: skip
+        rows.append(
+            {
+                "activations": "recomputed" if recompute else "kept",
+                "s": seconds,
+                "peak MB": peak,
+                "estimate of the dry run": estimate,
+            }
+        )
     print_table(
         f"recompute: full preset of width {width}, one step, {batch} x {size} x {size}", rows
     )
     if world:
-        one, two = samples_per_second(1), samples_per_second(2)
+        one = samples_per_second(1)
+        two = samples_per_second(2)
         rows = [
             {"workers": 1, "samples/s": one, "x one": 1.0},
             {"workers": 2, "samples/s": two, "x one": two / one},
@@ -66,30 +72,36 @@ def main(size: int, batch: int, width: int, world: bool, compiled: bool) -> None
 
 
 def stall(profile: str) -> dict[str, Any]:
-    """Of the network of a profile, with Adam's moments."""
+    """Seconds that a checkpoint of a profile's network and optimizer stops the loop."""
+    # A step with zero gradients creates Adam's moments.
     config = configuration("base", profile)
     model, optimizer = build(config, torch.device("cpu"), 1)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    checkpoint = Checkpoint(step=1, model=model.state_dict(), optimizer=optimizer.state_dict(), shards_digest="",
-                            config_digest="", run_id="")  # fmt: skip
+    checkpoint = Checkpoint(
+        step=1,
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        shards_digest="",
+        config_digest="",
+        run_id="",
+    )
     folder = Path(tempfile.mkdtemp(prefix="corrfractal-loop-"))
-    in_place = [timed(lambda: save_checkpoint(folder, checkpoint, 3)) for _ in range(5)]
-    behind = []
+    synchronous = [timed(lambda: save_checkpoint(folder, checkpoint, 3)) for _ in range(5)]
+    copied = []
     with CheckpointWriter(folder, 3) as writer:
         for _ in range(5):
-            behind.append(timed(lambda: writer.save(checkpoint)))
+            copied.append(timed(lambda: writer.save(checkpoint)))
             writer.join()
     size = next(folder.glob("*.pt")).stat().st_size
     shutil.rmtree(folder)
-    before, after = min(in_place), min(behind)
     return {
         "profile": profile,
         "MB": size / 1e6,
-        "written in place": before,
-        "copied": after,
-        "ratio": before / after,
+        "written in place": min(synchronous),
+        "copied": min(copied),
+        "ratio": min(synchronous) / min(copied),
     }
 
 
@@ -113,7 +125,7 @@ def noise(config: TrainingConfig, batch: int, size: int) -> Batch:
 
 
 def steps(width: int, size: int, batch: int, compiled: bool) -> dict[str, Any]:
-    """Seconds of the first step (wall) and of later ones (CPU, least of three)."""
+    """Wall seconds of the first step, and CPU seconds of later ones (minimum of three)."""
     config = configuration("base")
     config = replace(config, compile=compiled, network=replace(config.network, width=width))
     model, optimizer = build(config, torch.device("cpu"), 1)
@@ -125,7 +137,7 @@ def steps(width: int, size: int, batch: int, compiled: bool) -> dict[str, Any]:
         train_step(model, optimizer, data, step, 10, config)
         later.append(time.process_time() - started)
     return {
-        "backbone": "compiled" if compiled else "as it is",
+        "backbone": "compiled" if compiled else "not compiled",
         "first step, s": first,
         "later steps, CPU s": min(later),
     }
@@ -146,13 +158,12 @@ def _steps(rank: int, world: int, folder: str, steps: int) -> None:
     )
     config = configuration("base", "cpu")
     model, optimizer = build(config, torch.device("cpu"), world)
-    wrapped = (
-        torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-        if world > 1
-        else model
-    )
+    wrapped: torch.nn.Module = model
+    if world > 1:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     data = noise(config, config.batch_size // world, 128)
     for step in range(steps + 2):
+        # The first two steps warm up.
         if step == 2:
             dist.barrier()
             started = time.monotonic()
