@@ -2,8 +2,8 @@
 
     python benchmarks/attention.py
 
-Baselines: the usual research code, which unfolds keys and values, in the form that takes less memory
-(einsum) and in the faster one (product and sum). Both are the reference of the tests,
+Baselines: the usual research code, which unfolds keys and values, in the form that takes less
+memory (einsum) and in the faster one (product and sum). Both are the reference of the tests,
 ``tests/reference/reference_attention.py``. Limit: the floating-point operations of the exact
 windows at the rate of this machine's best matrix product.
 """

@@ -2,10 +2,10 @@
 
     python benchmarks/cuts.py DATA
 
-DATA contains the folders train_videos and videos. Joins: the samples of each video of train_videos
-are followed by those of each other one, which must be detected as a cut. False alarms: cuts detected
-within these videos, each of which is a single shot. Cuts in the other folder are printed with their
-times, for inspection.
+DATA contains the folders train_videos and videos. Joins: the samples of each video of
+train_videos are followed by those of each other one, which must be detected as a cut. False
+alarms: cuts detected within these videos, each of which is a single shot. Cuts in the other
+folder are printed with their times, for inspection.
 """
 
 from __future__ import annotations

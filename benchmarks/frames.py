@@ -1,8 +1,10 @@
-"""Which frames each command sees of each file:  python benchmarks/frames.py DATA [--page PAGE]
+"""Which frames each command reads of each file.
+
+    python benchmarks/frames.py DATA [--page PAGE]
 
 All videos below the folders of DATA go through plan, precompute, propagate and the served model;
-folders of frames also through the reader of evaluate. ffprobe, of the package ffmpeg, counts what a
-player shows. Exits with 1 where two counts differ and no damage is named.
+folders of frames also go through the reader of evaluate. ffprobe, of the package ffmpeg, counts the
+frames that a player shows. Exit code 1 if two counts differ and no damage is reported.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ from pipeline.report.header_info import probe
 from pipeline.run import precompute
 
 FOLDERS = ("videos", "odd_videos", "train_videos", "field")
-SUFFIXES = (".mp4", ".mkv", ".webm")  # of the videos among the files of field
+# Suffixes of the videos in the folder field, which contains other files too.
+SUFFIXES = (".mp4", ".mkv", ".webm")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "frames.md"
 BOX = "1,4,4,14,14"
 
@@ -63,7 +66,7 @@ Everything from the first damaged frame on is left out; ffprobe counts concealed
 
 @dataclass(frozen=True)
 class Counts:
-    """What the commands count of one file; None where one does not apply."""
+    """Frames of one file that each command reads; None if a command does not apply."""
 
     file: str
     header: int | None
@@ -85,16 +88,16 @@ class Counts:
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
 def main(data: Path, page: Path) -> None:
-    """Count."""
+    """Count frames, and write the page."""
     if shutil.which("ffprobe") is None:
         raise SystemExit("ffprobe is missing: install the package ffmpeg")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "in"
-        paths = list(copied(data, root))
+        paths = list(copy_inputs(data, root))
         out = Path(folder) / "shards"
         precompute([str(root)], out, PipelineConfig(), workers=2)
         entries = {entry.uri: entry for entry in load_manifest(out).sources}
-        # Images beside a video are no frames: precompute decides what a folder is.
+        # A folder of images is not always a folder of frames: precompute decides.
         paths = [path for path in paths if path.is_file() or uri_of(path, root) in entries]
         rows = [count(path, root, entries, Path(folder) / "masks") for path in paths]
     same = sum(row.agree for row in rows)
@@ -106,14 +109,14 @@ def main(data: Path, page: Path) -> None:
         same=same,
         damaged=damaged,
     )
-    page.write_text(head + "\n" + table([shown(row) for row in rows]), encoding="utf-8")
+    page.write_text(head + "\n" + table([table_row(row) for row in rows]), encoding="utf-8")
     print(f"{len(rows)} files: {same} agree, {damaged} damaged -> {page}")
     if unexplained:
         raise SystemExit("\n".join(f"{row}" for row in unexplained))
 
 
-def copied(data: Path, root: Path) -> Iterator[Path]:
-    """The videos and folders of frames of DATA, copied: a build writes beside nothing of it."""
+def copy_inputs(data: Path, root: Path) -> Iterator[Path]:
+    """Copy the videos and folders of frames of DATA, and yield the copies."""
     for name in FOLDERS:
         for source in sorted((data / name).rglob("*")):
             target = root / source.relative_to(data)
@@ -127,7 +130,7 @@ def copied(data: Path, root: Path) -> Iterator[Path]:
 
 
 def uri_of(path: Path, root: Path) -> str:
-    """As the manifest names it."""
+    """The URI of a path in the manifest."""
     return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
 
 
@@ -135,7 +138,7 @@ def count(path: Path, root: Path, entries: dict[str, SourceEntry], masks: Path) 
     """All counts of one video or folder of frames."""
     uri = uri_of(path, root)
     entry = entries[uri]
-    facts = probe(str(path))
+    header = probe(str(path))
     propagated, damage = propagate(path, masks / uri.replace("/", "_"))
     counts: dict[str, int | None] = {
         "header": None,
@@ -153,7 +156,7 @@ def count(path: Path, root: Path, entries: dict[str, SourceEntry], masks: Path) 
     return Counts(
         file=uri,
         **counts,
-        plan=round(facts.seconds * facts.fps),
+        plan=round(header.seconds * header.fps),
         precompute=entry.frames,
         propagate=propagated,
         damage=damage or (str(entry.reason) if unread else hidden_frames(path, entry)),
@@ -161,37 +164,39 @@ def count(path: Path, root: Path, entries: dict[str, SourceEntry], masks: Path) 
 
 
 def hidden_frames(path: Path, entry: SourceEntry) -> str:
-    """VP9 may store frames that are never shown in packets of their own."""
+    """Describe packets of frames that are never shown, as VP9 can store them."""
     if path.is_dir():
         return ""
-    more = read_container(path).frames - entry.frames
-    return f"{more} packets hold frames that are not shown; a plan counts them" if more > 0 else ""
+    hidden = read_container(path).frames - entry.frames
+    if hidden <= 0:
+        return ""
+    return f"{hidden} packets hold frames that are not shown; a plan counts them"
 
 
 def header_and_ffprobe(path: Path) -> tuple[int | None, int]:
-    """Frames that the container promises (None: it does not say), and those that ffprobe decodes."""
+    """Frames according to the container (None: not stated), and frames that ffprobe decodes."""
     try:
-        facts = read_container(path)
+        container = read_container(path)
     except CorrFractalError:
         return None, 0
-    command = ["ffprobe", "-v", "error", "-count_frames", "-select_streams", str(facts.track)]
+    command = ["ffprobe", "-v", "error", "-count_frames", "-select_streams", str(container.track)]
     fields = ["-show_entries", "stream=nb_read_frames", "-of", "csv=p=0", str(path)]
-    answer = subprocess.run([*command, *fields], capture_output=True, text=True, check=False).stdout
-    number = answer.strip().split("\n")[0].strip(",")
-    return facts.header_frames, int(number) if number.isdecimal() else 0
+    output = subprocess.run([*command, *fields], capture_output=True, text=True, check=False).stdout
+    number = output.strip().split("\n")[0].strip(",")
+    return container.header_frames, int(number) if number.isdecimal() else 0
 
 
 def propagate(path: Path, out: Path) -> tuple[int, str]:
-    """Masks written by ``corrfractal propagate``, and the error that it ends with."""
+    """Number of masks that ``corrfractal propagate`` writes, and its error, if any."""
     try:
-        given = read_prompts(boxes=(BOX,))
-        return propagate_video(path, given, out, "baseline:copy").frames, ""
+        prompts = read_prompts(boxes=(BOX,))
+        return propagate_video(path, prompts, out, "baseline:copy").frames, ""
     except CorrFractalError as exc:
         return len(list(out.glob("*.png"))), str(getattr(exc, "reason", exc))
 
 
 def served(path: Path) -> int:
-    """Masks that the registered model answers with, by the same code, with the copying model."""
+    """Number of masks that the serving code returns, with the copying model."""
     try:
         info = open_video(path).info
     except CorrFractalError:
@@ -207,7 +212,7 @@ def served(path: Path) -> int:
 
 
 def evaluated(path: Path) -> int:
-    """Frames of a folder up to the first that cannot be read, as a data set's reader sees them."""
+    """Number of frames of a folder before the first that a data set's reader cannot read."""
     files = frame_files(path)
     for index, file in enumerate(files):
         try:
@@ -217,8 +222,8 @@ def evaluated(path: Path) -> int:
     return len(files)
 
 
-def shown(row: Counts) -> dict[str, Any]:
-    """A line of the table."""
+def table_row(row: Counts) -> dict[str, Any]:
+    """A row of the table."""
     values = {name: getattr(row, name) for name in Counts.__dataclass_fields__}
     return {name: "" if value is None else value for name, value in values.items()}
 

@@ -8,9 +8,9 @@ either the same two frames of each clip or, as its `.decode()` would, all frames
 compare both without decoding. Readers run in turns; the result is the median rate in samples per
 second of CPU time.
 
-The second table measures orders of samples: read amplification (bytes fetched / bytes of the samples
-used) with a cache for two windows, shards per batch, and how well clips are mixed compared with a
-full shuffle.
+The second table measures orders of samples: read amplification (bytes fetched / bytes of the
+samples used) with a cache for two windows, shards per batch, and how well clips are mixed
+compared with a full shuffle.
 """
 
 from __future__ import annotations

@@ -6,15 +6,16 @@ Clips of each sequence of a data set in the layout of DAVIS-2017 are quantised w
 with colour and patterns, over a grid of the number of patterns, their weight and their highest
 sequency, with several seeds. Measures:
 
-- recall: share of the true object boundary with a label edge within 1 pixel. chance: the same share
-  for any pixel of the picture, which dense edges increase as well. gain: recall - chance, which only
-  well-placed edges increase;
+- recall: share of the true object boundary with a label edge within 1 pixel. chance: the same
+  share for any pixel of the picture, which dense edges increase as well. gain: recall - chance,
+  which only well-placed edges increase;
 - precision: share of label edges within 1 pixel of a true boundary; low for all, because most edges
   bound no annotated object;
 - NMI: normalised mutual information of labels and true masks;
 - consistency: share of pixels that keep their label along the optical flow (DIS, where forward and
   backward flow agree);
-- copy error: share of pixels whose label changes in place between frames, which a network must beat;
+- copy error: share of pixels whose label changes in place between frames, which a network must
+  beat;
 - signal: gain of following the flow over copying in place, on the same pixels: what can be learnt.
 
 Each value is a mean over clips and seeds, with the standard deviation over seeds. ``--sheet FILE``
@@ -111,7 +112,8 @@ def main(data: Path, seeds: int, sheet: Path | None) -> None:
         means = np.asarray(by_seed).mean(axis=1)
         cells = zip(MEASURES, means.mean(axis=0), means.std(axis=0), strict=True)
         rows.append(
-            {"labels": name, **{m: f"{100 * mean:.1f} ± {100 * std:.1f}" for m, mean, std in cells}}
+            {"labels": name}
+            | {title: f"{100 * mean:.1f} ± {100 * std:.1f}" for title, mean, std in cells}
         )
     print_table(
         f"pseudo-labels: {len(clips)} clips of {FRAMES} frames, {seeds} seeds, per cent", rows
@@ -142,8 +144,8 @@ def flow_between(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Optical flow from ``b`` back to ``a``.
 
     Returns:
-        Position in ``a`` of each pixel of ``b``, float32 (S, S, 2) of (x, y); and whether forward and
-        backward flow agree within a pixel, bool (S, S).
+        Position in ``a`` of each pixel of ``b``, float32 (S, S, 2) of (x, y); and whether forward
+        and backward flow agree within a pixel, bool (S, S).
     """
     grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)]
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

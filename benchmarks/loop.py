@@ -6,7 +6,8 @@
   (wall time, minimum of 5, because other load only adds time);
 - activation recomputation (gradient checkpointing): one step of the `full` preset with activations
   kept and recomputed, each in a process of its own;
-- with ``--world``: samples per second of two gloo processes on two cores, and of one process on one;
+- with ``--world``: samples per second of two gloo processes on two cores, and of one process on
+  one;
 - with ``--compile``: steps of the `base` preset with and without a compiled backbone, and the wall
   time of the first step, which compiles.
 """

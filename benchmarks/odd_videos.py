@@ -1,8 +1,10 @@
-"""Outcome of every odd video:  python benchmarks/odd_videos.py DATA [--page docs/odd-videos.md]
+"""Outcome of every odd video.
+
+    python benchmarks/odd_videos.py DATA [--page docs/odd-videos.md]
 
 DATA contains the folders odd_videos and videos; kinds of files that they lack are generated.
 All files go through the pipeline as in any data set. The page is a table of the manifest's sources
-and of what a probe of each file says.
+with the properties that a probe of each file finds.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from pipeline.run import precompute
 
 FOLDERS = ("odd_videos", "videos")
 FOOTAGE = "videos/cotracker_bear.mp4"
-FRAMES = 36  # of a made video: at 30 per second, one clip
+# Frames of a generated video: one clip at 30 frames per second.
+FRAMES = 36
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "odd-videos.md"
 
 HEAD = """# Outcome of odd videos
@@ -70,7 +73,7 @@ def main() -> None:
         files = {path.relative_to(root).as_posix() for path in root.glob("*/*")}
     missing = files - {entry.uri for entry in manifest.sources}
     if missing:
-        raise SystemExit(f"vanished: {sorted(missing)}")
+        raise SystemExit(f"missing from the manifest: {sorted(missing)}")
     statistics = manifest.statistics
     outcomes = Counter(entry.outcome for entry in manifest.sources)
     head = HEAD.format(
@@ -92,7 +95,7 @@ def main() -> None:
 
 
 def row(entry: SourceEntry, path: Path) -> dict[str, Any]:
-    """A line of the table."""
+    """A row of the table."""
     return {
         "file": f"{entry.uri}",
         **(probe_folder(path) if path.is_dir() else probe(path)),
@@ -107,32 +110,30 @@ def row(entry: SourceEntry, path: Path) -> dict[str, Any]:
 
 
 def probe(path: Path) -> dict[str, str]:
-    """Codec, size, pixels and rate of a file by its header and first frame, and what of it is out
-    of the ordinary."""
-    facts = {"codec": "", "size": "", "pixels": "", "fps": "", "odd": ""}
+    """Codec, size, pixel format, rate and unusual properties, from the header and first frame."""
+    properties = {"codec": "", "size": "", "pixels": "", "fps": "", "odd": ""}
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
-                return {**facts, "odd": "no video stream"}
+                return {**properties, "odd": "no video stream"}
             stream = container.streams.video[0]
-            context, rate = stream.codec_context, stream.average_rate
-            facts["codec"] = context.name
-            facts["fps"] = f"{float(rate):.4g}" if rate else ""
-            facts["size"] = f"{context.width} x {context.height}" if context.width else ""
-            facts["pixels"] = context.pix_fmt or ""
-            facts["odd"] = ", ".join(oddities(stream, next(container.decode(stream), None)))
+            context = stream.codec_context
+            rate = stream.average_rate
+            properties["codec"] = context.name
+            properties["fps"] = f"{float(rate):.4g}" if rate else ""
+            properties["size"] = f"{context.width} x {context.height}" if context.width else ""
+            properties["pixels"] = context.pix_fmt or ""
+            properties["odd"] = ", ".join(oddities(stream, next(container.decode(stream), None)))
     except av.FFmpegError as exc:
-        facts["odd"] = facts["odd"] or f"unreadable: {str(exc.strerror).lower()}"
-    return facts
+        properties["odd"] = properties["odd"] or f"unreadable: {str(exc.strerror).lower()}"
+    return properties
 
 
 def oddities(stream: Any, frame: Any) -> Iterator[str]:
-    """Words for what of a stream is out of the ordinary."""
-    width, height, pixels = (
-        stream.codec_context.width,
-        stream.codec_context.height,
-        stream.codec_context.pix_fmt or "",
-    )
+    """Yield the unusual properties of a stream and its first frame."""
+    width = stream.codec_context.width
+    height = stream.codec_context.height
+    pixels = stream.codec_context.pix_fmt or ""
     if stream.frames == 1:
         yield "one frame"
     if max(width, height) >= 3840:
@@ -143,11 +144,8 @@ def oddities(stream: Any, frame: Any) -> Iterator[str]:
         yield "10 bit"
     if pixels.startswith("gray"):
         yield "grey"
-    if (
-        "a4" in pixels
-        or pixels in ("argb", "rgba", "bgra")
-        or stream.metadata.get("alpha_mode") == "1"
-    ):
+    has_alpha_format = "a4" in pixels or pixels in ("argb", "rgba", "bgra")
+    if has_alpha_format or stream.metadata.get("alpha_mode") == "1":
         yield "alpha"
     aspect = stream.sample_aspect_ratio
     if aspect and aspect != 1:
@@ -156,13 +154,14 @@ def oddities(stream: Any, frame: Any) -> Iterator[str]:
         yield "interlaced"
     if frame is not None and frame.rotation:
         yield f"rotated by {frame.rotation % 360}"
-    guessed, average = stream.base_rate, stream.average_rate
+    guessed = stream.base_rate
+    average = stream.average_rate
     if guessed and average and stream.frames > 2 and not 0.98 < guessed / average < 1.02:
         yield "variable rate"
 
 
 def probe_folder(path: Path) -> dict[str, str]:
-    """The same of a folder of images."""
+    """The properties that ``probe`` returns, for a folder of images."""
     first = min(path.iterdir())
     image = np.asarray(cv2.imread(str(first), cv2.IMREAD_UNCHANGED))
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -178,8 +177,8 @@ def probe_folder(path: Path) -> dict[str, str]:
 
 
 def make_videos(folder: Path, footage: Path) -> None:
-    """Kinds that the data lacks, of real footage: 4K, grey, alpha, 12 bit, folders of images of
-    unusual pixels."""
+    """Generate kinds of files that the data lacks, from real footage: 4K, grey, alpha, 12 bit, and
+    folders of images in unusual pixel formats."""
     folder.mkdir()
     frames = [frame.image for frame in itertools.islice(open_video(footage).frames(), FRAMES)]
 
@@ -215,18 +214,16 @@ def make_videos(folder: Path, footage: Path) -> None:
 def encode(
     path: Path, codec: str, pixels: str, images: Iterator[npt.NDArray[np.uint8]], fps: int = 30
 ) -> None:
-    """Encode in a pixel format of one's choice."""
+    """Encode pictures with a given codec and pixel format."""
     with av.open(str(path), "w") as container:
         stream: Any = None
         for image in images:
             if stream is None:
                 stream = container.add_stream(codec, rate=Fraction(fps))
-                stream.height, stream.width, stream.pix_fmt = *image.shape[:2], pixels
-            container.mux(
-                stream.encode(
-                    av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
-                )
-            )
+                stream.height, stream.width = image.shape[:2]
+                stream.pix_fmt = pixels
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 

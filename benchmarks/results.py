@@ -15,9 +15,9 @@ from measure import OUT, slug, table
 HERE = Path(__file__).parent
 HEAD = """# Benchmarks
 
-`make bench` writes the tables of attention, network, inference, pseudo-labels and J&F; each table names the command
-that makes it alone. Seconds are process CPU time; ratios were measured side by side in one run and are what counts,
-absolute times depend on the machine.
+`make bench` writes the tables of attention, network, inference, pseudo-labels and J&F; each table
+names the command that makes it alone. Seconds are process CPU time; ratios were measured side by
+side in one run and are what counts, absolute times depend on the machine.
 """
 
 

@@ -1,9 +1,11 @@
-"""The registered model behind MLflow's own scoring:  python benchmarks/serving.py VIDEO MASK [--model FILE]
+"""The registered model behind MLflow's own scoring server.
 
-Registers a model in a store of its own (the untrained slim network, unless a file is named), starts
-``mlflow models serve`` on loopback, posts the video and the mask in base64, and compares the answer
-with what the tracker gives in this process: masks must be equal, bit by bit. A damaged mask must be
-answered with status 400.
+    python benchmarks/serving.py VIDEO MASK [--model FILE]
+
+Registers a model in a new store (the untrained slim network, unless a file is given), starts
+``mlflow models serve`` on loopback, posts the video and the mask in base64, and compares the
+response with the masks of the tracker in this process, which must be bit-identical. A damaged
+mask must give HTTP status 400.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from corrfractal.network.tracker import FAST
 from corrfractal.video import open_video
 from inference import SERVING_FILE
 
-PATIENCE = 180.0
+START_TIMEOUT_SECONDS = 180.0
 
 
 @click.command()
@@ -44,19 +46,11 @@ def main(video: Path, mask: Path, model: Path | None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [
-            "mlflow",
-            "models",
-            "serve",
-            "-m",
-            "models:/corrfractal/1",
-            "--env-manager",
-            "local",
-        ]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
+        command = ["mlflow", "models", "serve", "-m", "models:/corrfractal/1"]
+        command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
         print("$", *command, flush=True)
         log = (Path(folder) / "serve.log").open("w")
-        # MLflow starts uvicorn by its name
+        # MLflow starts uvicorn by name, so the folder of the interpreter must be on the PATH.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {
             **os.environ,
@@ -69,8 +63,8 @@ def main(video: Path, mask: Path, model: Path | None) -> None:
         )
         try:
             started = time.monotonic()
-            wait(f"http://127.0.0.1:{port}/ping", server, Path(log.name))
-            print(f"answers /ping after {time.monotonic() - started:.0f} s", flush=True)
+            wait_for_server(f"http://127.0.0.1:{port}/ping", server, Path(log.name))
+            print(f"responds to /ping after {time.monotonic() - started:.0f} s", flush=True)
             compare(
                 f"http://127.0.0.1:{port}/invocations",
                 video,
@@ -84,7 +78,7 @@ def main(video: Path, mask: Path, model: Path | None) -> None:
 
 
 def register(folder: Path, model: Path | None) -> str:
-    """A store with version 1 of the model; returns its URI."""
+    """Register the model as version 1 in a new store; return the store's URI."""
     import mlflow
     import torch
 
@@ -105,23 +99,23 @@ def register(folder: Path, model: Path | None) -> str:
     return uri
 
 
-def wait(url: str, server: subprocess.Popen[Any], log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and server.poll() is None:
+def wait_for_server(url: str, server: subprocess.Popen[Any], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
         except OSError:
             time.sleep(0.5)
-    raise SystemExit(f"the server does not answer:\n{log.read_text()[-3000:]}")
+    raise SystemExit(f"the server does not respond:\n{log.read_text()[-3000:]}")
 
 
 def post(url: str, video: bytes, mask: bytes) -> Any:
     row = {"video": base64.b64encode(video).decode(), "mask": base64.b64encode(mask).decode()}
     body = json.dumps({"dataframe_records": [row], "params": {"fast": True}}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(request, timeout=600) as response:
+        return json.load(response)
 
 
 def compare(url: str, video: Path, mask: Path, weights: Path) -> None:
@@ -139,13 +133,12 @@ def compare(url: str, video: Path, mask: Path, weights: Path) -> None:
         f"{len(masks)} masks of {masks[0].shape[1]}x{masks[0].shape[0]} in {seconds:.1f} s; "
         f"columns {list(rows[0])}"
     )
-    print(f"equal to the tracker's in this process: {sum(equal)} of {len(equal)}")
+    print(f"equal to the masks of the tracker in this process: {sum(equal)} of {len(equal)}")
     try:
         post(url, video.read_bytes(), b"no picture")
     except urllib.error.HTTPError as exc:
-        print(
-            f"a damaged mask: status {exc.code}, {json.load(exc)['message'].split('Error: ')[-1]}"
-        )
+        message = json.load(exc)["message"].split("Error: ")[-1]
+        print(f"a damaged mask: status {exc.code}, {message}")
     if not all(equal):
         raise SystemExit(1)
 

@@ -2,10 +2,11 @@
 
     python benchmarks/faults/build_faults.py VIDEOS [--kills 20] [--seed 0]
 
-Runs a Ray cluster of a head and two nodes of one CPU each on this machine. One build is undisturbed.
-Then builds into new folders are disturbed until all kills are used: SIGKILL to a worker during its
-task, to a node (its raylet and all its workers; a new node joins), or to the driver (the same command
-is run again). Every build must end with the files of the undisturbed one, byte for byte.
+Runs a Ray cluster of a head and two nodes of one CPU each on this machine. One build is
+undisturbed. Then builds into new folders are disturbed until all kills are used: SIGKILL to a
+worker during its task, to a node (its raylet and all its workers; a new node joins), or to the
+driver (the same command is run again). Every build must end with the files of the undisturbed
+one, byte for byte.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/faults/damage.py GOOD_VIDEO_FOLDER... [--files 30] [--seed 0]
 
-False alarms are counted over all files of the folders. Then random bits of some of them are flipped,
-between 10 and 95 % of the file. A clip is *damaged* if one of its stored frames has less than 30 dB
-PSNR to the intact file's frame, or another time. *Caught* files are quarantined; *leaked* clips are
-damaged but stored.
+False alarms are counted over all files of the folders. Then random bits of some of them are
+flipped, between 10 and 95 % of the file. A clip is *damaged* if one of its stored frames has less
+than 30 dB PSNR to the intact file's frame, or another time. *Caught* files are quarantined;
+*leaked* clips are damaged but stored.
 """
 
 from __future__ import annotations

@@ -169,6 +169,7 @@ def launch_alone(shards: Path, out: Path, steps: int) -> subprocess.Popen[bytes]
     )
 
 
+# Trains in this process; argument: a TrainingJob as JSON.
 FIT = """
 import json, pathlib, sys, torch
 from corrfractal.common.config import config_from_dict
@@ -176,7 +177,8 @@ from training.job import TrainingJob
 from training.loop import fit
 
 torch.set_num_threads(1)
-fit(config_from_dict(TrainingJob, json.loads(pathlib.Path(sys.argv[1]).read_text())), torch.device("cpu"))
+job = json.loads(pathlib.Path(sys.argv[1]).read_text())
+fit(config_from_dict(TrainingJob, job), torch.device("cpu"))
 """
 
 

@@ -5,11 +5,12 @@
 Three Ray nodes of one CPU each on this machine, loopback only, run the real `corrfractal train`:
 
 - two workers: SIGKILL to the raylet of a node that trains, at steps drawn from a seed. The third
-  node replaces it, and a new node joins. The final weights must equal the undisturbed run's, bit for
-  bit;
+  node replaces it, and a new node joins. The final weights must equal the undisturbed run's, bit
+  for bit;
 - one to two workers on two nodes: one node is killed, the run continues with one worker, a node
-  joins, and the run scales up again. Every step must occur once and use the same samples: the losses
-  equal those of two workers until the kill, and the next one differs by at most ``TOLERANCE``.
+  joins, and the run scales up again. Every step must occur once and use the same samples: the
+  losses equal those of two workers until the kill, and the next one differs by at most
+  ``TOLERANCE``.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def resize(cluster: Cluster, shards: Path, work: Path, steps: int) -> dict[str, 
         "s until it resumed": listed([scaled_down, scaled_up]),
         "workers": listed(worker_counts(out)),
         "result": (
-            f"each step once; loss equal, then off by {off[changed]:.0e}, on average {fmean(off):.2%}"
+            f"each step once; loss equal, then off by {off[changed]:.0e}, "
+            f"on average {fmean(off):.2%}"
         ),
     }
 

@@ -4,8 +4,8 @@
         [--seeds 0,1]
 
 Trains the slim network with the functions of the commands, from the same seeds and for the same
-number of steps. Scores the first ``--frames`` frames of each sequence of DAVIS, every second one, at
-half their size, with three densities:
+number of steps. Scores the first ``--frames`` frames of each sequence of DAVIS, every second one,
+at half their size, with three densities:
 
 - ladder: Base, +A, +P, +B, +C, scored every ``--every`` steps; FOLDER/curves.png plots J&F, J and F
   over training;
@@ -13,8 +13,8 @@ half their size, with three densities:
 - tests: the networks of +C with one detail read differently at test time.
 
 Similarity is the cosine over 0.07 in training and 0.02 at test time, unless a reading changes it.
-Existing runs are reused, so seeds can be trained in parallel and combined by a last call with all of
-them.
+Existing runs are reused, so seeds can be trained in parallel and combined by a last call with all
+of them.
 """
 
 from __future__ import annotations

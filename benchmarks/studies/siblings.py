@@ -3,8 +3,8 @@
     python benchmarks/studies/siblings.py VIDEOS DAVIS --out FOLDER [--steps 200] [--seeds 0,1]
         [--targets labels,...]
 
-Videos, clips, network, affinity, batches and steps are the same. What differs is the target that the
-affinity transfers from the reference frame and that is compared in the target frame:
+Videos, clips, network, affinity, batches and steps are the same. What differs is the target that
+the affinity transfers from the reference frame and that is compared in the target frame:
 
 - labels: this project's pseudo-labels, from Walsh-Hadamard patterns and ab (cross-entropy);
 - labels-lab: the same labels; the network sees Lab with a or b dropped, as in ``lab``;
@@ -13,10 +13,10 @@ affinity transfers from the reference frame and that is compared in the target f
   frame's size (Huber loss).
 
 Each network propagates the masks of the first ``--frames`` frames of each sequence with the same
-tracker, once by its embedding alone and once together with Lab patches. Frames are matched at 1/6 of
-their size, in windows of 48 pixels. The last rows are the baselines: colour alone, the untrained
-network, and the copied first mask. Results are kept in the folder, so seeds can be trained in
-parallel and combined by a last call with all of them.
+tracker, once by its embedding alone and once together with Lab patches. Frames are matched at 1/6
+of their size, in windows of 48 pixels. The last rows are the baselines: colour alone, the
+untrained network, and the copied first mask. Results are kept in the folder, so seeds can be
+trained in parallel and combined by a last call with all of them.
 """
 
 from __future__ import annotations

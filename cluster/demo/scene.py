@@ -92,7 +92,7 @@ class Scene:
     background: F32
     """(H, W, 3), grey levels 0..255."""
     camera: Motion
-    """Position over the background; ``scale`` is the visible height in units of the background's."""
+    """Position over the background; ``scale`` is the visible share of the background's height."""
     cutouts: tuple[Cutout, ...]
     """Ordered back to front; object ``k`` has mask id ``k + 1``."""
     light: tuple[float, float]

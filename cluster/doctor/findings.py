@@ -12,7 +12,7 @@ from corrfractal.common.text import without_password
 
 GIB = 1 << 30
 
-# Older versions have known vulnerabilities (ray, mlflow), or lack an interface that this project uses.
+# Older versions have known vulnerabilities (ray, mlflow) or lack an interface that is used here.
 FLOORS = {
     "ray": "2.56",
     "mlflow": "3.11",

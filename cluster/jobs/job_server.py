@@ -54,7 +54,8 @@ class JobServer:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise CallError(
-                f"the address of a job server must be a URL such as http://127.0.0.1:8265, got {self.url!r}"
+                "the address of a job server must be a URL such as http://127.0.0.1:8265, "
+                f"got {self.url!r}"
             )
 
     @property

@@ -95,8 +95,8 @@ def start(
     running = read(state)
     if running and processes.members(running.pid, running.born):
         raise CallError(
-            f"a cluster is already running at {running.dashboard}; stop it with `corrfractal cluster "
-            "down`"
+            f"a cluster is already running at {running.dashboard}; stop it with "
+            "`corrfractal cluster down`"
         )
     _check_port(port)
     refuse_faults("ray")

@@ -94,7 +94,8 @@ def end(
     awaited: Mapping[int, Process],
     seconds: float,
 ) -> None:
-    """Send ``signum`` to the receivers, then wait up to ``seconds`` for all of ``awaited`` to end."""
+    """Send ``signum`` to the receivers, then wait until all of ``awaited`` end, for ``seconds`` at
+    most."""
     for pid in alive(receivers):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
