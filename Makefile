@@ -55,7 +55,7 @@ bench: setup
 	$(BIN)/python benchmarks/jf.py $(DAVIS) $(MASKS)
 	$(BIN)/python benchmarks/results.py
 
-# Train the model that comes with the program anew (docs/starter-model.md): a quarter of an hour; resumes.
+# Train the model that comes with the program anew (docs/reference/starter-model.md): a quarter of an hour; resumes.
 TRAIN ?= ../shared/data/train_videos
 
 starter-model: setup

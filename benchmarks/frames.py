@@ -42,7 +42,7 @@ from pipeline.run import precompute
 FOLDERS = ("videos", "odd_videos", "train_videos", "field")
 # Suffixes of the videos in the folder field, which contains other files too.
 SUFFIXES = (".mp4", ".mkv", ".webm")
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "frames.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "frames.md"
 BOX = "1,4,4,14,14"
 
 HEAD = """# Which frames each command sees

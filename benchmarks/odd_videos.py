@@ -1,6 +1,6 @@
 """Outcome of every odd video.
 
-    python benchmarks/odd_videos.py DATA [--page docs/odd-videos.md]
+    python benchmarks/odd_videos.py DATA [--page docs/reference/odd-videos.md]
 
 DATA contains the folders odd_videos and videos; kinds of files that they lack are generated.
 All files go through the pipeline as in any data set. The page is a table of the manifest's sources
@@ -36,7 +36,7 @@ FOLDERS = ("odd_videos", "videos")
 FOOTAGE = "videos/cotracker_bear.mp4"
 # Frames of a generated video: one clip at 30 frames per second.
 FRAMES = 36
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "odd-videos.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "odd-videos.md"
 
 HEAD = """# Outcome of odd videos
 

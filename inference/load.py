@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from corrfractal import CorrFractal
 
 STARTER = "starter"
-"""The slim network that ships with the package (docs/starter-model.md): the default while no model
+"""The slim network that ships with the package (docs/reference/starter-model.md): the default while no model
 is registered."""
 
 COPY = "baseline:copy"
@@ -74,7 +74,7 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
         except NotFoundError as exc:
             log.info(
                 f"{exc}. Using the starter model that ships with the package "
-                "(docs/starter-model.md)"
+                "(docs/reference/starter-model.md)"
             )
             name = STARTER
 

@@ -50,7 +50,7 @@ def refuse_password(location: Location) -> None:
         raise CallError(
             f"{shown}: leave the password out: it would be stored in manifests and reports. Drivers "
             "read it from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "FSSPEC_HTTPS and the like (docs/security.md)"
+            "FSSPEC_HTTPS and the like (docs/explanation/security.md)"
         )
 
 

@@ -120,7 +120,7 @@ class Codebook:
         return self.view.selection
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, six significant digits; format: ``docs/format.md``."""
+        """Plain values, six significant digits; format: ``docs/reference/format.md``."""
         return {
             # Fixed since version 0.1.0, which could drop an axis or use patterns of the luminance.
             # Readers of the format, and the bytes of existing shards, rely on both.

@@ -10,7 +10,7 @@ Training (Fig. 5a) draws two densities and merges them in one softmax. Inference
 coarse to fine, and merges each with the result of the coarser ones.
 
 Shapes: B batch, N references, C embedding channels, K labels; H x W the frame, h x w a reduced
-grid. Symbols (docs/method.md): F, Q at full resolution, f, q reduced.
+grid. Symbols (docs/explanation/method.md): F, Q at full resolution, f, q reduced.
 
 Deviations from the paper: none in the equations. It leaves open the grid of A^R (1/2 here, since
 each enlargement has to stay below the window) and the order of merging (coarse to fine here).

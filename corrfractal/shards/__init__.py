@@ -5,7 +5,7 @@
 - ``clip.read_members(block)``, ``clip.decode_clip(members)``: from stored bytes to arrays.
 - ``clip.encode_clip(clip)``, ``manifest.seal(document)``: the opposite direction.
 
-A damaged file raises ``corrfractal.common.errors.IntegrityError``; docs/format.md describes the
+A damaged file raises ``corrfractal.common.errors.IntegrityError``; docs/reference/format.md describes the
 format for readers without this package. Example, the first clip of a data set::
 
     from corrfractal.common import storage

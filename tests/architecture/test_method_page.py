@@ -1,4 +1,4 @@
-"""Every file and name in docs/method.md exists, and every equation has a row."""
+"""Every file and name in docs/explanation/method.md exists, and every equation has a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "explanation" / "method.md").read_text(encoding="utf-8")
 PLACES = sorted(
     set(
         re.findall(

@@ -29,7 +29,7 @@ from pipeline.discover.work_plan import make_plan
 from pipeline.report.header_info import probe
 from pipeline.store.shard_task import make_shard
 
-# Counts of `ffprobe -count_frames`; docs/frames.md has all files.
+# Counts of `ffprobe -count_frames`; docs/reference/frames.md has all files.
 SHOWN = {
     "field/edit-list/clip.mp4": 26,
     "field/two-tracks/two_tracks.mp4": 60,

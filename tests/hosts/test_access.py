@@ -88,7 +88,7 @@ def test_the_probe_finds_every_host_healthy(cluster: Cluster) -> None:
 def test_what_takes_orders_listens_where_it_was_told_to(cluster: Cluster) -> None:
     """Ray 2.60 binds what its own processes talk over to every address of a host, and has no option
     against that; it asks for the token there too. The measure beside the token is the network's:
-    docs/security.md."""
+    docs/explanation/security.md."""
     for host in cluster.hosts:
         listeners = host.listeners()
         print(f"\n{host.name} listens on")

@@ -17,7 +17,7 @@ from corrfractal.common.config import digest
 from corrfractal.shards.clip import SCHEMA, decode_clip, read_members
 from corrfractal.shards.manifest import load_manifest, sample_index
 
-PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "format.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 
