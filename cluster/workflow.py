@@ -45,7 +45,8 @@ BASELINES = {"starter": "starter", "untrained": "baseline:untrained", "copy": "b
 
 DEMO_MARK = "# What `corrfractal demo` runs."
 DEMO = """\
-# What `corrfractal demo` runs. `corrfractal run` with this file does the same; copy it for your own videos.
+# What `corrfractal demo` runs. `corrfractal run` with this file does the same.
+# Copy it for your own videos.
 sources = ["videos"]
 out = "."
 workers = 2

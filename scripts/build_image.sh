@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Builds the image for real where no container engine runs (Debian, root), and runs the demo in it:
+# Builds the image on a machine without a container engine (Debian, root), and runs the demo in it:
 #
 #     scripts/build_image.sh [FOLDER]
 #
-# The Dockerfile goes to buildah as it is; the base image is a Debian of this very release, made by debootstrap, with its
-# Python. FOLDER (a new temporary one, removed at the end) holds base, storage and the demo. From the environment:
-#   MOUNTS          what pip needs of this machine in the build, PATH or PATH:PATH_INSIDE: its configuration, wheels, ...
-#   BUILD_ARGS      for the Dockerfile, such as "TORCH_CPU_INDEX=": torch from the usual index
-#   SKIP_DEMO=1     builds and measures only
+# Builds the Dockerfile with buildah. The base image is this machine's Debian release, created by debootstrap, with its
+# Python. FOLDER contains the base, buildah's storage and the demo; default: a temporary folder, deleted at the end.
+# Environment:
+#   MOUNTS          files that pip needs during the build, PATH or PATH:PATH_INSIDE: its configuration, wheels, ...
+#   BUILD_ARGS      arguments for the Dockerfile, such as "TORCH_CPU_INDEX=" for torch from the default index
+#   SKIP_DEMO=1     only build and measure
 set -euo pipefail
-[ "$(id -u)" = 0 ] || { echo "$0 makes a Debian base: run it as root" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || { echo "$0 creates a Debian base: run it as root" >&2; exit 2; }
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 if [ $# -gt 0 ]; then

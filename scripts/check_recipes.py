@@ -1,14 +1,15 @@
-"""``python -m scripts.check_recipes``: checks the files for Kubernetes, clouds and Compose against their
-readers' schemas.
+"""Check the deployment files against the schemas of the programs that read them.
 
-    kuberay/       pods and policies: Kubernetes' own schemas, strict (kubernetes-validate); RayCluster and RayJob:
-                   names and types of KubeRay, reduced from its API reference to
-                   ``kuberay/schema.json``
-    aws/, gcp/     Ray's schema for ``ray up``, of the Ray that is installed
-    compose/       the schema of the Compose specification (check-jsonschema carries it)
-    workflow.toml  read as the command reads it
+    python -m scripts.check_recipes
 
-Exit code 1 with a line per fault. Development packages: part of ``make check``.
+    kuberay/        Kubernetes' own schemas, strict (kubernetes-validate), for pods and policies. For
+                    RayCluster and RayJob: ``kuberay/schema.json``, the names and types of KubeRay's
+                    API reference
+    aws/, gcp/      schema of ``ray up``, from the installed Ray
+    compose/        schema of the Compose specification, from check-jsonschema
+    workflow.toml   parsed by the code of the command
+
+Exit code 1 with one line per fault. Needs the development packages; part of ``make check``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CUSTOM = "ray.io/v1"
 
 
 def check(path: Path) -> list[str]:
-    """What is wrong with one file, a line each, with the place in it."""
+    """The faults of one file, one line each, with their place in the file."""
     if path.suffix == ".toml":
         try:
             read_workflow(path)
@@ -44,13 +45,13 @@ def check(path: Path) -> list[str]:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as exc:
         return [f"{path}: not YAML: {exc}"]
-    found = [fault for document in documents for fault in FINDERS[path.parent.name](document)]
+    found = [fault for document in documents for fault in CHECKERS[path.parent.name](document)]
     return [f"{path}: {fault}" for fault in found]
 
 
 def recipes(folder: Path = FOLDER) -> list[Path]:
-    """The files that are checked."""
-    found = [path for name in FINDERS for path in sorted((folder / name).glob("*.yaml"))]
+    """The files to check."""
+    found = [path for name in CHECKERS for path in sorted((folder / name).glob("*.yaml"))]
     return [folder / "workflow.toml", *found]
 
 
@@ -71,8 +72,7 @@ def _kubernetes(document: Any) -> Iterator[str]:
 
 
 def _builtin(document: Any, place: str) -> Iterator[str]:
-    """Faults of an object that Kubernetes itself knows; fields that it does not know are faults
-    too."""
+    """Yield the faults of a built-in Kubernetes object, including unknown fields."""
     import kubernetes_validate
 
     try:
@@ -81,11 +81,11 @@ def _builtin(document: Any, place: str) -> Iterator[str]:
         where = ".".join(map(str, exc.path)).removeprefix("template.")
         yield f"{place}{'.' if place else ''}{where}: {exc.message}"
     except (kubernetes_validate.SchemaNotFoundError, AttributeError, TypeError, KeyError) as exc:
-        yield f"{place}: no object that Kubernetes {KUBERNETES} knows ({exc})"
+        yield f"{place}: not an object of Kubernetes {KUBERNETES} ({exc})"
 
 
 def _pod_templates(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Every pod template within, with its place."""
+    """Yield all nested pod templates with their places."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from _pod_templates(item, f"{place}[{index}]")
@@ -103,9 +103,12 @@ def _ray(document: Any) -> Iterator[str]:
     assert spec.submodule_search_locations is not None
     schema = Path(next(iter(spec.submodule_search_locations))) / "autoscaler" / "ray-schema.json"
     yield from _faults(document, json.loads(schema.read_text(encoding="utf-8")))
-    types = document.get("available_node_types", {}) if isinstance(document, dict) else {}
-    if isinstance(document, dict) and document.get("head_node_type") not in types:
-        yield f"head_node_type: {document.get('head_node_type')!r} is none of available_node_types"
+    if not isinstance(document, dict):
+        return
+    # The schema cannot express that this field names one of the types.
+    head = document.get("head_node_type")
+    if head not in document.get("available_node_types", {}):
+        yield f"head_node_type: {head!r} is not one of available_node_types"
 
 
 def _compose(document: Any) -> Iterator[str]:
@@ -118,13 +121,14 @@ def _faults(document: Any, schema: Any) -> Iterator[str]:
         yield f"{error.json_path.removeprefix('$.')}: {error.message[:200]}"
 
 
-FINDERS = {"kuberay": _kubernetes, "aws": _ray, "gcp": _ray, "compose": _compose}
+CHECKERS = {"kuberay": _kubernetes, "aws": _ray, "gcp": _ray, "compose": _compose}
 
 
 def main() -> int:
-    """Check all files."""
+    """Check all files and print their faults."""
     faults = [fault for path in recipes() for fault in check(path)]
-    print(*faults, sep="\n" if faults else "", end="\n" if faults else "", file=sys.stderr)
+    for fault in faults:
+        print(fault, file=sys.stderr)
     print(f"recipes: {len(recipes())} files, {len(faults)} faults")
     return int(bool(faults))
 

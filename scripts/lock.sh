@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements.lock again from what is installed in .venv: exact versions, with the hashes of every file that the
-# package index has for each. `make lock` calls it after packages were upgraded.
+# Regenerates requirements.lock from the packages installed in .venv: exact versions, with the hashes of all files
+# that the package index has for each. Called by `make lock` after upgrades.
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 BIN=$ROOT/.venv/bin
@@ -12,7 +12,7 @@ PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' "$BIN/pip-compile" --quiet --generat
     --no-annotate --strip-extras --no-emit-options --pip-args --no-deps \
     --output-file "$WORK/hashed.txt" "$WORK/installed.in"
 
-# PyTorch's build for CUDA asks for CUDA's libraries, which pip installs where that build is taken; they are not listed.
+# PyTorch's CUDA build requires CUDA's libraries. They are left out: pip installs them together with that build.
 "$BIN/python" - "$WORK" <<'END'
 import re
 import sys

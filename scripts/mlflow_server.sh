@@ -1,13 +1,14 @@
 # shellcheck shell=bash
-# MLflow as cluster/deploy/compose/ sets it up, to be sourced: a database server of its own, an S3 server (moto) for the artefacts,
-# `mlflow server` with a login and allowed hosts. The script that sources this file has set
+# MLflow in the configuration of cluster/deploy/compose/: its own database server, an S3 server (moto) for artefacts,
+# and `mlflow server` with a login and allowed hosts. To be sourced by a script that sets
 #
-#   WORK                       a folder that exists; everything lies in it
-#   ADDRESS, SERVER_PORT       where `mlflow server` listens and is reached; the others listen on 127.0.0.1
-#   MLFLOW_TRACKING_PASSWORD   of the user admin, exported
+#   WORK                       an existing folder, which will contain all files
+#   ADDRESS, SERVER_PORT       address of `mlflow server`; the other servers listen on 127.0.0.1
+#   MLFLOW_TRACKING_PASSWORD   password of the user admin, exported
 #
-# calls `install_parts`, which alone needs a network, `start_parts`, and `start_server` and `stop_server` at will, and
-# `clean_up` at its end. As root, the database runs as the user `postgres`, who must be able to reach WORK.
+# and calls `install_parts` (the only step that needs a network), `start_parts`, `start_server` and `stop_server` any
+# number of times, and `clean_up` at its end. As root, the database runs as the user `postgres`, who needs access to
+# WORK.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 SERVER=
@@ -18,18 +19,18 @@ secret() { "$PYTHON" -c 'import secrets; print(secrets.token_hex(16))'; }
 database_programs() { dirname "$(ls /usr/lib/postgresql/*/bin/initdb | sort -V | tail -1)"; }
 sql() { PGPASSWORD=$DATABASE_PASSWORD "$BIN/psql" -h 127.0.0.1 -p "$DATABASE_PORT" -U mlflow -d "$1" -c "$2"; }
 
-# PostgreSQL where it is missing (Debian, root), and in folder $1 what the server needs beside the project's packages.
+# Install PostgreSQL if it is missing (Debian, root), and the server's additional Python packages into folder $1.
 install_parts() {
     if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
         apt-get update -q
-        mkdir -p /etc/postgresql-common  # without this the package starts a server of its own
+        mkdir -p /etc/postgresql-common  # otherwise the package starts its own server
         echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
         DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends postgresql
     fi
     "$PYTHON" -m pip install -q --disable-pip-version-check --target "$1" psycopg2-binary==2.9.13 Flask-WTF==1.3.0
 }
 
-# The database, and the object store with an empty bucket; `install_parts` has filled folder $1.
+# Start the database, and the object store with an empty bucket; $1 is the folder of `install_parts`.
 start_parts() {
     DRIVER=$1
     BIN=$(database_programs)
@@ -64,7 +65,7 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 END
 }
 
-# Make the bucket, or count what is in it.
+# "make": create the bucket; otherwise count its objects.
 objects() {
     "$PYTHON" - "$@" <<'END'
 import os, sys
@@ -78,8 +79,8 @@ else:
 END
 }
 
-# Returns when it answers. Secrets are in the environment and not in the call: other users see the arguments of a process.
-# Without the jobs, which are for the evaluation of language models: seven more processes.
+# Start the server and wait until it responds. Secrets are passed in the environment, because other users can see the
+# arguments of a process. Job execution, for the evaluation of language models, would start seven more processes.
 start_server() {
     MLFLOW_BACKEND_STORE_URI=$STORE MLFLOW_AUTH_CONFIG_PATH=$WORK/auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=$COOKIES \
         MLFLOW_SERVER_ALLOWED_HOSTS=$ADDRESS:$SERVER_PORT MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# MLflow as cluster/deploy/compose/ sets it up, tried for real: a database server of its own, an S3 server (moto) for the artefacts,
-# `mlflow server` on loopback with a login and allowed hosts. Who has no or a wrong password is refused; a short training is
-# followed through a stop of the server; then register, evaluate, promote, lineage, export and load. Run it from the
-# repository; without shards it makes some:
+# End-to-end test of MLflow in the configuration of cluster/deploy/compose/: its own database server, an S3 server
+# (moto) for artefacts, and `mlflow server` on loopback with a login and allowed hosts. Requests with a missing or wrong
+# password are refused; a short training continues while the server is stopped; then register, evaluate, promote,
+# lineage, export and load. Run it from the repository; without SHARDS it builds some:
 #
 #     scripts/try_postgres.sh [SHARDS]
 #
-# Installs PostgreSQL where it is missing (Debian, root). Everything else lies in a temporary folder and is gone at the
-# end; all servers listen on 127.0.0.1 only, on free ports. As root, the database runs as the user `postgres`.
+# Installs PostgreSQL if it is missing (Debian, root). All other files are in a temporary folder, which is deleted at the
+# end. All servers listen on free ports of 127.0.0.1. As root, the database runs as the user `postgres`.
 set -euo pipefail
 . "$(dirname "$0")/mlflow_server.sh"
 
@@ -39,7 +39,7 @@ objects count
 
 say "mlflow server"
 start_server
-echo "answers at $MLFLOW_TRACKING_URI"
+echo "responds at $MLFLOW_TRACKING_URI"
 "$PYTHON" - <<'END'
 import base64, os, urllib.error, urllib.request
 

@@ -18,10 +18,9 @@ def test_every_metric_of_the_dashboard_is_one_that_the_code_counts() -> None:
         (ROOT / "cluster" / "deploy" / "monitoring" / "dashboard.json").read_text()
     )
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    asked = set(re.findall(r"ray_(corrfractal_\w+)_total", " ".join(queries)))
-    counted = set(
-        re.findall(r'Counter\(\s*"(corrfractal_\w+)"', (ROOT / "pipeline" / "run.py").read_text())
-    )
+    queried = set(re.findall(r"ray_(corrfractal_\w+)_total", " ".join(queries)))
+    source = (ROOT / "pipeline" / "store" / "execute.py").read_text()
+    counted = set(re.findall(r'Counter\(\s*"(corrfractal_\w+)"', source))
     counted |= {f"corrfractal_train_{name}" for name in STEP_COUNTERS}
     assert {"steps", *(field.name for field in fields(StepTime))} == set(STEP_COUNTERS)
-    assert asked == counted
+    assert queried == counted

@@ -1,5 +1,4 @@
-"""The files for other machines fit their readers' schemas, and a broken one is found with the place
-of its fault."""
+"""Deployment files match the schemas of their readers, and faults are reported with their place."""
 
 from __future__ import annotations
 
@@ -11,10 +10,11 @@ import pytest
 
 from scripts import check_recipes as recipes
 
-KUBERAY, CLOUD = "kuberay/cluster.yaml", "aws/cluster.yaml"
+KUBERAY = "kuberay/cluster.yaml"
+CLOUD = "aws/cluster.yaml"
 
 
-def test_the_files_of_the_repository_are_sound() -> None:
+def test_the_files_of_the_repository_have_no_faults() -> None:
     found = recipes.recipes()
     assert {path.parent.name for path in found} == {"deploy", "kuberay", "aws", "gcp", "compose"}
     assert [fault for path in found for fault in recipes.check(path)] == []
@@ -64,7 +64,7 @@ def test_a_broken_file_is_found_with_the_place_of_its_fault(
     assert all(str(path) in fault for fault in faults)
 
 
-def test_the_secrets_of_compose_differ_are_for_the_user_alone_and_made_once(tmp_path: Path) -> None:
+def test_the_secrets_of_compose_differ_are_private_and_created_once(tmp_path: Path) -> None:
     script = Path(shutil.copy(recipes.FOLDER / "compose" / "secrets.sh", tmp_path))
     subprocess.run([script], check=True, capture_output=True)
     assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the secrets of compose.yaml, once: secrets/ and .env beside it, in reach of this user alone.
+# Creates the secrets of compose.yaml once: secrets/ and .env beside it, accessible only to this user.
 set -euo pipefail
 cd "$(dirname "$0")"
-[ ! -e secrets ] || { echo "secrets/ is there already; nothing was changed" >&2; exit 2; }
+[ ! -e secrets ] || { echo "secrets/ already exists; nothing was changed" >&2; exit 2; }
 umask 077
 secret() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 mkdir secrets
@@ -26,6 +26,6 @@ OBJECTS_SECRET=$OBJECTS
 MLFLOW_PASSWORD=$MLFLOW
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret)
 END
-# Compose mounts them one by one, as they are, for users that exist in the containers only; the folder stays closed.
+# Compose mounts the files with their modes, for users that exist only in the containers; the folder stays private.
 chmod 644 secrets/*
-echo "made secrets/ and .env; MLflow's user is admin, its password is in .env"
+echo "created secrets/ and .env; MLflow's user is admin, its password is in .env"
