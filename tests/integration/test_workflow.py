@@ -1,4 +1,4 @@
-"""Videos to a scored, registered model, by the real command, with its driver killed half way."""
+"""From videos to a scored, registered model with the real command, whose driver is killed."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secrets(tracking_server: TrackingServer) -> Iterator[dict[str, str]]:
-    """The environment of a run that is told every kind of secret, and a place for what Ray writes."""
-    with TemporaryDirectory(prefix="ray-") as ray_files:  # in no long path, for Ray's sockets
+    """Environment variables with every kind of secret, and a temporary folder for Ray."""
+    with TemporaryDirectory(prefix="ray-") as ray_files:  # a short path, for Ray's sockets
         yield {
             "MLFLOW_TRACKING_URI": f"http://ann:SECRET-in-the-uri@{tracking_server.address}",
             "MLFLOW_TRACKING_USERNAME": "ann",
@@ -77,12 +77,17 @@ def corrfractal(folder: Path, *arguments: str, **settings: str) -> subprocess.Po
         k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "corrfractal", *arguments], cwd=folder, env={**environment, **settings}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "corrfractal", *arguments],
+        cwd=folder,
+        env={**environment, **settings},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
-def test_a_workflow_whose_driver_is_killed_in_training_goes_on_ends_in_a_registered_model_and_tells_no_secret(
+def test_a_workflow_resumes_after_a_killed_driver_registers_a_model_and_leaks_no_secret(
     folder: Path, secrets: dict[str, str], tracking_server: TrackingServer
 ) -> None:
     out = folder / "out"
@@ -97,10 +102,10 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_ends_in_a_registe
     )
 
     again = corrfractal(folder, "run", "workflow.toml", "--json", **secrets)
-    printed, told = again.communicate(timeout=600)
-    assert again.returncode == 0, told
-    assert "resuming from checkpoints/step-" in told
-    result = json.loads(printed)
+    stdout, stderr = again.communicate(timeout=600)
+    assert again.returncode == 0, stderr
+    assert "resuming from checkpoints/step-" in stderr
+    result = json.loads(stdout)
     assert result["steps"] == 60
     assert set(result["scores"]) == {"model", "starter", "untrained", "copy"}
     assert 0 <= result["scores"]["model"]["JF"] <= 1
@@ -121,7 +126,7 @@ def test_a_workflow_whose_driver_is_killed_in_training_goes_on_ends_in_a_registe
         result["tracking_uri"], ""
     )
 
-    assert "SECRET-" not in printed + told
+    assert "SECRET-" not in stdout + stderr
     written = [
         file
         for top in (folder, tracking_server.folder, secrets["RAY_TMPDIR"])
@@ -220,15 +225,15 @@ def test_a_bad_call_is_one_plain_sentence(
     from PIL import Image
 
     (tmp_path / "empty").mkdir()
-    (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
+    (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
     (tmp_path / "wrong.toml").write_text('out = "x"\n')
     (tmp_path / "video.mp4").write_bytes((folder / "videos" / "train-00.mp4").read_bytes())
     Image.new("L", (7, 5), 1).save(tmp_path / "mask.png")
     Image.new("L", (80, 64), 1).save(tmp_path / "good.png")
     process = corrfractal(tmp_path, *arguments)
-    printed, told = process.communicate(timeout=120)
-    assert process.returncode == code, told
-    assert "Traceback" not in printed + told
-    error = [line for line in told.splitlines() if line.startswith("error: ")]
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stdout + stderr
+    error = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert said in error[0]
