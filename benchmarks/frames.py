@@ -26,6 +26,7 @@ from measure import table
 from PIL import Image
 
 from corrfractal.common.errors import CorrFractalError
+from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import SourceEntry, load_manifest
 from corrfractal.video import open_video
 from corrfractal.video.container import read_container
@@ -52,7 +53,7 @@ Written by `{command}` over {files} files. Columns:
 - *header*: frames according to the container's header;
 - *ffprobe*: frames of the shown track that `ffprobe -count_frames` decodes;
 - *plan*: packets that are shown;
-- *precompute*: frames in the manifest, which `inspect` and `lineage` read too;
+- *precompute*: frames in the index, which `inspect` and `lineage` read too;
 - *propagate*: masks;
 - *serving*: rows with a mask, from the registered model as a service;
 - *evaluate*: frames read, for frame folders only;
@@ -96,7 +97,7 @@ def main(data: Path, page: Path) -> None:
         paths = list(copy_inputs(data, root))
         out = Path(folder) / "shards"
         precompute([str(root)], out, PipelineConfig(), workers=2)
-        entries = {entry.uri: entry for entry in load_manifest(out).sources}
+        entries = {entry.uri: entry for entry in Index(out, load_manifest(out)).sources}
         # A folder of images is not always a folder of frames: precompute decides.
         paths = [path for path in paths if path.is_file() or uri_of(path, root) in entries]
         rows = [count(path, root, entries, Path(folder) / "masks") for path in paths]
@@ -130,7 +131,7 @@ def copy_inputs(data: Path, root: Path) -> Iterator[Path]:
 
 
 def uri_of(path: Path, root: Path) -> str:
-    """The URI of a path in the manifest."""
+    """The URI of a path in the index."""
     return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
 
 

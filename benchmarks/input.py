@@ -30,6 +30,7 @@ import webdataset
 from measure import print_table
 
 from corrfractal.shards.clip import decode_clip, read_members
+from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
 from training.config import TrainingConfig, configuration
 from training.data.batches import Batches, _crop_and_flip
@@ -94,7 +95,7 @@ def ours_raw(shards: Path, config: TrainingConfig) -> Iterator[Any]:
 
 def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = False) -> Iterator[Any]:
     """A reader as a user of webdataset would write it; ``every``: decode all frames."""
-    urls = [str(shards / entry.name) for entry in load_manifest(shards).shards]
+    urls = [str(shards / entry.name) for entry in Index(shards, load_manifest(shards)).shards]
     draw = np.random.default_rng(0)
 
     def decode(sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

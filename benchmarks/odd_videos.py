@@ -3,7 +3,7 @@
     python benchmarks/odd_videos.py DATA [--page docs/reference/odd-videos.md]
 
 DATA contains the folders odd_videos and videos; kinds of files that they lack are generated.
-All files go through the pipeline as in any data set. The page is a table of the manifest's sources
+All files go through the pipeline as in any data set. The page is a table of the index's sources
 with the properties that a probe of each file finds.
 """
 
@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from measure import table
 
+from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import SourceEntry, load_manifest
 from corrfractal.video import open_video, resize_area, write_video
 from pipeline.config import PipelineConfig
@@ -68,14 +69,16 @@ def main() -> None:
         started = time.monotonic()
         precompute([str(root)], Path(folder) / "out", PipelineConfig(), workers=2)
         seconds = time.monotonic() - started
-        manifest = load_manifest(Path(folder) / "out")
-        rows = [row(entry, root / entry.uri) for entry in manifest.sources]
+        out = Path(folder) / "out"
+        manifest = load_manifest(out)
+        sources = list(Index(out, manifest).sources)
+        rows = [row(entry, root / entry.uri) for entry in sources]
         files = {path.relative_to(root).as_posix() for path in root.glob("*/*")}
-    missing = files - {entry.uri for entry in manifest.sources}
+    missing = files - {entry.uri for entry in sources}
     if missing:
-        raise SystemExit(f"missing from the manifest: {sorted(missing)}")
+        raise SystemExit(f"missing from the index: {sorted(missing)}")
     statistics = manifest.statistics
-    outcomes = Counter(entry.outcome for entry in manifest.sources)
+    outcomes = Counter(entry.outcome for entry in sources)
     head = HEAD.format(
         command="python benchmarks/odd_videos.py ../shared/data",
         files=len(files),

@@ -48,7 +48,7 @@ from pipeline.discover.segments import Segment
 from pipeline.discover.sources import find_sources
 from pipeline.discover.work_plan import ShardSpec
 from pipeline.run import precompute
-from pipeline.store.shard_task import ShardStats, make_shard
+from pipeline.store.shard_task import ShardResult, make_shard
 
 PARTS = ("speed", "scripts", "workers", "memory")
 RUNS = 5
@@ -145,10 +145,12 @@ def one_task(path: Path, out: Path, stride: int) -> tuple[Callable[[], Any], int
     config = PipelineConfig(size=SIZE, clip=ClipConfig(fps=info.fps / stride))
     (source,) = find_sources([str(path)], skip=out)
     out.mkdir(exist_ok=True)
-    spec = ShardSpec(name="shard-000000.tar", segments=(Segment(source=source),), digest="")
+    spec = ShardSpec(
+        name="shard-0123456789abcdef.tar", segments=(Segment(source=source),), digest=""
+    )
 
     def task() -> None:
-        (out / "shard-000000.json").unlink(missing_ok=True)
+        (out / "shard-0123456789abcdef.json").unlink(missing_ok=True)
         make_shard(spec, str(out), config)
 
     return task, math.ceil(info.frames / stride)
@@ -285,10 +287,10 @@ def workers(data: Path, work: Path) -> None:
     )
 
 
-def timed_on(cores: set[int], log: Path) -> Callable[..., ShardStats]:
+def timed_on(cores: set[int], log: Path) -> Callable[..., ShardResult]:
     """``make_shard`` restricted to ``cores``; appends its wall time in seconds to a file."""
 
-    def body(*arguments: Any) -> ShardStats:
+    def body(*arguments: Any) -> ShardResult:
         # Applies to this thread and to the threads that it starts.
         os.sched_setaffinity(0, cores)
         started = time.monotonic()
@@ -334,7 +336,7 @@ def prepare_task(path: str, out: str, start: float, stop: float) -> Callable[[],
     (source,) = find_sources([path], skip=out)
     Path(out).mkdir()
     segment = Segment(source=source, number=1, count=3, start=start, stop=stop)
-    spec = ShardSpec(name="shard-000000.tar", segments=(segment,), digest="")
+    spec = ShardSpec(name="shard-0123456789abcdef.tar", segments=(segment,), digest="")
     return lambda: make_shard(spec, out, PipelineConfig())
 
 

@@ -78,7 +78,9 @@ def _report_model(found: ModelLineage) -> dict[str, Any]:
 
 
 def _report_video(store: Lineage, name: str) -> dict[str, Any]:
+    from corrfractal.common import storage
     from corrfractal.common.errors import CallError
+    from corrfractal.video.content import content_sha256
     from pipeline.discover.sources import find_sources
 
     sources = find_sources([name])
@@ -89,7 +91,8 @@ def _report_video(store: Lineage, name: str) -> dict[str, Any]:
     if sources[0].fault:
         raise CallError(f"cannot read the video {name}: {sources[0].fault}")
 
-    sha256 = sources[0].sha256
+    with storage.local_copy(sources[0].path) as path:
+        sha256 = content_sha256(path)
     found = store.of_video(sha256)
     say(f"{name}  sha256 {sha256}")
     if not found:
@@ -106,19 +109,21 @@ def _report_video(store: Lineage, name: str) -> dict[str, Any]:
 
 
 def _report_shards(store: Lineage, folder: str) -> dict[str, Any]:
+    from corrfractal.shards.index import Index
     from corrfractal.shards.manifest import load_manifest
 
     manifest = load_manifest(folder)
     use = store.of_shards(manifest.digest)
     say(f"{folder}  data set {manifest.digest}")
     if use is None:
-        say("no run of this store used it; its own manifest lists:")
-        _say_shards(manifest.shards)
+        say("no run of this store used it; its own index lists:")
+        index = Index(folder, manifest)
+        _say_shards(index.shards)
         return {
             "digest": manifest.digest,
             "known": False,
-            "shards": [asdict(shard) for shard in manifest.shards],
-            "videos": [asdict(source) for source in manifest.sources],
+            "shards": [asdict(shard) for shard in index.shards],
+            "videos": [asdict(source) for source in index.sources],
         }
     _say_models(use)
     _say_shards(use.data.shards)

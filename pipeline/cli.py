@@ -137,6 +137,9 @@ def plan(
 )
 @click.option("--retry-quarantined", is_flag=True, help="Read quarantined sources again.")
 @click.option(
+    "--dry-run", is_flag=True, help="Say what is new, changed and gone, and build nothing."
+)
+@click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Where labels are made. [default: cpu]"
 )
 @click.option(
@@ -163,6 +166,7 @@ def precompute(
     workers: int | None,
     max_bad: float | None,
     retry_quarantined: bool,
+    dry_run: bool,
     device: str | None,
     config_file: Path | None,
     plan_file: Path | None,
@@ -172,8 +176,8 @@ def precompute(
     """Build shards, manifest.json and quarantine.jsonl from videos, folders of frames, globs and
     text lists.
 
-    Resumable: run the same command again after an interruption. If all shards are complete, it only
-    checks them.
+    Resumable: run the same command again after an interruption. On a folder that grew, it builds
+    what is new, changed or gone; the driver reads listings and metadata only.
     """
     from dataclasses import asdict
 
@@ -192,6 +196,19 @@ def precompute(
     given = {name: value for name, value in options.items() if value is not None}
     config = _configuration(config_file, given)
     estimate = estimate_report.load(plan_file, config.recipe()) if plan_file else None
+    files = (config_file, plan_file)
+    if dry_run:
+        changes = run.preview(
+            sources,
+            out,
+            config,
+            workers=workers,
+            retry_quarantined=retry_quarantined,
+            files=files,
+        )
+        for line in build_result.preview_lines(changes):
+            say(line)
+        return {"out": out, "dry_run": True, **asdict(changes)}
 
     # 2. Build, and report.
     result = run.precompute(
@@ -200,7 +217,7 @@ def precompute(
         config,
         workers=workers,
         retry_quarantined=retry_quarantined,
-        files=(config_file, plan_file),
+        files=files,
     )
     for line in build_result.lines(result):
         say(line)
@@ -264,7 +281,7 @@ def inspect(
 
         write_sheet(html, found, clips=clips, seed=seed)
         say(
-            f"{min(clips, len(found.samples))} clips, label health and {len(found.lost)} lost "
+            f"{min(clips, len(found.clips))} clips, label health and {len(found.lost)} lost "
             f"sources in {html}"
         )
     return {**inspection.to_json(found), "html": str(html) if html else None}
@@ -272,15 +289,21 @@ def inspect(
 
 @click.command()
 @click.argument("shards")
+@click.option("--workers", type=click.IntRange(min=1), help="Tasks at a time. [default: all CPUs]")
 @command
-def verify(shards: str) -> dict[str, Any]:
-    """Hash every shard and sidecar and compare with the manifest."""
+def verify(shards: str, workers: int | None) -> dict[str, Any]:
+    """Hash every shard and sidecar on Ray and compare with the index. The next `precompute` builds
+    damaged shards again."""
     from dataclasses import asdict
 
     from corrfractal.common.errors import IntegrityError
+    from corrfractal.common.ray_session import ray_session
+    from corrfractal.shards.manifest import load_manifest
     from pipeline.store.verify import verify as verify_shards
 
-    report = verify_shards(shards)
+    load_manifest(shards)  # before Ray starts
+    with ray_session(workers):
+        report = verify_shards(shards, workers)
     if report.damaged:
         more = f" (and {len(report.damaged) - 1} more)" if len(report.damaged) > 1 else ""
         raise IntegrityError(

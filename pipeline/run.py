@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from corrfractal.common import storage
+from corrfractal.common.console import progress
 from corrfractal.common.errors import BoundExceededError
 from corrfractal.common.output_guard import refuse_overlap
+from corrfractal.common.ray_session import ray_session
+from corrfractal.common.ray_tasks import run_tasks
 from corrfractal.shards.manifest import QUARANTINE
 from corrfractal.video.discovery import discover
-from pipeline.discover.sources import read_sources
-from pipeline.discover.work_plan import make_plan
-from pipeline.report.build_result import PrecomputeResult
-from pipeline.store.commit import commit, prepare
+from pipeline.discover import examine
+from pipeline.discover.sources import Source, list_sources
+from pipeline.discover.work_plan import Known, Plan, make_plan
+from pipeline.report.build_result import Changes, PrecomputeResult
+from pipeline.store.commit import commit
 from pipeline.store.execute import execute
+from pipeline.store.prepare import Preparation, begin, prepare
+from pipeline.store.state import BuildState
 
 from .config import PipelineConfig
 
@@ -30,7 +39,7 @@ def precompute(
     files: Sequence[Path | None] = (),
 ) -> PrecomputeResult:
     """Build shards of clips and pseudo-labels from videos. Idempotent and resumable: the same call
-    continues a stopped one, and builds nothing if all shards are complete.
+    continues a stopped one, and on a folder that grew it builds what is new, changed or gone.
 
     Args:
         sources: files, folders, globs, lists, URIs; see ``corrfractal/video/discovery.py``.
@@ -51,34 +60,35 @@ def precompute(
     """
     started = time.monotonic()
     cpu_started = time.process_time()
+    with contextlib.ExitStack() as stack:
+        # 1. and 2. List and plan: names, sizes and times; no content of a video or a shard.
+        build = _list_and_plan(
+            sources, out, config, workers, files, stack, retry_quarantined=retry_quarantined
+        )
+        begin(build.out, build.plan, build.preparation)
+        planning_seconds = time.process_time() - cpu_started
 
-    # 1. List: names only, so that an output that overlaps an input is refused at once.
-    refuse_overlap({"--out": out}, (*sources, *files))
-    out = storage.resolve(out)
-    found = discover(sources, skip=[out])
-    refuse_overlap({"--out": out}, [entry.location for entry in found.entries])
+        # 3. Execute: one Ray task per shard, which hashes its sources as it reads them.
+        pending = build.preparation.pending
+        if pending:
+            stack.enter_context(ray_session(workers))
+        built = execute(pending, build.out, config, workers, build.state, build.known)
 
-    # 2. Plan: hash every source; decide all shards, and which of them are still to be built.
-    plan = make_plan(read_sources(found.entries), config)
-    planning_seconds = time.process_time() - cpu_started
-    pending = prepare(out, plan, retry_quarantined)
-
-    # 3. Execute: one Ray task per shard.
-    built = execute(pending, out, config, workers)
-
-    # 4. Commit: the manifest over all shards.
-    manifest = commit(out, plan)
+    # 4. Commit: the index over all shards, then the manifest.
+    manifest = commit(build.out, build.plan, build.preparation)
+    uris = (source.uri for source in build.sources)
+    build.state.compact(uris, (spec.name for spec in build.plan.shards))
     statistics = manifest.statistics
     if statistics.quarantined > config.max_bad * statistics.sources:
         raise BoundExceededError(
             f"{statistics.quarantined} of {statistics.sources} sources are damaged, more than a "
-            f"share of {config.max_bad:.4g} (max_bad); see {storage.join(out, QUARANTINE)}. The "
+            f"share of {config.max_bad:.4g} (max_bad); see {storage.join(build.out, QUARANTINE)}. The "
             "shards of the others are complete"
         )
     return PrecomputeResult(
         digest=manifest.digest,
-        shards=len(manifest.shards),
-        made=len(pending),
+        shards=len(build.plan.shards),
+        made=built.made,
         samples=statistics.samples,
         bytes=statistics.bytes,
         sources=statistics.sources,
@@ -89,5 +99,116 @@ def precompute(
         seconds=round(time.monotonic() - started, 2),
         core_hours=(planning_seconds + built.core_seconds) / 3600,
         worker_mb=round(built.peak_mb, 1),
-        ignored=found.ignored,
+        added=build.changes.added,
+        changed=build.changes.changed,
+        removed=build.changes.removed,
+        ignored=build.ignored,
     )
+
+
+def preview(
+    sources: Sequence[str],
+    out: str | Path,
+    config: PipelineConfig,
+    *,
+    workers: int | None = None,
+    retry_quarantined: bool = False,
+    files: Sequence[Path | None] = (),
+) -> Changes:
+    """What ``precompute`` would do; nothing is written. Arguments and errors as there."""
+    with contextlib.ExitStack() as stack:
+        build = _list_and_plan(
+            sources, out, config, workers, files, stack, retry_quarantined=retry_quarantined
+        )
+    return build.changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Build:
+    """One call: what is listed, planned and prepared. ``known`` grows as tasks read."""
+
+    out: str
+    sources: list[Source]
+    ignored: dict[str, int]
+    state: BuildState
+    known: dict[str, Known]
+    plan: Plan
+    preparation: Preparation
+    changes: Changes
+
+
+def _list_and_plan(
+    names: Sequence[str],
+    out: str | Path,
+    config: PipelineConfig,
+    workers: int | None,
+    files: Sequence[Path | None],
+    stack: contextlib.ExitStack,
+    *,
+    retry_quarantined: bool,
+) -> _Build:
+    """List sources, plan the shards, and find out which are still to be built."""
+    # Names first, so that an output that overlaps an input is refused at once.
+    refuse_overlap({"--out": out}, (*names, *files))
+    folder = storage.resolve(out)
+    found = discover(names, skip=[folder])
+    refuse_overlap({"--out": folder}, [entry.location for entry in found.entries])
+    sources = list_sources(found.entries)
+
+    state = BuildState(folder)
+    before = state.uris()
+    known = state.known(sources)
+    unchanged = set(known)
+    for read in _examine(sources, known, config, workers, stack):
+        for uri, new in read.items():
+            earlier = known.get(uri, Known())
+            sha256 = new.sha256 or earlier.sha256
+            known[uri] = Known(sha256=sha256, seconds=new.seconds or earlier.seconds)
+
+    plan = make_plan(sources, config, known)
+    preparation = prepare(folder, plan, state, known, retry_quarantined=retry_quarantined)
+    uris = {source.uri for source in sources}
+    changes = Changes(
+        sources=len(sources),
+        added=len(uris - before),
+        changed=len((uris & before) - unchanged),
+        removed=len(before - uris),
+        shards=len(plan.shards),
+        pending=len(preparation.pending),
+        pending_segments=sum(len(task.spec.segments) for task in preparation.pending),
+    )
+    return _Build(
+        out=folder,
+        sources=sources,
+        ignored=found.ignored,
+        state=state,
+        known=known,
+        plan=plan,
+        preparation=preparation,
+        changes=changes,
+    )
+
+
+def _examine(
+    sources: Sequence[Source],
+    known: dict[str, Known],
+    config: PipelineConfig,
+    workers: int | None,
+    stack: contextlib.ExitStack,
+) -> Iterator[dict[str, Known]]:
+    """Read the headers of large files, and compare files of equal size, by tasks."""
+    lengths = list(examine.length_batches(sources, known, config))
+    equal = list(examine.equal_batches(sources, known))
+    if not lengths and not equal:
+        return
+    stack.enter_context(ray_session(workers))
+    options = {"num_cpus": 1, "max_retries": 3}
+    total = sum(len(batch) for batch in (*lengths, *equal))
+    with progress("headers", total) as advance:
+        for work, batches in ((examine.read_lengths, lengths), (examine.read_equal, equal)):
+            waiting = collections.deque(batches)
+            for ended in run_tasks(
+                work, waiting, lambda batch: (batch,), workers=workers, options=options
+            ):
+                yield ended.result()
+                advance(len(ended.job))

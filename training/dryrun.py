@@ -7,6 +7,7 @@ Nothing is started or written, not even the run's folder.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from corrfractal import CorrFractal
 from corrfractal.common import storage
 from corrfractal.common.console import say
 from corrfractal.common.errors import CorrFractalError, IntegrityError
-from corrfractal.shards.manifest import Manifest, load_manifest
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import ShardEntry, load_manifest
 from training.data.batches import Batches
 from training.state.checkpoint import latest_checkpoint
 
@@ -110,7 +112,8 @@ def dry_run(
     job = check_request(shards, out, config, tracking_uri, bounds)
     config = job.config
     manifest = load_manifest(job.shards)
-    _check_files(job.shards, manifest)
+    shard_entries = Index(job.shards, manifest).shards
+    _check_files(job.shards, shard_entries)
     batches = Batches(job.shards, config)
 
     # Memory of a worker, when the fewest workers share the batch
@@ -127,14 +130,14 @@ def dry_run(
     # Two windows: one in use, the next being fetched.
     cache_bytes = 0
     if storage.is_uri(job.shards):
-        cached_shards = min(2 * config.shuffle_window, len(manifest.shards))
-        cache_bytes = cached_shards * max(entry.bytes for entry in manifest.shards)
+        cached_shards = min(2 * config.shuffle_window, len(shard_entries))
+        cache_bytes = cached_shards * max(entry.bytes for entry in shard_entries)
 
     checkpoint = latest_checkpoint(Path(job.out) / "checkpoints")
     result = DryRun(
         samples=len(batches),
-        shards=len(manifest.shards),
-        shards_gb=sum(entry.bytes for entry in manifest.shards) / 1e9,
+        shards=len(shard_entries),
+        shards_gb=sum(entry.bytes for entry in shard_entries) / 1e9,
         steps=job.total,
         epochs=job.total * config.batch_size / len(batches),
         resumes_at=checkpoint.step if checkpoint else 0,
@@ -156,11 +159,11 @@ def dry_run(
     return result
 
 
-def _check_files(shards: str, manifest: Manifest) -> None:
+def _check_files(shards: str, entries: Sequence[ShardEntry]) -> None:
     """Check that every shard exists and, on local disks, has its size. Hashes are checked when
     training reads it."""
     present = set(storage.listing(shards)[0])
-    for entry in manifest.shards:
+    for entry in entries:
         location = storage.join(shards, entry.name)
         if entry.name not in present:
             raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again")

@@ -17,8 +17,9 @@ from corrfractal.common.text import without_password
 from corrfractal.registry.connection import open_store
 from corrfractal.registry.store import canonical_uri, check_store, local_file
 from corrfractal.registry.store import tracking_uri as default_uri
+from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
-from training.data.batches import usable_samples
+from training.data.batches import usable_clips
 from training.data.order import check_share
 from training.state.attempts import ATTEMPTS
 from training.state.run_log import start_run
@@ -77,7 +78,7 @@ def check_request(
 
     # The data must suit the configuration.
     manifest = load_manifest(shards)
-    samples = usable_samples(shards, config)
+    samples = usable_clips(Index(shards, manifest), config)
     if not samples:
         raise ConfigError(
             f"no clip in {shards} has the {config.clip_frames_needed} frames that the preset "
@@ -127,7 +128,7 @@ def open_run(job: TrainingJob, bounds: tuple[int, int]) -> TrainingJob:
     params = {
         **flatten(config_to_dict(job.config)),
         "steps": job.total,
-        "samples": len(usable_samples(job.shards, job.config)),
+        "samples": _count_clips(job),
         "workers": bounds[1],
     }
     run_id = start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest)
@@ -135,6 +136,10 @@ def open_run(job: TrainingJob, bounds: tuple[int, int]) -> TrainingJob:
     stored = replace(job, tracking_uri=without_password(job.tracking_uri))
     write_text(out / "job.json", json.dumps(config_to_dict(stored), indent=2))
     return job
+
+
+def _count_clips(job: TrainingJob) -> int:
+    return len(usable_clips(Index(job.shards, load_manifest(job.shards)), job.config))
 
 
 def _existing_job(out: Path) -> TrainingJob | None:

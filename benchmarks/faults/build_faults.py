@@ -109,7 +109,8 @@ def build(cluster: object, videos: Path, out: Path, config: Path | None) -> subp
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".state"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
 def tasks() -> list[int]:

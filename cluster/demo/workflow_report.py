@@ -21,7 +21,8 @@ from corrfractal.common.report_page import (
     write_report,
 )
 from corrfractal.shards.clip import colorize, decode_clip, read_members
-from corrfractal.shards.manifest import load_manifest, sample_index
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import load_manifest
 from inference.benchmarks.davis import DavisSummary
 from inference.datasets.davis_files import open_sequence, sequence_names
 from inference.prompts.mask_images import read_mask
@@ -94,13 +95,13 @@ def _labels(folder: Path, shards: PrecomputeResult) -> Section:
         Figure(label="quarantined", value=str(shards.quarantined)),
         Figure(label="rejected", value=str(shards.rejected)),
     )
-    samples = sample_index(folder, load_manifest(folder))
-    count = min(LABEL_CLIPS, len(samples))
+    clips = Index(folder, load_manifest(folder)).clips
+    count = min(LABEL_CLIPS, len(clips))
 
     # One row of pictures per clip: three frames, then their labels.
     rows = []
-    for i in np.linspace(0, len(samples) - 1, count).astype(int):
-        sample = samples[i]
+    for position in np.linspace(0, len(clips) - 1, count).astype(int):
+        sample = clips.ref(position)
         with (folder / sample.shard).open("rb") as file:
             file.seek(sample.offset)
             clip = decode_clip(read_members(file.read(sample.length)), views=(0,))

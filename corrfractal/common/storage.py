@@ -137,6 +137,60 @@ def _entry_kind(entry: os.DirEntry[str]) -> str | None:
     return "file" if entry.is_file() else "other"
 
 
+def file_facts(folder: Location) -> dict[str, tuple[int, str]]:
+    """Size and stamp of the files in a folder, by name, from one listing; no content is read.
+
+    The stamp changes when a file is written or replaced: its modification time, change time and
+    inode, or the ETag or time that an object store states. Links are followed.
+    """
+    if not is_uri(folder):
+        found = {}
+        with os.scandir(folder) as items:
+            for item in items:
+                try:
+                    status = item.stat()
+                except OSError:
+                    continue  # a broken link
+                if stat.S_ISREG(status.st_mode):
+                    found[item.name] = (status.st_size, local_stamp(status))
+        return found
+    with _remote(folder) as (fs, path):
+        listed = fs.ls(path, detail=True)
+    files = {}
+    for item in listed:
+        if item["type"] == "file":
+            name = posixpath.basename(item["name"])
+            files[name] = (int(item["size"] or 0), _remote_stamp(item))
+    return files
+
+
+def file_fact(location: Location) -> tuple[int, str]:
+    """Size and stamp of one file, as in ``file_facts``.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not is_uri(location):
+        status = Path(location).stat()
+        return status.st_size, local_stamp(status)
+    with _remote(location) as (fs, path):
+        item = fs.info(path)
+    return int(item["size"] or 0), _remote_stamp(item)
+
+
+def local_stamp(status: os.stat_result) -> str:
+    """The stamp of a local file, see ``file_facts``."""
+    return f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+
+
+def _remote_stamp(item: dict[str, Any]) -> str:
+    """What object stores and file servers call it: an ETag if there is one, else a time."""
+    for name in ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime"):
+        if item.get(name):
+            return str(item[name]).strip('"')
+    return ""
+
+
 def listing(folder: Location) -> tuple[list[str], list[str]]:
     """Names of the files and names of the folders in a folder, each sorted."""
     found = entries(folder)
@@ -215,6 +269,17 @@ def read_part(location: Location, offset: int, length: int) -> bytes:
             return file.read(length)
     with _remote(location) as (fs, path):
         return bytes(fs.cat_file(path, start=offset, end=offset + length))
+
+
+@contextmanager
+def open_file(location: Location) -> Iterator[Any]:
+    """A file for reading in parts, binary; of a remote one only what is asked for is fetched."""
+    if not is_uri(location):
+        with Path(location).open("rb") as file:
+            yield file
+        return
+    with _remote(location) as (fs, path), fs.open(path, "rb", block_size=1 << 18) as file:
+        yield file
 
 
 def write(location: Location, contents: bytes) -> None:

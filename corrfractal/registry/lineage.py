@@ -6,7 +6,6 @@ manifest and shard map (``provenance.describe_run``). The shards' folder is not 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import Any
 from corrfractal.common.errors import CorrFractalError, NotFoundError
 from corrfractal.common.files import file_sha256
 from corrfractal.network import artifact
-from corrfractal.shards.manifest import MANIFEST, ShardEntry, SourceEntry, load_manifest
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import ShardEntry, SourceEntry, load_manifest
 
 from .mlflow_errors import mlflow_errors
 from .names import (
@@ -27,8 +27,8 @@ from .names import (
     COMMIT_TAG,
     DIGEST_TAG,
     DIRTY_TAG,
+    LOGGED_FILES,
     PROJECT,
-    SHARD_MAP,
     SHARDS_PATH_TAG,
     STAGE_TAG,
     UNKNOWN,
@@ -146,16 +146,19 @@ class Lineage:
         """
         found = []
         for digest in sorted({run.shards_digest for run in self._runs}):
-            use = self.of_shards(digest)
+            use = self.of_shards(digest, video=sha256)
             if use is not None:
-                found += [
-                    (video, use) for video in use.data.videos if video.source.sha256 == sha256
-                ]
+                found += [(video, use) for video in use.data.videos]
         return found
 
-    def of_shards(self, digest: str) -> DataSetUse | None:
-        """What was trained on a data set; None if no run has a copy of its manifest."""
-        data = self._data_set(digest)
+    def of_shards(self, digest: str, video: str | None = None) -> DataSetUse | None:
+        """What was trained on a data set; None if neither its folder nor a run has its index.
+
+        Args:
+            digest: of the data set.
+            video: SHA-256 of the only video to list; None: all.
+        """
+        data = self._data_set(digest, video)
         if data is None:
             return None
         models = tuple(v for v in self._versions if v.shards_digest == digest)
@@ -180,13 +183,18 @@ class Lineage:
             )
         return [_run_record(run) for run in runs]
 
-    def _data_set(self, digest: str) -> DataSet | None:
-        """The data set from the first run that has an intact copy of its manifest."""
-        for run in self._runs:
-            if run.shards_digest == digest:
-                data = _download_data_set(run)
-                if data is not None:
-                    return data
+    def _data_set(self, digest: str, video: str | None = None) -> DataSet | None:
+        """The data set by its folder, if that is still the same, or by the first intact copy that a
+        run has of its index."""
+        runs = [run for run in self._runs if run.shards_digest == digest]
+        for run in runs:
+            data = _read_data_set(run, run.shards_path, video)
+            if data is not None:
+                return data
+        for run in runs:
+            data = _download_data_set(run, video)
+            if data is not None:
+                return data
         return None
 
     def _version_of_file(self, path: Path) -> ModelVersion:
@@ -216,35 +224,41 @@ def _run_record(run: Any) -> RunRecord:
     )
 
 
-def _download_data_set(run: RunRecord) -> DataSet | None:
+def _download_data_set(run: RunRecord, video: str | None) -> DataSet | None:
     """The data set from a run's artefacts; None if they are missing, damaged or do not match."""
     import mlflow
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             with mlflow_errors():
-                for name in (MANIFEST, SHARD_MAP):
-                    uri = f"runs:/{run.id}/{name}"
-                    mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
-            manifest = load_manifest(Path(folder) / MANIFEST)
-            shard_map = json.loads((Path(folder) / SHARD_MAP).read_text())
-        except (OSError, CorrFractalError, ValueError):
+                for name in LOGGED_FILES:
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=f"runs:/{run.id}/{name}",
+                        dst_path=str((Path(folder) / name).parent),
+                    )
+        except (OSError, CorrFractalError):
             return None
-    # A copy that does not match is skipped: another run may have an intact one.
-    if not manifest.digest == shard_map["digest"] == run.shards_digest:
-        return None
+        return _read_data_set(run, folder, video)
 
-    # The map lists videos per shard; queries need shards per video.
-    shards_of: dict[str, list[str]] = {}
-    for shard, sources in shard_map["shards"].items():
-        for sha256 in sources:
-            shards_of.setdefault(sha256, []).append(shard)
-    videos = [
-        VideoUse(source=source, shards=tuple(shards_of.get(source.sha256, ())))
-        for source in manifest.sources
-    ]
+
+def _read_data_set(run: RunRecord, folder: str, video: str | None) -> DataSet | None:
+    """The data set in a folder; None if it is another one, damaged or gone."""
+    if folder == UNKNOWN:
+        return None
+    try:
+        manifest = load_manifest(folder)
+        if manifest.digest != run.shards_digest:
+            return None
+        index = Index(folder, manifest)
+        videos = [
+            VideoUse(source=source, shards=shards)
+            for source, shards in index.sources_with_shards(sha256=video)
+        ]
+        shards = index.shards if video is None else ()
+    except (OSError, CorrFractalError):
+        return None
     return DataSet(
-        digest=manifest.digest, path=run.shards_path, shards=manifest.shards, videos=tuple(videos)
+        digest=manifest.digest, path=run.shards_path, shards=shards, videos=tuple(videos)
     )
 
 

@@ -13,7 +13,7 @@ run                                   one per training, one per ``precompute --t
   tag ``version.PACKAGE``             installed version of a package that affects numbers
   metric ``DATASET/MEASURE``          an evaluation, such as ``davis2017-val/J``
   artefact ``manifest.json``          the data set's manifest
-  artefact ``shards.json``            shard -> SHA-256 of the videos in it
+  artefacts ``index/*.parquet``       shards and sources of the data set
   artefact ``environment.txt``        every installed package
   artefact ``scores.*.json``          the full result of an evaluation
 registered model ``corrfractal``
@@ -49,6 +49,7 @@ CHECKPOINT_SHA256_TAG = "checkpoint.sha256"
 SCORES_PREFIX = "scores."
 MOVE_PREFIX = "move."
 
-SHARD_MAP = "shards.json"
+LOGGED_FILES = ("manifest.json", "index/shards.parquet", "index/sources.parquet")
+"""Files of a data set that every run has a copy of; lineage reads them."""
 UNKNOWN = "unknown"
 """Value of a tag, or shown for a missing one."""

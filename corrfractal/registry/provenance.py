@@ -5,9 +5,9 @@ Lineage works from these records after the shards themselves are deleted.
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
+import tempfile
 import warnings
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,14 +16,13 @@ from typing import Any
 
 from corrfractal.common import storage
 from corrfractal.common.process import ROOT
-from corrfractal.shards.manifest import MANIFEST, load_manifest, load_sidecar
 
 from .mlflow_errors import mlflow_errors
 from .names import (
     COMMIT_TAG,
     DIGEST_TAG,
     DIRTY_TAG,
-    SHARD_MAP,
+    LOGGED_FILES,
     SHARDS_PATH_TAG,
     STAGE_TAG,
     UNKNOWN,
@@ -123,17 +122,16 @@ def _data_set(shards: str | Path, shards_digest: str) -> Any:
 
 
 def _log_shards(shards: str | Path) -> None:
-    """Log the manifest, and ``shards.json``: name of a shard -> SHA-256 of the videos in it."""
+    """Log the manifest and the index of shards and sources: lineage answers from these copies when
+    the folder is gone."""
     import mlflow
 
-    manifest = load_manifest(shards)
-    videos_of = {}
-    for shard in manifest.shards:
-        sources = load_sidecar(shards, shard).sources
-        videos_of[shard.name] = sorted({source.sha256 for source in sources if source.clips})
-    mlflow.log_text(storage.read(storage.join(shards, MANIFEST)).decode(), MANIFEST)
-    shard_map = {"digest": manifest.digest, "shards": videos_of}
-    mlflow.log_text(json.dumps(shard_map, indent=1), SHARD_MAP)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in LOGGED_FILES:
+            copy = Path(folder) / name
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(storage.read(storage.join(shards, name)))
+        mlflow.log_artifacts(folder)
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,7 +1,7 @@
 """What is stored on disk: clips, sidecars and the manifest. The pipeline writes, training reads.
 
 - ``manifest.load_manifest(folder)``: what a folder of shards contains, local or at a URI.
-- ``manifest.sample_index(folder, manifest)``: where each clip is, in stored order.
+- ``index.Index(folder, manifest)``: shards, clips and sources as columns.
 - ``clip.read_members(block)``, ``clip.decode_clip(members)``: from stored bytes to arrays.
 - ``clip.encode_clip(clip)``, ``manifest.seal(document)``: the opposite direction.
 
@@ -10,8 +10,9 @@ format for readers without this package. Example, the first clip of a data set::
 
     from corrfractal.common import storage
     from corrfractal.shards.clip import decode_clip, read_members
-    from corrfractal.shards.manifest import load_manifest, sample_index
-    first = sample_index("shards", load_manifest("shards"))[0]
+    from corrfractal.shards.index import Index
+    from corrfractal.shards.manifest import load_manifest
+    first = Index("shards", load_manifest("shards")).clips.ref(0)
     block = storage.read_part(f"shards/{first.shard}", first.offset, first.length)
     clip = decode_clip(read_members(block))
     print(clip.key, clip.frames.shape, clip.labels.shape)  # uint8 (T, H, W, 3), (V, T, H, W)

@@ -30,7 +30,7 @@ from corrfractal.common.errors import IntegrityError
 
 U8 = npt.NDArray[np.uint8]
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of this layout. It is part of every plan's digest: changing it rebuilds all shards."""
 
 JPEG_QUALITY = 95
@@ -112,6 +112,20 @@ def decode_clip(
             f"a stored clip lacks a member: {exc}; members: {sorted(members)[:3]} ..."
         ) from exc
     return Clip(key=key, frames=images, labels=labels, meta=meta)
+
+
+def decode_labels(members: dict[str, bytes], view: int) -> U8:
+    """Label maps of one view of a clip, uint8 (T, H, W), without its frames.
+
+    Raises:
+        IntegrityError: a member is missing or damaged.
+    """
+    key = next(iter(members)).partition(".")[0]
+    frames = sum(name.startswith(f"{key}.v{view}.") for name in members)
+    try:
+        return _decode_view(members, f"{key}.v{view}", tuple(range(frames)))
+    except (KeyError, ValueError) as exc:
+        raise IntegrityError(f"the stored clip {key} lacks label maps of view {view}") from exc
 
 
 def read_members(block: bytes) -> dict[str, bytes]:

@@ -1,14 +1,16 @@
 """Description of a folder of shards. The pipeline writes it, training and lineage read it.
 
-    manifest.json        one ``Manifest``; its digest is the identity of the data set
-    shard-000000.tar     clips, see ``clip.py``
-    shard-000000.json    one ``Sidecar``: the position of each clip in the tar, and the outcome of
-                         each source
-    quarantine.jsonl     damaged sources, one JSON object per line
+    manifest.json           one ``Manifest``; its digest is the identity of the data set
+    index/                  columns: a row per shard, clip and source, see ``index.py``
+    shard-<16 hex>.tar      clips, see ``clip.py``; named after the sources it is made of
+    shard-<16 hex>.json     one ``Sidecar``: the position of each clip in the tar, and the outcome
+                            of each source
+    urls.txt                names of the tars, one per line, in stored order
+    quarantine.jsonl        damaged sources, one JSON object per line
 
-Every file is plain JSON with the fields of the dataclass of its name. ``digest`` in a sidecar and
-in the manifest is the SHA-256 of the canonical JSON of all its other fields, so damage is detected
-before any value is used.
+JSON files have the fields of the dataclass of their name. ``digest`` in a sidecar is the SHA-256 of
+the canonical JSON of all its other fields, in the manifest of all but the index files, so damage is
+detected before any value is used.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ QUARANTINE_FIELDS = ("uri", "stage", "reason", "first_bad_frame", "frames_salvag
 
 Count = Annotated[int, Field(ge=0)]
 # Name and hash become parts of paths, and a manifest may come from anywhere: no "../".
-ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,}\.tar$")]
+ShardName = Annotated[str, Field(pattern=r"^shard-[0-9a-f]{16}\.tar$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 Document = TypeVar("Document", "Sidecar", "Manifest")
@@ -80,7 +82,7 @@ class SourceEntry:
         reason: in words; None if sampled.
         first_bad_frame: index of the first frame that could not be decoded, if known.
         frames_stored: frames in the shard; for a quarantined source, the salvaged ones.
-        segment, segments: index (0 in the manifest) and number; a short video has one segment.
+        segment, segments: index (0 in the index) and number; a short video has one segment.
         cuts: shot cuts that no clip spans.
         static: clips left out because almost nothing moves in them.
     """
@@ -183,7 +185,7 @@ class Sidecar:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A shard in the manifest.
+    """A shard in the index.
 
     Attributes:
         name: file name of the tar.
@@ -225,27 +227,39 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexFile:
+    """A file of the columnar index: its path below the folder of shards, SHA-256 and rows."""
+
+    name: Annotated[str, Field(pattern=r"^index/[a-z0-9/-]+\.parquet$")]
+    sha256: Sha256
+    rows: Count
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Description of a data set.
+    """Description of a data set; its size is independent of the number of videos.
 
     Attributes:
         schema: version of the layout, ``clip.SCHEMA``.
         config: configuration of the pipeline as plain values.
         config_digest: of ``config``.
         versions: of the libraries that influence the stored bytes.
-        shards: in order of their names.
-        sources: every source and its outcome.
+        shards_digest: of name, SHA-256 and number of clips of every shard, in stored order.
+        sources_digest: of URI, SHA-256 and outcome of every source.
         statistics: sums.
-        digest: of all other fields.
+        index: the files of the columnar index, see ``index``.
+        digest: identity of the data set, of all fields but ``index``: it follows from what is
+            stored, not from how Parquet encodes it.
     """
 
     schema: int
     config: dict[str, Any]
     config_digest: str
     versions: dict[str, str]
-    shards: tuple[ShardEntry, ...]
-    sources: tuple[SourceEntry, ...]
+    shards_digest: Sha256
+    sources_digest: Sha256
     statistics: Statistics
+    index: tuple[IndexFile, ...] = ()
     digest: str = ""
 
 
@@ -265,13 +279,25 @@ def load_manifest(shards: str | Path) -> Manifest:
         raise NotFoundError(
             f"no finished shards at {shards}: run `corrfractal precompute` first, to its end"
         )
-    manifest = read_sealed(location, Manifest)
-    if manifest.schema != SCHEMA:
+    schema = stored_schema(location)
+    if schema != SCHEMA:
         raise IntegrityError(
-            f"{location} has schema {manifest.schema}, this version reads {SCHEMA}: run "
-            "`corrfractal precompute` again"
+            f"{location} has schema {schema}, this version reads {SCHEMA}: run `corrfractal "
+            "precompute` again, which reuses the clips of unchanged videos"
         )
-    return manifest
+    return read_sealed(location, Manifest)
+
+
+def stored_schema(location: str | Path) -> int:
+    """Version of the layout that a manifest states.
+
+    Raises:
+        IntegrityError: it is damaged.
+    """
+    try:
+        return int(json.loads(storage.read(location))["schema"])
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
 
 
 def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
@@ -290,28 +316,15 @@ def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
     return sidecar
 
 
-def sample_index(shards: str | Path, manifest: Manifest) -> list[SampleRef]:
-    """All clips, in order of shards and of their positions in them.
-
-    Raises:
-        IntegrityError: a sidecar is missing or damaged.
-    """
-    index: list[SampleRef] = []
-    for shard in manifest.shards:
-        samples = load_sidecar(shards, shard).samples
-        index += [SampleRef(shard=shard.name, **dataclasses.asdict(sample)) for sample in samples]
-    return index
-
-
 def sidecar_name(shard: str) -> str:
-    """``shard-000000.tar`` -> ``shard-000000.json``."""
+    """``shard-0123456789abcdef.tar`` -> ``shard-0123456789abcdef.json``."""
     return shard.removesuffix(".tar") + ".json"
 
 
 def seal(document: Document) -> Document:
     """The document with its ``digest`` set."""
     values = dataclasses.asdict(document)
-    return dataclasses.replace(document, digest=digest(_without_digest(values)))
+    return dataclasses.replace(document, digest=digest(_identity(values)))
 
 
 def to_text(document: Document) -> str:
@@ -335,7 +348,7 @@ def read_sealed(location: str | Path, cls: type[Document]) -> Document:
         raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
 
     # The digest covers the values as stored, unknown fields included.
-    if digest(_without_digest(values)) != document.digest:
+    if digest(_identity(values)) != document.digest:
         raise IntegrityError(
             f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again"
         )
@@ -346,5 +359,6 @@ def _sum_by_position(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int
     return tuple(a + b for a, b in zip_longest(left, right, fillvalue=0))
 
 
-def _without_digest(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != "digest"}
+def _identity(values: dict[str, Any]) -> dict[str, Any]:
+    """What the digest of a document covers."""
+    return {name: value for name, value in values.items() if name not in ("digest", "index")}

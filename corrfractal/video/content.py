@@ -74,7 +74,7 @@ def content_sha256(path: Path) -> str:
     """
     files = content_files(path)
     for file in files:
-        _regular_stat(file)
+        regular_stat(file)
     return _sha256(path, files)
 
 
@@ -106,7 +106,7 @@ def _state_and_change(files: Sequence[Path]) -> tuple[str, float]:
     lines = []
     changed = 0.0
     for file in files:
-        status = _regular_stat(file)
+        status = regular_stat(file)
         # The device number is left out: it differs between hosts that share a file system.
         numbers = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
         lines.append(f"{file.name}\0{numbers}\n")
@@ -117,7 +117,7 @@ def _state_and_change(files: Sequence[Path]) -> tuple[str, float]:
     return hashlib.sha256(text).hexdigest(), changed
 
 
-def _regular_stat(file: Path) -> os.stat_result:
+def regular_stat(file: Path) -> os.stat_result:
     """Status of a regular file; anything else is refused, since reading a pipe could block forever.
 
     Raises:

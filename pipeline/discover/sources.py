@@ -1,126 +1,158 @@
-"""What the user names -> a sorted list of unique sources, each with SHA-256 and length.
+"""What the user names -> a sorted list of sources, from listings alone: no content is read.
 
-``corrfractal.video.discovery`` decides which entries are videos, for all commands alike. Here each
-of them is read once.
+Which entries are videos is decided in ``corrfractal.video.discovery``, for all commands alike. A
+listing states size and stamp of each; the tasks that read a source anyway hash it.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from corrfractal.common import storage
-from corrfractal.common.console import progress
-from corrfractal.common.errors import VideoError
 from corrfractal.common.process import cpu_count
-from corrfractal.video.content import content_files, read_content
+from corrfractal.video.content import SETTLED_SECONDS, content_files, regular_stat
 from corrfractal.video.discovery import Entry, discover
-from corrfractal.video.timestamps import FOLDER_FPS
+from corrfractal.video.entry_rules import is_image
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """One video.
 
     Attributes:
-        uri: name in shards and reports, see ``corrfractal.video.discovery``.
-        path: location for this run, a local path or a URI; part of no digest.
-        sha256: hex, see ``corrfractal.video.content``; ``""`` if it cannot be read.
-        bytes: size of its contents.
-        seconds: length by its header; 0 if unknown.
-        state: of its files when they were hashed, see ``corrfractal.video.content``; part of no
-            digest.
+        uri: what shards and reports call it, see ``corrfractal.video.discovery``.
+        path: where it is stored for this run, a local path or a URI; no digest depends on it.
+        bytes: its size; of a frame folder, the sum over its frames.
+        files: number of frames of a frame folder; 0 for a video file.
+        stamp: changes when it is written to; ``""`` if the listing proves nothing, because the file
+            changed just now or the store states no time. No digest depends on it.
         fault: why it cannot be read; ``""`` if it can.
     """
 
     uri: str
     path: str
-    sha256: str
     bytes: int = 0
-    seconds: float = 0.0
-    state: str = ""
+    files: int = 0
+    stamp: str = ""
     fault: str = ""
 
-    @property
-    def id(self) -> str:
-        """Unique, readable name from file name and contents. It is part of clip keys, where
-        WebDataset would split at a dot or a slash."""
-        slug = re.sub(r"[^A-Za-z0-9-]+", "-", Path(self.uri).stem).strip("-")[:40] or "video"
-        return f"{slug}-{self.sha256[:16]}"
+
+def source_id(uri: str, sha256: str) -> str:
+    """Unique and readable, from name and content; without dot and slash, as part of clip keys."""
+    slug = re.sub(r"[^A-Za-z0-9-]+", "-", Path(uri).stem).strip("-")[:40] or "video"
+    return f"{slug}-{sha256[:16]}"
 
 
 def find_sources(names: Sequence[str], skip: str | Path | None = None) -> list[Source]:
-    """Find and read sources.
-
-    Args:
-        names: files, folders, globs, lists, URIs.
-        skip: a folder whose contents are no sources, such as the output folder.
-
-    Returns:
-        Sorted by URI, each file once.
+    """Sources behind ``names``, sorted by URI, each file once; contents of ``skip`` are none.
 
     Raises:
-        NotFoundError: a name matches nothing.
+        NotFoundError: a name does not exist.
         CallError: a list or a folder cannot be read, or a store cannot be reached.
     """
-    return read_sources(discover(names, [] if skip is None else [skip]).entries)
+    return list_sources(discover(names, [] if skip is None else [skip]).entries)
 
 
-def read_sources(entries: Sequence[Entry]) -> list[Source]:
-    """Read every entry once. An entry that cannot be read becomes a source with a fault, which the
-    pipeline quarantines."""
-    sources = []
-    with ThreadPoolExecutor(2 * cpu_count()) as pool, progress("sources", len(entries)) as advance:
-        for source in pool.map(_read, entries):
-            sources.append(source)
-            advance(1)
-    return sources
+def list_sources(entries: Sequence[Entry]) -> list[Source]:
+    """Size and stamp of every entry; one that cannot be listed becomes a source with a fault."""
+    remote = [entry for entry in entries if storage.is_uri(entry.location)]
+    listed = _list_folders({storage.parent(entry.location) for entry in remote})
+    started = time.time()
+    with ThreadPoolExecutor(2 * cpu_count()) as pool:
+        chunks = pool.map(
+            lambda chunk: [_list_entry(entry, listed, started) for entry in chunk],
+            [entries[start : start + 1000] for start in range(0, len(entries), 1000)],
+        )
+        return [source for chunk in chunks for source in chunk]
 
 
-def _read(entry: Entry) -> Source:
-    """Hash an entry and read the length in its header."""
-    unread = Source(uri=_utf8(entry.uri), path=entry.location, sha256="", fault=_utf8(entry.fault))
+def _list_folders(folders: Iterable[str]) -> dict[str, dict[str, tuple[int, str]]]:
+    """Files of remote folders, each listed once."""
+    with ThreadPoolExecutor(2 * cpu_count()) as pool:
+        names = sorted(folders)
+        return dict(zip(names, pool.map(storage.file_facts, names), strict=True))
+
+
+def _list_entry(
+    entry: Entry, listed: dict[str, dict[str, tuple[int, str]]], started: float
+) -> Source:
+    source = Source(uri=_text(entry.uri), path=entry.location, fault=_text(entry.fault))
     if entry.fault:
-        return unread
+        return source
     try:
-        with storage.local_copy(entry.location) as path:
-            content = read_content(path)
-            seconds = _seconds(path)
+        if storage.is_uri(entry.location):
+            return _list_remote(source, listed)
+        return _list_local(source, started)
     except OSError as exc:
-        # In a folder of frames the reason names the frame.
         name = Path(exc.filename or entry.location).name
-        file = "the file" if name == Path(entry.location).name else f"its file {name}"
-        return replace(unread, fault=_utf8(f"{file} cannot be read: {exc.strerror or exc}"))
-    except VideoError as exc:
-        return replace(unread, fault=_utf8(exc.reason))
-    return Source(
-        uri=unread.uri,
-        path=entry.location,
-        sha256=content.sha256,
-        bytes=content.bytes,
-        seconds=seconds,
-        state="" if storage.is_uri(entry.location) else content.state,
+        what = "the file" if name == Path(entry.location).name else f"its file {name}"
+        return replace(source, fault=_text(f"{what} cannot be read: {exc.strerror or exc}"))
+
+
+def _list_local(source: Source, started: float) -> Source:
+    path = Path(source.path)
+    if not path.is_dir():
+        status = readable_stat(path)
+        settled = status.st_ctime < started - SETTLED_SECONDS
+        stamp = storage.local_stamp(status) if settled else ""
+        return replace(source, bytes=status.st_size, stamp=stamp)
+    facts = {}
+    for file in content_files(path):
+        status = readable_stat(file)
+        settled = status.st_ctime < started - SETTLED_SECONDS
+        facts[file.name] = (status.st_size, storage.local_stamp(status) if settled else "")
+    return _frame_folder(source, facts)
+
+
+def readable_stat(path: Path) -> os.stat_result:
+    """Size and times of a regular file that may be read; nothing of it is read.
+
+    Raises:
+        OSError: it is missing, a pipe or a device, or reading it is not permitted.
+    """
+    status = regular_stat(path)
+    # The effective user: a service may run with another one than it was started with.
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path, os.R_OK, effective_ids=effective):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return status
+
+
+def _list_remote(source: Source, listed: dict[str, dict[str, tuple[int, str]]]) -> Source:
+    parent = listed[storage.parent(source.path)]
+    name = PurePosixPath(source.path).name
+    if name in parent:
+        size, stamp = parent[name]
+        return replace(source, bytes=size, stamp=stamp)
+    files = storage.file_facts(source.path)
+    return _frame_folder(source, {name: facts for name, facts in files.items() if is_image(name)})
+
+
+def _frame_folder(source: Source, facts: dict[str, tuple[int, str]]) -> Source:
+    """A frame folder from the facts of its frames; it is unchanged only if all of them are."""
+    lines = [f"{name}\0{size} {stamp}\n" for name, (size, stamp) in sorted(facts.items())]
+    known = all(stamp for _, stamp in facts.values())
+    return replace(
+        source,
+        bytes=sum(size for size, _ in facts.values()),
+        files=len(facts),
+        stamp=short_hash("".join(lines)) if known else "",
     )
 
 
-def _seconds(path: Path) -> float:
-    """Length by the header; 0 if the file is no video or does not say."""
-    import av
-
-    if path.is_dir():
-        return len(content_files(path)) / FOLDER_FPS
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            return max(0.0, (container.duration or 0) / av.time_base)
-    except Exception:
-        # No error: any file may be listed as a video, and decoding will report what is wrong.
-        return 0.0
+def short_hash(text: str) -> str:
+    """32 hex digits of a SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _utf8(name: str) -> str:
-    """A file name as valid UTF-8, which JSON requires and file systems do not."""
+def _text(name: str) -> str:
+    """File names need not be UTF-8, JSON must be."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,14 +1,15 @@
-"""The work plan: every shard to be built, decided before any of it is built.
+"""The work, decided before any of it is done: which shard is made of which segments.
 
-A plan is a function of sources, configuration and library versions. Each shard carries a digest of
-everything that decides its bytes, so a shard whose digest is unchanged need not be rebuilt.
+A plan follows from the listing, the configuration and the versions of libraries alone. Contents are
+known only to the tasks that read them; what they found in earlier builds is in ``store.state``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from corrfractal.common.config import digest
@@ -16,18 +17,18 @@ from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.manifest import SourceEntry
 from pipeline.config import PipelineConfig
 
-from .segments import Segment, group_segments
+from .segments import Segment, count_segments, group_segments
 from .sources import Source
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSpec:
     """The work of one task.
 
     Attributes:
-        name: file name of the shard, ``shard-000000.tar``.
-        segments: what is sampled into it, in order.
-        digest: SHA-256 (hex) of everything that decides its bytes.
+        name: of the shard; follows from the names of its segments.
+        segments: what it is made of.
+        digest: of everything that decides its bytes, but for the contents of its sources.
     """
 
     name: str
@@ -37,13 +38,13 @@ class ShardSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The work plan of one build.
+    """All the work.
 
     Attributes:
         config: ``PipelineConfig.recipe()``.
-        versions: of the libraries that decide bytes, by name.
-        shards: one specification per task.
-        refused: sources with the same bytes as another source.
+        versions: of the libraries that decide bytes.
+        shards: in stored order.
+        refused: sources with the same bytes as another one.
     """
 
     config: dict[str, Any]
@@ -52,55 +53,88 @@ class Plan:
     refused: tuple[SourceEntry, ...]
 
 
-def make_plan(sources: Sequence[Source], config: PipelineConfig) -> Plan:
-    """Cut sources into segments and group the segments into shards.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What was read of a source, in this build or an earlier one.
+
+    Attributes:
+        sha256: of its content; ``""`` if only its length was read.
+        seconds: its length by the header; 0 if unknown.
+    """
+
+    sha256: str = ""
+    seconds: float = 0.0
+
+
+def make_plan(
+    sources: Sequence[Source], config: PipelineConfig, known: Mapping[str, Known]
+) -> Plan:
+    """Plan the shards of a listing.
 
     Args:
-        sources: sorted by URI, each hashed.
-        config: decides segments, shards and digests.
+        sources: sorted by URI.
+        config: how.
+        known: by URI; must hold the length of every source that ``segments.needs_length`` names,
+            and the content of every source that ``same_size`` names.
     """
-    # 1. Keep one source per content; the first URI wins.
-    first_with: dict[str, Source] = {}
-    kept: list[Source] = []
-    refused: list[SourceEntry] = []
-    for source in sources:
-        twin = first_with.setdefault(source.sha256, source)
-        # Empty and unreadable files share a hash without sharing contents.
-        if twin is source or not source.bytes:
-            kept.append(source)
-            continue
-        refused.append(
-            SourceEntry(
-                uri=source.uri,
-                sha256=source.sha256,
-                outcome="rejected",
-                stage="read",
-                reason=f"the same bytes as {twin.uri}",
-            )
-        )
-
-    # 2. Name and seal each group of segments.
+    nothing = Known()
+    refused = _refuse_copies(sources, known)
+    copies = {entry.uri for entry in refused}
+    kept = [source for source in sources if source.uri not in copies]
+    counts = [
+        count_segments(source, known.get(source.uri, nothing).seconds, config) for source in kept
+    ]
     recipe = config.recipe()
-    versions = library_versions()
-    shards: list[ShardSpec] = []
-    for number, segments in enumerate(group_segments(kept, config)):
-        facts = [segment.facts() for segment in segments]
-        shards.append(
-            ShardSpec(
-                name=f"shard-{number:06d}.tar",
-                segments=segments,
-                digest=digest([SCHEMA, recipe, versions, number, facts]),
-            )
+    versions = library_versions(config)
+    base = digest([SCHEMA, recipe, versions])
+    specs = []
+    for segments in group_segments(kept, counts, config):
+        names = "\n".join(segment.name for segment in segments)
+        identity = [base, [segment.identity() for segment in segments]]
+        name = hashlib.sha256(names.encode()).hexdigest()[:16]
+        specs.append(
+            ShardSpec(name=f"shard-{name}.tar", segments=segments, digest=digest(identity))
         )
-    return Plan(config=recipe, versions=versions, shards=tuple(shards), refused=tuple(refused))
+    return Plan(config=recipe, versions=versions, shards=tuple(specs), refused=tuple(refused))
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decode, scale, quantise and encode, by name."""
+def same_size(sources: Sequence[Source]) -> list[list[Source]]:
+    """Groups of sources of exactly equal size, the only ones that can be copies of each other."""
+    by_size = defaultdict(list)
+    for source in sources:
+        if source.bytes and not source.fault:
+            by_size[source.bytes, source.files].append(source)
+    return [members for members in by_size.values() if len(members) > 1]
+
+
+def _refuse_copies(sources: Sequence[Source], known: Mapping[str, Known]) -> list[SourceEntry]:
+    """An entry for every source whose bytes an earlier one, by URI, has too."""
+    refused = []
+    for members in same_size(sources):
+        first: dict[str, Source] = {}
+        for source in members:
+            sha256 = known[source.uri].sha256 if source.uri in known else ""
+            twin = first.setdefault(sha256, source) if sha256 else source
+            if twin is not source:
+                refused.append(
+                    SourceEntry(
+                        uri=source.uri,
+                        sha256=sha256,
+                        outcome="rejected",
+                        stage="read",
+                        reason=f"the same bytes as {twin.uri}",
+                    )
+                )
+    return sorted(refused, key=lambda entry: entry.uri)
+
+
+def library_versions(config: PipelineConfig) -> dict[str, str]:
+    """Versions of everything that decodes, scales, quantises and encodes."""
     import av
     import cv2
     import decord
     import faiss
+    import numba
     import numpy
     import PIL
     import simplejpeg
@@ -109,40 +143,14 @@ def library_versions() -> dict[str, str]:
         "av": av,
         "decord": decord,
         "faiss": faiss,
+        "numba": numba,
         "numpy": numpy,
         "opencv": cv2,
         "pillow": PIL,
         "simplejpeg": simplejpeg,
     }
+    if config.device != "cpu":
+        import torch
+
+        modules["torch"] = torch
     return {name: str(module.__version__) for name, module in modules.items()}
-
-
-def plan_text(plan: Plan) -> bytes:
-    """A plan as JSON, sealed with its own digest. It holds URIs but no paths of this machine."""
-    shards = [
-        {
-            "name": spec.name,
-            "digest": spec.digest,
-            "segments": [segment.facts() for segment in spec.segments],
-        }
-        for spec in plan.shards
-    ]
-    values = {
-        "schema": SCHEMA,
-        "config": plan.config,
-        "versions": plan.versions,
-        "shards": shards,
-        "refused": [asdict(entry) for entry in plan.refused],
-    }
-    sealed = {**values, "digest": digest(values)}
-    text = json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False)
-    return (text + "\n").encode()
-
-
-def is_plan(text: bytes) -> bool:
-    """Whether ``text`` is a complete plan that this program wrote: its digest fits."""
-    try:
-        values = json.loads(text)
-        return bool(values.pop("digest") == digest(values))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from corrfractal.shards.manifest import LabelStatistics, Manifest, Sidecar, SourceEntry
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import LabelStatistics, Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,32 +48,36 @@ class Health:
     static_rate: float
 
 
-def data_set_health(manifest: Manifest) -> Health:
+def data_set_health(manifest: Manifest, index: Index) -> Health:
     """Health of all shards together."""
+    frames = index.source_table.column("frames").to_numpy()
+    fps = index.source_table.column("fps").to_numpy()
+    readable = fps > 0
     return _health(
         name="all",
         clips=manifest.statistics.samples,
         labels=manifest.statistics.labels,
-        sources=manifest.sources,
-        seconds=sum(source.frames / source.fps for source in manifest.sources if source.fps),
+        cuts=manifest.statistics.cuts,
+        static=manifest.statistics.static,
+        seconds=float((frames[readable] / fps[readable]).sum()),
         clusters=clusters(manifest),
     )
 
 
-def shard_health(sidecar: Sidecar, clusters: int) -> Health:
-    """Health of one shard, whose labels have that many clusters."""
-    # The entry of a segment counts the frames of its complete video.
-    seconds = sum(
-        source.frames / source.fps / source.segments for source in sidecar.sources if source.fps
-    )
-    return _health(
-        name=sidecar.name,
-        clips=len(sidecar.samples),
-        labels=sidecar.label_statistics,
-        sources=sidecar.sources,
-        seconds=seconds,
-        clusters=clusters,
-    )
+def shards_health(manifest: Manifest, index: Index) -> Iterator[Health]:
+    """Health of each shard, in stored order."""
+    columns = ("name", "samples", "cuts", "static", "seconds")
+    rows = index.shard_table.select(columns).to_pylist()
+    for row, labels in zip(rows, index.label_statistics(), strict=True):
+        yield _health(
+            name=row["name"],
+            clips=row["samples"],
+            labels=labels,
+            cuts=row["cuts"],
+            static=row["static"],
+            seconds=row["seconds"],
+            clusters=clusters(manifest),
+        )
 
 
 def clusters(manifest: Manifest) -> int:
@@ -85,15 +90,14 @@ def _health(
     name: str,
     clips: int,
     labels: LabelStatistics,
-    sources: Sequence[SourceEntry],
+    cuts: int,
+    static: int,
     seconds: float,
     clusters: int,
 ) -> Health:
     label_sets = max(1, labels.label_sets)
     used = sum(count * number for number, count in enumerate(labels.by_used, start=1))
     without_empty = sum(labels.by_used[clusters - 1 :])
-    cuts = sum(source.cuts for source in sources)
-    static = sum(source.static for source in sources)
     return Health(
         name=name,
         clips=clips,

@@ -13,8 +13,9 @@ from corrfractal.common.config import flatten
 from corrfractal.registry.connection import open_experiment
 from corrfractal.registry.mlflow_errors import mlflow_errors
 from corrfractal.registry.provenance import describe_run
-from corrfractal.shards.manifest import QUARANTINE, load_manifest, load_sidecar
-from pipeline.label.label_health import Health, clusters, data_set_health, shard_health
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import QUARANTINE, load_manifest
+from pipeline.label.label_health import Health, data_set_health, shards_health
 
 SHARD_HEALTH = "shard_health.jsonl"
 MAX_PARAMETER_LENGTH = 500  # characters; older MLflow servers refuse longer values
@@ -43,8 +44,9 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
     parameters = {
         name: str(value)[:MAX_PARAMETER_LENGTH] for name, value in flatten(manifest.config).items()
     }
-    sidecars = [load_sidecar(out, shard) for shard in manifest.shards]
-    shards = [asdict(shard_health(sidecar, clusters(manifest))) for sidecar in sidecars]
+    index = Index(out, manifest)
+    health = data_set_health(manifest, index)
+    shards = [asdict(shard) for shard in shards_health(manifest, index)]
     quarantine = storage.read(storage.join(out, QUARANTINE)).decode()
 
     # 2. Log it.
@@ -55,7 +57,7 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
     ):
         mlflow.log_params(parameters)
         describe_run(out, manifest.digest, "precompute")
-        mlflow.log_metrics({**counts, **_health_metrics(data_set_health(manifest)), **metrics})
+        mlflow.log_metrics({**counts, **_health_metrics(health), **metrics})
         mlflow.log_text("".join(json.dumps(shard) + "\n" for shard in shards), SHARD_HEALTH)
         mlflow.log_text(quarantine, QUARANTINE)
     return str(run.info.run_id)

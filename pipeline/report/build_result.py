@@ -16,6 +16,7 @@ class PrecomputeResult:
         digest: of the manifest, the data set's identity.
         shards, samples, bytes: of the complete data set, as in the manifest.
         made: shards built by this run; the others were complete before.
+        added, changed, removed: sources since the last build of the folder.
         sources, sampled, quarantined, rejected: sources by outcome.
         frames: stored by this run.
         seconds: wall time of the run.
@@ -38,6 +39,9 @@ class PrecomputeResult:
     seconds: float
     core_hours: float = 0.0
     worker_mb: float = 0.0
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
     ignored: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -46,16 +50,53 @@ class PrecomputeResult:
         return round(self.frames / self.seconds, 1) if self.seconds > 0 else 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What a call finds since the last build of its folder, and what it would do.
+
+    Attributes:
+        sources: of the listing.
+        added, changed, removed: sources since the last build.
+        shards: of the plan.
+        pending: shards to build or to check.
+        pending_segments: videos, or segments of long ones, in them.
+    """
+
+    sources: int
+    added: int
+    changed: int
+    removed: int
+    shards: int
+    pending: int
+    pending_segments: int
+
+
 def lines(result: PrecomputeResult) -> Iterator[str]:
     """A result as text."""
     yield (
         f"{result.sources} sources = {result.sampled} sampled + {result.quarantined} quarantined + "
         f"{result.rejected} rejected"
     )
+    yield f"since the last build: {change_text(result.added, result.changed, result.removed)}"
     if result.ignored:
         yield ignored_summary(result.ignored)
     yield (
         f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; built "
         f"{result.made} of the shards in {result.seconds:.1f} s, {result.frames_per_second:g} "
         "frames/s"
+    )
+
+
+def change_text(added: int, changed: int, removed: int) -> str:
+    """Numbers of sources that were added, changed and removed, for people."""
+    return f"{added} new, {changed} changed, {removed} gone"
+
+
+def preview_lines(changes: Changes) -> Iterator[str]:
+    """What a build would do, as text."""
+    text = change_text(changes.added, changes.changed, changes.removed)
+    yield f"{changes.sources} sources; since the last build: {text}"
+    yield (
+        f"{changes.pending} of {changes.shards} shards, with {changes.pending_segments} videos, "
+        "would be built or checked"
     )

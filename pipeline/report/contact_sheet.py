@@ -53,10 +53,10 @@ def write_sheet(path: Path, found: Inspection, *, clips: int = 24, seed: int = 0
     Raises:
         IntegrityError: a stored clip is damaged.
     """
-    count = len(found.samples)
+    count = len(found.clips)
     chosen = sorted(random.Random(seed).sample(range(count), min(clips, count)))
     with ThreadPoolExecutor(READERS) as pool:
-        cards = list(pool.map(lambda number: _card(found, found.samples[number]), chosen))
+        cards = list(pool.map(lambda number: _card(found, found.clips.ref(number)), chosen))
 
     statistics = found.manifest.statistics
     lead = (
@@ -221,7 +221,7 @@ def _card(found: Inspection, sample: SampleRef) -> Card:
         clip = decode_clip(read_members(stored))
     except IntegrityError as exc:
         raise IntegrityError(
-            f"{location}, sample {sample.key}: {exc}. Run `corrfractal verify {found.shards}`"
+            f"{location}, clip at byte {sample.offset}: {exc}. Run `corrfractal verify {found.shards}`"
         ) from exc
 
     # Frames at equal distances, from the first to the last.

@@ -24,7 +24,7 @@ from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.process import cpu_count, peak_rss_mb
 from corrfractal.video.discovery import discover, ignored_summary
 from pipeline.config import PipelineConfig
-from pipeline.discover.segments import cut_source, group_segments
+from pipeline.discover.segments import count_segments, cut_source, group_segments, needs_length
 from pipeline.sample.clips import TICK_TOLERANCE
 
 from .header_info import HeaderInfo, fill_in_lengths, probe_entry
@@ -169,7 +169,10 @@ def _extrapolate(
         seconds_per_unit = _ratio((run.seconds[stage] for run in runs), measured_units)
         hours[stage] = seconds_per_unit * all_units / 3600
 
-    groups = group_segments([header.source() for header in headers], config)
+    listed = sorted(headers, key=lambda header: header.source().uri)
+    sources = [header.source() for header in listed]
+    counts = [_segment_count(header, config) for header in listed]
+    groups = group_segments(sources, counts, config)
     return Estimate(
         sources=round(scale * len(headers)),
         pilots=len(runs),
@@ -193,12 +196,17 @@ def _ratio(numerators: Iterable[float], denominators: Iterable[float]) -> float:
     return sum(numerators) / total if total else 0.0
 
 
+def _segment_count(header: HeaderInfo, config: PipelineConfig) -> int:
+    source = header.source()
+    return count_segments(source, header.seconds if needs_length(source, config) else 0.0, config)
+
+
 def _clips_that_fit(header: HeaderInfo, config: PipelineConfig) -> int:
     """Clips of a video without cuts and damage; counts as ``sampled_frames`` does."""
     if not header.pixels:
         return 0
     count = 0
-    for segment in cut_source(header.source(), config):
+    for segment in cut_source(header.source(), _segment_count(header, config), config):
         length = min(segment.stop, header.seconds) - segment.start
         ticks = int(max(0.0, length - 1 / header.fps) * config.clip.fps + TICK_TOLERANCE) + 1
         samples = min(ticks, round(length * header.fps))

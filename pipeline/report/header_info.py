@@ -25,6 +25,7 @@ class HeaderInfo:
 
     Attributes:
         location: local path or URI.
+        uri: identifier in shards, which decides the groups.
         bytes: of the file, or of all frames of a folder.
         seconds: length.
         fps: frames per second.
@@ -32,6 +33,7 @@ class HeaderInfo:
     """
 
     location: str
+    uri: str = ""
     bytes: int = 0
     seconds: float = 0.0
     fps: float = USUAL_FPS
@@ -47,15 +49,14 @@ class HeaderInfo:
         return replace(self, seconds=seconds) if seconds < self.seconds else self
 
     def source(self) -> Source:
-        """The video as a source of the pipeline, not hashed."""
-        return Source(
-            uri=self.location, path=self.location, sha256="", bytes=self.bytes, seconds=self.seconds
-        )
+        """The video as a source of the pipeline."""
+        return Source(uri=self.uri or self.location, path=self.location, bytes=self.bytes)
 
 
 def probe_entry(entry: Entry) -> HeaderInfo:
     """Header of a listed entry; zeros where listing found a fault."""
-    return HeaderInfo(location=entry.location) if entry.fault else probe(entry.location)
+    header = HeaderInfo(location=entry.location) if entry.fault else probe(entry.location)
+    return replace(header, uri=entry.uri)
 
 
 def probe(location: str) -> HeaderInfo:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from corrfractal.shards.manifest import (
-    Manifest,
-    SampleRef,
-    SourceEntry,
-    load_manifest,
-    load_sidecar,
-)
-from pipeline.label.label_health import Health, clusters, data_set_health, shard_health
+from corrfractal.shards.index import ClipIndex, Index
+from corrfractal.shards.manifest import Manifest, SourceEntry, load_manifest
+from pipeline.label.label_health import Health, data_set_health, shards_health
 
 READERS = 8
 # Rows of the tables: a data set may have millions of shards and lost sources.
@@ -27,12 +21,12 @@ LOST_SHOWN = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The manifest and sidecars of a folder of shards, summarised.
+    """The manifest and index of a folder of shards, summarised.
 
     Attributes:
         shards: the folder, or its URI.
         manifest: as stored.
-        samples: position of every clip.
+        clips: position of every clip.
         health: label health of the data set.
         by_shard: label health of each shard, in order.
         lost: quarantined and rejected sources.
@@ -40,7 +34,7 @@ class Inspection:
 
     shards: str
     manifest: Manifest
-    samples: tuple[SampleRef, ...]
+    clips: ClipIndex
     health: Health
     by_shard: tuple[Health, ...]
     lost: tuple[SourceEntry, ...]
@@ -54,27 +48,21 @@ class Inspection:
 
 
 def inspect(shards: str | Path) -> Inspection:
-    """Read the manifest and all sidecars of a folder of shards.
+    """Read the manifest and the index of a folder of shards.
 
     Raises:
         NotFoundError: there are no finished shards.
         IntegrityError: a file is damaged.
     """
     manifest = load_manifest(shards)
-    with ThreadPoolExecutor(READERS) as pool:
-        sidecars = list(pool.map(lambda shard: load_sidecar(shards, shard), manifest.shards))
-    samples = [
-        SampleRef(shard=sidecar.name, **vars(sample))
-        for sidecar in sidecars
-        for sample in sidecar.samples
-    ]
+    index = Index(shards, manifest)
     return Inspection(
         shards=str(shards),
         manifest=manifest,
-        samples=tuple(samples),
-        health=data_set_health(manifest),
-        by_shard=tuple(shard_health(sidecar, clusters(manifest)) for sidecar in sidecars),
-        lost=tuple(source for source in manifest.sources if source.outcome != "sampled"),
+        clips=index.clips,
+        health=data_set_health(manifest, index),
+        by_shard=tuple(shards_health(manifest, index)),
+        lost=tuple(index.lost_sources()),
     )
 
 
@@ -108,12 +96,12 @@ def lines(found: Inspection) -> Iterator[str]:
         yield f"{rank:4} {share:6.1%} {'#' * round(40 * share / top)}"
 
     yield (
-        f"\n{'shard':18}{'clips':>6}{'bits':>7}{'change':>8}{'empty':>8}{'domin.':>8}{'still':>8}"
+        f"\n{'shard':24}{'clips':>6}{'bits':>7}{'change':>8}{'empty':>8}{'domin.':>8}{'still':>8}"
         f"{'cuts/min':>10}"
     )
     for shard in found.least_healthy:
         yield (
-            f"{shard.name.removesuffix('.tar'):18}{shard.clips:6}{shard.entropy:7.2f}"
+            f"{shard.name.removesuffix('.tar'):24}{shard.clips:6}{shard.entropy:7.2f}"
             f"{shard.change_rate:8.1%}{shard.with_empty:8.1%}{shard.dominated:8.1%}"
             f"{shard.still:8.1%}{shard.cuts_per_minute:10.1f}"
         )
@@ -123,7 +111,7 @@ def lines(found: Inspection) -> Iterator[str]:
     for source in found.lost[:LOST_SHOWN]:
         yield f"{source.outcome:12} {source.uri}: {source.stage}: {source.reason}"
     if len(found.lost) > LOST_SHOWN:
-        yield f"... and {len(found.lost) - LOST_SHOWN} more, see manifest.json"
+        yield f"... and {len(found.lost) - LOST_SHOWN} more, see index/sources.parquet"
 
 
 def to_json(found: Inspection) -> dict[str, Any]:

@@ -1,167 +1,240 @@
-"""Prepare a folder for a plan, and commit its shards to a manifest.
+"""After the tasks: the columnar index over all shards, quarantine.jsonl, urls.txt, the manifest.
 
-``plan.json`` is written first and marks a folder as this program's. ``manifest.json`` exists only
-while every shard that it names is complete: ``prepare`` deletes it before any shard is rebuilt, and
-``commit`` writes it last.
+Rows of shards that did not change are taken from the earlier index; the others are read from their
+sidecars. The manifest is written last: while it exists, everything that it names is complete.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from itertools import groupby
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from corrfractal.common import storage
 from corrfractal.common.config import digest
-from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError
+from corrfractal.common.errors import CorrFractalError
 from corrfractal.shards.clip import SCHEMA
+from corrfractal.shards.index import (
+    CLIP_SCHEMA,
+    SHARD_SCHEMA,
+    SOURCE_SCHEMA,
+    clip_rows,
+    shard_rows,
+    source_rows,
+    write_index,
+)
 from corrfractal.shards.manifest import (
     MANIFEST,
     QUARANTINE,
     QUARANTINE_FIELDS,
     LabelStatistics,
     Manifest,
-    ShardEntry,
     Sidecar,
     SourceEntry,
     Statistics,
+    load_manifest,
     read_sealed,
     seal,
     sidecar_name,
     to_text,
 )
-from pipeline.discover.work_plan import Plan, ShardSpec, is_plan, plan_text
+from pipeline.discover.work_plan import Plan
 
-from .shard_task import is_complete
+from .prepare import EARLIER_MANIFEST, THREADS, URLS, Preparation, remove_stale
 
-PLAN = "plan.json"
-SHARD_PATTERN = r"shard-\d{6,}\.(tar|json)"
-# Temporary files and notes of a killed run
-LEFTOVER_PATTERN = (
-    rf"\.{{1,2}}({SHARD_PATTERN}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"
-)
-# Hashing releases the interpreter lock, and an object store answers in parallel.
-HASH_THREADS = 8
-
-log = logging.getLogger(__name__)
+CHUNK = 1000  # sidecars that are in memory at once
 
 
-def prepare(out: str, plan: Plan, retry_quarantined: bool) -> list[ShardSpec]:
-    """Write the plan into the folder; return the shards that are still to be built.
-
-    Args:
-        out: folder of the shards, created if missing.
-        plan: the work plan.
-        retry_quarantined: rebuild shards that have quarantined sources.
+def commit(out: str, plan: Plan, preparation: Preparation) -> Manifest:
+    """Write index, ``quarantine.jsonl``, ``urls.txt`` and manifest; remove what no plan names.
 
     Raises:
-        CallError: ``out`` is no folder, or holds shards, a plan or a manifest of another origin.
-    """
-    try:
-        storage.make_folder(out)
-    except OSError as exc:
-        raise CallError(
-            f"cannot create the folder {out}: {exc.strerror or exc}; name another with --out"
-        ) from exc
-
-    # An object store has no empty folders: listing one would fail.
-    names = set(storage.listing(out)[0]) if storage.kind(out) else set()
-    _refuse_foreign(out, names)
-    _remove_matching(out, names, LEFTOVER_PATTERN)
-    storage.write(storage.join(out, PLAN), plan_text(plan))
-
-    # Completeness is proved by hashing, not by file times: a crash may leave a torn file.
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        if retry_quarantined:
-            list(pool.map(lambda spec: _forget_if_quarantined(out, spec), plan.shards))
-        complete = list(pool.map(lambda spec: is_complete(spec, out), plan.shards))
-    pending = [spec for spec, done in zip(plan.shards, complete, strict=True) if not done]
-    if pending:
-        storage.remove(storage.join(out, MANIFEST))
-    return pending
-
-
-def commit(out: str, plan: Plan) -> Manifest:
-    """Write ``quarantine.jsonl`` and the manifest over all sidecars; remove the shards of an
-    earlier plan.
-
-    Raises:
-        CorrFractalError: no source gave a single clip.
+        CorrFractalError: no source gave a single clip, or a source changed during the build.
         IntegrityError: a sidecar is missing or damaged.
     """
-
-    def load(spec: ShardSpec) -> Sidecar:
-        return read_sealed(storage.join(out, sidecar_name(spec.name)), Sidecar)
-
-    # 1. One entry per source, from the entries of its segments.
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        sidecars = list(pool.map(load, plan.shards))
-    parts = [entry for sidecar in sidecars for entry in sidecar.sources]
-    by_source = groupby(parts, key=lambda entry: entry.uri)
-    joined = [join_segments(list(group)) for _, group in by_source]
-    entries = sorted([*joined, *plan.refused], key=lambda entry: entry.uri)
-
-    # 2. The quarantine is written even when the build fails below: it holds the reasons.
-    quarantine = storage.join(out, QUARANTINE)
-    quarantined = [entry for entry in entries if entry.outcome == "quarantined"]
-    storage.write(quarantine, "".join(map(_quarantine_line, quarantined)).encode())
-    statistics = _statistics(sidecars, entries)
-    if statistics.samples == 0:
-        reason = next(entry.reason for entry in entries)
-        raise CorrFractalError(
-            f"none of the {len(entries)} sources gave a clip; the first, {entries[0].uri}: "
-            f"{reason}. Damaged sources are listed in {quarantine}"
-        )
-
-    # 3. The manifest, whose digest is the data set's identity.
-    shards = tuple(
-        ShardEntry(
-            name=sidecar.name,
-            sha256=sidecar.sha256,
-            bytes=sidecar.bytes,
-            samples=len(sidecar.samples),
-            sidecar=sidecar.digest,
-        )
-        for sidecar in sidecars
+    current = _current_manifest(out, plan, preparation)
+    if current is not None:
+        return current
+    shards, clips, sources = _tables(out, plan, preparation)
+    _check_any_clip(out, sources)
+    _write_quarantine(out, sources)
+    names = shards.column("name").to_pylist()
+    storage.write(storage.join(out, URLS), "".join(f"{name}\n" for name in names).encode())
+    manifest = Manifest(
+        schema=SCHEMA,
+        config=plan.config,
+        config_digest=digest(plan.config),
+        versions=plan.versions,
+        shards_digest=_rows_digest(shards, ("name", "sha256", "samples")),
+        sources_digest=_rows_digest(sources, ("uri", "sha256", "outcome", "stage", "reason")),
+        statistics=_statistics(shards, sources),
+        index=write_index(out, shards, clips, sources),
     )
-    manifest = seal(
-        Manifest(
-            schema=SCHEMA,
-            config=plan.config,
-            config_digest=digest(plan.config),
-            versions=plan.versions,
-            shards=shards,
-            sources=tuple(entries),
-            statistics=statistics,
-        )
-    )
-    storage.write(storage.join(out, MANIFEST), to_text(manifest).encode())
+    sealed = seal(manifest)
+    storage.write(storage.join(out, MANIFEST), to_text(sealed).encode())
+    storage.remove(storage.join(out, EARLIER_MANIFEST))
+    remove_stale(out, plan)
+    return sealed
 
-    # 4. Remove what no longer belongs to the data set.
-    names = set(storage.listing(out)[0])
-    tars = {spec.name for spec in plan.shards}
-    sidecar_names = {sidecar_name(spec.name) for spec in plan.shards}
-    _remove_stale(out, names - tars - sidecar_names)
-    _remove_matching(out, names, LEFTOVER_PATTERN)
-    return manifest
+
+def _current_manifest(out: str, plan: Plan, preparation: Preparation) -> Manifest | None:
+    """The manifest of the folder, if it describes this plan already."""
+    if preparation.pending or len(preparation.kept) != len(plan.shards):
+        return None
+    if MANIFEST not in preparation.facts or preparation.index is None:
+        return None
+    manifest = load_manifest(out)
+    index = preparation.index
+    same_recipe = (manifest.config, manifest.versions) == (plan.config, plan.versions)
+    planned = [spec.name for spec in plan.shards]
+    refused = [(entry.uri, entry.sha256) for entry in plan.refused]
+    stored = _refused_rows(index.source_table)
+    same_rows = index.shard_table.column("name").to_pylist() == planned and stored == refused
+    return manifest if same_recipe and same_rows else None
+
+
+def _refused_rows(sources: pa.Table) -> list[tuple[str, str]]:
+    """URI and SHA-256 of the sources that were rejected as copies of others."""
+    mask = pc.and_(
+        pc.equal(sources.column("outcome"), "rejected"), pc.equal(sources.column("stage"), "read")
+    )
+    rows = sources.filter(mask).select(["uri", "sha256"]).to_pylist()
+    return [(row["uri"], row["sha256"]) for row in rows]
+
+
+def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Shards, clips and sources of a plan, in stored order."""
+    index = preparation.index
+    reread = _names_to_read(plan, preparation)
+    new_shards = []
+    new_clips = []
+    parts: dict[str, list[tuple[SourceEntry, str]]] = {}
+    names = [spec.name for spec in plan.shards if spec.name in reread]
+    for first, sidecars in _read_sidecars(out, names):
+        new_shards.append(shard_rows(sidecars))
+        new_clips.append(clip_rows(sidecars, first))
+        for sidecar in sidecars:
+            for entry in sidecar.sources:
+                parts.setdefault(entry.uri, []).append((entry, sidecar.name))
+    read_shards = pa.concat_tables([SHARD_SCHEMA.empty_table(), *new_shards])
+    read_clips = pa.concat_tables([CLIP_SCHEMA.empty_table(), *new_clips])
+
+    # Rows of both, old ones first, then brought into the order of the plan.
+    kept_shards = SHARD_SCHEMA.empty_table()
+    kept_clips = CLIP_SCHEMA.empty_table()
+    kept_sources = SOURCE_SCHEMA.empty_table()
+    if index is not None and len(reread) < len(plan.shards):
+        kept_shards = index.shard_table
+        kept_clips = pa.concat_tables(list(index.clip_tables()))
+        kept_sources = _kept_sources(plan, index.source_table, parts)
+    first_new = len(kept_shards)
+    both_shards = pa.concat_tables([kept_shards, read_shards])
+    moved = pc.add(read_clips.column("shard"), pa.scalar(first_new, pa.int32()))
+    both_clips = pa.concat_tables([kept_clips, read_clips.set_column(0, "shard", moved)])
+    rows = {name: row for row, name in enumerate(kept_shards.column("name").to_pylist())}
+    rows |= {
+        name: first_new + row for row, name in enumerate(read_shards.column("name").to_pylist())
+    }
+    order = np.array([rows[spec.name] for spec in plan.shards], dtype=np.int64)
+    shards = both_shards.take(pa.array(order))
+    clips = _clips_in_order(both_clips, order, len(both_shards))
+    sources = _sources_in_order(kept_sources, parts, plan.refused)
+    # Parquet renames the items of lists, and equal rows must give equal files.
+    return shards.cast(SHARD_SCHEMA), clips.cast(CLIP_SCHEMA), sources.cast(SOURCE_SCHEMA)
+
+
+def _names_to_read(plan: Plan, preparation: Preparation) -> set[str]:
+    """Shards whose sidecars are read: those that changed, and the others of the same long video,
+    since the index has one row for all segments of it."""
+    changed = {spec.name for spec in plan.shards} - preparation.kept
+    long_videos = {
+        segment.source.uri
+        for spec in plan.shards
+        if spec.name in changed
+        for segment in spec.segments
+        if segment.count > 1
+    }
+    if long_videos:
+        changed |= {spec.name for spec in plan.shards if spec.segments[0].source.uri in long_videos}
+    return changed
+
+
+def _read_sidecars(out: str, names: Sequence[str]) -> Iterator[tuple[int, list[Sidecar]]]:
+    """Sidecars in chunks, each with the position of its first in ``names``."""
+
+    def read(name: str) -> Sidecar:
+        return read_sealed(storage.join(out, sidecar_name(name)), Sidecar)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(names), CHUNK):
+            yield start, list(pool.map(read, names[start : start + CHUNK]))
+
+
+def _kept_sources(
+    plan: Plan, table: pa.Table, parts: dict[str, list[tuple[SourceEntry, str]]]
+) -> pa.Table:
+    """Rows of an earlier index whose sources are in the plan and were not read again."""
+    planned = {segment.source.uri for spec in plan.shards for segment in spec.segments}
+    wanted = pa.array(sorted(planned - parts.keys()), pa.string())
+    return table.filter(pc.is_in(table.column("uri"), wanted))
+
+
+def _clips_in_order(clips: pa.Table, order: np.ndarray, shards: int) -> pa.Table:
+    """Clips in the order of their shards, which are renumbered.
+
+    Args:
+        clips: sorted by shard.
+        order: int64, row of the shard that comes first, second, ...
+        shards: number of rows that ``clips`` refers to.
+    """
+    shard = clips.column("shard").to_numpy()
+    starts = np.searchsorted(shard, np.arange(shards))
+    stops = np.searchsorted(shard, np.arange(shards), side="right")
+    pieces = [np.arange(starts[row], stops[row]) for row in order]
+    taken = clips.take(pa.array(np.concatenate([np.empty(0, dtype=np.int64), *pieces])))
+    numbers = np.repeat(np.arange(len(order), dtype=np.int32), (stops - starts)[order])
+    return taken.set_column(0, CLIP_SCHEMA.field("shard"), pa.array(numbers))
+
+
+def _sources_in_order(
+    kept: pa.Table,
+    parts: dict[str, list[tuple[SourceEntry, str]]],
+    refused: Sequence[SourceEntry],
+) -> pa.Table:
+    joined = []
+    for entries in parts.values():
+        names = [name for entry, name in entries if entry.clips]
+        joined.append((join_segments([entry for entry, _ in entries]), names))
+    joined += [(entry, []) for entry in refused]
+    table = pa.concat_tables([kept, source_rows(joined)])
+    return table.take(pc.sort_indices(table, [("uri", "ascending")]))
 
 
 def join_segments(parts: Sequence[SourceEntry]) -> SourceEntry:
-    """The entry of a source from the entries of its segments, in their order.
+    """The entry of a source from those of its segments, in their order.
 
-    One damaged segment quarantines the source; the clips of the others count as salvaged. A segment
-    without a clip decides the outcome only if no other segment has one.
+    One damaged segment puts the source into quarantine, with the clips of all others as salvaged; a
+    segment without a clip counts only if no other has one.
+
+    Raises:
+        CorrFractalError: its segments were made from different contents.
     """
-    # Reversed, so that the first part of each outcome stays.
-    first_of = {part.outcome: part for part in reversed(parts)}
-    deciding = first_of.get("quarantined") or first_of.get("sampled") or parts[0]
+    if len({part.sha256 for part in parts if part.sha256}) > 1:
+        raise CorrFractalError(
+            f"{parts[0].uri} changed while its segments were built: run the same command again"
+        )
+    by_outcome = {part.outcome: part for part in reversed(parts)}  # the first of each
+    telling = by_outcome.get("quarantined") or by_outcome.get("sampled") or parts[0]
     return replace(
-        deciding,
+        telling,
         segment=0,
         clips=sum(part.clips for part in parts),
         frames=max(part.frames for part in parts),
@@ -171,87 +244,69 @@ def join_segments(parts: Sequence[SourceEntry]) -> SourceEntry:
     )
 
 
-def _quarantine_line(entry: SourceEntry) -> str:
-    values = {**asdict(entry), "frames_salvaged": entry.frames_stored}
-    fields = {name: values[name] for name in QUARANTINE_FIELDS}
-    return json.dumps(fields, ensure_ascii=False) + "\n"
-
-
-def _statistics(sidecars: Sequence[Sidecar], entries: Sequence[SourceEntry]) -> Statistics:
-    outcomes = Counter(entry.outcome for entry in entries)
-    assert sum(outcomes.values()) == len(entries)
-    return Statistics(
-        samples=sum(len(sidecar.samples) for sidecar in sidecars),
-        frames=sum(sample.frames for sidecar in sidecars for sample in sidecar.samples),
-        bytes=sum(sidecar.bytes for sidecar in sidecars),
-        sources=len(entries),
-        sampled=outcomes["sampled"],
-        quarantined=outcomes["quarantined"],
-        rejected=outcomes["rejected"],
-        cuts=sum(entry.cuts for entry in entries),
-        static=sum(entry.static for entry in entries),
-        labels=sum((sidecar.label_statistics for sidecar in sidecars), LabelStatistics()),
+def _check_any_clip(out: str, sources: pa.Table) -> None:
+    if pc.sum(sources.column("clips")).as_py():
+        return
+    first = sources.slice(0, 1).to_pylist()[0]
+    raise CorrFractalError(
+        f"none of the {len(sources)} sources gave a clip; the first, {first['uri']}: "
+        f"{first['reason']}. Sources that could not be read are in "
+        f"{storage.join(out, QUARANTINE)}"
     )
 
 
-def _refuse_foreign(out: str, names: set[str]) -> None:
-    """Raise a ``CallError`` if files with this program's names were written by something else.
-
-    WebDataset names shards alike, and any web page has a ``manifest.json``. Only a plan whose
-    digest fits proves the origin.
-    """
-    if PLAN in names:
-        location = storage.join(out, PLAN)
-        if not is_plan(storage.read(location)):
-            raise CallError(
-                f"{location} is damaged, or this command did not write it; name another folder "
-                "with --out"
-            )
-        return
-    for name in sorted(names):
-        if re.fullmatch(SHARD_PATTERN, name) or name in (MANIFEST, QUARANTINE):
-            raise CallError(
-                f"{out} holds {name}, which this command did not write; name another folder with "
-                "--out"
-            )
+def _write_quarantine(out: str, sources: pa.Table) -> None:
+    bad = sources.filter(pc.equal(sources.column("outcome"), "quarantined"))
+    lines = []
+    for row in bad.to_pylist():
+        values = {**row, "frames_salvaged": row["frames_stored"]}
+        fields = {name: values[name] for name in QUARANTINE_FIELDS}
+        lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+    storage.write(storage.join(out, QUARANTINE), "".join(lines).encode())
 
 
-def _remove_stale(out: str, names: set[str]) -> None:
-    """Remove shards of an earlier plan with their sidecars. A shard is removed only if its sidecar
-    records its name and SHA-256; every other file stays."""
-    for name in sorted(names):
-        if not re.fullmatch(r"shard-\d{6,}\.tar", name):
-            continue
-        tar = storage.join(out, name)
-        sidecar_location = storage.join(out, sidecar_name(name))
-        try:
-            sidecar = read_sealed(sidecar_location, Sidecar)
-        except IntegrityError:
-            ours = False
-        else:
-            ours = sidecar.name == name and sidecar.sha256 == storage.sha256(tar)
-        if ours:
-            storage.remove(tar)
-            storage.remove(sidecar_location)
-        else:
-            log.warning(
-                f"{tar} was not written by this command, or is damaged. It was kept, and "
-                "the manifest leaves it out"
-            )
+def _rows_digest(table: pa.Table, columns: Sequence[str]) -> str:
+    """SHA-256 (hex) over one JSON array per row."""
+    found = hashlib.sha256()
+    for batch in table.select(columns).to_batches(max_chunksize=10_000):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            found.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return found.hexdigest()
 
 
-def _forget_if_quarantined(out: str, spec: ShardSpec) -> None:
-    """Delete the sidecar of a shard with quarantined sources, so that the shard is rebuilt."""
-    location = storage.join(out, sidecar_name(spec.name))
-    try:
-        sidecar = read_sealed(location, Sidecar)
-    except IntegrityError:
-        return
-    if any(source.outcome == "quarantined" for source in sidecar.sources):
-        storage.remove(location)
+def _statistics(shards: pa.Table, sources: pa.Table) -> Statistics:
+    def total(table: pa.Table, column: str) -> int:
+        return int(pc.sum(table.column(column)).as_py() or 0)
+
+    def outcome(name: str) -> int:
+        return int(pc.sum(pc.equal(sources.column("outcome"), name)).as_py() or 0)
+
+    statistics = Statistics(
+        samples=total(shards, "samples"),
+        frames=total(shards, "frames"),
+        bytes=total(shards, "bytes"),
+        sources=len(sources),
+        sampled=outcome("sampled"),
+        quarantined=outcome("quarantined"),
+        rejected=outcome("rejected"),
+        cuts=total(sources, "cuts"),
+        static=total(sources, "static"),
+        labels=LabelStatistics(
+            by_rank=_sum_lists(shards.column("by_rank").to_pylist()),
+            by_used=_sum_lists(shards.column("by_used").to_pylist()),
+            dominated=total(shards, "dominated"),
+            still=total(shards, "still"),
+            compared=total(shards, "compared"),
+            changed=total(shards, "changed"),
+        ),
+    )
+    accounted = statistics.sampled + statistics.quarantined + statistics.rejected
+    assert accounted == statistics.sources
+    return statistics
 
 
-def _remove_matching(out: str, names: Iterable[str], pattern: str) -> None:
-    for name in names:
-        if re.fullmatch(pattern, name):
-            storage.remove(storage.join(out, name))
+def _sum_lists(rows: list[list[int]]) -> tuple[int, ...]:
+    total: tuple[Any, ...] = ()
+    for row in rows:
+        total = tuple(a + b for a, b in zip_longest(total, row, fillvalue=0))
+    return total

@@ -8,15 +8,18 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CallError, CorrFractalError
 from corrfractal.common.ray_session import ray_session
 from corrfractal.common.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
 from pipeline.config import PipelineConfig
-from pipeline.discover.work_plan import ShardSpec
+from pipeline.discover.work_plan import Known, ShardSpec
 
-from .shard_task import ShardStats, make_shard, read_note
+from .prepare import ShardTask
+from .shard_task import ShardResult, ShardStats, make_shard, read_note
+from .state import BuildState, KnownShard, contents_hash
 
 OUTCOMES = ("sampled", "quarantined", "rejected")
 # Deaths of workers at one segment before it is quarantined. A worker may be killed for memory that
@@ -27,29 +30,37 @@ KILLER = "reading it killed the worker process, repeatedly"
 
 
 def execute(
-    specs: Sequence[ShardSpec], out: str, config: PipelineConfig, workers: int | None
+    tasks: Sequence[ShardTask],
+    out: str,
+    config: PipelineConfig,
+    workers: int | None,
+    state: BuildState,
+    known: dict[str, Known],
 ) -> ShardStats:
-    """Build every shard of ``specs`` in the folder ``out``.
+    """Build every shard of ``tasks`` in the folder ``out``.
 
     Args:
-        specs: what to build; without any, Ray is not started.
+        tasks: what to build; without any, Ray is not started.
         out: folder of the shards, a local path or a URI.
         config: passed to every task.
         workers: tasks at a time; None: one per CPU of the Ray cluster.
+        state: records each shard as it ends, so that a killed build resumes without reading again.
+        known: contents by URI; what the tasks read is added.
 
     Raises:
         CallError: ``config.device`` is ``cuda`` and Ray has no GPU.
         CorrFractalError: a shard cannot be built; running the command again resumes.
     """
     total = ShardStats()
-    if not specs:
+    if not tasks:
         return total
-    waiting = collections.deque(specs)
+    waiting = collections.deque(tasks)
     deaths = DeathCount()
-    segment_count = sum(len(spec.segments) for spec in specs)
+    segment_count = sum(len(task.spec.segments) for task in tasks)
 
-    def arguments(spec: ShardSpec) -> tuple[ShardSpec, str, PipelineConfig, dict[str, str]]:
-        return spec, out, config, deaths.crashed(spec)
+    def arguments(task: ShardTask) -> tuple[Any, ...]:
+        crashed = deaths.crashed(task.spec)
+        return task.spec, out, config, crashed, task.earlier, task.rebuild
 
     with ray_session(workers), progress("videos", segment_count) as advance:
         if config.device == "cuda" and not cluster_has_gpus():
@@ -61,24 +72,49 @@ def execute(
         started = time.monotonic()
         # Ray's own retries would read the same bad video again without noting the death.
         options = {**config.task_resources(), "max_retries": 0}
-        for ended in run_tasks(make_shard, waiting, arguments, workers=workers, options=options):
-            spec = ended.job
-            try:
-                stats = ended.result()
-            except WorkerDiedError as exc:
-                deaths.add(spec, out, exc)
-                metrics.deaths.inc()
-                # First in line, so that a bad segment is found before more work is started.
-                waiting.appendleft(spec)
-            except CorrFractalError as exc:
-                raise CorrFractalError(
-                    f"cannot build {spec.name}: {exc}. Once that is fixed, the same command resumes"
-                ) from exc
-            else:
-                total += stats
-                metrics.add(stats)
-                advance(len(spec.segments), _summary(total, time.monotonic() - started))
+        try:
+            for ended in run_tasks(
+                make_shard, waiting, arguments, workers=workers, options=options
+            ):
+                spec = ended.job.spec
+                try:
+                    result = ended.result()
+                except WorkerDiedError as exc:
+                    deaths.add(spec, out, exc)
+                    metrics.deaths.inc()
+                    # First in line, so that a bad segment is found before more work is started.
+                    waiting.appendleft(ended.job)
+                except CorrFractalError as exc:
+                    raise CorrFractalError(
+                        f"cannot build {spec.name}: {exc}. Once that is fixed, the same command "
+                        "resumes"
+                    ) from exc
+                else:
+                    record(spec, result, state, known)
+                    total += result.stats
+                    metrics.add(result.stats)
+                    advance(len(spec.segments), _summary(total, time.monotonic() - started))
+        finally:
+            state.flush()
     return total
+
+
+def record(
+    spec: ShardSpec, result: ShardResult, state: BuildState, known: dict[str, Known]
+) -> None:
+    """Remember the contents of a shard's sources, and its tar."""
+    for uri, sha256 in result.contents.items():
+        earlier = known.get(uri, Known())
+        known[uri] = Known(sha256=sha256, seconds=earlier.seconds)
+    state.record_sources((segment.source for segment in spec.segments), known)
+    shard = KnownShard(
+        bytes=result.bytes,
+        stamp=result.stamp,
+        spec=spec.digest,
+        sidecar=result.sidecar,
+        contents=contents_hash(spec.segments, known),
+    )
+    state.record_shard(spec.name, shard)
 
 
 class DeathCount:

@@ -7,7 +7,7 @@ later from run to run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from corrfractal.common import storage
@@ -15,53 +15,54 @@ from corrfractal.common.errors import NotFoundError, VideoError
 from corrfractal.shards.clip import Clip, encode_clip
 from corrfractal.shards.manifest import LabelStatistics, SampleEntry, SourceEntry
 from corrfractal.video import Video, open_video
-from corrfractal.video.content import ATTEMPTS, CHANGED, content_sha256, state
+from corrfractal.video.content import (
+    ATTEMPTS,
+    CHANGED,
+    Content,
+    content_sha256,
+    read_content,
+    state,
+)
 from pipeline.config import PipelineConfig
 from pipeline.discover.segments import Segment
 from pipeline.label.pseudo_labels import label_statistics, label_views
 from pipeline.sample.decode import RawClip, Tally, decode_clips
 
+from .clip_copies import ClipCopies, SegmentSamples
 from .tar import TarWriter
 
-# Reasons are stored in sidecars and the manifest: another text is another digest.
-REPLACED = "the file has changed since it was listed, or did not arrive complete"
+# Reasons are stored in sidecars and the index: another text is another digest.
 MOVED = "the file was moved or removed after it was listed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentSamples:
-    """What one segment contributes to its shard.
-
-    Attributes:
-        entry: outcome of the segment, with the reason if it was not sampled.
-        samples: position and size of each stored clip.
-        statistics: of the labels of these clips.
-    """
-
-    entry: SourceEntry
-    samples: tuple[SampleEntry, ...] = ()
-    statistics: LabelStatistics = field(default_factory=LabelStatistics)
-
-
-def sample_segment(segment: Segment, config: PipelineConfig, tar: TarWriter) -> SegmentSamples:
+def sample_segment(
+    segment: Segment, config: PipelineConfig, tar: TarWriter, copies: ClipCopies
+) -> SegmentSamples:
     """Append the clips of a segment to ``tar``. A damaged or missing source is no error: the entry
-    of the result says what is wrong with it."""
+    of the result says what is wrong with it. Clips that an earlier build stored are copied."""
     source = segment.source
-    if not source.sha256:
-        return quarantined(segment, "read", source.fault)
+    if source.fault:
+        return quarantined(segment, "", "read", source.fault)
     try:
         with storage.local_copy(source.path) as path:
-            return _sample_unchanged(segment, path, config, tar)
+            return _sample_unchanged(segment, path, config, tar, copies)
     except FileNotFoundError:
-        return quarantined(segment, "read", MOVED)
+        return quarantined(segment, "", "read", MOVED)
 
 
 def quarantined(
-    segment: Segment, stage: str, reason: str, frame: int | None = None
+    segment: Segment, sha256: str, stage: str, reason: str, frame: int | None = None
 ) -> SegmentSamples:
-    """The result for a segment that gave nothing; ``frame`` is the first damaged one."""
+    """The result for a segment that gave nothing.
+
+    Args:
+        segment: that could not be sampled.
+        sha256: of its source; ``""`` if that was not read.
+        stage, reason: of the failure.
+        frame: the first damaged one.
+    """
     entry = replace(
-        _entry(segment),
+        _entry(segment, sha256),
         outcome="quarantined",
         stage=stage,
         reason=reason,
@@ -70,10 +71,10 @@ def quarantined(
     return SegmentSamples(entry=entry)
 
 
-def _entry(segment: Segment) -> SourceEntry:
+def _entry(segment: Segment, sha256: str) -> SourceEntry:
     return SourceEntry(
         uri=segment.source.uri,
-        sha256=segment.source.sha256,
+        sha256=sha256,
         outcome="sampled",
         segment=segment.number,
         segments=segment.count,
@@ -81,59 +82,74 @@ def _entry(segment: Segment) -> SourceEntry:
 
 
 def _sample_unchanged(
-    segment: Segment, path: Path, config: PipelineConfig, tar: TarWriter
+    segment: Segment, path: Path, config: PipelineConfig, tar: TarWriter, copies: ClipCopies
 ) -> SegmentSamples:
-    """Sample a source while its bytes match its SHA-256.
+    """Hash a source and sample it, if its bytes are the same from the first read to the last.
 
     A file that changes during the read may make a decoder fail in any way, so both clips and errors
     of such a read are discarded, and the file is read again.
     """
     mark = tar.position
-    known = segment.source.state
     for _ in range(ATTEMPTS):
-        # Hash again only if something touched the file since it was listed.
         try:
             before = state(path)
-            if before != known and content_sha256(path) != segment.source.sha256:
-                return quarantined(segment, "read", REPLACED)
+            content = read_content(path)
+        except VideoError as exc:
+            return quarantined(segment, "", exc.stage, exc.reason)
         except FileNotFoundError:
-            return quarantined(segment, "read", MOVED)
+            return quarantined(segment, "", "read", MOVED)
         except OSError as exc:
-            return quarantined(segment, "read", str(exc.strerror or exc))
+            return quarantined(segment, "", "read", str(exc.strerror or exc))
 
-        sampled = _sample_file(segment, path, config, tar)
-        try:
-            unchanged = state(path) == before
-        except OSError:
-            unchanged = False
-        if unchanged:
+        sampled = copies.copy(segment, content.sha256, tar)
+        if sampled is None:
+            sampled = _sample_file(segment, content.sha256, path, config, tar)
+        if _is_still(path, content, before):
             return sampled
         tar.rewind(mark)
-        known = ""
-    return quarantined(segment, "read", CHANGED)
+    return quarantined(segment, "", "read", CHANGED)
+
+
+def _is_still(path: Path, content: Content, before: str) -> bool:
+    """Whether a file still has the content that was hashed.
+
+    Args:
+        path: the file, or a frame folder.
+        content: as hashed.
+        before: its state before that.
+    """
+    try:
+        if state(path) != before:
+            return False
+        # A file written within the resolution of the file system's clock before it was hashed has
+        # an equal state whatever was written since, so it is hashed again.
+        return bool(content.state) or content_sha256(path) == content.sha256
+    except OSError:
+        return False
 
 
 def _sample_file(
-    segment: Segment, path: Path, config: PipelineConfig, tar: TarWriter
+    segment: Segment, sha256: str, path: Path, config: PipelineConfig, tar: TarWriter
 ) -> SegmentSamples:
     """Sample a file with decord, and with PyAV if that fails."""
     mark = tar.position
     try:
         video = open_video(path, size=(config.size, config.size))
-        sampled = _sample_video(segment, video, config, tar)
+        sampled = _sample_video(segment, sha256, video, config, tar)
         if sampled.entry.outcome == "quarantined" and video.info.decoder == "decord":
             tar.rewind(mark)
-            sampled = _sample_video(segment, open_video(path, "pyav"), config, tar)
+            sampled = _sample_video(segment, sha256, open_video(path, "pyav"), config, tar)
     except VideoError as exc:
-        return quarantined(segment, exc.stage, exc.reason, exc.frame)
+        return quarantined(segment, sha256, exc.stage, exc.reason, exc.frame)
     except NotFoundError as exc:
         # The reason is stored: it names the source, not a path of this machine.
-        return quarantined(segment, "open", str(exc).replace(str(path), segment.source.uri))
+        reason = str(exc).replace(str(path), segment.source.uri)
+        return quarantined(segment, sha256, "open", reason)
     return sampled
 
 
 def _sample_video(
-    segment: Segment, video: Video, config: PipelineConfig, tar: TarWriter
+    segment: Segment, sha256: str, video: Video, config: PipelineConfig, tar: TarWriter
 ) -> SegmentSamples:
     """Store the clips of an open video; of a damaged one, those before the damage."""
     samples: list[SampleEntry] = []
@@ -144,7 +160,7 @@ def _sample_video(
     # 1. Label and store clip by clip: memory use is independent of the segment's length.
     try:
         for raw in decode_clips(video, config, segment.start, segment.stop, tally):
-            clip = _label(raw, segment, config)
+            clip = _label(raw, segment, sha256, config)
             offset = tar.position
             length = tar.add(encode_clip(clip))
             samples.append(
@@ -162,7 +178,7 @@ def _sample_video(
 
     # 2. Record the outcome.
     entry = replace(
-        _entry(segment),
+        _entry(segment, sha256),
         clips=len(samples),
         frames=video.info.frames,
         fps=round(video.info.fps, 3),
@@ -188,12 +204,12 @@ def _sample_video(
     return SegmentSamples(entry=entry, samples=tuple(samples), statistics=statistics)
 
 
-def _label(raw: RawClip, segment: Segment, config: PipelineConfig) -> Clip:
-    key = segment.clip_key(raw.number)
+def _label(raw: RawClip, segment: Segment, sha256: str, config: PipelineConfig) -> Clip:
+    key = segment.clip_key(sha256, raw.number)
     labels, codebooks = label_views(raw.frames, key, config)
     meta = {
         "source": segment.source.uri,
-        "source_sha256": segment.source.sha256,
+        "source_sha256": sha256,
         "frame_indices": list(raw.indices),
         "seconds": list(raw.seconds),
         "codebooks": [codebook.to_json() for codebook in codebooks],

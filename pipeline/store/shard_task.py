@@ -20,14 +20,18 @@ from corrfractal.common.process import peak_rss_mb
 from corrfractal.shards.manifest import (
     LabelStatistics,
     Sidecar,
+    SourceEntry,
     read_sealed,
     seal,
     sidecar_name,
     to_text,
 )
+from corrfractal.video.content import content_sha256
 from pipeline.config import PipelineConfig
+from pipeline.discover.sources import Source
 from pipeline.discover.work_plan import ShardSpec
 
+from .clip_copies import ClipCopies
 from .limits import limited
 from .sample_segment import quarantined, sample_segment
 from .tar import TarWriter
@@ -40,6 +44,8 @@ class ShardStats:
     Attributes:
         clips, frames: stored.
         sampled, quarantined, rejected: segments by outcome.
+        made: shards written; an existing one that proved to be unchanged is not.
+        copied: clips taken from an earlier shard instead of being decoded.
         core_seconds: processor time of the task.
         peak_mb: peak resident memory of its worker so far, MB.
     """
@@ -49,6 +55,8 @@ class ShardStats:
     sampled: int = 0
     quarantined: int = 0
     rejected: int = 0
+    made: int = 0
+    copied: int = 0
     core_seconds: float = 0.0
     peak_mb: float = 0.0
 
@@ -59,10 +67,33 @@ class ShardStats:
         return ShardStats(**sums)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What a task returns to the driver.
+
+    Attributes:
+        stats: zeros if the shard existed and was unchanged.
+        contents: SHA-256 of each source that could be read, by URI.
+        sidecar: digest of the sidecar.
+        bytes, stamp: of the tar as stored, see ``storage.file_facts``.
+    """
+
+    stats: ShardStats
+    contents: dict[str, str]
+    sidecar: str
+    bytes: int
+    stamp: str
+
+
 def make_shard(
-    spec: ShardSpec, out: str, config: PipelineConfig, crashed: Mapping[str, str] | None = None
-) -> ShardStats:
-    """Build a shard and its sidecar in the folder ``out``; a no-op if both are complete.
+    spec: ShardSpec,
+    out: str,
+    config: PipelineConfig,
+    crashed: Mapping[str, str] | None = None,
+    earlier: Mapping[str, str] | None = None,
+    rebuild: bool = False,
+) -> ShardResult:
+    """Build a shard and its sidecar in the folder ``out``; a no-op if both exist unchanged.
 
     Args:
         spec: what to build.
@@ -70,15 +101,18 @@ def make_shard(
         config: how to sample, label and limit.
         crashed: names of segments that killed a worker before, and why; they are quarantined
             without being read.
-
-    Returns:
-        What was stored; zeros if the shard was complete.
+        earlier: name of the shard in which an earlier build with the same configuration stored the
+            clips of a segment, by name of the segment.
+        rebuild: do not look for an existing shard.
     """
     started = time.process_time()
-    if is_complete(spec, out):
-        return ShardStats()
     # Ray runs one task per core; OpenCV's own threads would only compete with them.
     cv2.setNumThreads(1)
+    existing = None if rebuild else unchanged_shard(spec, out)
+    if existing is not None:
+        seconds = time.process_time() - started
+        return _result(existing, ShardStats(core_seconds=seconds, peak_mb=peak_rss_mb()), out)
+    copies = ClipCopies(out, earlier or {})
 
     # 1. Write all segments into a temporary tar. The note names the one being read: if the decoder
     #    kills this process, the driver reads the note to find out which.
@@ -93,54 +127,86 @@ def make_shard(
             for segment in spec.segments:
                 write_note(note, segment.name)
                 if crashed and segment.name in crashed:
-                    parts.append(quarantined(segment, "decode", crashed[segment.name]))
+                    parts.append(quarantined(segment, "", "decode", crashed[segment.name]))
                     continue
                 report = partial(write_note, note, segment.name)
                 with limited(config.max_cpu_seconds, config.max_memory_mb, report):
-                    parts.append(sample_segment(segment, config, tar))
+                    parts.append(sample_segment(segment, config, tar, copies))
             tar.close()
         except BaseException:
             # Also after "no space left on device": the disk must not stay full.
             temporary.unlink()
             raise
     temporary.chmod(0o644)
-    sidecar = Sidecar(
-        name=spec.name,
-        spec=spec.digest,
-        sha256=file_sha256(temporary),
-        bytes=temporary.stat().st_size,
-        samples=tuple(sample for part in parts for sample in part.samples),
-        sources=tuple(part.entry for part in parts),
-        label_statistics=sum((part.statistics for part in parts), LabelStatistics()),
+    sidecar = seal(
+        Sidecar(
+            name=spec.name,
+            spec=spec.digest,
+            sha256=file_sha256(temporary),
+            bytes=temporary.stat().st_size,
+            samples=tuple(sample for part in parts for sample in part.samples),
+            sources=tuple(part.entry for part in parts),
+            label_statistics=sum((part.statistics for part in parts), LabelStatistics()),
+        )
     )
 
     # 2. Publish the sidecar before the tar: a tar without the record of its hash could never be
     #    proved ours, and so never be removed.
-    storage.write(storage.join(out, sidecar_name(spec.name)), to_text(seal(sidecar)).encode())
+    storage.write(storage.join(out, sidecar_name(spec.name)), to_text(sidecar).encode())
     storage.put(temporary, storage.join(out, spec.name))
     storage.remove(note)
 
     outcomes = [part.entry.outcome for part in parts]
-    return ShardStats(
+    stats = ShardStats(
         clips=len(sidecar.samples),
         frames=sum(sample.frames for sample in sidecar.samples),
         sampled=outcomes.count("sampled"),
         quarantined=outcomes.count("quarantined"),
         rejected=outcomes.count("rejected"),
+        made=1,
+        copied=copies.count,
         core_seconds=time.process_time() - started,
         peak_mb=peak_rss_mb(),
     )
+    return _result(sidecar, stats, out)
 
 
-def is_complete(spec: ShardSpec, out: str) -> bool:
-    """Whether the stored shard was built from this specification and every byte of it is intact."""
+def _result(sidecar: Sidecar, stats: ShardStats, out: str) -> ShardResult:
+    size, stamp = storage.file_fact(storage.join(out, sidecar.name))
+    contents = {entry.uri: entry.sha256 for entry in sidecar.sources if entry.sha256}
+    return ShardResult(
+        stats=stats, contents=contents, sidecar=sidecar.digest, bytes=size, stamp=stamp
+    )
+
+
+def unchanged_shard(spec: ShardSpec, out: str) -> Sidecar | None:
+    """The sidecar of an existing shard, if a build would write the same bytes again.
+
+    Sources and tar are hashed. Drivers ask for this only where the state of the folder does not
+    know, see ``state``.
+    """
     try:
         sidecar = read_sealed(storage.join(out, sidecar_name(spec.name)), Sidecar)
         if sidecar.spec != spec.digest:
-            return False
-        return sidecar.sha256 == storage.sha256(storage.join(out, spec.name))
-    except (IntegrityError, FileNotFoundError):
-        return False
+            return None
+        entries = {(entry.uri, entry.segment): entry for entry in sidecar.sources}
+        for segment in spec.segments:
+            entry = entries[segment.source.uri, segment.number]
+            if not _has_content_of(segment.source, entry):
+                return None
+        if storage.sha256(storage.join(out, spec.name)) != sidecar.sha256:
+            return None
+    except (IntegrityError, OSError, KeyError):
+        return None
+    return sidecar
+
+
+def _has_content_of(source: Source, entry: SourceEntry) -> bool:
+    """Whether a source holds what an entry was made from."""
+    if source.fault:
+        return not entry.sha256 and entry.reason == source.fault
+    with storage.local_copy(source.path) as path:
+        return content_sha256(path) == entry.sha256
 
 
 def crash_note(spec: ShardSpec, out: str) -> str:

@@ -1,29 +1,24 @@
-"""Check finished shards against their manifest."""
+"""Hash everything that the index names again; what is damaged is rebuilt by the next build."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from corrfractal.common import storage
+from corrfractal.common.console import progress
 from corrfractal.common.errors import IntegrityError
-from corrfractal.shards.manifest import ShardEntry, load_manifest, load_sidecar
+from corrfractal.common.ray_tasks import run_tasks
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import ShardEntry, load_manifest, load_sidecar, sidecar_name
 
-# Hashing releases the interpreter lock, and an object store answers in parallel.
-HASH_THREADS = 8
+BATCH = 8  # shards of a task
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What ``verify`` found.
-
-    Attributes:
-        digest: of the manifest, the data set's identity.
-        shards, samples, bytes: counts of the manifest.
-        damaged: one sentence per damaged or missing file.
-    """
+    """What ``verify`` found: counts, and one sentence per damaged file."""
 
     digest: str
     shards: int
@@ -32,34 +27,63 @@ class VerifyReport:
     damaged: tuple[str, ...]
 
 
-def verify(out: str | Path) -> VerifyReport:
-    """Hash every shard and sidecar that the manifest names.
+def verify(out: str | Path, workers: int | None = None) -> VerifyReport:
+    """Hash all shards on Ray, and remove the sidecars of damaged ones.
+
+    A shard without a sidecar is rebuilt by the next ``precompute``. A Ray session must be open.
+
+    Args:
+        out: folder of the shards, local or a URI.
+        workers: tasks at once; None: one per CPU of the cluster.
 
     Raises:
-        NotFoundError: there is no manifest.
-        IntegrityError: the manifest itself is damaged.
+        NotFoundError, IntegrityError: the manifest or the index is missing or damaged itself.
     """
     manifest = load_manifest(out)
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        faults = list(pool.map(lambda shard: list(_faults(out, shard)), manifest.shards))
+    shards = Index(out, manifest).shards
+    batches = [shards[start : start + BATCH] for start in range(0, len(shards), BATCH)]
+    options = {"num_cpus": 1, "max_retries": 3}
+    found: dict[str, list[str]] = {}
+    with progress("verify", len(shards)) as advance:
+        for ended in run_tasks(
+            check_shards,
+            deque(batches),
+            lambda batch: (str(out), batch),
+            workers=workers,
+            options=options,
+        ):
+            found |= ended.result()
+            advance(len(ended.job))
     return VerifyReport(
         digest=manifest.digest,
-        shards=len(manifest.shards),
+        shards=len(shards),
         samples=manifest.statistics.samples,
         bytes=manifest.statistics.bytes,
-        damaged=tuple(fault for faults_of_shard in faults for fault in faults_of_shard),
+        damaged=tuple(fault for shard in shards for fault in found.get(shard.name, [])),
     )
 
 
-def _faults(out: str | Path, shard: ShardEntry) -> Iterator[str]:
+def check_shards(out: str, shards: tuple[ShardEntry, ...]) -> dict[str, list[str]]:
+    """What is wrong with each damaged shard, by name; the body of a task."""
+    found = {}
+    for shard in shards:
+        faults = _faults(out, shard)
+        if faults:
+            found[shard.name] = faults
+            storage.remove(storage.join(out, sidecar_name(shard.name)))
+    return found
+
+
+def _faults(out: str, shard: ShardEntry) -> list[str]:
+    faults = []
     try:
         load_sidecar(out, shard)
     except IntegrityError as exc:
-        yield str(exc)
-
+        faults.append(str(exc))
     location = storage.join(out, shard.name)
     try:
         if storage.sha256(location) != shard.sha256:
-            yield f"{location} is damaged: its SHA-256 differs from the manifest's"
+            faults.append(f"{location} is damaged: its SHA-256 differs from the index")
     except OSError as exc:
-        yield f"{location} cannot be read: {exc.strerror or exc}"
+        faults.append(f"{location} cannot be read: {exc.strerror or exc}")
+    return faults

@@ -24,7 +24,8 @@ from corrfractal.common import storage
 from corrfractal.common.config import read_toml
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.labels.quantization import QuantizationConfig
-from corrfractal.shards.manifest import QUARANTINE, load_manifest
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import QUARANTINE
 from corrfractal.video.discovery import discover
 from corrfractal.video.entry_rules import OTHER_IMAGES, is_frame_folder
 from corrfractal.video.images import IMAGE_SUFFIXES
@@ -37,10 +38,8 @@ from inference.propagation.videos import is_many
 from pipeline.cli import precompute as precompute_command
 from pipeline.config import PipelineConfig
 from pipeline.discover.sources import find_sources
-from pipeline.discover.work_plan import make_plan
 from pipeline.report.estimate import estimate_build
-from pipeline.store.commit import commit, prepare
-from pipeline.store.shard_task import make_shard
+from tests.local_build import build_shards
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
 
@@ -78,11 +77,8 @@ def ignored(*names: object) -> dict[str, int]:
 
 def build(out: Path, *names: object) -> dict[str, tuple[str, str]]:
     """Build a data set in this process; outcome and reason of every source."""
-    work = make_plan(find_sources([str(name) for name in names], skip=out), CONFIG)
-    for spec in prepare(str(out), work, retry_quarantined=False):
-        make_shard(spec, str(out), CONFIG)
-    commit(str(out), work)
-    return {source.uri: (source.outcome, source.reason) for source in load_manifest(out).sources}
+    manifest = build_shards([str(name) for name in names], out, CONFIG)
+    return {source.uri: (source.outcome, source.reason) for source in Index(out, manifest).sources}
 
 
 @pytest.mark.parametrize(

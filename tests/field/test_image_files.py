@@ -55,7 +55,7 @@ def frames(tmp_path, moving_frames):
 def outcome(folder, out):
     out.mkdir()
     config = PipelineConfig()
-    (spec,) = make_plan(find_sources([str(folder)], skip=str(out)), config).shards
+    (spec,) = make_plan(find_sources([str(folder)], skip=str(out)), config, {}).shards
     make_shard(spec, str(out), config)
     (entry,) = read_sealed(str(out / sidecar_name(spec.name)), Sidecar).sources
     return entry

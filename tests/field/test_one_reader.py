@@ -52,7 +52,7 @@ def sampled(path, out):
     """The manifest's entry of a source, built without Ray."""
     out.mkdir(exist_ok=True)
     config = PipelineConfig()
-    (spec,) = make_plan(find_sources([str(path)], skip=str(out)), config).shards
+    (spec,) = make_plan(find_sources([str(path)], skip=str(out)), config, {}).shards
     make_shard(spec, str(out), config)
     (entry,) = read_sealed(str(out / sidecar_name(spec.name)), Sidecar).sources
     return entry

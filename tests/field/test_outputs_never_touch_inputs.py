@@ -20,7 +20,7 @@ from corrfractal.common.errors import CallError
 from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap, write_page
 from corrfractal.common.written_files import Written
 from inference.prompts.mask_images import write_mask
-from pipeline.store.commit import PLAN
+from pipeline.store.prepare import PLAN
 from training.state.checkpoint import Checkpoint, save_checkpoint
 
 COPY = ("--model", "baseline:copy")

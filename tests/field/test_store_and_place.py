@@ -51,6 +51,7 @@ from corrfractal.registry.store.addresses import sqlite_file
 from corrfractal.registry.store.sqlite_store import mlflow_revisions, store_lock
 from corrfractal.registry.versions import list_models
 from corrfractal.shards.clip import SCHEMA
+from corrfractal.shards.index import CLIP_SCHEMA, SHARD_SCHEMA, SOURCE_SCHEMA, write_index
 from corrfractal.shards.manifest import LabelStatistics, Manifest, Statistics, seal, to_text
 from inference import SERVING_FILE
 from inference.benchmarks.davis import Davis
@@ -112,9 +113,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config={},
             config_digest="a",
             versions={},
-            shards=(),
-            sources=(),
+            shards_digest="0" * 64,
+            sources_digest="0" * 64,
             statistics=statistics,
+            index=write_index(
+                folder / "shards",
+                SHARD_SCHEMA.empty_table(),
+                CLIP_SCHEMA.empty_table(),
+                SOURCE_SCHEMA.empty_table(),
+            ),
         )
     )
     (folder / "shards" / "manifest.json").write_text(to_text(manifest))

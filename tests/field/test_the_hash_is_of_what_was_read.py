@@ -19,7 +19,7 @@ from corrfractal.common.files import file_sha256
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.shards.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, sidecar_name
 from corrfractal.video import open_video, write_video
-from corrfractal.video.content import content_sha256, read_content, state
+from corrfractal.video.content import content_sha256, read_content
 from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
 from inference.prompts.mask_images import write_mask
@@ -31,7 +31,7 @@ from pipeline.config import PipelineConfig
 from pipeline.discover.sources import Source, find_sources
 from pipeline.discover.work_plan import make_plan
 from pipeline.store import sample_segment as shards
-from pipeline.store.sample_segment import MOVED, REPLACED
+from pipeline.store.sample_segment import MOVED
 from pipeline.store.shard_task import make_shard
 from training.data.cache import ShardFiles
 
@@ -62,7 +62,7 @@ def frames(moving_frames: np.ndarray, tmp_path: Path) -> Path:
 
 def build(sources: list[Source], out: Path) -> SourceEntry:
     """Build the only shard of one source; return the source's outcome."""
-    (spec,) = make_plan(sources, CONFIG).shards
+    (spec,) = make_plan(sources, CONFIG, {}).shards
     out.mkdir()
     make_shard(spec, str(out), CONFIG)
     sidecar = read_sealed(out / sidecar_name(spec.name), Sidecar)
@@ -72,24 +72,28 @@ def build(sources: list[Source], out: Path) -> SourceEntry:
     return entry
 
 
-def test_a_file_replaced_between_hashing_and_decoding_is_quarantined(video, other, tmp_path):
+def test_a_file_replaced_between_listing_and_reading_is_stored_under_its_new_hash(
+    video, other, tmp_path
+):
     sources = find_sources([str(video)])
     other.replace(video)
     entry = build(sources, tmp_path / "out")
-    assert (entry.outcome, entry.stage, entry.reason) == ("quarantined", "read", REPLACED)
+    assert (entry.outcome, entry.sha256) == ("sampled", content_sha256(video))
 
 
-def test_a_file_overwritten_in_place_with_its_times_restored_is_quarantined(video, tmp_path):
+def test_a_file_overwritten_in_place_with_its_times_restored_has_another_stamp(video):
     settle(video)
-    sources = find_sources([str(video)])
-    assert sources[0].state == state(video)
+    (before,) = find_sources([str(video)])
     facts = video.stat()
     contents = bytearray(video.read_bytes())
     contents[-1] ^= 1
     video.write_bytes(contents)
     os.utime(video, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert (video.stat().st_size, video.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
-    assert build(sources, tmp_path / "out").reason == REPLACED
+    settle(video)
+    (after,) = find_sources([str(video)])
+    assert before.stamp
+    assert before.stamp != after.stamp
 
 
 def test_a_file_that_was_removed_is_quarantined(video, tmp_path):
@@ -99,7 +103,7 @@ def test_a_file_that_was_removed_is_quarantined(video, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["rename", "append", "overwrite", "remove"])
-def test_a_file_that_changes_while_it_is_decoded_is_quarantined(
+def test_a_file_that_changes_while_it_is_decoded_is_read_again_under_its_new_hash(
     video, other, tmp_path, monkeypatch, how
 ):
     sources = find_sources([str(video)])
@@ -117,9 +121,11 @@ def test_a_file_that_changes_while_it_is_decoded_is_quarantined(
 
     monkeypatch.setattr(shards, "open_video", interleaved(change))
     entry = build(sources, tmp_path / "out")
-    assert (entry.outcome, entry.stage) == ("quarantined", "read")
-    assert entry.reason == {"remove": MOVED}.get(how, REPLACED)
-    assert entry.clips == 0
+    if how == "remove":
+        assert (entry.outcome, entry.stage, entry.reason) == ("quarantined", "read", MOVED)
+        assert entry.clips == 0
+    else:
+        assert (entry.outcome, entry.sha256) == ("sampled", content_sha256(video))
 
 
 def test_a_file_that_changes_during_every_read_is_quarantined(video, tmp_path, monkeypatch):
@@ -137,31 +143,33 @@ def test_a_hard_link_that_a_backup_adds_costs_another_read_and_no_clip(
         shards, "open_video", interleaved(lambda: os.link(video, tmp_path / "backup.mp4"))
     )
     assert build(sources, tmp_path / "second") == expected
-    name = "shard-000000.tar"
-    assert file_sha256(tmp_path / "first" / name) == file_sha256(tmp_path / "second" / name)
+    (first,) = (tmp_path / "first").glob("*.tar")
+    (second,) = (tmp_path / "second").glob("*.tar")
+    assert file_sha256(first) == file_sha256(second)
 
 
-def test_a_frame_replaced_between_hashing_and_decoding_is_quarantined(frames, tmp_path):
+def test_a_frame_replaced_between_listing_and_reading_is_in_the_hash(frames, tmp_path):
     sources = find_sources([str(frames)])
     shutil.copy(frames / "00000.png", frames / "00011.png")
-    assert build(sources, tmp_path / "out").reason == REPLACED
+    assert build(sources, tmp_path / "out").sha256 == content_sha256(frames)
 
 
-def test_a_frame_added_while_the_folder_is_decoded_is_quarantined(frames, tmp_path, monkeypatch):
+def test_a_frame_added_while_the_folder_is_decoded_is_in_the_hash(frames, tmp_path, monkeypatch):
     sources = find_sources([str(frames)])
     add = interleaved(lambda: shutil.copy(frames / "00000.png", frames / "00024.png"))
     monkeypatch.setattr(shards, "open_video", add)
-    assert build(sources, tmp_path / "out").reason == REPLACED
+    entry = build(sources, tmp_path / "out")
+    assert (entry.frames, entry.sha256) == (25, content_sha256(frames))
 
 
-def test_an_object_replaced_in_a_store_is_quarantined(video, other, tmp_path, s3):
+def test_an_object_replaced_in_a_store_is_stored_under_its_new_hash(video, other, tmp_path, s3):
     from corrfractal.common import storage
 
     location = f"{s3}/{tmp_path.name}/clip.mp4"
     storage.write(location, video.read_bytes())
     sources = find_sources([location])
     storage.write(location, other.read_bytes())
-    assert build(sources, tmp_path / "out").reason == REPLACED
+    assert build(sources, tmp_path / "out").sha256 == content_sha256(other)
 
 
 def test_a_file_that_grows_while_it_is_hashed_gets_no_hash(tmp_path):
@@ -180,22 +188,18 @@ def test_a_file_that_grows_while_it_is_hashed_gets_no_hash(tmp_path):
     try:
         with pytest.raises(VideoError, match="changed while it was read"):
             read_content(path)
-        (source,) = find_sources([str(path)])
-        assert not source.sha256
-        assert "changed while it was read" in source.fault
+        entry = build(find_sources([str(path)]), tmp_path / "out")
+        assert not entry.sha256
+        assert "changed while it was read" in entry.reason
     finally:
         stop.set()
         thread.join()
 
 
-def test_an_unchanged_file_is_hashed_once_and_its_state_is_not_in_the_digest(video, tmp_path):
+def test_the_stamp_of_a_listing_decides_no_digest(video):
     settle(video)
     (source,) = find_sources([str(video)])
-    # A wrong hash goes unnoticed only if the file is not hashed again.
-    wrong = replace(source, sha256="0" * 64)
-    assert build([wrong], tmp_path / "trusted").outcome == "sampled"
-    assert build([replace(wrong, state="")], tmp_path / "checked").reason == REPLACED
-    plans = [make_plan([replace(source, state=known)], CONFIG) for known in (source.state, "")]
+    plans = [make_plan([replace(source, stamp=stamp)], CONFIG, {}) for stamp in ("a", "b")]
     assert plans[0].shards[0].digest == plans[1].shards[0].digest
 
 
@@ -242,7 +246,7 @@ def test_a_model_replaced_after_it_was_found_is_not_used(tmp_path):
 
 
 def test_a_shard_replaced_while_training_reads_it_is_detected(tmp_path):
-    path = tmp_path / "shard-000000.tar"
+    path = tmp_path / "shard-0123456789abcdef.tar"
     path.write_bytes(b"first" * 100)
     entry = ShardEntry(name=path.name, sha256=file_sha256(path), bytes=500, samples=1, sidecar="")
     files = ShardFiles(tmp_path, {path.name: entry})

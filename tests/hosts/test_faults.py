@@ -280,7 +280,7 @@ def test_everything_that_training_told_has_arrived_at_the_tracking_server(
     assert [point.value for point in there.metrics["loss"]] == [line["loss"] for line in written]
     assert {
         "manifest.json",
-        "shards.json",
+        "index",
         "metrics.jsonl",
         "attempts.jsonl",
         "pictures",

@@ -11,10 +11,7 @@ import pytest
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.video import write_video
 from pipeline.config import PipelineConfig
-from pipeline.discover.sources import find_sources
-from pipeline.discover.work_plan import make_plan
-from pipeline.store.commit import commit, prepare
-from pipeline.store.shard_task import make_shard
+from tests.local_build import build_shards
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +54,5 @@ def made_shards(
 ) -> Path:
     """The folder ``shards`` of ``master``: 4 clips, built in this process. Read-only."""
     out = tmp_path_factory.mktemp("made") / "shards"
-    plan = make_plan(find_sources([str(master)], skip=out), config)
-    for spec in prepare(str(out), plan, retry_quarantined=False):
-        make_shard(spec, str(out), config)
-    commit(str(out), plan)
+    build_shards([master], out, config)
     return out

@@ -31,7 +31,8 @@ def small_disk(tmp_path):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".state"]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def test_killed_workers_nodes_and_drivers_change_no_byte(tmp_path, swaying_frames):

@@ -1,4 +1,4 @@
-"""The page on the format is enough to read shards: its code runs without this project's."""
+"""The page of the format is enough to read the shards: its code is run here, with none of ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 import corrfractal.shards
 from corrfractal.common.config import digest
 from corrfractal.shards.clip import SCHEMA, decode_clip, read_members
-from corrfractal.shards.manifest import load_manifest, sample_index
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import load_manifest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "format.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
@@ -28,25 +29,22 @@ def run(block: str, folder: Path) -> list[str]:
         "import sys; sys.modules.update(dict.fromkeys(['corrfractal', 'pipeline', 'training']))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", hidden + block],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-W", "ignore", "-c", hidden + block], cwd=folder.parent, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_the_page_has_three_short_readers_and_the_schema_at_hand():
-    assert len(BLOCKS) == 3
+def test_the_page_has_four_short_readers_and_the_schema_at_hand():
+    assert len(BLOCKS) == 4
     assert all(len([line for line in block.splitlines() if line.strip()]) <= 15 for block in BLOCKS)
     assert f"This is schema {SCHEMA}." in PAGE
 
 
 def test_its_plain_reader_finds_every_clip(made_shards):
     printed = run(BLOCKS[0], made_shards)
-    index = sample_index(made_shards, load_manifest(made_shards))
+    index = all_refs(made_shards)
     assert [line.split()[0] for line in printed] == [ref.key for ref in index]
     first = decode(made_shards, index[0])
     assert printed[0] == f"{index[0].key} 8 (32, 32) {first.labels[0, 0, 0, 0]}"
@@ -54,33 +52,39 @@ def test_its_plain_reader_finds_every_clip(made_shards):
 
 def test_its_webdataset_reader_finds_every_clip(made_shards):
     printed = run(BLOCKS[1], made_shards)
-    keys = [ref.key for ref in sample_index(made_shards, load_manifest(made_shards))]
+    keys = [ref.key for ref in all_refs(made_shards)]
     assert printed == [f"{key} (8, 32, 32, 3) (8, 32, 32)" for key in keys]
 
 
 def test_its_random_access_reads_one_clip_and_no_more(made_shards):
     (printed,) = run(BLOCKS[2], made_shards)
-    last = [
-        ref
-        for ref in sample_index(made_shards, load_manifest(made_shards))
-        if ref.shard == "shard-000000.tar"
-    ][-1]
+    refs = all_refs(made_shards)
+    last = [ref for ref in refs if ref.shard == refs[0].shard][-1]
     assert printed.startswith(f"{last.key} [")
     assert printed.count("'") // 2 == 8 + 8 + 1
 
 
 def test_the_digest_is_what_the_page_says(made_shards):
     values = json.loads((made_shards / "manifest.json").read_text("utf-8"))
+    del values["index"]
     assert values.pop("digest") == digest(values)
+
+
+def test_the_index_opens_as_the_page_says(made_shards):
+    printed = run(BLOCKS[3], made_shards)
+    assert printed[0] == "4 clips"
+    assert [line.split()[0] for line in printed[1:]] == ["quarantined", "rejected", "sampled"]
 
 
 def test_every_stored_field_is_on_the_page(made_shards):
     manifest = json.loads((made_shards / "manifest.json").read_text("utf-8"))
-    sidecar = json.loads((made_shards / "shard-000000.json").read_text("utf-8"))
-    meta = decode(made_shards, sample_index(made_shards, load_manifest(made_shards))[0]).meta
+    index = Index(made_shards, load_manifest(made_shards))
+    sidecar = json.loads(next(made_shards.glob("shard-*.json")).read_text("utf-8"))
+    meta = decode(made_shards, all_refs(made_shards)[0]).meta
     stored = {
-        *manifest, *sidecar, *manifest["shards"][0], *manifest["sources"][0],
-        *manifest["statistics"], *sidecar["label_statistics"], *meta, *meta["codebooks"][0],
+        *manifest, *sidecar, *index.shard_table.column_names, *index.source_table.column_names,
+        *next(index.clip_tables()).column_names, *manifest["statistics"],
+        *sidecar["label_statistics"], *meta, *meta["codebooks"][0],
     } - {"label_statistics"}  # fmt: skip
     assert [name for name in sorted(stored) if f"`{name}`" not in PAGE] == []
 
@@ -116,8 +120,12 @@ def test_the_example_in_the_package_docstring_prints_the_first_clip(
     monkeypatch.chdir(made_shards.parent)
     (example,) = re.findall(r"::\n\n((?: {4}.*\n)+)", corrfractal.shards.__doc__)
     exec(textwrap.dedent(example), {})
-    first = sample_index(made_shards, load_manifest(made_shards))[0]
+    first = all_refs(made_shards)[0]
     assert capsys.readouterr().out == f"{first.key} (8, 32, 32, 3) (1, 8, 32, 32)\n"
+
+
+def all_refs(folder):
+    return list(Index(folder, load_manifest(folder)).sample_refs())
 
 
 def decode(folder, ref):

@@ -1,4 +1,4 @@
-"""The complete chain on Ray, and the commands precompute and verify."""
+"""The whole chain on Ray, and the two commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from corrfractal.common.errors import (
     IntegrityError,
     NotFoundError,
 )
-from corrfractal.shards.manifest import load_manifest, sample_index
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import load_manifest
 from corrfractal.video import write_video
 from pipeline.discover.sources import find_sources
 from pipeline.discover.work_plan import make_plan
@@ -49,7 +50,15 @@ def shards(master, config, tmp_path_factory, ray_session):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Every file but the state, which is knowledge of one machine."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".state"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def shard_of(folder, uri):
+    """Name of the shard that holds a source."""
+    rows = Index(folder, load_manifest(folder)).source_table.to_pylist()
+    return next(row["shards"][0] for row in rows if row["uri"] == uri)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -75,10 +84,13 @@ def test_the_manifest_leads_to_every_sample(shards):
     out, result = shards
     manifest = load_manifest(out)
     assert manifest.digest == result.digest
-    assert len(sample_index(out, manifest)) == result.samples == 4
-    assert [source.uri for source in manifest.sources] == sorted(
-        source.uri for source in manifest.sources
-    )
+    index = Index(out, manifest)
+    assert len(index.clips) == len(list(index.sample_refs())) == result.samples == 4
+    uris = [source.uri for source in index.sources]
+    assert uris == sorted(uris)
+    urls = (out / "urls.txt").read_text().splitlines()
+    assert urls == [shard.name for shard in index.shards]
+    assert sorted(urls) == sorted(path.name for path in out.glob("*.tar"))
 
 
 def test_a_complete_run_is_not_repeated(shards, master, config):
@@ -92,14 +104,15 @@ def test_a_complete_run_is_not_repeated(shards, master, config):
 @pytest.mark.parametrize(
     "name",
     [
-        ".shard-000000.tar.a1b2.tmp",
-        ".shard-000000.json.17.tmp",
+        ".shard-0123456789abcdef.tar.a1b2.tmp",
+        ".shard-0123456789abcdef.json.17.tmp",
+        ".shard-0123456789abcdef.tar.segment",
+        "..shard-0123456789abcdef.tar.segment.17.tmp",
         ".shard-000000.tar.segment",
-        "..shard-000000.tar.segment.17.tmp",
         ".manifest.json.17.tmp",
     ],
 )
-def test_leftovers_of_a_killed_run_are_removed_and_the_users_files_stay(
+def test_what_a_killed_run_left_half_written_is_cleared_away_and_the_users_files_stay(
     shards, master, config, name
 ):
     out, _ = shards
@@ -110,59 +123,65 @@ def test_leftovers_of_a_killed_run_are_removed_and_the_users_files_stay(
     (out / "notes.tmp").unlink()
 
 
-def test_a_flipped_byte_is_found_and_the_shard_rebuilt(shards, master, config, tmp_path):
+def test_a_flipped_byte_is_found_and_mended(shards, master, config, tmp_path):
     out = shutil.copytree(shards[0], tmp_path / "out")
-    data = bytearray((out / "shard-000001.tar").read_bytes())
+    path = out / shard_of(out, "good.mp4")
+    facts = path.stat()
+    data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 4
-    (out / "shard-000001.tar").write_bytes(data)
-    assert [line for line in verify(out).damaged if "shard-000001.tar" in line]
+    path.write_bytes(data)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert [line for line in verify(out).damaged if path.name in line]
     assert precompute([str(master)], out, config).made == 1
     assert not verify(out).damaged
     assert contents(out) == contents(shards[0])
 
 
-def test_a_damaged_manifest_is_reported_and_rebuilt(shards, master, config, tmp_path):
+def test_a_damaged_manifest_is_told_and_comes_back(shards, master, config, tmp_path):
     out = shutil.copytree(shards[0], tmp_path / "out")
     text = (out / "manifest.json").read_text()
-    (out / "manifest.json").write_text(text.replace("good.mp4", "evil.mp4"))
+    (out / "manifest.json").write_text(text.replace('"samples": 4', '"samples": 5'))
     with pytest.raises(IntegrityError, match="digest does not fit"):
         load_manifest(out)
     precompute([str(master)], out, config)
     assert (out / "manifest.json").read_text() == text
 
 
-def test_only_the_shards_of_a_changed_video_are_rebuilt(
+def test_only_the_shards_of_a_changed_video_are_made_again(
     shards, master, config, tmp_path, moving_frames
 ):
-    videos = shutil.copytree(master, tmp_path / "videos")
-    out = shutil.copytree(shards[0], tmp_path / "out")
+    videos, out = (
+        shutil.copytree(master, tmp_path / "videos"),
+        shutil.copytree(shards[0], tmp_path / "out"),
+    )
     write_video(videos / "good.mp4", moving_frames[::-1], fps=24)
     result = precompute([str(videos)], out, config)
     assert result.made == 1
     assert result.digest != shards[1].digest
 
 
-def test_shards_of_an_earlier_configuration_are_removed(shards, master, config, tmp_path):
+def test_shards_of_an_earlier_configuration_do_not_stay(shards, master, config, tmp_path):
     out = shutil.copytree(shards[0], tmp_path / "out")
     (out / "mine.txt").write_text("not ours")
     result = precompute([str(master)], out, dataclasses.replace(config, videos_per_shard=6, seed=1))
     assert result.shards == 1
-    assert sorted(contents(out)) == [
-        "manifest.json", "mine.txt", "plan.json", "quarantine.jsonl",
-        "shard-000000.json", "shard-000000.tar",
+    assert len(list(out.glob("shard-*.tar"))) == len(list(out.glob("shard-*.json"))) == 1
+    assert sorted(name for name in contents(out) if not name.startswith("shard-")) == [
+        "index/clips/part-00000.parquet", "index/shards.parquet", "index/sources.parquet",
+        "manifest.json", "mine.txt", "plan.json", "quarantine.jsonl", "urls.txt",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", ["SCHEMA", "library_versions"])
-def test_another_schema_or_library_rebuilds_every_shard(
+def test_another_schema_or_library_makes_every_shard_anew(
     shards, master, config, monkeypatch, change
 ):
-    value = 99 if change == "SCHEMA" else lambda: {"decord": "99"}
+    value = 99 if change == "SCHEMA" else lambda config: {"decord": "99"}
     sources = find_sources([str(master)], skip=shards[0])
-    before = make_plan(sources, config)
+    before = make_plan(sources, config, {})
     monkeypatch.setattr(pipeline.discover.work_plan, change, value)
-    after = make_plan(sources, config)
-    assert len(before.shards) == 3
+    after = make_plan(sources, config, {})
+    assert len(before.shards) > 1
     assert not {shard.digest for shard in before.shards} & {shard.digest for shard in after.shards}
 
 
@@ -225,17 +244,14 @@ def test_shards_of_others_are_left_alone(videos, config, tmp_path):
 def test_sources_and_shards_in_a_bucket_are_the_same_data_set(shards, master, config, tmp_path, s3):
     for path in master.rglob("*.m*"):
         storage.write(f"{s3}/{tmp_path.name}/videos/{path.relative_to(master)}", path.read_bytes())
-    sources = [f"{s3}/{tmp_path.name}/videos"]
-    out = f"{s3}/{tmp_path.name}/shards"
+    sources, out = [f"{s3}/{tmp_path.name}/videos"], f"{s3}/{tmp_path.name}/shards"
     assert precompute(sources, out, config, workers=2).digest == shards[1].digest
-    assert {name: storage.read(f"{out}/{name}") for name in storage.listing(out)[0]} == contents(
-        shards[0]
-    )
+    names = contents(shards[0])
+    assert {name: storage.read(f"{out}/{name}") for name in names} == names
     assert precompute(sources, out, config).made == 0
-    storage.write(
-        f"{out}/shard-000001.tar", b"flipped" + storage.read(f"{out}/shard-000001.tar")[7:]
-    )
-    assert [line for line in verify(out).damaged if f"{out}/shard-000001.tar" in line]
+    location = f"{out}/{shard_of(shards[0], 'good.mp4')}"
+    storage.write(location, b"flipped" + storage.read(location)[7:])
+    assert [line for line in verify(out).damaged if location in line]
     assert precompute(sources, out, config).made == 1
     assert not verify(out).damaged
 
@@ -245,17 +261,16 @@ def test_a_video_that_kills_its_worker_every_time_is_quarantined_and_its_neighbo
 ):
     write_video(videos / "victim.mp4", [moving_frames[t % 24] for t in range(24 * 60)], fps=24)
     config = dataclasses.replace(config, size=128)
-    out = tmp_path / "out"
-    done = threading.Event()
-    note = out / ".shard-000000.tar.segment"
+    out, done = tmp_path / "out", threading.Event()
 
     def kill_whoever_reads_the_victim():
-        handled = 0
-        kills = 0
+        handled, kills = 0, 0
         while not done.is_set() and kills < MAX_DEATHS:
             time.sleep(0.02)
+            note = next(out.glob(".shard-*.tar.segment"), None)
             if (
-                note.exists()
+                note is not None
+                and note.exists()
                 and note.stat().st_mtime_ns != handled
                 and '"victim.mp4#0"' in note.read_text()
             ):
@@ -372,7 +387,7 @@ def test_a_tracked_build_is_a_run_with_the_manifest_as_its_data_set(shards, tmp_
     ) == pytest.approx(1)
     table = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/shard_health.jsonl")
     assert [json.loads(line)["clips"] for line in table.splitlines()] == [
-        shard.samples for shard in load_manifest(shards[0]).shards
+        shard.samples for shard in Index(shards[0], load_manifest(shards[0])).shards
     ]
     assert run.data.tags["shards.digest"] == shards[1].digest
     (used,) = run.inputs.dataset_inputs

@@ -18,10 +18,7 @@ from corrfractal.shards.manifest import load_manifest
 from corrfractal.video import write_video
 from inference import SERVING_FILE
 from pipeline.config import ClipConfig, PipelineConfig
-from pipeline.discover.sources import find_sources
-from pipeline.discover.work_plan import make_plan
-from pipeline.store.commit import commit, prepare
-from pipeline.store.shard_task import make_shard
+from tests.local_build import build_shards
 from training.config import TrainingConfig, configuration
 from training.job import TrainingJob
 from training.loop import fit
@@ -49,11 +46,7 @@ def tiny_shards(tiny_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     config = PipelineConfig(
         size=48, videos_per_shard=2, views=2, clip=ClipConfig(frames=8, fps=24, hop=4)
     )
-    plan = make_plan(find_sources([str(tiny_videos)], skip=str(out)), config)
-    # What Ray's tasks do, without Ray
-    for spec in prepare(str(out), plan, retry_quarantined=False):
-        make_shard(spec, str(out), config)
-    commit(str(out), plan)
+    build_shards([tiny_videos], out, config)
     return out
 
 

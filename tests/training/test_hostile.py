@@ -9,8 +9,10 @@ import os
 import pickle
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,6 +22,7 @@ from corrfractal.common.config import config_to_dict
 from corrfractal.common.errors import IntegrityError
 from corrfractal.common.text import without_password
 from corrfractal.shards.clip import read_members
+from corrfractal.shards.index import CLIP_SCHEMA, SHARD_SCHEMA, Index, write_index
 from corrfractal.shards.manifest import load_manifest
 from training.data.cache import ShardFiles
 from training.state.checkpoint import read_checkpoint
@@ -79,14 +82,32 @@ def test_what_read_members_takes_is_exactly_what_was_written() -> None:
 def test_a_manifest_cannot_name_a_file_elsewhere(
     tmp_path: Path, tiny_shards: Path, change: dict[str, object]
 ) -> None:
-    values = json.loads((tiny_shards / "manifest.json").read_text())
-    values["shards"][0].update(change)
-    del values["digest"]
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    values["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
-    (tmp_path / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(IntegrityError, match=r"manifest\.json"):
-        load_manifest(tmp_path)
+    manifest = load_manifest(tiny_shards)
+    index = Index(tiny_shards, manifest)
+    rows = index.shard_table.to_pylist()
+    rows[0].update(change)
+    clips = pa.concat_tables(list(index.clip_tables()))
+    shards = pa.Table.from_pylist(rows, SHARD_SCHEMA)
+    files = write_index(tmp_path, shards, clips, index.source_table)
+    hostile = Index(tmp_path, replace(manifest, index=files))
+    with pytest.raises(IntegrityError, match=r"shards\.parquet"):
+        _ = hostile.shards
+    with pytest.raises(IntegrityError, match=r"shards\.parquet"):
+        _ = hostile.clips
+
+
+@pytest.mark.parametrize("change", [{"offset": -512}, {"length": -1}, {"shard": 99}], ids=str)
+def test_an_index_cannot_point_outside_its_shards(
+    tmp_path: Path, tiny_shards: Path, change: dict[str, object]
+) -> None:
+    manifest = load_manifest(tiny_shards)
+    index = Index(tiny_shards, manifest)
+    rows = pa.concat_tables(list(index.clip_tables())).to_pylist()
+    rows[0].update(change)
+    clips = pa.Table.from_pylist(rows, CLIP_SCHEMA)
+    files = write_index(tmp_path, index.shard_table, clips, index.source_table)
+    with pytest.raises(IntegrityError, match="index/clips"):
+        _ = Index(tmp_path, replace(manifest, index=files)).clips
 
 
 def hostile_models(folder: Path) -> dict[str, Path]:
@@ -185,9 +206,9 @@ def test_a_password_in_a_uri_is_not_shown() -> None:
 
 
 def test_a_sidecar_cannot_make_a_reader_take_more_than_the_shard_holds(tiny_shards: Path) -> None:
-    manifest = load_manifest(tiny_shards)
-    files = ShardFiles(tiny_shards, {shard.name: shard for shard in manifest.shards})
-    first = manifest.shards[0]
+    shards = Index(tiny_shards, load_manifest(tiny_shards)).shards
+    files = ShardFiles(tiny_shards, {shard.name: shard for shard in shards})
+    first = shards[0]
     for offset, length in ((0, 1 << 60), (first.bytes, 1), (-512, 512)):
         with pytest.raises(IntegrityError, match=first.name):
             files.read(first.name, offset, length)

@@ -13,10 +13,7 @@ from corrfractal.common.errors import BoundExceededError
 from corrfractal.shards.manifest import LabelStatistics, load_manifest
 from corrfractal.video import write_video
 from pipeline.config import PipelineConfig
-from pipeline.discover.sources import find_sources
-from pipeline.discover.work_plan import make_plan
-from pipeline.store.commit import commit, prepare
-from pipeline.store.shard_task import make_shard
+from tests.local_build import build_shards
 from training.config import TrainingConfig
 from training.label_bounds import check_labels
 from training.run import train
@@ -27,10 +24,7 @@ def shards_of(folder: Path, frames: list[np.ndarray]) -> Path:
     out = folder / "shards"
     write_video(folder / "video.mp4", frames, fps=24)
     config = PipelineConfig(size=64)
-    plan = make_plan(find_sources([str(folder / "video.mp4")], skip=out), config)
-    for spec in prepare(str(out), plan, retry_quarantined=False):
-        make_shard(spec, str(out), config)
-    commit(str(out), plan)
+    build_shards([folder / "video.mp4"], out, config)
     return out
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from torch import Tensor
 from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError
 from corrfractal.shards.clip import Clip, decode_clip, read_members
-from corrfractal.shards.manifest import SampleRef, load_manifest, sample_index
+from corrfractal.shards.index import ClipIndex, Index
+from corrfractal.shards.manifest import SampleRef, load_manifest
 from training.config import REFERENCES, TrainingConfig
 
 from .cache import ShardFiles
@@ -126,25 +126,26 @@ class Batches:
         manifest = load_manifest(shards)
         stored_side = manifest.config["size"]
         self.side = min(config.crop or stored_side, stored_side)
+        index = Index(shards, manifest)
         self.files = ShardFiles(
             shards,
-            {entry.name: entry for entry in manifest.shards},
+            {entry.name: entry for entry in index.shards},
             cache,
             int(config.cache_gb * 1e9),
         )
 
         # Shards without a usable sample have no number in the order.
-        self._samples = usable_samples(shards, config)
-        counts = Counter(sample.shard for sample in self._samples)
-        self._names = tuple(counts)
+        self._clips = usable_clips(index, config)
+        numbers, counts = np.unique(self._clips.shard, return_counts=True)
+        self._names = tuple(self._clips.names[number] for number in numbers)
         self._order = partial(
-            epoch_order, config.seed, counts=tuple(counts.values()), window=config.shuffle_window
+            epoch_order, config.seed, counts=tuple(counts.tolist()), window=config.shuffle_window
         )
         self._fetching: tuple[int, int] | None = None  # epoch, window
 
     def __len__(self) -> int:
         """Samples of an epoch."""
-        return len(self._samples)
+        return len(self._clips)
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
@@ -213,13 +214,13 @@ class Batches:
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2),
             labels=torch.from_numpy(labels),
             keep=_channels_to_keep(self._config, draw),
-            key=ref.key,
+            key=clip.key,
         )
 
     def ref(self, position: int) -> SampleRef:
         """The clip at a position."""
-        epoch, place = divmod(position, len(self._samples))
-        return self._samples[self._order(epoch).samples[place]]
+        epoch, place = divmod(position, len(self._clips))
+        return self._clips.ref(self._order(epoch).samples[place])
 
     def _read(self, ref: SampleRef, indices: tuple[int, ...], view: int) -> Clip:
         block = self.files.read(ref.shard, ref.offset, ref.length)
@@ -227,14 +228,14 @@ class Batches:
             return decode_clip(read_members(block), frames=indices, views=(view,))
         except IntegrityError as exc:
             raise IntegrityError(
-                f"{storage.join(self._shards, ref.shard)}, sample {ref.key}: {exc}. Run "
+                f"{storage.join(self._shards, ref.shard)}, clip at byte {ref.offset}: {exc}. Run "
                 f"`corrfractal verify {self._shards}`, then precompute again"
             ) from exc
 
     def _fetch_ahead(self, position: int) -> None:
         """At the first batch of a window, start to fetch and check its shards and those of the next
         window."""
-        epoch, place = divmod(position, len(self._samples))
+        epoch, place = divmod(position, len(self._clips))
         order = self._order(epoch)
         window = order.window_at(place)
         if self._fetching == (epoch, window):
@@ -256,10 +257,10 @@ class Batches:
                 return
 
 
-def usable_samples(shards: str | Path, config: TrainingConfig) -> list[SampleRef]:
+def usable_clips(index: Index, config: TrainingConfig) -> ClipIndex:
     """The clips with enough stored frames for the references and a target."""
-    index = sample_index(shards, load_manifest(shards))
-    return [sample for sample in index if sample.frames >= config.clip_frames_needed]
+    clips = index.clips
+    return clips.select(clips.frames >= config.clip_frames_needed)
 
 
 class _StepDataset(torch.utils.data.Dataset[Batch | IntegrityError]):

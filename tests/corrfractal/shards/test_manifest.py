@@ -6,10 +6,10 @@ import pytest
 
 from corrfractal.common.errors import IntegrityError
 from corrfractal.shards.manifest import (
+    IndexFile,
     LabelStatistics,
     Manifest,
     SampleEntry,
-    ShardEntry,
     Sidecar,
     Statistics,
     read_sealed,
@@ -24,7 +24,7 @@ def sidecar(**sample):
     """A sealed sidecar with one clip."""
     values = {"key": "a_0", "offset": 0, "length": 512, "frames": 8, "views": 1, **sample}
     document = Sidecar(
-        name="shard-000000.tar",
+        name="shard-0123456789abcdef.tar",
         spec="",
         sha256=SHA256,
         bytes=512,
@@ -35,16 +35,9 @@ def sidecar(**sample):
     return seal(document)
 
 
-def manifest(**shard):
-    """A sealed manifest with one shard."""
-    values = {
-        "name": "shard-000000.tar",
-        "sha256": SHA256,
-        "bytes": 512,
-        "samples": 1,
-        "sidecar": "",
-        **shard,
-    }
+def manifest(**file):
+    """A sealed manifest with one index file."""
+    values = {"name": "index/shards.parquet", "sha256": SHA256, "rows": 1, **file}
     statistics = Statistics(
         samples=1,
         frames=8,
@@ -58,13 +51,14 @@ def manifest(**shard):
         labels=LabelStatistics(),
     )
     document = Manifest(
-        schema=3,
+        schema=4,
         config={},
         config_digest="",
         versions={},
-        shards=(ShardEntry(**values),),
-        sources=(),
+        shards_digest=SHA256,
+        sources_digest=SHA256,
         statistics=statistics,
+        index=(IndexFile(**values),),
     )
     return seal(document)
 
@@ -82,10 +76,10 @@ def test_a_sealed_document_is_read_unchanged(tmp_path, document):
         sidecar(length=-1),
         sidecar(frames=-1),
         sidecar(views=-1),
-        manifest(bytes=-1),
-        manifest(name="../shard-000000.tar"),
-        manifest(name="shard-000000.tar\n"),
-        manifest(name="shard-0.tar"),
+        manifest(rows=-1),
+        manifest(name="../shards.parquet"),
+        manifest(name="index/../../shards.parquet"),
+        manifest(name="index/shards.parquet\n"),
         manifest(sha256="0" * 63),
         manifest(sha256="A" * 64),
     ],

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import os
 import shutil
+import time
+from pathlib import Path
 
 import cv2
 import pytest
 
 from corrfractal.common import storage
 from corrfractal.common.errors import CallError, NotFoundError
-from pipeline.discover.sources import find_sources
+from corrfractal.video.content import content_sha256
+from pipeline.discover.examine import read_equal, read_lengths
+from pipeline.discover.sources import find_sources, source_id
 
 
 def uris(tmp_path, *names):
@@ -23,10 +28,33 @@ def test_a_folder_is_searched_with_its_subfolders_in_order(videos, tmp_path):
     assert uris(tmp_path, videos) == ALL
 
 
-def test_uris_and_hashes_do_not_depend_on_the_location_of_the_folder(videos, tmp_path):
+def test_uris_and_sizes_do_not_depend_on_where_the_folder_is(videos, tmp_path):
     moved = shutil.copytree(videos, tmp_path / "elsewhere" / "renamed")
-    a, b = (find_sources([str(folder)], skip=tmp_path / "out") for folder in (videos, moved))
-    assert [(s.uri, s.sha256, s.id) for s in a] == [(s.uri, s.sha256, s.id) for s in b]
+    here = find_sources([str(videos)], skip=tmp_path / "out")
+    there = find_sources([str(moved)], skip=tmp_path / "out")
+    assert [(s.uri, s.bytes) for s in here] == [(s.uri, s.bytes) for s in there]
+
+
+def test_a_listing_opens_no_video(videos, tmp_path, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise AssertionError(f"{self} was opened")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert uris(tmp_path, videos) == ALL
+
+
+def test_a_stamp_changes_with_every_write_and_is_empty_right_after_one(videos, tmp_path):
+    (source,) = find_sources([str(videos / "good.mp4")], skip=tmp_path / "out")
+    assert source.stamp == ""
+    os.utime(videos / "good.mp4")
+    time.sleep(2.1)
+    (settled,) = find_sources([str(videos / "good.mp4")], skip=tmp_path / "out")
+    assert settled.stamp
+    os.utime(videos / "good.mp4")
+    time.sleep(2.1)
+    (touched,) = find_sources([str(videos / "good.mp4")], skip=tmp_path / "out")
+    assert touched.stamp not in ("", settled.stamp)
 
 
 def test_a_file_named_twice_is_one_source(videos, tmp_path):
@@ -50,11 +78,7 @@ def test_a_missing_entry_of_a_list_is_a_source_with_a_fault_that_names_the_line(
     (videos / "list.txt").write_text("good.mp4\ngone.mp4\n")
     gone, good = find_sources([str(videos / "list.txt")], skip=tmp_path / "out")
     assert (good.uri, good.fault) == ("good.mp4", "")
-    assert (gone.uri, gone.sha256, gone.fault) == (
-        "gone.mp4",
-        "",
-        "list.txt, line 2: no such file or folder",
-    )
+    assert (gone.uri, gone.fault) == ("gone.mp4", "list.txt, line 2: no such file or folder")
 
 
 def test_a_list_with_a_password_in_a_uri_is_refused_before_anything_is_read(tmp_path):
@@ -100,11 +124,11 @@ def test_links_that_lead_back_up_end(videos, tmp_path):
 def test_ids_hold_nothing_that_webdataset_splits_at(tmp_path):
     (tmp_path / "a.b (1)é.tar.mp4").write_bytes(b"x")
     source = find_sources([str(tmp_path / "a.b (1)é.tar.mp4")], skip=tmp_path / "out")[0]
-    assert source.id.startswith("a-b-1-tar-")
+    assert source_id(source.uri, "ab" * 32) == "a-b-1-tar-abababababababab"
     assert source.uri == "a.b (1)é.tar.mp4"
 
 
-def test_a_name_without_a_match_is_an_error_that_names_it(tmp_path):
+def test_what_leads_to_nothing_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("gone.mp4", "empty", "*.mov"):
         with pytest.raises(NotFoundError, match=name.replace("*", r"\*")):
@@ -139,7 +163,7 @@ def test_in_the_layouts_of_the_field_frames_are_videos_and_masks_are_not(
     assert uris(tmp_path, tmp_path / "data") == [f"{frames}/bear", f"{frames}/vid0001"]
 
 
-def test_sources_of_a_bucket_have_the_uris_and_hashes_of_the_same_folder(
+def test_sources_of_a_bucket_have_the_uris_and_sizes_of_the_same_folder(
     videos, tmp_path, moving_frames, s3
 ):
     (videos / "frames").mkdir()
@@ -147,20 +171,21 @@ def test_sources_of_a_bucket_have_the_uris_and_hashes_of_the_same_folder(
         cv2.imwrite(str(videos / "frames" / f"{t}.png"), moving_frames[t])
     (videos / "list.txt").write_text("good.mp4\nsub\n")
     bucket = upload(videos, f"{s3}/{tmp_path.name}")
-    for local, remote in [
+    for here, there in [
         (f"{videos}", bucket),
         (f"{videos}/*.mp4", f"{bucket}/*.mp4"),
         (f"{videos}/list.txt", f"{bucket}/list.txt"),
         (f"{videos}/good.mp4", f"{bucket}/good.mp4"),
     ]:
-        facts = [
-            [(source.uri, source.sha256, source.bytes, source.seconds) for source in sources]
-            for sources in (
-                find_sources([local], skip=tmp_path / "out"),
-                find_sources([remote], skip=tmp_path / "out"),
-            )
+        local = find_sources([here], skip=tmp_path / "out")
+        remote = find_sources([there], skip=tmp_path / "out")
+        assert [(s.uri, s.bytes, s.files) for s in local] == [
+            (s.uri, s.bytes, s.files) for s in remote
         ]
-        assert facts[0] == facts[1]
+        assert all(source.stamp for source in remote)
+        assert {uri: known.seconds for uri, known in read_lengths(remote).items()} == {
+            uri: known.seconds for uri, known in read_lengths(local).items()
+        }
     (tmp_path / "uris.csv").write_text(f"uri\n{bucket}/good.mp4\n")
     assert uris(tmp_path, tmp_path / "uris.csv") == ["good.mp4"]
 
@@ -170,12 +195,24 @@ def test_a_missing_bucket_is_a_wrong_call(tmp_path, s3):
         uris(tmp_path, "s3://gone/x")
 
 
-def test_headers_give_the_length_of_videos_and_zero_for_other_files(videos, tmp_path):
-    seconds = {
-        source.uri: source.seconds for source in find_sources([str(videos)], skip=tmp_path / "out")
+def test_headers_tell_the_length_of_videos_and_nothing_of_others(videos, tmp_path):
+    known = read_lengths(find_sources([str(videos)], skip=tmp_path / "out"))
+    assert known["sub/long.mkv"].seconds == pytest.approx(2.5, abs=0.05)
+    assert known["text.mp4"].seconds == 0
+
+
+def test_only_files_that_are_equal_in_parts_are_hashed(videos, tmp_path):
+    contents = bytearray((videos / "good.mp4").read_bytes())
+    (videos / "twin.mp4").write_bytes(contents)
+    contents[0] ^= 1
+    (videos / "other.mp4").write_bytes(contents)
+    names = [str(videos / name) for name in ("good.mp4", "twin.mp4", "other.mp4")]
+    known = read_equal(find_sources(names, skip=tmp_path / "out"))
+    expected = content_sha256(videos / "good.mp4")
+    assert {uri: read.sha256 for uri, read in known.items()} == {
+        "good.mp4": expected,
+        "twin.mp4": expected,
     }
-    assert seconds["sub/long.mkv"] == pytest.approx(2.5, abs=0.05)
-    assert seconds["text.mp4"] == 0
 
 
 def upload(folder, uri):

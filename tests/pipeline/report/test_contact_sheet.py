@@ -18,6 +18,7 @@ from PIL import Image
 
 from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError, NotFoundError
+from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
 from pipeline.report.contact_sheet import write_sheet
 from pipeline.report.inspection import inspect, lines
@@ -72,7 +73,7 @@ def test_a_sheet_shows_frames_beside_their_labels(sheet, made_shards):
 
 def test_a_sheet_names_every_lost_source_with_its_reason(sheet, made_shards):
     rows = Page(sheet).rows
-    lost = [source for source in load_manifest(made_shards).sources if source.outcome != "sampled"]
+    lost = list(Index(made_shards, load_manifest(made_shards)).lost_sources())
     assert len(lost) == 4
     for source in lost:
         assert any(
@@ -92,8 +93,10 @@ def test_the_seed_decides_the_clips(made_shards, tmp_path, sheet):
 
 
 def test_shards_in_a_store_are_read_clip_by_clip(made_shards, tmp_path, sheet):
-    for path in made_shards.iterdir():
-        storage.write(f"memory://inspected/shards/{path.name}", path.read_bytes())
+    for path in made_shards.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(made_shards)
+            storage.write(f"memory://inspected/shards/{name}", path.read_bytes())
     write_sheet(tmp_path / "sheet.html", inspect("memory://inspected/shards"), clips=3, seed=1)
     assert (tmp_path / "sheet.html").read_text("utf-8") == sheet
 
@@ -102,7 +105,9 @@ def test_a_damaged_clip_is_named(made_shards, tmp_path):
     out = shutil.copytree(made_shards, tmp_path / "out")
     for tar in out.glob("*.tar"):
         tar.write_bytes(b"x" * tar.stat().st_size)
-    with pytest.raises(IntegrityError, match=r"shard-00000\d\.tar, sample .*corrfractal verify"):
+    with pytest.raises(
+        IntegrityError, match=r"shard-[0-9a-f]{16}\.tar, clip at byte .*corrfractal verify"
+    ):
         write_sheet(tmp_path / "sheet.html", inspect(out))
     with pytest.raises(NotFoundError, match="no finished shards"):
         inspect(tmp_path)
@@ -113,7 +118,7 @@ def test_the_text_has_health_of_all_and_each_shard_and_every_lost_source(made_sh
     text = "\n".join(lines(found))
     assert "6 sources = 2 sampled + 3 quarantined + 1 rejected" in text
     assert f"{found.health.entropy:.2f} bits a pixel of at most 4" in text
-    assert all(f"shard-{number:06d} " in text for number in range(len(found.by_shard)))
+    assert all(f"{shard.name.removesuffix('.tar')} " in text for shard in found.by_shard)
     assert all(source.uri in text for source in found.lost)
     command = [sys.executable, "-m", "corrfractal", "inspect", str(made_shards), "--json"]
     printed = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)

@@ -6,15 +6,16 @@ import pytest
 from corrfractal.shards.clip import decode_clip, read_members
 from corrfractal.shards.manifest import Sidecar, read_sealed, sidecar_name
 from corrfractal.video import open_video, resize_area
-from pipeline.discover.sources import find_sources
+from corrfractal.video.content import content_sha256
+from pipeline.discover.sources import find_sources, source_id
 from pipeline.discover.work_plan import make_plan
-from pipeline.store.shard_task import is_complete, make_shard
+from pipeline.store.shard_task import make_shard, unchanged_shard
 
 
 def made(out, config, *names):
     """(specification, sidecar) of one shard of the named files."""
     out.mkdir(exist_ok=True)
-    (spec,) = make_plan(find_sources([str(name) for name in names], skip=out), config).shards
+    (spec,) = make_plan(find_sources([str(name) for name in names], skip=out), config, {}).shards
     make_shard(spec, out, config)
     return spec, read_sealed(out / sidecar_name(spec.name), Sidecar)
 
@@ -26,10 +27,10 @@ def test_a_stored_clip_is_the_video_and_says_where_it_came_from(videos, tmp_path
         sample.offset : sample.offset + sample.length
     ]
     clip = decode_clip(read_members(block))
-    assert clip.key == sample.key == f"{spec.segments[0].source.id}_00000"
+    assert clip.key == sample.key == f"{source_id('good.mp4', sidecar.sources[0].sha256)}_00000"
     assert (clip.frames.shape, clip.labels.shape) == ((8, 32, 32, 3), (1, 8, 32, 32))
     assert clip.meta["source"] == "good.mp4"
-    assert clip.meta["source_sha256"] == spec.segments[0].source.sha256
+    assert clip.meta["source_sha256"] == content_sha256(videos / "good.mp4")
     for image, frame in zip(
         clip.frames, open_video(videos / "good.mp4").frames(clip.meta["frame_indices"]), strict=True
     ):
@@ -84,17 +85,50 @@ def test_webdataset_reads_a_shard_unchanged(videos, tmp_path, config):
         assert decode_clip(members).frames.shape == (8, 32, 32, 3)
 
 
-def test_a_complete_shard_is_not_rebuilt(videos, tmp_path, config):
-    spec, _ = made(tmp_path / "out", config, videos / "good.mp4")
-    (videos / "good.mp4").unlink()  # reading it would fail
-    assert make_shard(spec, tmp_path / "out", config).frames == 0
-    assert is_complete(spec, tmp_path / "out")
+def test_a_shard_whose_sources_and_tar_are_unchanged_is_not_built_again(videos, tmp_path, config):
+    spec, sidecar = made(tmp_path / "out", config, videos / "good.mp4")
+    assert make_shard(spec, tmp_path / "out", config).stats.made == 0
+    assert unchanged_shard(spec, tmp_path / "out") == sidecar
+
+
+def test_a_shard_is_built_again_if_a_source_has_other_bytes(videos, tmp_path, config):
+    spec, sidecar = made(tmp_path / "out", config, videos / "good.mp4")
+    (videos / "good.mp4").write_bytes((videos / "sub" / "long.mkv").read_bytes())
+    result = make_shard(spec, tmp_path / "out", config)
+    assert result.stats.made == 1
+    assert result.sidecar != sidecar.digest
+
+
+def test_clips_of_an_earlier_shard_are_copied_only_if_the_video_is_the_same(
+    videos, tmp_path, config
+):
+    _, earlier = made(tmp_path / "out", config, videos / "good.mp4")
+    plain, _ = made(tmp_path / "plain", config, videos / "good.mp4", videos / "sub" / "long.mkv")
+    bytes_of = (tmp_path / "plain" / plain.name).read_bytes()
+    copied = make_shard(plain, tmp_path / "out", config, earlier={"good.mp4#0": earlier.name})
+    assert copied.stats.copied == 1
+    assert (tmp_path / "out" / plain.name).read_bytes() == bytes_of
+
+    (videos / "good.mp4").write_bytes((videos / "short.mp4").read_bytes())
+    again = make_shard(plain, tmp_path / "out", config, earlier={"good.mp4#0": earlier.name})
+    assert again.stats.copied == 0
+
+
+def test_clips_of_a_damaged_shard_are_not_copied(videos, tmp_path, config):
+    _, earlier = made(tmp_path / "out", config, videos / "good.mp4")
+    path = tmp_path / "out" / earlier.name
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    path.write_bytes(contents)
+    plain, _ = made(tmp_path / "plain", config, videos / "good.mp4", videos / "short.mp4")
+    result = make_shard(plain, tmp_path / "out", config, earlier={"good.mp4#0": earlier.name})
+    assert result.stats.copied == 0
+    expected = (tmp_path / "plain" / plain.name).read_bytes()
+    assert (tmp_path / "out" / plain.name).read_bytes() == expected
 
 
 @pytest.mark.parametrize("damage", ["tar", "json", "no tar", "no json"])
-def test_a_damaged_shard_is_not_complete_and_is_rebuilt_with_the_same_bytes(
-    videos, tmp_path, config, damage
-):
+def test_a_damaged_shard_is_not_whole_and_comes_back_the_same(videos, tmp_path, config, damage):
     spec, _ = made(tmp_path / "out", config, videos / "good.mp4")
     path = tmp_path / "out" / spec.name
     path = path.with_suffix(".json") if damage.endswith("json") else path
@@ -104,13 +138,13 @@ def test_a_damaged_shard_is_not_complete_and_is_rebuilt_with_the_same_bytes(
     else:
         middle = before.index(b"offset") + 9 if damage == "json" else len(before) // 2
         path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
-    assert not is_complete(spec, tmp_path / "out")
-    assert make_shard(spec, tmp_path / "out", config).frames == 8
+    assert unchanged_shard(spec, tmp_path / "out") is None
+    assert make_shard(spec, tmp_path / "out", config).stats.frames == 8
     assert path.read_bytes() == before
 
 
 def test_a_file_that_vanished_after_planning_is_quarantined(videos, tmp_path, config):
-    (spec,) = make_plan(find_sources([str(videos / "good.mp4")], skip=tmp_path), config).shards
+    (spec,) = make_plan(find_sources([str(videos / "good.mp4")], skip=tmp_path), config, {}).shards
     (videos / "good.mp4").unlink()
     make_shard(spec, tmp_path, config)
     (entry,) = read_sealed(tmp_path / sidecar_name(spec.name), Sidecar).sources
@@ -120,7 +154,5 @@ def test_a_file_that_vanished_after_planning_is_quarantined(videos, tmp_path, co
 
 def test_nothing_temporary_is_left(videos, tmp_path, config):
     made(tmp_path / "out", config, videos / "good.mp4")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "shard-000000.json",
-        "shard-000000.tar",
-    ]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert [name.partition(".")[2] for name in names] == ["json", "tar"]

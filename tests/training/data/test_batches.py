@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 
 from corrfractal.common.errors import IntegrityError
 from corrfractal.shards.clip import decode_clip, read_members
-from corrfractal.shards.manifest import load_manifest, sample_index
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import SampleRef, load_manifest
 from training.config import TrainingConfig
 from training.data.batches import Batch, Batches
 
@@ -51,7 +53,7 @@ def test_an_uncropped_sample_is_what_the_shard_holds(
     tiny_shards: Path, tiny_config: TrainingConfig
 ) -> None:
     source = batches(tiny_shards, replace(tiny_config, crop=None, channel_dropout=0.0))
-    samples = {s.key: s for s in sample_index(tiny_shards, load_manifest(tiny_shards))}
+    samples = {ref.key: ref for ref in all_refs(tiny_shards)}
     for position in range(4):
         example = source.example(position)
         ref = samples[example.key]
@@ -106,14 +108,15 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(
 def test_a_shard_with_a_flipped_bit_stops_with_its_name(
     tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path, loader_workers: int
 ) -> None:
-    for file in tiny_shards.iterdir():
-        if file.is_file():
-            data = bytearray(file.read_bytes())
-            if file.suffix == ".tar":
-                data[len(data) // 2] ^= 1
-            (tmp_path / file.name).write_bytes(data)
-    stream = batches(tmp_path, replace(tiny_config, loader_workers=loader_workers)).iterate(0, 8)
-    with pytest.raises(IntegrityError, match=r"shard-00000\d\.tar is damaged.*corrfractal verify"):
+    damaged = Path(shutil.copytree(tiny_shards, tmp_path / "damaged"))
+    for tar in damaged.glob("*.tar"):
+        data = bytearray(tar.read_bytes())
+        data[len(data) // 2] ^= 1
+        tar.write_bytes(data)
+    stream = batches(damaged, replace(tiny_config, loader_workers=loader_workers)).iterate(0, 8)
+    with pytest.raises(
+        IntegrityError, match=r"shard-[0-9a-f]{16}\.tar is damaged.*corrfractal verify"
+    ):
         list(stream)
 
 
@@ -133,13 +136,17 @@ def test_two_epochs_show_every_sample_twice_in_the_same_global_batches_for_1_2_a
 ) -> None:
     """The ledger: what the workers really took, in the order of parts and of workers within a part."""
     config = replace(tiny_config, batch_size=8, accumulate=accumulate)
-    samples = [sample.key for sample in sample_index(tiny_shards, load_manifest(tiny_shards))]
+    samples = [ref.key for ref in all_refs(tiny_shards)]
     steps = -(-2 * len(samples) // 8)
     ledgers = {world: ledger(tiny_shards, config, world, steps) for world in (1, 2, 4)}
     assert ledgers[1] == ledgers[2] == ledgers[4]
     seen = [key for batch in ledgers[1] for key in batch]
     for epoch in range(2):
         assert sorted(seen[epoch * len(samples) : (epoch + 1) * len(samples)]) == sorted(samples)
+
+
+def all_refs(shards: Path) -> list[SampleRef]:
+    return list(Index(shards, load_manifest(shards)).sample_refs())
 
 
 def ledger(shards: Path, config: TrainingConfig, world: int, steps: int) -> list[list[str]]:

@@ -132,9 +132,9 @@ def test_batches_from_an_object_store_are_those_of_the_local_shards(
     tiny_shards: Path, tiny_config: TrainingConfig, s3: str, tmp_path: Path
 ) -> None:
     uri = f"{s3}/training"
-    for file in tiny_shards.iterdir():
+    for file in tiny_shards.rglob("*"):
         if file.is_file():
-            storage.write(f"{uri}/{file.name}", file.read_bytes())
+            storage.write(f"{uri}/{file.relative_to(tiny_shards)}", file.read_bytes())
     config = replace(
         tiny_config, shuffle_window=1, cache_gb=1e-9 * load_manifest(uri).statistics.bytes
     )

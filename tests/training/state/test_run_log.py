@@ -38,7 +38,7 @@ def test_one_run_holds_configuration_code_versions_data_machine_pictures_and_the
     artifacts = {entry.path for entry in client.list_artifacts(version.run_id)}
     assert {
         "manifest.json",
-        "shards.json",
+        "index",
         "environment.txt",
         "attempts.jsonl",
         "metrics.jsonl",

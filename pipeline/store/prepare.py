@@ -1,0 +1,306 @@
+"""Before the tasks: what is complete already. After them: the index and the manifest.
+
+``plan.json`` is written first and marks a folder as this project's. ``manifest.json`` exists only
+while every shard that the index names is complete: it is renamed to ``.manifest.json`` before any
+shard is built, so that its index can still be read, and written last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from corrfractal.common import storage
+from corrfractal.common.config import digest
+from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError
+from corrfractal.shards.clip import SCHEMA
+from corrfractal.shards.index import Index
+from corrfractal.shards.manifest import (
+    MANIFEST,
+    QUARANTINE,
+    Manifest,
+    Sidecar,
+    load_manifest,
+    read_sealed,
+    sidecar_name,
+)
+from pipeline.discover.work_plan import Known, Plan, ShardSpec
+
+from .migration import earlier_layout
+from .state import BuildState, contents_hash
+
+PLAN = "plan.json"
+EARLIER_MANIFEST = ".manifest.json"
+URLS = "urls.txt"
+SHARD = r"shard-([0-9a-f]{16}|\d{6,})\.(tar|json)"
+# By a killed run
+HALF_WRITTEN = rf"\.{{1,2}}({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"
+THREADS = 16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """A shard to build.
+
+    Attributes:
+        spec: what it is made of.
+        earlier: see ``shard_task.make_shard``.
+        rebuild: an existing shard is not looked for.
+    """
+
+    spec: ShardSpec
+    earlier: dict[str, str]
+    rebuild: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What a folder contains of a plan.
+
+    Attributes:
+        pending: shards to build or to check.
+        kept: shards that the earlier index describes, by name.
+        index: the earlier index, or None.
+        facts: of the folder's files before the build, see ``storage.file_facts``.
+    """
+
+    pending: tuple[ShardTask, ...]
+    kept: frozenset[str]
+    index: Index | None
+    facts: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def prepare(
+    out: str,
+    plan: Plan,
+    state: BuildState,
+    known: Mapping[str, Known],
+    *,
+    retry_quarantined: bool = False,
+) -> Preparation:
+    """Find out which shards of a plan are still to be built. Nothing is written.
+
+    Args:
+        out: folder of the shards; need not exist.
+        plan: the work.
+        state: of the folder.
+        known: of the sources, by URI.
+        retry_quarantined: also build shards with quarantined sources again.
+    """
+    # An object store has no empty folders.
+    facts = storage.file_facts(out) if storage.kind(out) == "folder" else {}
+    manifest = _earlier_manifest(out, facts)
+    index = None if manifest is None else Index(out, manifest)
+    bad = _quarantined(index) if retry_quarantined and index is not None else frozenset()
+    rows = {} if index is None else _sidecars_by_name(index)
+    kept = set()
+    pending = []
+    for spec in plan.shards:
+        rebuild = any(segment.source.uri in bad for segment in spec.segments)
+        if not rebuild and _is_done(spec, facts, state, known):
+            known_shard = state.shard(spec.name)
+            if known_shard is not None and rows.get(spec.name) == known_shard.sidecar:
+                kept.add(spec.name)
+        else:
+            pending.append((spec, rebuild))
+    earlier = _earlier_shards(out, plan, manifest, index, facts, pending)
+    tasks = []
+    for spec, rebuild in pending:
+        names = [segment.name for segment in spec.segments]
+        own = {} if rebuild else {name: earlier[name] for name in names if name in earlier}
+        tasks.append(ShardTask(spec=spec, earlier=own, rebuild=rebuild))
+    return Preparation(pending=tuple(tasks), kept=frozenset(kept), index=index, facts=facts)
+
+
+def begin(out: str, plan: Plan, preparation: Preparation) -> None:
+    """Mark the folder as this project's, and its manifest as outdated if anything will change.
+
+    Raises:
+        CallError: ``out`` is no folder, or contains shards, a plan or a manifest of others.
+    """
+    try:
+        storage.make_folder(out)
+    except OSError as exc:
+        raise CallError(f"cannot make the folder {out}: {exc.strerror or exc}") from exc
+    _refuse_foreign(out, set(preparation.facts))
+    _remove(out, preparation.facts, HALF_WRITTEN)
+    storage.write(storage.join(out, PLAN), _plan_text(plan))
+    if preparation.pending and MANIFEST in preparation.facts:
+        location = storage.join(out, MANIFEST)
+        storage.write(storage.join(out, EARLIER_MANIFEST), storage.read(location))
+        storage.remove(location)
+
+
+def _is_done(
+    spec: ShardSpec,
+    facts: Mapping[str, tuple[int, str]],
+    state: BuildState,
+    known: Mapping[str, Known],
+) -> bool:
+    """Whether a shard was built from this specification and these contents, and is intact."""
+    shard = state.shard(spec.name)
+    if shard is None or shard.spec != spec.digest or sidecar_name(spec.name) not in facts:
+        return False
+    intact = facts.get(spec.name) == (shard.bytes, shard.stamp) and bool(shard.stamp)
+    return intact and shard.contents == contents_hash(spec.segments, known) != ""
+
+
+def _earlier_manifest(out: str, facts: Mapping[str, tuple[int, str]]) -> Manifest | None:
+    for name in (MANIFEST, EARLIER_MANIFEST):
+        if name in facts:
+            try:
+                return load_manifest(storage.join(out, name))
+            except (IntegrityError, CorrFractalError):
+                continue
+    return None
+
+
+def _sidecars_by_name(index: Index) -> dict[str, str]:
+    """Digest of the sidecar of every shard of an index that can be read."""
+    try:
+        table = index.shard_table
+    except IntegrityError:
+        return {}
+    names = table.column("name").to_pylist()
+    return dict(zip(names, table.column("sidecar").to_pylist(), strict=True))
+
+
+def _quarantined(index: Index) -> frozenset[str]:
+    import pyarrow.compute as pc
+
+    table = index.source_table
+    mask = pc.equal(table.column("outcome"), "quarantined")
+    return frozenset(table.filter(mask).column("uri").to_pylist())
+
+
+def _earlier_shards(
+    out: str,
+    plan: Plan,
+    manifest: Manifest | None,
+    index: Index | None,
+    facts: Mapping[str, tuple[int, str]],
+    pending: Sequence[tuple[ShardSpec, bool]],
+) -> dict[str, str]:
+    """Name of the shard that holds clips of a pending segment, by name of the segment.
+
+    Only a build of the same configuration and library versions stored the same bytes. Segments of
+    long videos are shards of their own, so only those of short videos can move.
+    """
+    if manifest is None or index is None:
+        return earlier_layout(out, plan, facts)
+    if (manifest.config, manifest.versions) != (plan.config, plan.versions):
+        return {}
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    uris = [
+        segment.source.uri for spec, _ in pending for segment in spec.segments if segment.count == 1
+    ]
+    if not uris:
+        return {}
+    try:
+        table = index.source_table.select(["uri", "shards"])
+    except IntegrityError:
+        return {}
+    found = table.filter(pc.is_in(table.column("uri"), pa.array(uris)))
+    return {f"{row['uri']}#0": row["shards"][0] for row in found.to_pylist() if row["shards"]}
+
+
+def _refuse_foreign(out: str, names: set[str]) -> None:
+    """Check that files of our names are ours: the plan, written first with its digest, says so."""
+    if PLAN in names:
+        try:
+            values = json.loads(storage.read(storage.join(out, PLAN)))
+            ours = values.pop("digest") == digest(values)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            ours = False
+        if not ours:
+            raise CallError(
+                f"{storage.join(out, PLAN)} is not what this command wrote; name another folder "
+                "with --out"
+            )
+        return
+    foreign = sorted(
+        name for name in names if re.fullmatch(SHARD, name) or name in (MANIFEST, QUARANTINE)
+    )
+    if foreign:
+        raise CallError(
+            f"{out} contains {foreign[0]}, which this command did not write; name another folder "
+            "with --out"
+        )
+
+
+def remove_stale(out: str, plan: Plan) -> None:
+    """Remove shards that no plan of this folder names any more, each with its sidecar.
+
+    A tar is only deleted if its sidecar, which is sealed, names it with its size.
+    """
+    facts = storage.file_facts(out)
+    planned = {spec.name for spec in plan.shards}
+    stale = [
+        name
+        for name in sorted(facts)
+        if re.fullmatch(SHARD, name) and name.endswith(".tar") and name not in planned
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda name: _remove_shard(out, name, facts), stale))
+    orphans = [
+        name
+        for name in facts
+        if re.fullmatch(SHARD, name)
+        and name.endswith(".json")
+        and name.removesuffix(".json") + ".tar" not in planned
+        and name.removesuffix(".json") + ".tar" not in facts
+    ]
+    for name in orphans:
+        location = storage.join(out, name)
+        try:
+            read_sealed(location, Sidecar)
+        except IntegrityError:
+            continue  # not ours
+        storage.remove(location)
+    _remove(out, facts, HALF_WRITTEN)
+
+
+def _remove_shard(out: str, name: str, facts: Mapping[str, tuple[int, str]]) -> None:
+    location = storage.join(out, name)
+    note = storage.join(out, sidecar_name(name))
+    try:
+        sidecar = read_sealed(note, Sidecar)
+        ours = sidecar.name == name and sidecar.bytes == facts[name][0]
+    except IntegrityError:
+        ours = False
+    if ours:
+        storage.remove(location)
+        storage.remove(note)
+    else:
+        log.warning(
+            "%s is not what this command wrote there; it is kept, and the index does not name it",
+            location,
+        )
+
+
+def _plan_text(plan: Plan) -> bytes:
+    """What marks a folder as ours, with its digest; its size is independent of the sources."""
+    values: dict[str, Any] = {
+        "schema": SCHEMA,
+        "config": plan.config,
+        "versions": plan.versions,
+        "shards": len(plan.shards),
+    }
+    text = json.dumps({**values, "digest": digest(values)}, indent=1, sort_keys=True)
+    return (text + "\n").encode()
+
+
+def _remove(out: str, names: Iterable[str], pattern: str) -> None:
+    """Remove those of the named files that match the pattern."""
+    for name in names:
+        if re.fullmatch(pattern, name):
+            storage.remove(storage.join(out, name))
