@@ -295,7 +295,7 @@ def shard_rows(sidecars: Iterable[Sidecar]) -> pa.Table:
                 if source.fps
             ),
         }
-        rows.append(row | dataclasses.asdict(sidecar.label_statistics))
+        rows.append(row | vars(sidecar.label_statistics))
     return pa.Table.from_pylist(rows, SHARD_SCHEMA)
 
 
@@ -311,7 +311,7 @@ def clip_rows(sidecars: Sequence[Sidecar], first: int) -> pa.Table:
 
 def source_rows(sources: Iterable[tuple[SourceEntry, Sequence[str]]]) -> pa.Table:
     """``SOURCE_SCHEMA`` of sources, each with the names of its shards."""
-    rows = [{**dataclasses.asdict(entry), "shards": list(shards)} for entry, shards in sources]
+    rows = [{**vars(entry), "shards": list(shards)} for entry, shards in sources]
     return pa.Table.from_pylist(rows, SOURCE_SCHEMA)
 
 

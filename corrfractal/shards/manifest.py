@@ -16,6 +16,7 @@ detected before any value is used.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -341,7 +342,7 @@ def read_sealed(location: str | Path, cls: type[Document]) -> Document:
     """
     try:
         values = json.loads(storage.read(location))
-        document = TypeAdapter(cls).validate_python(values)
+        document = _adapter(cls).validate_python(values)
     except FileNotFoundError as exc:
         raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again") from exc
     except (ValueError, RecursionError) as exc:
@@ -353,6 +354,12 @@ def read_sealed(location: str | Path, cls: type[Document]) -> Document:
             f"{location} is damaged, its digest does not fit: run `corrfractal precompute` again"
         )
     return document
+
+
+@functools.cache
+def _adapter(cls: type[Document]) -> TypeAdapter[Document]:
+    """The validator of a class; compiling one takes as long as reading ten sidecars."""
+    return TypeAdapter(cls)
 
 
 def _sum_by_position(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:

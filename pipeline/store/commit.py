@@ -116,14 +116,18 @@ def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, p
     reread = _names_to_read(plan, preparation)
     new_shards = []
     new_clips = []
-    parts: dict[str, list[tuple[SourceEntry, str]]] = {}
+    new_sources = []
+    long_videos: dict[str, list[tuple[SourceEntry, str]]] = {}
     names = [spec.name for spec in plan.shards if spec.name in reread]
     for first, sidecars in _read_sidecars(out, names):
         new_shards.append(shard_rows(sidecars))
         new_clips.append(clip_rows(sidecars, first))
+        # Rows at once, not objects until the end: entries take five times the memory.
+        new_sources.append(_short_source_rows(sidecars))
         for sidecar in sidecars:
             for entry in sidecar.sources:
-                parts.setdefault(entry.uri, []).append((entry, sidecar.name))
+                if entry.segments > 1:
+                    long_videos.setdefault(entry.uri, []).append((entry, sidecar.name))
     read_shards = pa.concat_tables([SHARD_SCHEMA.empty_table(), *new_shards])
     read_clips = pa.concat_tables([CLIP_SCHEMA.empty_table(), *new_clips])
 
@@ -134,7 +138,7 @@ def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, p
     if index is not None and len(reread) < len(plan.shards):
         kept_shards = index.shard_table
         kept_clips = pa.concat_tables(list(index.clip_tables()))
-        kept_sources = _kept_sources(plan, index.source_table, parts)
+        kept_sources = _kept_sources(plan, index.source_table, reread)
     first_new = len(kept_shards)
     both_shards = pa.concat_tables([kept_shards, read_shards])
     moved = pc.add(read_clips.column("shard"), pa.scalar(first_new, pa.int32()))
@@ -146,7 +150,9 @@ def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, p
     order = np.array([rows[spec.name] for spec in plan.shards], dtype=np.int64)
     shards = both_shards.take(pa.array(order))
     clips = _clips_in_order(both_clips, order, len(both_shards))
-    sources = _sources_in_order(kept_sources, parts, plan.refused)
+    joined = _joined_source_rows(long_videos, plan.refused)
+    sources = pa.concat_tables([kept_sources, *new_sources, joined])
+    sources = sources.take(pc.sort_indices(sources, [("uri", "ascending")]))
     # Parquet renames the items of lists, and equal rows must give equal files.
     return shards.cast(SHARD_SCHEMA), clips.cast(CLIP_SCHEMA), sources.cast(SOURCE_SCHEMA)
 
@@ -178,13 +184,15 @@ def _read_sidecars(out: str, names: Sequence[str]) -> Iterator[tuple[int, list[S
             yield start, list(pool.map(read, names[start : start + CHUNK]))
 
 
-def _kept_sources(
-    plan: Plan, table: pa.Table, parts: dict[str, list[tuple[SourceEntry, str]]]
-) -> pa.Table:
-    """Rows of an earlier index whose sources are in the plan and were not read again."""
-    planned = {segment.source.uri for spec in plan.shards for segment in spec.segments}
-    wanted = pa.array(sorted(planned - parts.keys()), pa.string())
-    return table.filter(pc.is_in(table.column("uri"), wanted))
+def _kept_sources(plan: Plan, table: pa.Table, reread: set[str]) -> pa.Table:
+    """Rows of an earlier index whose sources are in shards that were not read again."""
+    wanted = [
+        segment.source.uri
+        for spec in plan.shards
+        if spec.name not in reread
+        for segment in spec.segments
+    ]
+    return table.filter(pc.is_in(table.column("uri"), pa.array(wanted, pa.string())))
 
 
 def _clips_in_order(clips: pa.Table, order: np.ndarray, shards: int) -> pa.Table:
@@ -204,18 +212,26 @@ def _clips_in_order(clips: pa.Table, order: np.ndarray, shards: int) -> pa.Table
     return taken.set_column(0, CLIP_SCHEMA.field("shard"), pa.array(numbers))
 
 
-def _sources_in_order(
-    kept: pa.Table,
-    parts: dict[str, list[tuple[SourceEntry, str]]],
-    refused: Sequence[SourceEntry],
+def _short_source_rows(sidecars: Sequence[Sidecar]) -> pa.Table:
+    """Rows of the sources that one shard contains completely."""
+    rows = []
+    for sidecar in sidecars:
+        for entry in sidecar.sources:
+            if entry.segments == 1:
+                rows.append((entry, [sidecar.name] if entry.clips else []))
+    return source_rows(rows)
+
+
+def _joined_source_rows(
+    long_videos: dict[str, list[tuple[SourceEntry, str]]], refused: Sequence[SourceEntry]
 ) -> pa.Table:
+    """Rows of sources that are cut into segments, and of copies of other sources."""
     joined = []
-    for entries in parts.values():
+    for entries in long_videos.values():
         names = [name for entry, name in entries if entry.clips]
         joined.append((join_segments([entry for entry, _ in entries]), names))
     joined += [(entry, []) for entry in refused]
-    table = pa.concat_tables([kept, source_rows(joined)])
-    return table.take(pc.sort_indices(table, [("uri", "ascending")]))
+    return source_rows(joined)
 
 
 def join_segments(parts: Sequence[SourceEntry]) -> SourceEntry:
