@@ -76,8 +76,8 @@ def precompute(
 
     # 4. Commit: the index over all shards, then the manifest.
     manifest = commit(build.out, build.plan, build.preparation)
-    uris = (source.uri for source in build.sources)
-    build.state.compact(uris, (spec.name for spec in build.plan.shards))
+    shard_names = [spec.name for spec in build.plan.shards]
+    build.state.compact(build.sources, build.known, shard_names)
     statistics = manifest.statistics
     if statistics.quarantined > config.max_bad * statistics.sources:
         raise BoundExceededError(
@@ -156,9 +156,13 @@ def _list_and_plan(
     sources = list_sources(found.entries)
 
     state = BuildState(folder)
-    before = state.uris()
     known = state.known(sources)
-    unchanged = set(known)
+    before = state.uris()
+    present = [source for source in sources if source.uri in before]
+    # A listing without a stamp proves neither that a source changed nor that it did not.
+    changed = [source for source in present if source.stamp and source.uri not in known]
+    removed = len(before) - len(present)
+    state.release_sources()
     for read in _examine(sources, known, config, workers, stack):
         for uri, new in read.items():
             earlier = known.get(uri, Known())
@@ -167,12 +171,11 @@ def _list_and_plan(
 
     plan = make_plan(sources, config, known)
     preparation = prepare(folder, plan, state, known, retry_quarantined=retry_quarantined)
-    uris = {source.uri for source in sources}
     changes = Changes(
         sources=len(sources),
-        added=len(uris - before),
-        changed=len((uris & before) - unchanged),
-        removed=len(before - uris),
+        added=len(sources) - len(present),
+        changed=len(changed),
+        removed=removed,
         shards=len(plan.shards),
         pending=len(preparation.pending),
         pending_segments=sum(len(task.spec.segments) for task in preparation.pending),

@@ -42,7 +42,10 @@ def build_shards(names: Sequence[str | Path], out: str | Path, config: PipelineC
         result = make_shard(task.spec, str(out), config, None, task.earlier, task.rebuild)
         record(task.spec, result, state, known)
     manifest = commit(str(out), plan, preparation)
-    state.compact(known, (spec.name for spec in plan.shards))
+    sources = {
+        segment.source.uri: segment.source for spec in plan.shards for segment in spec.segments
+    }
+    state.compact(list(sources.values()), known, [spec.name for spec in plan.shards])
     return manifest
 
 

@@ -7,6 +7,7 @@ imported inside functions, see ``ray_session``.
 from __future__ import annotations
 
 import collections
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,6 +16,12 @@ from .errors import CorrFractalError
 from .foreign_errors import describe_error
 
 J = TypeVar("J")
+
+LOOK_SECONDS = 5.0
+"""Between two looks at the number of CPUs of the cluster."""
+
+SPARE_TASKS = 2
+"""Pending tasks of a cluster without a CPU, on which an autoscaler has yet to start a node."""
 
 
 class WorkerDiedError(CorrFractalError):
@@ -67,7 +74,9 @@ def run_tasks(
         work: runs in a worker process.
         waiting: jobs; the caller may put a job back while it iterates, to run it again.
         arguments: of ``work`` for a job, asked when its task starts.
-        workers: tasks at once; None or 0: one per CPU of the cluster.
+        workers: tasks at once, at most; None or 0: one per CPU of the cluster, and as many again
+            pending, since autoscalers add nodes for pending tasks only. Nodes that join or leave
+            meanwhile count within ``LOOK_SECONDS``.
         options: of ``ray.remote``, such as ``num_cpus`` and ``max_retries``.
 
     Tasks that still run when the caller stops iterating are cancelled.
@@ -75,15 +84,30 @@ def run_tasks(
     import ray
 
     task = ray.remote(**options)(work)
-    window = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: dict[Any, J] = {}
+    window = workers or _window()
+    looked = time.monotonic()
     try:
         while waiting or running:
+            if not workers and time.monotonic() - looked > LOOK_SECONDS:
+                window = _window()
+                looked = time.monotonic()
             while waiting and len(running) < window:
                 job = waiting.popleft()
                 running[task.remote(*arguments(job))] = job
-            (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            yield EndedTask(running.pop(ready), ready)
+
+            # The timeout: a node may join while every task takes an hour.
+            ended, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)
+            for reference in ended:
+                yield EndedTask(running.pop(reference), reference)
     finally:
         for unfinished in running:
             ray.cancel(unfinished, force=True)
+
+
+def _window() -> int:
+    """Tasks to hand to the cluster as it is now: running ones and pending ones."""
+    import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    return 2 * cpus + SPARE_TASKS

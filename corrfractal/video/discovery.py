@@ -47,7 +47,7 @@ from .entry_rules import (
 from .source_lists import read_list, resolve_line
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """A video, or an entry that cannot be read.
 

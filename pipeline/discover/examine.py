@@ -21,6 +21,7 @@ from .work_plan import Known, same_size
 
 PART_BYTES = 4096
 BATCH = 16  # sources of a task
+EQUAL_BATCH = 64  # sources of a task that reads three small parts of each
 
 
 def length_batches(
@@ -35,10 +36,20 @@ def length_batches(
 
 
 def equal_batches(sources: Sequence[Source], known: Mapping[str, Known]) -> Iterator[list[Source]]:
-    """Sources of equal size of which not all contents are known, for ``read_equal``."""
+    """Sources of equal size of which not all contents are known, in batches for ``read_equal``.
+
+    In a large archive most sources share their size with some other one, so a batch has several
+    sizes.
+    """
+    batch: list[Source] = []
     for members in same_size(sources):
         if any(not known.get(source.uri, Known()).sha256 for source in members):
-            yield members
+            batch += members
+        if len(batch) >= EQUAL_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def read_lengths(sources: Sequence[Source]) -> dict[str, Known]:
@@ -47,14 +58,15 @@ def read_lengths(sources: Sequence[Source]) -> dict[str, Known]:
 
 
 def read_equal(sources: Sequence[Source]) -> dict[str, Known]:
-    """Content of those sources whose first, middle and last kilobytes are equal, by URI.
+    """Content of those sources whose size and first, middle and last kilobytes are equal, by URI.
 
     The others differ from all, which an empty SHA-256 says well enough.
     """
-    by_parts: dict[str, list[Source]] = {}
+    by_parts: dict[tuple[int, int, str], list[Source]] = {}
     for source in sources:
         try:
-            by_parts.setdefault(_fingerprint(source), []).append(source)
+            parts = (source.bytes, source.files, _fingerprint(source))
+            by_parts.setdefault(parts, []).append(source)
         except OSError:
             continue  # its task will say why it cannot be read
     found = {}

@@ -103,9 +103,13 @@ def record(
     spec: ShardSpec, result: ShardResult, state: BuildState, known: dict[str, Known]
 ) -> None:
     """Remember the contents of a shard's sources, and its tar."""
-    for uri, sha256 in result.contents.items():
-        earlier = known.get(uri, Known())
-        known[uri] = Known(sha256=sha256, seconds=earlier.seconds)
+    nothing = Known()
+    for segment in spec.segments:
+        # The plan's own text as a key: that of the result is another copy, of 80 MB per million.
+        uri = segment.source.uri
+        if uri in result.contents:
+            seconds = known.get(uri, nothing).seconds
+            known[uri] = Known(sha256=result.contents[uri], seconds=seconds)
     state.record_sources((segment.source for segment in spec.segments), known)
     shard = KnownShard(
         bytes=result.bytes,

@@ -45,7 +45,7 @@ THREADS = 16
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardTask:
     """A shard to build.
 

@@ -12,11 +12,12 @@ sidecar. Without the files, or with those of another machine, a rerun is slow an
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,11 @@ def contents_hash(segments: Sequence[Segment], known: Mapping[str, Known]) -> st
 
 
 class BuildState:
-    """The state of the folder ``out``, loaded; what is recorded is kept in memory and, at
-    intervals, in a new file."""
+    """The state of the folder ``out``, loaded. What is recorded goes to a new file at intervals.
+
+    What was loaded of sources is only needed to plan, and can be released then: of a million
+    sources it is 300 MB.
+    """
 
     def __init__(self, out: str) -> None:
         self._folder = storage.join(out, FOLDER)
@@ -74,6 +78,9 @@ class BuildState:
         self._pending: list[list[Any]] = []
         self._flushed = time.monotonic()
         self._load()
+        self._loaded_sources = len(self._sources)
+        self._unchanged_sources = 0
+        self._recorded = False
 
     def known(self, sources: Iterable[Source]) -> dict[str, Known]:
         """What is known of the sources that are unchanged since it was read, by URI."""
@@ -82,11 +89,16 @@ class BuildState:
             stamp, sha256, seconds = self._sources.get(source.uri, ("", "", 0.0))
             if stamp and stamp == source.stamp:
                 found[source.uri] = Known(sha256=sha256, seconds=seconds)
+        self._unchanged_sources = len(found)
         return found
 
     def uris(self) -> Set[str]:
         """All sources that were read before, unchanged or not."""
         return self._sources.keys()
+
+    def release_sources(self) -> None:
+        """Free what was loaded of sources; ``known`` and ``uris`` are empty from here on."""
+        self._sources = {}
 
     def shard(self, name: str) -> KnownShard | None:
         """What is known of a shard."""
@@ -96,17 +108,15 @@ class BuildState:
         """Remember what was read of sources that are listed with a stamp."""
         for source in sources:
             if source.stamp and source.uri in known:
-                read = known[source.uri]
-                _, _, seconds = self._sources.get(source.uri, ("", "", 0.0))
-                row = (source.stamp, read.sha256, read.seconds or seconds)
-                self._sources[source.uri] = row
-                self._pending.append(["source", source.uri, *row])
+                self._pending.append(_source_row(source, known[source.uri]))
+        self._recorded = True
         self._flush_if_due()
 
     def record_shard(self, name: str, shard: KnownShard) -> None:
         """Remember a shard as it was written."""
         self._shards[name] = shard
         self._pending.append(_shard_row(name, shard))
+        self._recorded = True
         self._flush_if_due()
 
     def flush(self) -> None:
@@ -124,22 +134,32 @@ class BuildState:
             return
         self._pending = []
 
-    def compact(self, uris: Iterable[str], shards: Iterable[str]) -> None:
-        """Replace all files by one that holds these sources and shards only."""
-        keep = [*self._files]
-        sources = {uri: self._sources[uri] for uri in uris if uri in self._sources}
-        tars = {name: self._shards[name] for name in shards if name in self._shards}
-        if not self._pending and len(keep) == 1 and sources == self._sources:
+    def compact(
+        self, sources: Sequence[Source], known: Mapping[str, Known], shards: Sequence[str]
+    ) -> None:
+        """Replace all files by one that holds these sources and shards only.
+
+        A source of which nothing is known is recorded without a stamp, so that the next build does
+        not take it for a new one.
+        """
+        earlier = [*self._files]
+        same_sources = self._loaded_sources == self._unchanged_sources == len(sources)
+        same_shards = len(self._shards) == len(shards)
+        if len(earlier) == 1 and same_sources and same_shards and not self._recorded:
             return
-        self._sources = sources
-        self._shards = tars
-        rows: list[list[Any]] = [["source", uri, *row] for uri, row in sources.items()]
-        rows += [_shard_row(name, shard) for name, shard in tars.items()]
+        self._shards = {name: self._shards[name] for name in shards if name in self._shards}
         self._pending = []
-        self._write(f"{time.time_ns():020d}-{os.getpid()}.jsonl", rows)
-        for name in keep:
+        self._write(f"{time.time_ns():020d}-{os.getpid()}.jsonl", self._rows(sources, known))
+        for name in earlier:
             storage.remove(storage.join(self._folder, name))
-        self._files = [name for name in self._files if name not in keep]
+        self._files = [name for name in self._files if name not in earlier]
+
+    def _rows(self, sources: Iterable[Source], known: Mapping[str, Known]) -> Iterator[list[Any]]:
+        nothing = Known()
+        for source in sources:
+            yield _source_row(source, known.get(source.uri, nothing))
+        for name, shard in self._shards.items():
+            yield _shard_row(name, shard)
 
     def _load(self) -> None:
         if storage.kind(self._folder) != "folder":
@@ -147,9 +167,9 @@ class BuildState:
         names = sorted(storage.listing(self._folder)[0])
         self._files = [name for name in names if name.endswith(".jsonl")]
         for name in self._files:
-            contents = storage.read(storage.join(self._folder, name))
-            for line in contents.decode("utf-8", "replace").splitlines():
-                self._load_line(line)
+            contents = io.BytesIO(storage.read(storage.join(self._folder, name)))
+            for line in contents:
+                self._load_line(line.decode("utf-8", "replace"))
 
     def _load_line(self, line: str) -> None:
         try:
@@ -172,9 +192,16 @@ class BuildState:
     def _write(self, name: str, rows: Iterable[list[Any]]) -> None:
         if not storage.is_uri(self._folder):
             Path(self._folder).mkdir(exist_ok=True)
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        storage.write(storage.join(self._folder, name), "".join(lines).encode())
+        contents = io.BytesIO()
+        for row in rows:
+            contents.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        storage.write(storage.join(self._folder, name), contents.getvalue())
         self._files.append(name)
+
+
+def _source_row(source: Source, read: Known) -> list[Any]:
+    stamp = source.stamp if read.sha256 or read.seconds else ""
+    return ["source", source.uri, stamp, read.sha256, read.seconds]
 
 
 def _shard_row(name: str, shard: KnownShard) -> list[Any]:
