@@ -66,6 +66,7 @@ def precompute(
             sources, out, config, workers, files, stack, retry_quarantined=retry_quarantined
         )
         begin(build.out, build.plan, build.preparation)
+        build.state.record_sources(build.examined, build.known)
         planning_seconds = time.process_time() - cpu_started
 
         # 3. Execute: one Ray task per shard, which hashes its sources as it reads them.
@@ -76,8 +77,7 @@ def precompute(
 
     # 4. Commit: the index over all shards, then the manifest.
     manifest = commit(build.out, build.plan, build.preparation)
-    shard_names = [spec.name for spec in build.plan.shards]
-    build.state.compact(build.sources, build.known, shard_names)
+    build.state.compact(build.sources, [spec.name for spec in build.plan.shards])
     statistics = manifest.statistics
     if statistics.quarantined > config.max_bad * statistics.sources:
         raise BoundExceededError(
@@ -125,10 +125,11 @@ def preview(
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """One call: what is listed, planned and prepared. ``known`` grows as tasks read."""
+    """One call: what is listed, planned and prepared."""
 
     out: str
     sources: list[Source]
+    examined: list[Source]
     ignored: dict[str, int]
     state: BuildState
     known: dict[str, Known]
@@ -163,7 +164,9 @@ def _list_and_plan(
     changed = [source for source in present if source.stamp and source.uri not in known]
     removed = len(before) - len(present)
     state.release_sources()
+    examined = set()
     for read in _examine(sources, known, config, workers, stack):
+        examined |= read.keys()
         for uri, new in read.items():
             earlier = known.get(uri, Known())
             sha256 = new.sha256 or earlier.sha256
@@ -183,6 +186,7 @@ def _list_and_plan(
     return _Build(
         out=folder,
         sources=sources,
+        examined=[source for source in sources if source.uri in examined],
         ignored=found.ignored,
         state=state,
         known=known,

@@ -45,7 +45,7 @@ def build_shards(names: Sequence[str | Path], out: str | Path, config: PipelineC
     sources = {
         segment.source.uri: segment.source for spec in plan.shards for segment in spec.segments
     }
-    state.compact(list(sources.values()), known, [spec.name for spec in plan.shards])
+    state.compact(list(sources.values()), [spec.name for spec in plan.shards])
     return manifest
 
 

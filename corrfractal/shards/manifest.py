@@ -342,7 +342,7 @@ def read_sealed(location: str | Path, cls: type[Document]) -> Document:
     """
     try:
         values = json.loads(storage.read(location))
-        document = _adapter(cls).validate_python(values)
+        document: Document = _adapter(cls).validate_python(values)  # type: ignore[arg-type]
     except FileNotFoundError as exc:
         raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again") from exc
     except (ValueError, RecursionError) as exc:
@@ -357,7 +357,7 @@ def read_sealed(location: str | Path, cls: type[Document]) -> Document:
 
 
 @functools.cache
-def _adapter(cls: type[Document]) -> TypeAdapter[Document]:
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     """The validator of a class; compiling one takes as long as reading ten sidecars."""
     return TypeAdapter(cls)
 

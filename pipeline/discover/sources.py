@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from corrfractal.common import storage
 from corrfractal.common.process import cpu_count
@@ -128,7 +128,7 @@ def readable_stat(path: Path) -> os.stat_result:
 
 def _list_remote(source: Source, listed: dict[str, dict[str, tuple[int, str]]]) -> Source:
     parent = listed[storage.parent(source.path)]
-    name = PurePosixPath(source.path).name
+    name = source.path.rpartition("/")[2]
     if name in parent:
         size, stamp = parent[name]
         return replace(source, bytes=size, stamp=stamp)
@@ -155,4 +155,7 @@ def short_hash(text: str) -> str:
 
 def _text(name: str) -> str:
     """File names need not be UTF-8, JSON must be."""
+    # Nearly all are, and need no copy.
+    if name.isascii():
+        return name
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -148,11 +148,11 @@ def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, p
         name: first_new + row for row, name in enumerate(read_shards.column("name").to_pylist())
     }
     order = np.array([rows[spec.name] for spec in plan.shards], dtype=np.int64)
-    shards = both_shards.take(pa.array(order))
+    shards = _in_order(both_shards, order)
     clips = _clips_in_order(both_clips, order, len(both_shards))
     joined = _joined_source_rows(long_videos, plan.refused)
     sources = pa.concat_tables([kept_sources, *new_sources, joined])
-    sources = sources.take(pc.sort_indices(sources, [("uri", "ascending")]))
+    sources = _in_order(sources, pc.sort_indices(sources, [("uri", "ascending")]).to_numpy())
     # Parquet renames the items of lists, and equal rows must give equal files.
     return shards.cast(SHARD_SCHEMA), clips.cast(CLIP_SCHEMA), sources.cast(SOURCE_SCHEMA)
 
@@ -207,9 +207,16 @@ def _clips_in_order(clips: pa.Table, order: np.ndarray, shards: int) -> pa.Table
     starts = np.searchsorted(shard, np.arange(shards))
     stops = np.searchsorted(shard, np.arange(shards), side="right")
     pieces = [np.arange(starts[row], stops[row]) for row in order]
-    taken = clips.take(pa.array(np.concatenate([np.empty(0, dtype=np.int64), *pieces])))
+    taken = _in_order(clips, np.concatenate([np.empty(0, dtype=np.int64), *pieces]))
     numbers = np.repeat(np.arange(len(order), dtype=np.int32), (stops - starts)[order])
     return taken.set_column(0, CLIP_SCHEMA.field("shard"), pa.array(numbers))
+
+
+def _in_order(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Rows of a table in another order; a first build has them in order, and needs no copy."""
+    if len(rows) == len(table) and np.array_equal(rows, np.arange(len(table))):
+        return table
+    return table.take(pa.array(rows))
 
 
 def _short_source_rows(sidecars: Sequence[Sidecar]) -> pa.Table:

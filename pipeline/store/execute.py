@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corrfractal.common.console import progress
@@ -35,7 +35,7 @@ def execute(
     config: PipelineConfig,
     workers: int | None,
     state: BuildState,
-    known: dict[str, Known],
+    known: Mapping[str, Known],
 ) -> ShardStats:
     """Build every shard of ``tasks`` in the folder ``out``.
 
@@ -45,7 +45,7 @@ def execute(
         config: passed to every task.
         workers: tasks at a time; None: one per CPU of the Ray cluster.
         state: records each shard as it ends, so that a killed build resumes without reading again.
-        known: contents by URI; what the tasks read is added.
+        known: what was read of the sources before, by URI.
 
     Raises:
         CallError: ``config.device`` is ``cuda`` and Ray has no GPU.
@@ -100,23 +100,21 @@ def execute(
 
 
 def record(
-    spec: ShardSpec, result: ShardResult, state: BuildState, known: dict[str, Known]
+    spec: ShardSpec, result: ShardResult, state: BuildState, known: Mapping[str, Known]
 ) -> None:
     """Remember the contents of a shard's sources, and its tar."""
     nothing = Known()
-    for segment in spec.segments:
-        # The plan's own text as a key: that of the result is another copy, of 80 MB per million.
-        uri = segment.source.uri
-        if uri in result.contents:
-            seconds = known.get(uri, nothing).seconds
-            known[uri] = Known(sha256=result.contents[uri], seconds=seconds)
-    state.record_sources((segment.source for segment in spec.segments), known)
+    read = {
+        uri: Known(sha256=sha256, seconds=known.get(uri, nothing).seconds)
+        for uri, sha256 in result.contents.items()
+    }
+    state.record_sources({segment.source for segment in spec.segments}, read)
     shard = KnownShard(
         bytes=result.bytes,
         stamp=result.stamp,
         spec=spec.digest,
         sidecar=result.sidecar,
-        contents=contents_hash(spec.segments, known),
+        contents=contents_hash(spec.segments, read),
     )
     state.record_shard(spec.name, shard)
 

@@ -75,10 +75,11 @@ class BuildState:
         self._sources: dict[str, tuple[str, str, float]] = {}
         self._shards: dict[str, KnownShard] = {}
         self._files: list[str] = []
-        self._pending: list[list[Any]] = []
+        self._pending: list[bytes] = []
         self._flushed = time.monotonic()
         self._load()
         self._loaded_sources = len(self._sources)
+        self._loaded_shards = len(self._shards)
         self._unchanged_sources = 0
         self._recorded = False
 
@@ -108,14 +109,16 @@ class BuildState:
         """Remember what was read of sources that are listed with a stamp."""
         for source in sources:
             if source.stamp and source.uri in known:
-                self._pending.append(_source_row(source, known[source.uri]))
-        self._recorded = True
+                read = known[source.uri]
+                row = ["source", source.uri, source.stamp, read.sha256, read.seconds]
+                self._pending.append(_line(row))
+                self._recorded = True
         self._flush_if_due()
 
     def record_shard(self, name: str, shard: KnownShard) -> None:
         """Remember a shard as it was written."""
-        self._shards[name] = shard
-        self._pending.append(_shard_row(name, shard))
+        row = ["shard", name, shard.bytes, shard.stamp, shard.spec, shard.sidecar, shard.contents]
+        self._pending.append(_line(row))
         self._recorded = True
         self._flush_if_due()
 
@@ -134,32 +137,46 @@ class BuildState:
             return
         self._pending = []
 
-    def compact(
-        self, sources: Sequence[Source], known: Mapping[str, Known], shards: Sequence[str]
-    ) -> None:
+    def compact(self, sources: Sequence[Source], shards: Sequence[str]) -> None:
         """Replace all files by one that holds these sources and shards only.
 
         A source of which nothing is known is recorded without a stamp, so that the next build does
         not take it for a new one.
         """
+        self.flush()
         earlier = [*self._files]
         same_sources = self._loaded_sources == self._unchanged_sources == len(sources)
-        same_shards = len(self._shards) == len(shards)
+        same_shards = self._loaded_shards == len(shards)
         if len(earlier) == 1 and same_sources and same_shards and not self._recorded:
             return
-        self._shards = {name: self._shards[name] for name in shards if name in self._shards}
-        self._pending = []
-        self._write(f"{time.time_ns():020d}-{os.getpid()}.jsonl", self._rows(sources, known))
+        name = f"{time.time_ns():020d}-{os.getpid()}.jsonl"
+        self._write(name, self._last_lines(earlier, sources, set(shards)))
         for name in earlier:
             storage.remove(storage.join(self._folder, name))
         self._files = [name for name in self._files if name not in earlier]
 
-    def _rows(self, sources: Iterable[Source], known: Mapping[str, Known]) -> Iterator[list[Any]]:
-        nothing = Known()
-        for source in sources:
-            yield _source_row(source, known.get(source.uri, nothing))
-        for name, shard in self._shards.items():
-            yield _shard_row(name, shard)
+    def _last_lines(
+        self, files: Sequence[str], sources: Sequence[Source], shards: set[str]
+    ) -> Iterator[bytes]:
+        """The last line of each of these sources and shards in the files, latest first.
+
+        The files are read again: of a million sources, what was recorded would take 400 MB.
+        """
+        stamps = {source.uri: source.stamp for source in sources}
+        for file in reversed(files):
+            for line in reversed(self._lines(file)):
+                row = _parse(line)
+                if row is None:
+                    continue
+                kind, name, *values = row
+                if kind == "shard" and name in shards:
+                    shards.remove(name)
+                    yield line
+                elif kind == "source" and name in stamps and stamps[name] == values[0]:
+                    del stamps[name]
+                    yield line
+        for uri in stamps:
+            yield _line(["source", uri, "", "", 0.0])
 
     def _load(self) -> None:
         if storage.kind(self._folder) != "folder":
@@ -167,42 +184,49 @@ class BuildState:
         names = sorted(storage.listing(self._folder)[0])
         self._files = [name for name in names if name.endswith(".jsonl")]
         for name in self._files:
-            contents = io.BytesIO(storage.read(storage.join(self._folder, name)))
-            for line in contents:
-                self._load_line(line.decode("utf-8", "replace"))
+            for line in self._lines(name):
+                row = _parse(line)
+                if row is None:
+                    continue
+                if row[0] == "source":
+                    self._sources[row[1]] = (row[2], row[3], row[4])
+                else:
+                    _, shard, size, stamp, spec, sidecar, contents_of = row
+                    self._shards[shard] = KnownShard(
+                        bytes=size, stamp=stamp, spec=spec, sidecar=sidecar, contents=contents_of
+                    )
 
-    def _load_line(self, line: str) -> None:
-        try:
-            kind, name, *row = json.loads(line)
-            if kind == "source":
-                stamp, sha256, seconds = row
-                self._sources[str(name)] = (str(stamp), str(sha256), float(seconds))
-            elif kind == "shard":
-                size, stamp, spec, sidecar, contents = row
-                self._shards[str(name)] = KnownShard(
-                    bytes=int(size), stamp=stamp, spec=spec, sidecar=sidecar, contents=contents
-                )
-        except (ValueError, TypeError):
-            return  # of a machine that lost power: that line is not known
+    def _lines(self, name: str) -> list[bytes]:
+        return storage.read(storage.join(self._folder, name)).splitlines(keepends=True)
 
     def _flush_if_due(self) -> None:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def _write(self, name: str, rows: Iterable[list[Any]]) -> None:
+    def _write(self, name: str, lines: Iterable[bytes]) -> None:
         if not storage.is_uri(self._folder):
             Path(self._folder).mkdir(exist_ok=True)
         contents = io.BytesIO()
-        for row in rows:
-            contents.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        contents.writelines(lines)
         storage.write(storage.join(self._folder, name), contents.getvalue())
         self._files.append(name)
 
 
-def _source_row(source: Source, read: Known) -> list[Any]:
-    stamp = source.stamp if read.sha256 or read.seconds else ""
-    return ["source", source.uri, stamp, read.sha256, read.seconds]
+def _line(row: Sequence[Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-def _shard_row(name: str, shard: KnownShard) -> list[Any]:
-    return ["shard", name, shard.bytes, shard.stamp, shard.spec, shard.sidecar, shard.contents]
+def _parse(line: bytes) -> list[Any] | None:
+    """The fields of a line; None for one that a machine wrote halfway when it lost power."""
+    try:
+        kind, name, *values = json.loads(line)
+        if kind == "source":
+            stamp, sha256, seconds = values
+            return [kind, str(name), str(stamp), str(sha256), float(seconds)]
+        if kind == "shard":
+            size, *texts = values
+            stamp, spec, sidecar, contents = map(str, texts)
+            return [kind, str(name), int(size), stamp, spec, sidecar, contents]
+    except (ValueError, TypeError):
+        return None
+    return None
