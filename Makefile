@@ -53,6 +53,7 @@ bench: setup
 	$(BIN)/python benchmarks/propagation.py
 	$(BIN)/python benchmarks/labels.py $(DAVIS)
 	$(BIN)/python benchmarks/jf.py $(DAVIS) $(MASKS)
+	$(BIN)/python benchmarks/scale.py --short $(dir $(TRAIN))
 	$(BIN)/python benchmarks/results.py
 
 # Train the model that comes with the program anew (docs/reference/starter-model.md): a quarter of an hour; resumes.

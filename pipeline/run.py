@@ -164,7 +164,7 @@ def _list_and_plan(
     changed = [source for source in present if source.stamp and source.uri not in known]
     removed = len(before) - len(present)
     state.release_sources()
-    examined = set()
+    examined: set[str] = set()
     for read in _examine(sources, known, config, workers, stack):
         examined |= read.keys()
         for uri, new in read.items():
