@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from faults import contents
 from measure import print_table
 from scale_bytes import measure_bytes
 from scale_driver import measure_driver
@@ -243,6 +242,12 @@ def build(videos: Path, out: Path, config: Path, workers: str) -> dict[str, byte
     if start(videos, out, config, workers).wait():
         sys.exit(f"the build in {out} failed")
     return contents(out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder but the state, of which no digest depends."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".state"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
 def start(videos: Path, out: Path, config: Path, workers: str) -> subprocess.Popen[bytes]:
