@@ -272,13 +272,18 @@ def read_part(location: Location, offset: int, length: int) -> bytes:
 
 
 @contextmanager
-def open_file(location: Location) -> Iterator[Any]:
-    """A file for reading in parts, binary; of a remote one only what is asked for is fetched."""
+def open_file(location: Location, block_size: int = 1 << 18) -> Iterator[Any]:
+    """A file for reading in parts, binary; of a remote one only what is asked for is fetched.
+
+    Args:
+        location: of the file.
+        block_size: bytes that a request to an object store fetches at least.
+    """
     if not is_uri(location):
         with Path(location).open("rb") as file:
             yield file
         return
-    with _remote(location) as (fs, path), fs.open(path, "rb", block_size=1 << 18) as file:
+    with _remote(location) as (fs, path), fs.open(path, "rb", block_size=block_size) as file:
         yield file
 
 

@@ -3,6 +3,7 @@
 - ``manifest.load_manifest(folder)``: what a folder of shards contains, local or at a URI.
 - ``index.Index(folder, manifest)``: shards, clips and sources as columns.
 - ``clip.read_members(block)``, ``clip.decode_clip(members)``: from stored bytes to arrays.
+- ``open_webdataset(folder)``: a ready ``webdataset.WebDataset``, to train something else on clips.
 - ``clip.encode_clip(clip)``, ``manifest.seal(document)``: the opposite direction.
 
 A damaged file raises ``corrfractal.common.errors.IntegrityError``; docs/reference/format.md describes the
@@ -17,3 +18,7 @@ format for readers without this package. Example, the first clip of a data set::
     clip = decode_clip(read_members(block))
     print(clip.key, clip.frames.shape, clip.labels.shape)  # uint8 (T, H, W, 3), (V, T, H, W)
 """
+
+from .streaming import open_webdataset
+
+__all__ = ["open_webdataset"]

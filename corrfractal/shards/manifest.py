@@ -34,6 +34,7 @@ from .clip import SCHEMA
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
+URLS = "urls.txt"
 QUARANTINE_FIELDS = ("uri", "stage", "reason", "first_bad_frame", "frames_salvaged", "decoder")
 
 Count = Annotated[int, Field(ge=0)]

@@ -35,6 +35,7 @@ from corrfractal.shards.manifest import (
     MANIFEST,
     QUARANTINE,
     QUARANTINE_FIELDS,
+    URLS,
     LabelStatistics,
     Manifest,
     Sidecar,
@@ -48,7 +49,7 @@ from corrfractal.shards.manifest import (
 )
 from pipeline.discover.work_plan import Plan
 
-from .prepare import EARLIER_MANIFEST, THREADS, URLS, Preparation, remove_stale
+from .prepare import EARLIER_MANIFEST, THREADS, Preparation, remove_stale
 
 CHUNK = 1000  # sidecars that are in memory at once
 

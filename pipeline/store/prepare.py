@@ -36,7 +36,6 @@ from .state import BuildState, contents_hash
 
 PLAN = "plan.json"
 EARLIER_MANIFEST = ".manifest.json"
-URLS = "urls.txt"
 SHARD = r"shard-([0-9a-f]{16}|\d{6,})\.(tar|json)"
 # By a killed run
 HALF_WRITTEN = rf"\.{{1,2}}({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"
