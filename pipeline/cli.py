@@ -281,7 +281,7 @@ def inspect(
 
         write_sheet(html, found, clips=clips, seed=seed)
         say(
-            f"{min(clips, len(found.clips))} clips, label health and {len(found.lost)} lost "
+            f"{min(clips, found.manifest.statistics.samples)} clips, label health and {len(found.lost)} lost "
             f"sources in {html}"
         )
     return {**inspection.to_json(found), "html": str(html) if html else None}

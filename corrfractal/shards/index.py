@@ -176,11 +176,19 @@ class Index:
         """``SOURCE_SCHEMA``."""
         return self._read(SOURCES)
 
+    def source_columns(self, *columns: str) -> pa.Table:
+        """Some columns of ``source_table``, of which the others are not loaded."""
+        return self._read(SOURCES, columns)
+
     def clip_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """``CLIP_SCHEMA``, part by part; ``columns``: only these."""
-        for name in sorted(self._files):
-            if name.startswith(f"{CLIPS}/"):
-                yield self._read(name, columns)
+        for name in self._clip_parts:
+            yield self._read(name, columns)
+
+    @property
+    def _clip_parts(self) -> list[str]:
+        """Names of the index files of clips, in stored order."""
+        return sorted(name for name in self._files if name.startswith(f"{CLIPS}/"))
 
     @cached_property
     def shards(self) -> tuple[ShardEntry, ...]:
@@ -215,7 +223,8 @@ class Index:
 
     def lost_sources(self) -> Iterator[SourceEntry]:
         """Quarantined and rejected sources, sorted by URI."""
-        table = self.source_table
+        columns = [field.name for field in dataclasses.fields(SourceEntry)]
+        table = self.source_columns(*columns)
         yield from _entries(table.filter(pc.not_equal(table.column("outcome"), "sampled")))
 
     @property
@@ -236,6 +245,28 @@ class Index:
         if (arrays["shard"] >= len(names)).any():
             raise self._damaged(CLIPS, "a clip of no shard")
         return ClipIndex(names=names, **arrays)
+
+    def clip_refs(self, positions: Sequence[int]) -> list[SampleRef]:
+        """Some clips by their positions in stored order; one part of the index is loaded at a time.
+
+        Raises:
+            IndexError: a position is not below the number of clips.
+        """
+        refs: dict[int, SampleRef] = {}
+        names = self.shard_table.column("name")
+        first = 0
+        for name in self._clip_parts:
+            end = first + self._files[name].rows
+            within = [position for position in positions if first <= position < end]
+            if within:
+                rows = self._read(name).take([position - first for position in within])
+                for position, row in zip(within, rows.to_pylist(), strict=True):
+                    shard = names[row["shard"]].as_py()
+                    refs[position] = SampleRef(**{**row, "shard": shard})
+            first = end
+        if len(refs) < len(set(positions)):
+            raise IndexError(f"positions of clips must be in 0..{first - 1}, got {positions}")
+        return [refs[position] for position in positions]
 
     def sample_refs(self) -> Iterator[SampleRef]:
         """All clips in stored order, with their keys."""

@@ -50,8 +50,9 @@ class Health:
 
 def data_set_health(manifest: Manifest, index: Index) -> Health:
     """Health of all shards together."""
-    frames = index.source_table.column("frames").to_numpy()
-    fps = index.source_table.column("fps").to_numpy()
+    sources = index.source_columns("frames", "fps")
+    frames = sources.column("frames").to_numpy()
+    fps = sources.column("fps").to_numpy()
     readable = fps > 0
     return _health(
         name="all",

@@ -30,7 +30,7 @@ from corrfractal.shards.manifest import SampleRef, SourceEntry
 from pipeline.label.label_health import Health
 from pipeline.label.pseudo_labels import label_statistics
 
-from .inspection import LOST_SHOWN, READERS, Inspection
+from .inspection import LOST_SHOWN, READERS, REASONS_SHOWN, Inspection
 
 # Height and width of a small picture, pixels
 TILE = 160
@@ -53,12 +53,12 @@ def write_sheet(path: Path, found: Inspection, *, clips: int = 24, seed: int = 0
     Raises:
         IntegrityError: a stored clip is damaged.
     """
-    count = len(found.clips)
+    statistics = found.manifest.statistics
+    count = statistics.samples
     chosen = sorted(random.Random(seed).sample(range(count), min(clips, count)))
     with ThreadPoolExecutor(READERS) as pool:
-        cards = list(pool.map(lambda number: _card(found, found.clips.ref(number)), chosen))
+        cards = list(pool.map(lambda ref: _card(found, ref), found.index.clip_refs(chosen)))
 
-    statistics = found.manifest.statistics
     lead = (
         f"{statistics.samples} clips of {statistics.frames} frames in {len(found.by_shard)} "
         f"shards, {statistics.bytes / 1e6:.1f} MB. Data set {found.manifest.digest[:16]}."
@@ -76,6 +76,7 @@ def write_sheet(path: Path, found: Inspection, *, clips: int = 24, seed: int = 0
             cards=tuple(cards),
         ),
         _shards(found),
+        _reasons(found),
         _lost(found),
     ]
     name = PurePosixPath(found.shards).name
@@ -177,6 +178,21 @@ def _shards(found: Inspection) -> Section:
     )
 
 
+def _reasons(found: Inspection) -> Section:
+    """Numbers of sources by the reason why they are lost, and by decoder."""
+    counts = found.counts
+    rows: list[tuple[str | Number, ...]] = [
+        (reason.outcome, reason.stage or "", reason.reason or "", Number(text=str(reason.sources)))
+        for reason in counts.by_reason[:REASONS_SHOWN]
+    ]
+    decoders = ", ".join(f"{name or 'none'} {count}" for name, count in counts.by_decoder.items())
+    return Section(
+        title="Reasons and decoders",
+        text=f"Sources by decoder: {decoders}.",
+        table=Table(header=("outcome", "stage", "reason", "sources"), rows=tuple(rows)),
+    )
+
+
 def _lost(found: Inspection) -> Section:
     title = "Quarantined and rejected"
     if not found.lost:
@@ -202,7 +218,7 @@ def _lost(found: Inspection) -> Section:
         "quarantined video are kept."
     )
     if len(shown) < len(found.lost):
-        text += f" The first {len(shown)}; all are in manifest.json."
+        text += f" The first {len(shown)}; all are in index/sources.parquet."
     header = (
         "source", "outcome", "stage", "reason", "first bad frame", "frames kept", "decoder"
     )  # fmt: skip

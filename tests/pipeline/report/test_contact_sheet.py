@@ -4,15 +4,18 @@ same seed."""
 from __future__ import annotations
 
 import base64
+import collections
 import io
 import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -123,4 +126,41 @@ def test_the_text_has_health_of_all_and_each_shard_and_every_lost_source(made_sh
     command = [sys.executable, "-m", "corrfractal", "inspect", str(made_shards), "--json"]
     printed = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     assert printed["health"]["entropy"] == found.health.entropy
+    assert printed["counts"]["by_outcome"] == {"quarantined": 3, "sampled": 2, "rejected": 1}
+    assert sum(printed["counts"]["by_decoder"].values()) == 6
+    assert printed["counts"]["reasons"] == len(printed["counts"]["by_reason"])
+    sizes = [path.stat().st_size for path in made_shards.glob("*.tar")]
+    assert printed["counts"]["shard_bytes"]["min"] == min(sizes)
+    assert printed["counts"]["shard_bytes"]["max"] == max(sizes)
     assert len(printed["by_shard"]) == len(found.by_shard)
+
+
+def test_reasons_and_decoders_are_counted_most_frequent_first(made_shards):
+    index = Index(made_shards, load_manifest(made_shards))
+    counts = inspect(made_shards).counts
+    lost = [(s.outcome, s.stage, s.reason) for s in index.lost_sources()]
+    counted = {(r.outcome, r.stage, r.reason): r.sources for r in counts.by_reason}
+    assert counted == collections.Counter(lost)
+    numbers = [reason.sources for reason in counts.by_reason]
+    assert numbers == sorted(numbers, reverse=True)
+    decoders = collections.Counter(source.decoder for source in index.sources)
+    assert counts.by_decoder == decoders
+
+
+def test_the_sheet_draws_clips_from_every_part_of_the_index(made_shards, tmp_path, monkeypatch):
+    import corrfractal.shards.index as index_module
+
+    out = shutil.copytree(made_shards, tmp_path / "out")
+    expected = list(Index(out, load_manifest(out)).sample_refs())
+    manifest = load_manifest(out)
+    index = Index(out, manifest)
+    # The same clips in parts of three instead of a million
+    monkeypatch.setattr(index_module, "CLIPS_PER_PART", 3)
+    clips = pa.concat_tables(index.clip_tables())
+    files = index_module.write_index(out, index.shard_table, clips, index.source_table)
+    assert len(files) == 4
+    parts = Index(out, replace(manifest, index=files))
+    assert parts.clip_refs([3, 0]) == [expected[3], expected[0]]
+    assert parts.clip_refs([]) == []
+    with pytest.raises(IndexError, match=r"0\.\.3"):
+        parts.clip_refs([4])
