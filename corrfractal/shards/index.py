@@ -247,22 +247,26 @@ class Index:
         return ClipIndex(names=names, **arrays)
 
     def clip_refs(self, positions: Sequence[int]) -> list[SampleRef]:
-        """Some clips by their positions in stored order; one part of the index is loaded at a time.
+        """Some clips by their positions in stored order, without their keys.
+
+        One part of the index is loaded at a time.
 
         Raises:
             IndexError: a position is not below the number of clips.
         """
         refs: dict[int, SampleRef] = {}
         names = self.shard_table.column("name")
+        columns = [name for name in CLIP_SCHEMA.names if name != "key"]
         first = 0
         for name in self._clip_parts:
             end = first + self._files[name].rows
             within = [position for position in positions if first <= position < end]
             if within:
-                rows = self._read(name).take([position - first for position in within])
+                table = self._read(name, columns)
+                rows = table.take([position - first for position in within])
                 for position, row in zip(within, rows.to_pylist(), strict=True):
                     shard = names[row["shard"]].as_py()
-                    refs[position] = SampleRef(**{**row, "shard": shard})
+                    refs[position] = SampleRef(**{**row, "shard": shard, "key": ""})
             first = end
         if len(refs) < len(set(positions)):
             raise IndexError(f"positions of clips must be in 0..{first - 1}, got {positions}")
@@ -295,7 +299,9 @@ class Index:
                 f"{location} is not the file that manifest.json names: run `corrfractal "
                 "precompute` again"
             )
-        return pq.read_table(io.BytesIO(contents), columns=None if columns is None else [*columns])
+        # pq.read_table would import pandas: 46 MB in every worker of a training.
+        file = pq.ParquetFile(pa.BufferReader(contents))
+        return file.read(columns=None if columns is None else [*columns])
 
 
 def _entries(table: pa.Table) -> Iterator[SourceEntry]:

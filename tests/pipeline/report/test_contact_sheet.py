@@ -151,9 +151,9 @@ def test_the_sheet_draws_clips_from_every_part_of_the_index(made_shards, tmp_pat
     import corrfractal.shards.index as index_module
 
     out = shutil.copytree(made_shards, tmp_path / "out")
-    expected = list(Index(out, load_manifest(out)).sample_refs())
     manifest = load_manifest(out)
     index = Index(out, manifest)
+    expected = [replace(ref, key="") for ref in index.sample_refs()]
     # The same clips in parts of three instead of a million
     monkeypatch.setattr(index_module, "CLIPS_PER_PART", 3)
     clips = pa.concat_tables(index.clip_tables())
