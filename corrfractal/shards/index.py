@@ -238,7 +238,10 @@ class Index:
         columns = ("shard", "offset", "length", "frames", "views")
         parts = list(self.clip_tables(columns))
         table = pa.concat_tables(parts).combine_chunks()
-        arrays = {name: table.column(name).to_numpy() for name in columns}
+        # to_numpy would import pandas: 46 MB in every worker of a training.
+        arrays: dict[str, Any] = {
+            name: np.from_dlpack(table.column(name).combine_chunks()) for name in columns
+        }
         names = tuple(shard.name for shard in self.shards)
         if any((array < 0).any() for array in arrays.values()):
             raise self._damaged(CLIPS, "a negative number")
@@ -255,7 +258,7 @@ class Index:
             IndexError: a position is not below the number of clips.
         """
         refs: dict[int, SampleRef] = {}
-        names = self.shard_table.column("name")
+        names = [shard.name for shard in self.shards]
         columns = [name for name in CLIP_SCHEMA.names if name != "key"]
         first = 0
         for name in self._clip_parts:
@@ -265,8 +268,9 @@ class Index:
                 table = self._read(name, columns)
                 rows = table.take([position - first for position in within])
                 for position, row in zip(within, rows.to_pylist(), strict=True):
-                    shard = names[row["shard"]].as_py()
-                    refs[position] = SampleRef(**{**row, "shard": shard, "key": ""})
+                    if min(row.values()) < 0 or row["shard"] >= len(names):
+                        raise self._damaged(name, "a clip of no shard, or a negative number")
+                    refs[position] = SampleRef(**{**row, "shard": names[row["shard"]], "key": ""})
             first = end
         if len(refs) < len(set(positions)):
             raise IndexError(f"positions of clips must be in 0..{first - 1}, got {positions}")
@@ -299,7 +303,7 @@ class Index:
                 f"{location} is not the file that manifest.json names: run `corrfractal "
                 "precompute` again"
             )
-        # pq.read_table would import pandas: 46 MB in every worker of a training.
+        # pq.read_table would import pandas.
         file = pq.ParquetFile(pa.BufferReader(contents))
         return file.read(columns=None if columns is None else [*columns])
 
