@@ -41,8 +41,9 @@ def open_webdataset(
     """Open a folder of shards as a stream of clips.
 
     A sample is a dictionary: ``frames`` uint8 (T, H, W, 3) RGB, ``labels`` uint8 (V, T, H, W) with
-    ids 0..15, ``key`` and ``meta`` (the fields of ``KEY.json``, docs/format.md); ``webdataset``
-    adds ``__key__``. Members are decoded as JPEG, PNG and JSON only; nothing is unpickled.
+    ids 0..15, ``key`` and ``meta`` (the fields of ``KEY.json``, see docs/reference/format.md);
+    ``webdataset`` adds ``__key__``. Members are decoded as JPEG, PNG and JSON only; nothing is
+    unpickled.
 
     Args:
         shards: the folder, a local path or a URI that fsspec supports. Drivers read credentials
