@@ -21,7 +21,7 @@ from pipeline.discover import examine
 from pipeline.discover.sources import Source, list_sources
 from pipeline.discover.work_plan import Known, Plan, make_plan
 from pipeline.report.build_result import Changes, PrecomputeResult
-from pipeline.store.commit import commit
+from pipeline.store.commit import commit, outline_of
 from pipeline.store.execute import execute
 from pipeline.store.prepare import Preparation, begin, prepare
 from pipeline.store.state import BuildState
@@ -66,28 +66,37 @@ def precompute(
             sources, out, config, workers, files, stack, retry_quarantined=retry_quarantined
         )
         begin(build.out, build.plan, build.preparation)
+        # In a file of its own: shards that are built from these sources know more of them.
         build.state.record_sources(build.examined, build.known)
+        build.state.flush()
         planning_seconds = time.process_time() - cpu_started
 
         # 3. Execute: one Ray task per shard, which hashes its sources as it reads them.
-        pending = build.preparation.pending
-        if pending:
+        if build.preparation.pending:
             stack.enter_context(ray_session(workers))
-        built = execute(pending, build.out, config, workers, build.state, build.known)
+        built = execute(
+            build.preparation.pending, build.out, config, workers, build.state, build.known
+        )
 
     # 4. Commit: the index over all shards, then the manifest.
-    manifest = commit(build.out, build.plan, build.preparation)
-    build.state.compact(build.sources, [spec.name for spec in build.plan.shards])
+    # Of the plan itself, most of the memory of this process, nothing is needed any more.
+    outline = outline_of(build.out, build.plan, build.preparation)
+    build.state.compact(build.sources, outline.names)
+    folder = build.out
+    changes = build.changes
+    ignored = build.ignored
+    del build
+    manifest = commit(folder, outline)
     statistics = manifest.statistics
     if statistics.quarantined > config.max_bad * statistics.sources:
         raise BoundExceededError(
             f"{statistics.quarantined} of {statistics.sources} sources are damaged, more than a "
-            f"share of {config.max_bad:.4g} (max_bad); see {storage.join(build.out, QUARANTINE)}. The "
+            f"share of {config.max_bad:.4g} (max_bad); see {storage.join(folder, QUARANTINE)}. The "
             "shards of the others are complete"
         )
     return PrecomputeResult(
         digest=manifest.digest,
-        shards=len(build.plan.shards),
+        shards=len(outline.names),
         made=built.made,
         samples=statistics.samples,
         bytes=statistics.bytes,
@@ -99,10 +108,10 @@ def precompute(
         seconds=round(time.monotonic() - started, 2),
         core_hours=(planning_seconds + built.core_seconds) / 3600,
         worker_mb=round(built.peak_mb, 1),
-        added=build.changes.added,
-        changed=build.changes.changed,
-        removed=build.changes.removed,
-        ignored=build.ignored,
+        added=changes.added,
+        changed=changes.changed,
+        removed=changes.removed,
+        ignored=ignored,
     )
 
 
@@ -158,12 +167,10 @@ def _list_and_plan(
 
     state = BuildState(folder)
     known = state.known(sources)
-    before = state.uris()
-    present = [source for source in sources if source.uri in before]
+    present = [source for source in sources if source.uri in state.seen]
     # A listing without a stamp proves neither that a source changed nor that it did not.
     changed = [source for source in present if source.stamp and source.uri not in known]
-    removed = len(before) - len(present)
-    state.release_sources()
+    removed = len(state.gone)
     examined: set[str] = set()
     for read in _examine(sources, known, config, workers, stack):
         examined |= read.keys()

@@ -11,7 +11,7 @@ from pipeline.config import PipelineConfig
 from pipeline.discover import examine
 from pipeline.discover.sources import find_sources
 from pipeline.discover.work_plan import Known, Plan, make_plan
-from pipeline.store.commit import commit
+from pipeline.store.commit import commit, outline_of
 from pipeline.store.execute import record
 from pipeline.store.prepare import Preparation, begin, prepare
 from pipeline.store.shard_task import make_shard
@@ -41,7 +41,7 @@ def build_shards(names: Sequence[str | Path], out: str | Path, config: PipelineC
     for task in preparation.pending:
         result = make_shard(task.spec, str(out), config, None, task.earlier, task.rebuild)
         record(task.spec, result, state, known)
-    manifest = commit(str(out), plan, preparation)
+    manifest = commit(str(out), outline_of(str(out), plan, preparation))
     sources = {
         segment.source.uri: segment.source for spec in plan.shards for segment in spec.segments
     }

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -26,6 +26,7 @@ from corrfractal.shards.index import (
     CLIP_SCHEMA,
     SHARD_SCHEMA,
     SOURCE_SCHEMA,
+    Index,
     clip_rows,
     shard_rows,
     source_rows,
@@ -54,29 +55,74 @@ from .prepare import EARLIER_MANIFEST, THREADS, Preparation, remove_stale
 CHUNK = 1000  # sidecars that are in memory at once
 
 
-def commit(out: str, plan: Plan, preparation: Preparation) -> Manifest:
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What the index needs of a plan.
+
+    A driver drops the plan before it builds the index: both together would take twice the memory.
+
+    Attributes:
+        config, versions, refused: as in ``Plan``.
+        names: of all shards, in stored order.
+        reread: names of the shards whose sidecars are read.
+        kept_uris: sources whose rows are taken from the earlier index.
+        index: the earlier index, or None.
+        current: the folder's manifest, if it describes the plan already.
+    """
+
+    config: dict[str, Any]
+    versions: dict[str, str]
+    refused: tuple[SourceEntry, ...]
+    names: tuple[str, ...]
+    reread: frozenset[str]
+    kept_uris: tuple[str, ...]
+    index: Index | None
+    current: Manifest | None
+
+
+def outline_of(out: str, plan: Plan, preparation: Preparation) -> Outline:
+    """What ``commit`` needs, without the sources of the plan."""
+    reread = _names_to_read(plan, preparation)
+    kept_uris = [
+        segment.source.uri
+        for spec in plan.shards
+        if spec.name not in reread
+        for segment in spec.segments
+    ]
+    return Outline(
+        config=plan.config,
+        versions=plan.versions,
+        refused=plan.refused,
+        names=tuple(spec.name for spec in plan.shards),
+        reread=frozenset(reread),
+        kept_uris=tuple(kept_uris),
+        index=preparation.index,
+        current=_current_manifest(out, plan, preparation),
+    )
+
+
+def commit(out: str, outline: Outline) -> Manifest:
     """Write index, ``quarantine.jsonl``, ``urls.txt`` and manifest; remove what no plan names.
 
     Raises:
         CorrFractalError: no source gave a single clip, or a source changed during the build.
         IntegrityError: a sidecar is missing or damaged.
     """
-    current = _current_manifest(out, plan, preparation)
-    if current is not None:
-        return current
+    if outline.current is not None:
+        return outline.current
     # Arrow's own allocator keeps the memory of small columns that were joined: 250 MB of a million
     # sources.
     pa.set_memory_pool(pa.system_memory_pool())
-    shards, clips, sources = _tables(out, plan, preparation)
+    shards, clips, sources = _tables(out, outline)
     _check_any_clip(out, sources)
     _write_quarantine(out, sources)
-    names = shards.column("name").to_pylist()
-    storage.write(storage.join(out, URLS), "".join(f"{name}\n" for name in names).encode())
+    urls = "".join(f"{name}\n" for name in outline.names)
+    storage.write(storage.join(out, URLS), urls.encode())
     manifest = Manifest(
         schema=SCHEMA,
-        config=plan.config,
-        config_digest=digest(plan.config),
-        versions=plan.versions,
+        config=outline.config,
+        config_digest=digest(outline.config),
+        versions=outline.versions,
         shards_digest=_rows_digest(shards, ("name", "sha256", "samples")),
         sources_digest=_rows_digest(sources, ("uri", "sha256", "outcome", "stage", "reason")),
         statistics=_statistics(shards, sources),
@@ -85,7 +131,7 @@ def commit(out: str, plan: Plan, preparation: Preparation) -> Manifest:
     sealed = seal(manifest)
     storage.write(storage.join(out, MANIFEST), to_text(sealed).encode())
     storage.remove(storage.join(out, EARLIER_MANIFEST))
-    remove_stale(out, plan)
+    remove_stale(out, outline.names)
     return sealed
 
 
@@ -114,15 +160,14 @@ def _refused_rows(sources: pa.Table) -> list[tuple[str, str]]:
     return [(row["uri"], row["sha256"]) for row in rows]
 
 
-def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, pa.Table, pa.Table]:
+def _tables(out: str, outline: Outline) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Shards, clips and sources of a plan, in stored order."""
-    index = preparation.index
-    reread = _names_to_read(plan, preparation)
+    index = outline.index
     new_shards = []
     new_clips = []
     new_sources = []
     long_videos: dict[str, list[tuple[SourceEntry, str]]] = {}
-    names = [spec.name for spec in plan.shards if spec.name in reread]
+    names = [name for name in outline.names if name in outline.reread]
     for first, sidecars in _read_sidecars(out, names):
         new_shards.append(shard_rows(sidecars))
         new_clips.append(clip_rows(sidecars, first))
@@ -139,10 +184,12 @@ def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, p
     kept_shards = SHARD_SCHEMA.empty_table()
     kept_clips = CLIP_SCHEMA.empty_table()
     kept_sources = SOURCE_SCHEMA.empty_table()
-    if index is not None and len(reread) < len(plan.shards):
+    if index is not None and len(names) < len(outline.names):
         kept_shards = index.shard_table
         kept_clips = pa.concat_tables(list(index.clip_tables()))
-        kept_sources = _kept_sources(plan, index.source_table, reread)
+        table = index.source_table
+        wanted = pa.array(outline.kept_uris, pa.string())
+        kept_sources = table.filter(pc.is_in(table.column("uri"), wanted))
     first_new = len(kept_shards)
     both_shards = pa.concat_tables([kept_shards, read_shards])
     moved = pc.add(read_clips.column("shard"), pa.scalar(first_new, pa.int32()))
@@ -151,10 +198,10 @@ def _tables(out: str, plan: Plan, preparation: Preparation) -> tuple[pa.Table, p
     rows |= {
         name: first_new + row for row, name in enumerate(read_shards.column("name").to_pylist())
     }
-    order = np.array([rows[spec.name] for spec in plan.shards], dtype=np.int64)
+    order = np.array([rows[name] for name in outline.names], dtype=np.int64)
     shards = _in_order(both_shards, order)
     clips = _clips_in_order(both_clips, order, len(both_shards))
-    joined = _joined_source_rows(long_videos, plan.refused)
+    joined = _joined_source_rows(long_videos, outline.refused)
     sources = pa.concat_tables([kept_sources, *new_sources, joined])
     sources = _in_order(sources, pc.sort_indices(sources, [("uri", "ascending")]).to_numpy())
     # Parquet renames the items of lists, and equal rows must give equal files.
@@ -186,17 +233,6 @@ def _read_sidecars(out: str, names: Sequence[str]) -> Iterator[tuple[int, list[S
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(names), CHUNK):
             yield start, list(pool.map(read, names[start : start + CHUNK]))
-
-
-def _kept_sources(plan: Plan, table: pa.Table, reread: set[str]) -> pa.Table:
-    """Rows of an earlier index whose sources are in shards that were not read again."""
-    wanted = [
-        segment.source.uri
-        for spec in plan.shards
-        if spec.name not in reread
-        for segment in spec.segments
-    ]
-    return table.filter(pc.is_in(table.column("uri"), pa.array(wanted, pa.string())))
 
 
 def _clips_in_order(clips: pa.Table, order: np.ndarray, shards: int) -> pa.Table:

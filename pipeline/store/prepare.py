@@ -236,13 +236,13 @@ def _refuse_foreign(out: str, names: set[str]) -> None:
         )
 
 
-def remove_stale(out: str, plan: Plan) -> None:
-    """Remove shards that no plan of this folder names any more, each with its sidecar.
+def remove_stale(out: str, names: Sequence[str]) -> None:
+    """Remove shards that are none of ``names``, those of the plan, each with its sidecar.
 
     A tar is only deleted if its sidecar, which is sealed, names it with its size.
     """
     facts = storage.file_facts(out)
-    planned = {spec.name for spec in plan.shards}
+    planned = set(names)
     stale = [
         name
         for name in sorted(facts)

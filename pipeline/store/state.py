@@ -12,12 +12,12 @@ sidecar. Without the files, or with those of another machine, a rerun is slow an
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,42 +64,51 @@ def contents_hash(segments: Sequence[Segment], known: Mapping[str, Known]) -> st
 
 
 class BuildState:
-    """The state of the folder ``out``, loaded. What is recorded goes to a new file at intervals.
+    """The state of the folder ``out``. What is recorded goes to a new file at intervals.
 
-    What was loaded of sources is only needed to plan, and can be released then: of a million
-    sources it is 300 MB.
+    Attributes:
+        seen, gone: sources of earlier builds, by URI, that ``known`` found listed and not listed.
     """
 
     def __init__(self, out: str) -> None:
+        self.seen: set[str] = set()
+        self.gone: set[str] = set()
         self._folder = storage.join(out, FOLDER)
-        self._sources: dict[str, tuple[str, str, float]] = {}
-        self._shards: dict[str, KnownShard] = {}
         self._files: list[str] = []
         self._pending: list[bytes] = []
         self._flushed = time.monotonic()
-        self._load()
-        self._loaded_sources = len(self._sources)
+        if storage.kind(self._folder) == "folder":
+            names = sorted(storage.listing(self._folder)[0])
+            self._files = [name for name in names if name.endswith(".jsonl")]
+        self._shards: dict[str, KnownShard] = {}
+        for row in self._rows("shard"):
+            _, name, size, stamp, spec, sidecar, contents = row
+            self._shards[name] = KnownShard(
+                bytes=size, stamp=stamp, spec=spec, sidecar=sidecar, contents=contents
+            )
         self._loaded_shards = len(self._shards)
         self._unchanged_sources = 0
         self._recorded = False
 
     def known(self, sources: Iterable[Source]) -> dict[str, Known]:
         """What is known of the sources that are unchanged since it was read, by URI."""
-        found = {}
-        for source in sources:
-            stamp, sha256, seconds = self._sources.get(source.uri, ("", "", 0.0))
+        listed = {source.uri: source for source in sources}
+        found: dict[str, Known] = {}
+        self.seen = set()
+        self.gone = set()
+        for _, uri, stamp, sha256, seconds in self._rows("source"):
+            source = listed.get(uri)
+            if source is None:
+                self.gone.add(uri)
+                continue
+            # Its own text, not the copy in the file; and later lines replace earlier ones.
+            self.seen.add(source.uri)
             if stamp and stamp == source.stamp:
                 found[source.uri] = Known(sha256=sha256, seconds=seconds)
+            else:
+                found.pop(source.uri, None)
         self._unchanged_sources = len(found)
         return found
-
-    def uris(self) -> Set[str]:
-        """All sources that were read before, unchanged or not."""
-        return self._sources.keys()
-
-    def release_sources(self) -> None:
-        """Free what was loaded of sources; ``known`` and ``uris`` are empty from here on."""
-        self._sources = {}
 
     def shard(self, name: str) -> KnownShard | None:
         """What is known of a shard."""
@@ -145,26 +154,26 @@ class BuildState:
         """
         self.flush()
         earlier = [*self._files]
-        same_sources = self._loaded_sources == self._unchanged_sources == len(sources)
+        same_sources = self._unchanged_sources == len(sources) and not self.gone
         same_shards = self._loaded_shards == len(shards)
         if len(earlier) == 1 and same_sources and same_shards and not self._recorded:
             return
         name = f"{time.time_ns():020d}-{os.getpid()}.jsonl"
-        self._write(name, self._last_lines(earlier, sources, set(shards)))
+        self._write(name, self._latest_lines(earlier, sources, set(shards)))
         for name in earlier:
             storage.remove(storage.join(self._folder, name))
         self._files = [name for name in self._files if name not in earlier]
 
-    def _last_lines(
+    def _latest_lines(
         self, files: Sequence[str], sources: Sequence[Source], shards: set[str]
     ) -> Iterator[bytes]:
-        """The last line of each of these sources and shards in the files, latest first.
+        """A line of each of these sources and shards from the latest file that has one.
 
         The files are read again: of a million sources, what was recorded would take 400 MB.
         """
         stamps = {source.uri: source.stamp for source in sources}
         for file in reversed(files):
-            for line in reversed(self._lines(file)):
+            for line in self._lines(file):
                 row = _parse(line)
                 if row is None:
                     continue
@@ -178,26 +187,19 @@ class BuildState:
         for uri in stamps:
             yield _line(["source", uri, "", "", 0.0])
 
-    def _load(self) -> None:
-        if storage.kind(self._folder) != "folder":
-            return
-        names = sorted(storage.listing(self._folder)[0])
-        self._files = [name for name in names if name.endswith(".jsonl")]
+    def _rows(self, kind: str) -> Iterator[list[Any]]:
+        """The rows of one kind in all files, oldest first."""
+        start = f'["{kind}"'.encode()
         for name in self._files:
             for line in self._lines(name):
-                row = _parse(line)
-                if row is None:
-                    continue
-                if row[0] == "source":
-                    self._sources[row[1]] = (row[2], row[3], row[4])
-                else:
-                    _, shard, size, stamp, spec, sidecar, contents_of = row
-                    self._shards[shard] = KnownShard(
-                        bytes=size, stamp=stamp, spec=spec, sidecar=sidecar, contents=contents_of
-                    )
+                if line.startswith(start):
+                    row = _parse(line)
+                    if row is not None:
+                        yield row
 
-    def _lines(self, name: str) -> list[bytes]:
-        return storage.read(storage.join(self._folder, name)).splitlines(keepends=True)
+    def _lines(self, name: str) -> Iterator[bytes]:
+        with storage.open_file(storage.join(self._folder, name)) as file:
+            yield from file
 
     def _flush_if_due(self) -> None:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -206,9 +208,17 @@ class BuildState:
     def _write(self, name: str, lines: Iterable[bytes]) -> None:
         if not storage.is_uri(self._folder):
             Path(self._folder).mkdir(exist_ok=True)
-        contents = io.BytesIO()
-        contents.writelines(lines)
-        storage.write(storage.join(self._folder, name), contents.getvalue())
+        with tempfile.NamedTemporaryFile(
+            dir=storage.scratch(self._folder), prefix=".", suffix=".tmp", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            try:
+                file.writelines(lines)
+            except BaseException:
+                temporary.unlink()
+                raise
+        temporary.chmod(0o644)
+        storage.put(temporary, storage.join(self._folder, name))
         self._files.append(name)
 
 

@@ -36,6 +36,7 @@ def out(tmp_path: Path) -> Path:
 def test_the_last_line_of_a_source_counts(out):
     state = BuildState(str(out))
     assert state.known([source("a")]) == {"a": Known(sha256="new", seconds=2.0)}
+    assert (state.seen, state.gone) == ({"a"}, {"b"})
     assert state.shard("x") == SHARD
 
 
@@ -52,15 +53,15 @@ def test_compaction_keeps_the_last_lines_of_what_is_listed(out):
 def test_a_source_of_which_nothing_is_known_is_remembered_but_not_trusted(out):
     BuildState(str(out)).compact([source("c", stamp="")], [])
     state = BuildState(str(out))
-    assert state.uris() == {"c"}
     assert state.known([source("c", stamp="")]) == {}
+    assert (state.seen, state.gone) == ({"c"}, set())
 
 
 def test_a_changed_source_is_not_known(out):
     BuildState(str(out)).compact([source("a", stamp="2")], [])
     state = BuildState(str(out))
-    assert state.uris() == {"a"}
     assert state.known([source("a", stamp="1")]) == {}
+    assert (state.seen, state.gone) == ({"a"}, set())
     assert state.known([source("a", stamp="2")]) == {}
 
 
@@ -70,7 +71,6 @@ def test_an_unchanged_state_is_not_written_again(out):
     (before,) = (out / FOLDER).iterdir()
     state = BuildState(str(out))
     state.known(sources)
-    state.release_sources()
     state.compact(sources, ["x", "y"])
     assert list((out / FOLDER).iterdir()) == [before]
 
