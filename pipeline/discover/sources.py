@@ -11,16 +11,20 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from corrfractal.common import storage
 from corrfractal.common.process import cpu_count
 from corrfractal.video.content import SETTLED_SECONDS, content_files, regular_stat
 from corrfractal.video.discovery import Entry, discover
 from corrfractal.video.entry_rules import is_image
+
+LOCAL_BATCH = 1000  # files that one thread looks at in turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,28 +66,31 @@ def find_sources(names: Sequence[str], skip: str | Path | None = None) -> list[S
 
 
 def list_sources(entries: Sequence[Entry]) -> list[Source]:
-    """Size and stamp of every entry; one that cannot be listed becomes a source with a fault."""
-    remote = [entry for entry in entries if storage.is_uri(entry.location)]
-    listed = _list_folders({storage.parent(entry.location) for entry in remote})
+    """Size and stamp of every entry, in their order; one that cannot be listed becomes a source
+    with a fault."""
     started = time.time()
+    # A remote folder is listed once, and its listing dropped: all listings of a million files would
+    # take 350 MB.
+    batches: dict[str, list[int]] = defaultdict(list)
+    for position, entry in enumerate(entries):
+        remote = storage.is_uri(entry.location)
+        batch = storage.parent(entry.location) if remote else f"local {position // LOCAL_BATCH}"
+        batches[batch].append(position)
+
+    def list_batch(batch: str) -> list[Source]:
+        listed = storage.file_facts(batch) if storage.is_uri(batch) else {}
+        return [_list_entry(entries[position], listed, started) for position in batches[batch]]
+
+    sources: list[Any] = [None] * len(entries)
     with ThreadPoolExecutor(2 * cpu_count()) as pool:
-        chunks = pool.map(
-            lambda chunk: [_list_entry(entry, listed, started) for entry in chunk],
-            [entries[start : start + 1000] for start in range(0, len(entries), 1000)],
-        )
-        return [source for chunk in chunks for source in chunk]
+        for positions, found in zip(batches.values(), pool.map(list_batch, batches), strict=True):
+            for position, source in zip(positions, found, strict=True):
+                sources[position] = source
+    return sources
 
 
-def _list_folders(folders: Iterable[str]) -> dict[str, dict[str, tuple[int, str]]]:
-    """Files of remote folders, each listed once."""
-    with ThreadPoolExecutor(2 * cpu_count()) as pool:
-        names = sorted(folders)
-        return dict(zip(names, pool.map(storage.file_facts, names), strict=True))
-
-
-def _list_entry(
-    entry: Entry, listed: dict[str, dict[str, tuple[int, str]]], started: float
-) -> Source:
+def _list_entry(entry: Entry, listed: dict[str, tuple[int, str]], started: float) -> Source:
+    """The source of an entry; ``listed``: facts of the files in its folder if that is remote."""
     source = Source(uri=_text(entry.uri), path=entry.location, fault=_text(entry.fault))
     if entry.fault:
         return source
@@ -126,11 +133,10 @@ def readable_stat(path: Path) -> os.stat_result:
     return status
 
 
-def _list_remote(source: Source, listed: dict[str, dict[str, tuple[int, str]]]) -> Source:
-    parent = listed[storage.parent(source.path)]
+def _list_remote(source: Source, listed: dict[str, tuple[int, str]]) -> Source:
     name = source.path.rpartition("/")[2]
-    if name in parent:
-        size, stamp = parent[name]
+    if name in listed:
+        size, stamp = listed[name]
         return replace(source, bytes=size, stamp=stamp)
     files = storage.file_facts(source.path)
     return _frame_folder(source, {name: facts for name, facts in files.items() if is_image(name)})
