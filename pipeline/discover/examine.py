@@ -29,7 +29,9 @@ def length_batches(
 ) -> Iterator[list[Source]]:
     """The sources whose length is needed and unknown, in batches for ``read_lengths``."""
     wanted = [
-        source for source in sources if needs_length(source, config) and source.uri not in known
+        source
+        for source in sources
+        if needs_length(source, config) and known.get(source.uri, Known()).seconds is None
     ]
     for start in range(0, len(wanted), BATCH):
         yield wanted[start : start + BATCH]

@@ -17,7 +17,7 @@ from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.manifest import SourceEntry
 from pipeline.config import PipelineConfig
 
-from .segments import Segment, count_segments, group_segments
+from .segments import Segment, count_segments, group_segments, needs_length
 from .sources import Source
 
 
@@ -59,11 +59,11 @@ class Known:
 
     Attributes:
         sha256: of its content; ``""`` if only its length was read.
-        seconds: its length by the header; 0 if unknown.
+        seconds: its length by the header, 0 if that does not say; None if it was not read.
     """
 
     sha256: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
 
 
 def make_plan(
@@ -81,9 +81,7 @@ def make_plan(
     refused = _refuse_copies(sources, known)
     copies = {entry.uri for entry in refused}
     kept = [source for source in sources if source.uri not in copies]
-    counts = [
-        count_segments(source, known.get(source.uri, nothing).seconds, config) for source in kept
-    ]
+    counts = [_count(source, known.get(source.uri, nothing), config) for source in kept]
     recipe = config.recipe()
     versions = library_versions(config)
     base = digest([SCHEMA, recipe, versions])
@@ -96,6 +94,13 @@ def make_plan(
             ShardSpec(name=f"shard-{name}.tar", segments=segments, digest=digest(identity))
         )
     return Plan(config=recipe, versions=versions, shards=tuple(specs), refused=tuple(refused))
+
+
+def _count(source: Source, known: Known, config: PipelineConfig) -> int:
+    # A build with shorter segments may have read the header of a video that this one does not
+    # look at: what is known must not decide more than what a first build reads.
+    seconds = known.seconds if needs_length(source, config) else None
+    return count_segments(source, seconds or 0.0, config)
 
 
 def same_size(sources: Sequence[Source]) -> list[list[Source]]:

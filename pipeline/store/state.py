@@ -5,6 +5,8 @@
     ["source", URI, stamp, SHA-256, seconds]                  content while the listing said `stamp`
     ["shard", name, bytes, stamp, spec, sidecar, contents]    a tar as it was written, and from what
 
+`stamp` is empty for a source of which a listing proves nothing, `seconds` null where the header was
+not read; the stamp of a shard is that of its tar and of its sidecar, see ``shard_stamp``.
 No digest depends on it. A source whose listing still says the same stamp is unchanged, a tar of the
 same size and stamp is intact; everything else is hashed again by a task and compared with the
 sidecar. Without the files, or with those of another machine, a rerun is slow and its result equal.
@@ -38,7 +40,8 @@ class KnownShard:
     """A shard as a build wrote it.
 
     Attributes:
-        bytes, stamp: of its tar, see ``storage.file_facts``.
+        bytes: of its tar.
+        stamp: of tar and sidecar, see ``shard_stamp``.
         spec: digest of its specification.
         sidecar: digest of its sidecar.
         contents: ``contents_hash`` of the sources that it was made of.
@@ -49,6 +52,16 @@ class KnownShard:
     spec: str
     sidecar: str
     contents: str
+
+
+def shard_stamp(tar: str, sidecar: str) -> str:
+    """Changes when the tar or the sidecar of a shard is written; ``""`` if one of them proves
+    nothing.
+
+    Args:
+        tar, sidecar: stamp of each, see ``storage.file_facts``.
+    """
+    return f"{tar} {sidecar}" if tar and sidecar else ""
 
 
 def contents_hash(segments: Sequence[Segment], known: Mapping[str, Known]) -> str:
@@ -73,6 +86,7 @@ class BuildState:
     def __init__(self, out: str) -> None:
         self.seen: set[str] = set()
         self.gone: set[str] = set()
+        self.changed: dict[str, str] = {}
         self._folder = storage.join(out, FOLDER)
         self._files: list[str] = []
         self._pending: list[bytes] = []
@@ -96,6 +110,7 @@ class BuildState:
         found: dict[str, Known] = {}
         self.seen = set()
         self.gone = set()
+        self.changed = {}
         for _, uri, stamp, sha256, seconds in self._rows("source"):
             source = listed.get(uri)
             if source is None:
@@ -105,8 +120,12 @@ class BuildState:
             self.seen.add(source.uri)
             if stamp and stamp == source.stamp:
                 found[source.uri] = Known(sha256=sha256, seconds=seconds)
+                self.changed.pop(source.uri, None)
             else:
                 found.pop(source.uri, None)
+                # Without a stamp a listing proves neither that a source changed nor that it did not.
+                if source.stamp:
+                    self.changed[source.uri] = sha256
         self._unchanged_sources = len(found)
         return found
 
@@ -115,7 +134,7 @@ class BuildState:
         return self._shards.get(name)
 
     def record_sources(self, sources: Iterable[Source], known: Mapping[str, Known]) -> None:
-        """Remember what was read of sources that are listed with a stamp."""
+        """Remember what was read of sources."""
         for source in sources:
             if source.stamp and source.uri in known:
                 read = known[source.uri]
@@ -185,7 +204,7 @@ class BuildState:
                     del stamps[name]
                     yield line
         for uri in stamps:
-            yield _line(["source", uri, "", "", 0.0])
+            yield _line(["source", uri, "", "", None])
 
     def _rows(self, kind: str) -> Iterator[list[Any]]:
         """The rows of one kind in all files, oldest first."""
@@ -199,7 +218,8 @@ class BuildState:
 
     def _lines(self, name: str) -> Iterator[bytes]:
         with storage.open_file(storage.join(self._folder, name)) as file:
-            yield from file
+            for line in file:
+                yield line.rstrip(b"\n") + b"\n"
 
     def _flush_if_due(self) -> None:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -232,7 +252,8 @@ def _parse(line: bytes) -> list[Any] | None:
         kind, name, *values = json.loads(line)
         if kind == "source":
             stamp, sha256, seconds = values
-            return [kind, str(name), str(stamp), str(sha256), float(seconds)]
+            length = None if seconds is None else float(seconds)
+            return [kind, str(name), str(stamp), str(sha256), length]
         if kind == "shard":
             size, *texts = values
             stamp, spec, sidecar, contents = map(str, texts)

@@ -77,7 +77,7 @@ def test_an_unchanged_state_is_not_written_again(out):
 
 def test_half_a_line_and_lines_of_another_kind_are_passed_over(out):
     file = next((out / FOLDER).iterdir())
-    good = '["source", "z", "1", "sha", 0.0]'
+    good = '["source", "z", "1", "sha", null]'
     bad = ['["source", "a", "1", "zz', '["shard", "x", 1]', '["other", "a"]', "7", "[]", "\\udcff"]
     file.write_text("\n".join([*bad, good, ""]))
     state = BuildState(str(out))
