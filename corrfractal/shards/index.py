@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +45,7 @@ SHARDS = f"{FOLDER}/shards.parquet"
 SOURCES = f"{FOLDER}/sources.parquet"
 CLIPS = f"{FOLDER}/clips"
 CLIPS_PER_PART = 1_000_000
+OWN_FILE = r"(\.?part-\d{5}|\.?shards|\.?sources)\.parquet(\.\d+\.tmp)?"
 
 COUNTS = pa.list_(pa.int64())
 
@@ -165,6 +167,11 @@ class Index:
     def __init__(self, folder: str | Path, manifest: Manifest) -> None:
         self._folder = folder
         self._files = {file.name: file for file in manifest.index}
+
+    def check(self) -> None:
+        """Hash all files, one at a time."""
+        for name in sorted({SHARDS, SOURCES, *self._files}):
+            self._contents(name)
 
     @cached_property
     def shard_table(self) -> pa.Table:
@@ -290,6 +297,12 @@ class Index:
         )
 
     def _read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        contents = self._contents(name)
+        # pq.read_table would import pandas.
+        file = pq.ParquetFile(pa.BufferReader(contents))
+        return file.read(columns=None if columns is None else [*columns])
+
+    def _contents(self, name: str) -> bytes:
         location = storage.join(self._folder, name)
         try:
             contents = storage.read(location)
@@ -303,9 +316,7 @@ class Index:
                 f"{location} is not the file that manifest.json names: run `corrfractal "
                 "precompute` again"
             )
-        # pq.read_table would import pandas.
-        file = pq.ParquetFile(pa.BufferReader(contents))
-        return file.read(columns=None if columns is None else [*columns])
+        return contents
 
 
 def _entries(table: pa.Table) -> Iterator[SourceEntry]:
@@ -354,6 +365,19 @@ def source_rows(sources: Iterable[tuple[SourceEntry, Sequence[str]]]) -> pa.Tabl
     """``SOURCE_SCHEMA`` of sources, each with the names of its shards."""
     rows = [{**vars(entry), "shards": list(shards)} for entry, shards in sources]
     return pa.Table.from_pylist(rows, SOURCE_SCHEMA)
+
+
+def surplus_files(folder: str | Path, files: Iterable[IndexFile]) -> list[str]:
+    """Names below ``folder`` of index files that are not among ``files``: those of an earlier, larger
+    index, and what a killed build left half-written."""
+    named = {file.name for file in files}
+    surplus = []
+    for part in (FOLDER, CLIPS):
+        location = storage.join(folder, part)
+        found = storage.file_facts(location) if storage.kind(location) == "folder" else {}
+        names = [f"{part}/{name}" for name in found if re.fullmatch(OWN_FILE, name)]
+        surplus += [name for name in names if name not in named]
+    return sorted(surplus)
 
 
 def write_index(

@@ -33,6 +33,7 @@ from corrfractal.common.errors import IntegrityError, NotFoundError
 from .clip import SCHEMA
 
 MANIFEST = "manifest.json"
+EARLIER_MANIFEST = ".manifest.json"  # while the folder is rebuilt
 QUARANTINE = "quarantine.jsonl"
 URLS = "urls.txt"
 QUARANTINE_FIELDS = ("uri", "stage", "reason", "first_bad_frame", "frames_salvaged", "decoder")

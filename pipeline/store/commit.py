@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from corrfractal.common import storage
 from corrfractal.common.config import digest
-from corrfractal.common.errors import CorrFractalError
+from corrfractal.common.errors import CorrFractalError, IntegrityError
 from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.index import (
     CLIP_SCHEMA,
@@ -30,9 +30,12 @@ from corrfractal.shards.index import (
     clip_rows,
     shard_rows,
     source_rows,
+    surplus_files,
     write_index,
 )
+from corrfractal.shards.index import FOLDER as INDEX_FOLDER
 from corrfractal.shards.manifest import (
+    EARLIER_MANIFEST,
     MANIFEST,
     QUARANTINE,
     QUARANTINE_FIELDS,
@@ -50,7 +53,13 @@ from corrfractal.shards.manifest import (
 )
 from pipeline.discover.work_plan import Plan
 
-from .prepare import EARLIER_MANIFEST, THREADS, Preparation, remove_stale
+from .prepare import (
+    THREADS,
+    Preparation,
+    remove_stale,
+    retire_manifest,
+    stale_files,
+)
 
 CHUNK = 1000  # sidecars that are in memory at once
 
@@ -67,6 +76,7 @@ class Outline:
         reread: names of the shards whose sidecars are read.
         kept_uris: sources whose rows are taken from the earlier index.
         index: the earlier index, or None.
+        stale: facts of shards, of before the build, that the plan does not name, by file.
         current: the folder's manifest, if it describes the plan already.
     """
 
@@ -77,6 +87,7 @@ class Outline:
     reread: frozenset[str]
     kept_uris: tuple[str, ...]
     index: Index | None
+    stale: dict[str, tuple[int, str]]
     current: Manifest | None
 
 
@@ -97,6 +108,7 @@ def outline_of(out: str, plan: Plan, preparation: Preparation) -> Outline:
         reread=frozenset(reread),
         kept_uris=tuple(kept_uris),
         index=preparation.index,
+        stale=stale_files(plan, preparation.facts),
         current=_current_manifest(out, plan, preparation),
     )
 
@@ -114,10 +126,13 @@ def commit(out: str, outline: Outline) -> Manifest:
     # sources.
     pa.set_memory_pool(pa.system_memory_pool())
     shards, clips, sources = _tables(out, outline)
+    texts = _texts(shards, sources)
+    storage.write(storage.join(out, QUARANTINE), texts[QUARANTINE])
     _check_any_clip(out, sources)
-    _write_quarantine(out, sources)
-    urls = "".join(f"{name}\n" for name in outline.names)
-    storage.write(storage.join(out, URLS), urls.encode())
+
+    # The manifest goes before the index changes, since readers check one by the other.
+    retire_manifest(out)
+    storage.write(storage.join(out, URLS), texts[URLS])
     manifest = Manifest(
         schema=SCHEMA,
         config=outline.config,
@@ -130,25 +145,82 @@ def commit(out: str, outline: Outline) -> Manifest:
     )
     sealed = seal(manifest)
     storage.write(storage.join(out, MANIFEST), to_text(sealed).encode())
+    remove_stale(out, outline.stale, outline.index)
+    for name in surplus_files(out, sealed.index):
+        storage.remove(storage.join(out, name))
+    # Last, since it marks a folder that is not cleaned yet.
     storage.remove(storage.join(out, EARLIER_MANIFEST))
-    remove_stale(out, outline.names)
+    check_stored(out, sealed, shards)
     return sealed
+
+
+def check_stored(out: str, manifest: Manifest, shards: pa.Table) -> None:
+    """Check that the index is the one that was written and that all shards exist with their sizes.
+
+    Raises:
+        CorrFractalError: another build of the same folder removed or replaced something; the
+            manifest is removed.
+    """
+    lost = _lost_file(out, manifest, shards)
+    if lost is None:
+        return
+    location = storage.join(out, MANIFEST)
+    # The other build may have written its own, which names what is stored now.
+    if storage.kind(location) == "file" and storage.read(location) == to_text(manifest).encode():
+        storage.remove(location)
+    raise CorrFractalError(
+        f"{lost} was removed or replaced, probably by another build of {out}: wait for it or stop "
+        "it, then run the same command again"
+    )
+
+
+def _lost_file(out: str, manifest: Manifest, shards: pa.Table) -> str | None:
+    try:
+        Index(out, manifest).check()
+    except IntegrityError:
+        return storage.join(out, INDEX_FOLDER)
+    facts = storage.file_facts(out)
+    for row in shards.select(["name", "bytes"]).to_pylist():
+        if facts.get(row["name"], (-1, ""))[0] == row["bytes"]:
+            continue
+        # A listing may be late.
+        location = storage.join(out, row["name"])
+        try:
+            size, _ = storage.file_fact(location)
+        except OSError:
+            size = -1
+        if size != row["bytes"]:
+            return location
+    return None
 
 
 def _current_manifest(out: str, plan: Plan, preparation: Preparation) -> Manifest | None:
     """The manifest of the folder, if it describes this plan already."""
     if preparation.pending or len(preparation.kept) != len(plan.shards):
         return None
-    if MANIFEST not in preparation.facts or preparation.index is None:
+    index = preparation.index
+    facts = preparation.facts
+    # A build that was killed while it cleaned the folder leaves the earlier manifest, and what
+    # another machine removed or a user restored shows in the names.
+    is_clean = EARLIER_MANIFEST not in facts and not stale_files(plan, facts)
+    if MANIFEST not in facts or index is None or not is_clean:
         return None
     manifest = load_manifest(out)
-    index = preparation.index
     same_recipe = (manifest.config, manifest.versions) == (plan.config, plan.versions)
     planned = [spec.name for spec in plan.shards]
     refused = [(entry.uri, entry.sha256) for entry in plan.refused]
     stored = _refused_rows(index.source_table)
     same_rows = index.shard_table.column("name").to_pylist() == planned and stored == refused
-    return manifest if same_recipe and same_rows else None
+    if not same_recipe or not same_rows or surplus_files(out, manifest.index):
+        return None
+    texts = _texts(index.shard_table, index.source_table)
+    try:
+        same_texts = all(
+            storage.read(storage.join(out, name)) == text for name, text in texts.items()
+        )
+    except FileNotFoundError:
+        return None
+    return manifest if same_texts else None
 
 
 def _refused_rows(sources: pa.Table) -> list[tuple[str, str]]:
@@ -318,14 +390,17 @@ def _check_any_clip(out: str, sources: pa.Table) -> None:
     )
 
 
-def _write_quarantine(out: str, sources: pa.Table) -> None:
+def _texts(shards: pa.Table, sources: pa.Table) -> dict[str, bytes]:
+    """``urls.txt`` and ``quarantine.jsonl``, by name."""
+    names = shards.column("name").to_pylist()
     bad = sources.filter(pc.equal(sources.column("outcome"), "quarantined"))
     lines = []
     for row in bad.to_pylist():
         values = {**row, "frames_salvaged": row["frames_stored"]}
         fields = {name: values[name] for name in QUARANTINE_FIELDS}
         lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
-    storage.write(storage.join(out, QUARANTINE), "".join(lines).encode())
+    urls = "".join(f"{name}\n" for name in names)
+    return {URLS: urls.encode(), QUARANTINE: "".join(lines).encode()}
 
 
 def _rows_digest(table: pa.Table, columns: Sequence[str]) -> str:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from corrfractal.common import storage
+from corrfractal.common.console import say
 from corrfractal.common.errors import IntegrityError
-from corrfractal.shards.manifest import MANIFEST, Sidecar, read_sealed
+from corrfractal.shards.manifest import EARLIER_MANIFEST, MANIFEST, Sidecar, read_sealed
 from pipeline.discover.work_plan import Plan
 
 EARLIER_SCHEMA = 3
@@ -26,8 +27,18 @@ def earlier_layout(out: str, plan: Plan, facts: Mapping[str, tuple[int, str]]) -
     """Name of the shard that holds the clips of a segment, by name of the segment; empty where the
     folder has no shards of schema 3, or of another configuration or other versions."""
     sidecars = [name for name in facts if re.fullmatch(SIDECAR, name)]
-    if not sidecars or not _is_same_recipe(out, plan, facts):
+    if not sidecars:
         return {}
+    if not _is_same_recipe(out, plan, facts):
+        say(
+            f"{out} has schema {EARLIER_SCHEMA}, of another configuration or other library "
+            "versions: all its shards are built again"
+        )
+        return {}
+    say(
+        f"{out} has schema {EARLIER_SCHEMA}: clips of unchanged videos are taken over without "
+        "decoding, and its files are replaced"
+    )
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda name: _segments(storage.join(out, name)), sorted(sidecars))
     shards: dict[str, str] = {}
@@ -37,8 +48,9 @@ def earlier_layout(out: str, plan: Plan, facts: Mapping[str, tuple[int, str]]) -
 
 
 def _is_same_recipe(out: str, plan: Plan, facts: Mapping[str, tuple[int, str]]) -> bool:
-    # The work plan of a build that was killed before its manifest holds the same fields.
-    for name in (MANIFEST, "plan.json"):
+    # A build of this version that was killed has renamed the manifest. The work plan of a build of
+    # the earlier version that was killed holds the same fields.
+    for name in (MANIFEST, EARLIER_MANIFEST, "plan.json"):
         if name not in facts:
             continue
         try:

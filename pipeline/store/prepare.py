@@ -21,6 +21,7 @@ from corrfractal.common.errors import CallError, CorrFractalError, IntegrityErro
 from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import (
+    EARLIER_MANIFEST,
     MANIFEST,
     QUARANTINE,
     Manifest,
@@ -32,13 +33,13 @@ from corrfractal.shards.manifest import (
 from pipeline.discover.work_plan import Known, Plan, ShardSpec
 
 from .migration import earlier_layout
-from .state import BuildState, contents_hash
+from .state import BuildState, contents_hash, shard_stamp
 
 PLAN = "plan.json"
-EARLIER_MANIFEST = ".manifest.json"
 SHARD = r"shard-([0-9a-f]{16}|\d{6,})\.(tar|json)"
 # By a killed run
-HALF_WRITTEN = rf"\.{{1,2}}({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl)\..*(tmp|segment)"
+OWN_NAME = rf"({SHARD}|manifest\.json|plan\.json|quarantine\.jsonl|urls\.txt)"
+HALF_WRITTEN = rf"\.{{1,2}}{OWN_NAME}\..*(tmp|segment)"
 THREADS = 16
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def prepare(
     # An object store has no empty folders.
     facts = storage.file_facts(out) if storage.kind(out) == "folder" else {}
     manifest = _earlier_manifest(out, facts)
-    index = None if manifest is None else Index(out, manifest)
+    index = None if manifest is None else _intact_index(out, manifest)
     bad = _quarantined(index) if retry_quarantined and index is not None else frozenset()
     rows = {} if index is None else _sidecars_by_name(index)
     kept = set()
@@ -131,10 +132,20 @@ def begin(out: str, plan: Plan, preparation: Preparation) -> None:
     _refuse_foreign(out, set(preparation.facts))
     _remove(out, preparation.facts, HALF_WRITTEN)
     storage.write(storage.join(out, PLAN), _plan_text(plan))
-    if preparation.pending and MANIFEST in preparation.facts:
-        location = storage.join(out, MANIFEST)
-        storage.write(storage.join(out, EARLIER_MANIFEST), storage.read(location))
-        storage.remove(location)
+    if preparation.pending:
+        retire_manifest(out)
+
+
+def retire_manifest(out: str) -> None:
+    """Rename the manifest, if there is one, before anything that it names changes."""
+    location = storage.join(out, MANIFEST)
+    # A listing may be late, so it is not asked.
+    try:
+        contents = storage.read(location)
+    except FileNotFoundError:
+        return
+    storage.write(storage.join(out, EARLIER_MANIFEST), contents)
+    storage.remove(location)
 
 
 def _is_done(
@@ -147,7 +158,10 @@ def _is_done(
     shard = state.shard(spec.name)
     if shard is None or shard.spec != spec.digest or sidecar_name(spec.name) not in facts:
         return False
-    intact = facts.get(spec.name) == (shard.bytes, shard.stamp) and bool(shard.stamp)
+    size, tar_stamp = facts.get(spec.name, (0, ""))
+    _, sidecar_stamp = facts[sidecar_name(spec.name)]
+    stamp = shard_stamp(tar_stamp, sidecar_stamp)
+    intact = (size, stamp) == (shard.bytes, shard.stamp) and bool(stamp)
     return intact and shard.contents == contents_hash(spec.segments, known) != ""
 
 
@@ -161,12 +175,21 @@ def _earlier_manifest(out: str, facts: Mapping[str, tuple[int, str]]) -> Manifes
     return None
 
 
-def _sidecars_by_name(index: Index) -> dict[str, str]:
-    """Digest of the sidecar of every shard of an index that can be read."""
+def _intact_index(out: str, manifest: Manifest) -> Index | None:
+    """The index that a manifest names, or None if one of its files is missing or another one."""
+    index = Index(out, manifest)
     try:
-        table = index.shard_table
+        index.check()
     except IntegrityError:
-        return {}
+        # Of a build that was killed while it wrote the index, for example. All rows are read from
+        # the sidecars again.
+        return None
+    return index
+
+
+def _sidecars_by_name(index: Index) -> dict[str, str]:
+    """Digest of the sidecar of every shard."""
+    table = index.shard_table
     names = table.column("name").to_pylist()
     return dict(zip(names, table.column("sidecar").to_pylist(), strict=True))
 
@@ -204,19 +227,21 @@ def _earlier_shards(
     ]
     if not uris:
         return {}
-    try:
-        table = index.source_table.select(["uri", "shards"])
-    except IntegrityError:
-        return {}
+    table = index.source_table.select(["uri", "shards"])
     found = table.filter(pc.is_in(table.column("uri"), pa.array(uris)))
     return {f"{row['uri']}#0": row["shards"][0] for row in found.to_pylist() if row["shards"]}
 
 
 def _refuse_foreign(out: str, names: set[str]) -> None:
     """Check that files of our names are ours: the plan, written first with its digest, says so."""
-    if PLAN in names:
+    # A listing may be late, so it is not asked.
+    try:
+        contents = storage.read(storage.join(out, PLAN))
+    except FileNotFoundError:
+        contents = None
+    if contents is not None:
         try:
-            values = json.loads(storage.read(storage.join(out, PLAN)))
+            values = json.loads(contents)
             ours = values.pop("digest") == digest(values)
         except (ValueError, TypeError, KeyError, AttributeError):
             ours = False
@@ -236,39 +261,55 @@ def _refuse_foreign(out: str, names: set[str]) -> None:
         )
 
 
-def remove_stale(out: str, names: Sequence[str]) -> None:
-    """Remove shards that are none of ``names``, those of the plan, each with its sidecar.
+def stale_files(plan: Plan, facts: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Facts of the tars and sidecars that a plan does not name."""
+    planned = {spec.name for spec in plan.shards}
+    return {
+        name: fact
+        for name, fact in facts.items()
+        if re.fullmatch(SHARD, name) and name[: name.rindex(".")] + ".tar" not in planned
+    }
 
-    A tar is only deleted if its sidecar, which is sealed, names it with its size.
+
+def remove_stale(out: str, stale: Mapping[str, tuple[int, str]], index: Index | None) -> None:
+    """Remove ``stale_files``, each tar with its sidecar.
+
+    Only files that existed when the build began are removed, not those of another build of the same
+    folder. A tar is only deleted if its sidecar, which is sealed, or the earlier index names it with
+    its size.
     """
-    facts = storage.file_facts(out)
-    planned = set(names)
-    stale = [
-        name
-        for name in sorted(facts)
-        if re.fullmatch(SHARD, name) and name.endswith(".tar") and name not in planned
-    ]
+    sizes = {} if index is None or not stale else _sizes(index)
+    tars = [name for name in stale if name.endswith(".tar")]
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda name: _remove_shard(out, name, facts), stale))
+        list(pool.map(lambda name: _remove_shard(out, name, stale, sizes), tars))
     orphans = [
         name
-        for name in facts
-        if re.fullmatch(SHARD, name)
-        and name.endswith(".json")
-        and name.removesuffix(".json") + ".tar" not in planned
-        and name.removesuffix(".json") + ".tar" not in facts
+        for name in stale
+        if name.endswith(".json") and name.removesuffix(".json") + ".tar" not in stale
     ]
     for name in orphans:
         location = storage.join(out, name)
+        # A late listing may lack the tar, which only this sidecar proves to be ours.
+        if storage.kind(storage.join(out, name.removesuffix(".json") + ".tar")) == "file":
+            continue
         try:
             read_sealed(location, Sidecar)
         except IntegrityError:
             continue  # not ours
         storage.remove(location)
-    _remove(out, facts, HALF_WRITTEN)
+    _remove(out, storage.file_facts(out), HALF_WRITTEN)
 
 
-def _remove_shard(out: str, name: str, facts: Mapping[str, tuple[int, str]]) -> None:
+def _sizes(index: Index) -> dict[str, int]:
+    """Bytes of every shard of an index."""
+    table = index.shard_table
+    names = table.column("name").to_pylist()
+    return dict(zip(names, table.column("bytes").to_pylist(), strict=True))
+
+
+def _remove_shard(
+    out: str, name: str, facts: Mapping[str, tuple[int, str]], indexed: Mapping[str, int]
+) -> None:
     location = storage.join(out, name)
     note = storage.join(out, sidecar_name(name))
     try:
@@ -276,7 +317,8 @@ def _remove_shard(out: str, name: str, facts: Mapping[str, tuple[int, str]]) -> 
         ours = sidecar.name == name and sidecar.bytes == facts[name][0]
     except IntegrityError:
         ours = False
-    if ours:
+    # ``verify`` removes the sidecars of damaged shards.
+    if ours or indexed.get(name) == facts[name][0]:
         storage.remove(location)
         storage.remove(note)
     else:

@@ -34,6 +34,7 @@ from pipeline.discover.work_plan import ShardSpec
 from .clip_copies import ClipCopies
 from .limits import limited
 from .sample_segment import quarantined, sample_segment
+from .state import shard_stamp
 from .tar import TarWriter
 
 
@@ -75,7 +76,8 @@ class ShardResult:
         stats: zeros if the shard existed and was unchanged.
         contents: SHA-256 of each source that could be read, by URI.
         sidecar: digest of the sidecar.
-        bytes, stamp: of the tar as stored, see ``storage.file_facts``.
+        bytes: of the tar as stored.
+        stamp: of tar and sidecar, see ``state.shard_stamp``.
     """
 
     stats: ShardStats
@@ -127,7 +129,8 @@ def make_shard(
             for segment in spec.segments:
                 write_note(note, segment.name)
                 if crashed and segment.name in crashed:
-                    parts.append(quarantined(segment, "", "decode", crashed[segment.name]))
+                    sha256 = _content_of(segment.source)
+                    parts.append(quarantined(segment, sha256, "decode", crashed[segment.name]))
                     continue
                 report = partial(write_note, note, segment.name)
                 with limited(config.max_cpu_seconds, config.max_memory_mb, report):
@@ -151,7 +154,9 @@ def make_shard(
     )
 
     # 2. Publish the sidecar before the tar: a tar without the record of its hash could never be
-    #    proved ours, and so never be removed.
+    #    proved ours, and so never be removed. An earlier tar goes first: after a kill in between, no
+    #    tar stands beside the sidecar of another one.
+    storage.remove(storage.join(out, spec.name))
     storage.write(storage.join(out, sidecar_name(spec.name)), to_text(sidecar).encode())
     storage.put(temporary, storage.join(out, spec.name))
     storage.remove(note)
@@ -172,7 +177,9 @@ def make_shard(
 
 
 def _result(sidecar: Sidecar, stats: ShardStats, out: str) -> ShardResult:
-    size, stamp = storage.file_fact(storage.join(out, sidecar.name))
+    size, tar_stamp = storage.file_fact(storage.join(out, sidecar.name))
+    _, sidecar_stamp = storage.file_fact(storage.join(out, sidecar_name(sidecar.name)))
+    stamp = shard_stamp(tar_stamp, sidecar_stamp)
     contents = {entry.uri: entry.sha256 for entry in sidecar.sources if entry.sha256}
     return ShardResult(
         stats=stats, contents=contents, sidecar=sidecar.digest, bytes=size, stamp=stamp
@@ -207,6 +214,16 @@ def _has_content_of(source: Source, entry: SourceEntry) -> bool:
         return not entry.sha256 and entry.reason == source.fault
     with storage.local_copy(source.path) as path:
         return content_sha256(path) == entry.sha256
+
+
+def _content_of(source: Source) -> str:
+    """SHA-256 of a source that is not decoded, so that the next build knows it without decoding it
+    either; ``""`` if it cannot be read."""
+    try:
+        with storage.local_copy(source.path) as path:
+            return content_sha256(path)
+    except OSError:
+        return ""
 
 
 def crash_note(spec: ShardSpec, out: str) -> str:
