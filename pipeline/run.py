@@ -5,9 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from corrfractal.common import storage
 from corrfractal.common.console import progress
@@ -15,6 +18,7 @@ from corrfractal.common.errors import BoundExceededError
 from corrfractal.common.output_guard import refuse_overlap
 from corrfractal.common.ray_session import ray_session
 from corrfractal.common.ray_tasks import run_tasks
+from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import QUARANTINE
 from corrfractal.video.discovery import discover
 from pipeline.discover import examine
@@ -23,6 +27,7 @@ from pipeline.discover.work_plan import Known, Plan, make_plan
 from pipeline.report.build_result import Changes, PrecomputeResult
 from pipeline.store.commit import commit, outline_of
 from pipeline.store.execute import execute
+from pipeline.store.lock import build_lock
 from pipeline.store.prepare import Preparation, begin, prepare
 from pipeline.store.state import BuildState
 
@@ -56,14 +61,22 @@ def precompute(
             was written.
         BoundExceededError: more than ``config.max_bad`` of the sources are quarantined. The shards
             are complete.
-        CorrFractalError: no source gave a clip, or a shard could not be written.
+        CorrFractalError: no source gave a clip, a shard could not be written, or another build is
+            writing to the local folder ``out``.
     """
     started = time.monotonic()
     cpu_started = time.process_time()
     with contextlib.ExitStack() as stack:
         # 1. and 2. List and plan: names, sizes and times; no content of a video or a shard.
         build = _list_and_plan(
-            sources, out, config, workers, files, stack, retry_quarantined=retry_quarantined
+            sources,
+            out,
+            config,
+            workers,
+            files,
+            stack,
+            retry_quarantined=retry_quarantined,
+            lock=True,
         )
         begin(build.out, build.plan, build.preparation)
         # In a file of its own: shards that are built from these sources know more of them.
@@ -78,15 +91,16 @@ def precompute(
             build.preparation.pending, build.out, config, workers, build.state, build.known
         )
 
-    # 4. Commit: the index over all shards, then the manifest.
-    # Of the plan itself, most of the memory of this process, nothing is needed any more.
-    outline = outline_of(build.out, build.plan, build.preparation)
-    build.state.compact(build.sources, outline.names)
-    folder = build.out
-    changes = build.changes
-    ignored = build.ignored
-    del build
-    manifest = commit(folder, outline)
+        # 4. Commit: the index over all shards, then the manifest.
+        # Of the plan itself, most of the memory of this process, nothing is needed any more.
+        outline = outline_of(build.out, build.plan, build.preparation)
+        build.state.compact(build.sources, outline.names)
+        folder = build.out
+        changes = build.changes
+        doubtful = build.doubtful
+        ignored = build.ignored
+        del build
+        manifest = commit(folder, outline)
     statistics = manifest.statistics
     if statistics.quarantined > config.max_bad * statistics.sources:
         raise BoundExceededError(
@@ -109,7 +123,7 @@ def precompute(
         core_hours=(planning_seconds + built.core_seconds) / 3600,
         worker_mb=round(built.peak_mb, 1),
         added=changes.added,
-        changed=changes.changed,
+        changed=_count_changed(Index(folder, manifest), doubtful),
         removed=changes.removed,
         ignored=ignored,
     )
@@ -134,7 +148,8 @@ def preview(
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """One call: what is listed, planned and prepared."""
+    """One call: what is listed, planned and prepared. ``doubtful`` holds the earlier content of
+    sources that may have changed, by URI."""
 
     out: str
     sources: list[Source]
@@ -145,6 +160,7 @@ class _Build:
     plan: Plan
     preparation: Preparation
     changes: Changes
+    doubtful: dict[str, str]
 
 
 def _list_and_plan(
@@ -156,8 +172,12 @@ def _list_and_plan(
     stack: contextlib.ExitStack,
     *,
     retry_quarantined: bool,
+    lock: bool = False,
 ) -> _Build:
-    """List sources, plan the shards, and find out which are still to be built."""
+    """List sources, plan the shards, and find out which are still to be built.
+
+    ``lock``: keep other builds out of the folder until ``stack`` ends.
+    """
     # Names first, so that an output that overlaps an input is refused at once.
     refuse_overlap({"--out": out}, (*names, *files))
     folder = storage.resolve(out)
@@ -165,26 +185,32 @@ def _list_and_plan(
     refuse_overlap({"--out": folder}, [entry.location for entry in found.entries])
     sources = list_sources(found.entries)
 
+    if lock:
+        stack.enter_context(build_lock(folder))
     state = BuildState(folder)
     known = state.known(sources)
-    present = [source for source in sources if source.uri in state.seen]
-    # A listing without a stamp proves neither that a source changed nor that it did not.
-    changed = [source for source in present if source.stamp and source.uri not in known]
+    before: Set[str] = state.seen
+    doubtful = state.changed
     removed = len(state.gone)
+    is_lost = not state.seen and not state.gone
     examined: set[str] = set()
     for read in _examine(sources, known, config, workers, stack):
         examined |= read.keys()
         for uri, new in read.items():
             earlier = known.get(uri, Known())
             sha256 = new.sha256 or earlier.sha256
-            known[uri] = Known(sha256=sha256, seconds=new.seconds or earlier.seconds)
+            seconds = earlier.seconds if new.seconds is None else new.seconds
+            known[uri] = Known(sha256=sha256, seconds=seconds)
 
     plan = make_plan(sources, config, known)
     preparation = prepare(folder, plan, state, known, retry_quarantined=retry_quarantined)
+    if is_lost:
+        before = _indexed_uris(preparation)
+        removed = len(before - {source.uri for source in sources})
     changes = Changes(
         sources=len(sources),
-        added=len(sources) - len(present),
-        changed=len(changed),
+        added=sum(source.uri not in before for source in sources),
+        changed=len(doubtful),
         removed=removed,
         shards=len(plan.shards),
         pending=len(preparation.pending),
@@ -200,7 +226,26 @@ def _list_and_plan(
         plan=plan,
         preparation=preparation,
         changes=changes,
+        doubtful=doubtful,
     )
+
+
+def _indexed_uris(preparation: Preparation) -> set[str]:
+    """Sources of the earlier index: what was built, where the state was lost."""
+    if preparation.index is None:
+        return set()
+    return set(preparation.index.source_table.column("uri").to_pylist())
+
+
+def _count_changed(index: Index, doubtful: Mapping[str, str]) -> int:
+    """How many sources have another content than before."""
+    if not doubtful:
+        return 0
+    table = index.source_table
+    found = table.filter(pc.is_in(table.column("uri"), pa.array(list(doubtful))))
+    uris = found.column("uri").to_pylist()
+    contents = zip(uris, found.column("sha256").to_pylist(), strict=True)
+    return sum(doubtful[uri] != sha256 for uri, sha256 in contents)
 
 
 def _examine(

@@ -81,6 +81,7 @@ class BuildState:
 
     Attributes:
         seen, gone: sources of earlier builds, by URI, that ``known`` found listed and not listed.
+        changed: earlier SHA-256 of listed sources whose stamp is another one, by URI.
     """
 
     def __init__(self, out: str) -> None:
