@@ -10,8 +10,9 @@ import pytest
 
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.video import write_video
-from pipeline.config import PipelineConfig
+from pipeline.config import ClipConfig, PipelineConfig
 from tests.local_build import build_shards
+from tests.pipeline.growing import Growing
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +57,44 @@ def made_shards(
     out = tmp_path_factory.mktemp("made") / "shards"
     build_shards([master], out, config)
     return out
+
+
+@pytest.fixture(scope="session")
+def video_pool(
+    moving_frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, ...]:
+    """Ten different videos of one clip each, as contents of files."""
+    folder = tmp_path_factory.mktemp("pool")
+    pool = []
+    for number in range(10):
+        path = folder / f"{number}.mp4"
+        top = 8 * number
+        write_video(path, moving_frames[:, top : top + 64, 8 * number : 8 * number + 64], fps=24)
+        pool.append(path.read_bytes())
+    return tuple(pool)
+
+
+@pytest.fixture(scope="session")
+def fresh_builds() -> dict[str, dict[str, bytes]]:
+    """Files of builds from nothing; the same set is built once."""
+    return {}
+
+
+@pytest.fixture
+def growing(
+    video_pool: tuple[bytes, ...],
+    fresh_builds: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Growing:
+    """A folder that a test changes, built in small shards as fast as possible."""
+    # What was written just now would have no stamp, and be read again.
+    monkeypatch.setattr("pipeline.discover.sources.SETTLED_SECONDS", -10.0)
+    quantization = QuantizationConfig(clusters=2, n_patterns=0, fit_pixels=64, iterations=1)
+    config = PipelineConfig(
+        size=16,
+        clip=ClipConfig(cut_threshold=0),
+        videos_per_shard=2,
+        quantization=quantization,
+    )
+    return Growing(tmp_path, config, video_pool, fresh_builds)
