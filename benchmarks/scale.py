@@ -254,7 +254,7 @@ def start(videos: Path, out: Path, config: Path, workers: str) -> subprocess.Pop
     """Start ``corrfractal precompute``."""
     command = [sys.executable, "-m", "corrfractal", "precompute", str(videos), "--out", str(out)]
     command += ["--config", str(config), "--workers", workers]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 # --- driver
