@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from corrfractal.common.process import cpu_count
+from corrfractal.runtime.process import cpu_count
 
 ROOT = Path(__file__).resolve().parents[1]
 # Tables as JSON, from which results.py writes results.md.

@@ -40,8 +40,8 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 import pipeline.store.execute
-from corrfractal.common.ray_session import ray_session
 from corrfractal.labels.hadamard import walsh_basis
+from corrfractal.runtime.ray_session import ray_session
 from corrfractal.video import open_video, write_video
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.discover.segments import Segment

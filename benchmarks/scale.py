@@ -323,7 +323,7 @@ def window_part() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from ray.autoscaler.v2.sdk import get_cluster_status
     from ray.cluster_utils import Cluster
 
-    from corrfractal.common.ray_tasks import run_tasks
+    from corrfractal.runtime.ray_tasks import run_tasks
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

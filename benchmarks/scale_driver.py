@@ -151,7 +151,7 @@ def write_trivial_shard(
     rebuild: bool = False,
 ) -> Any:
     """The task: a sidecar with one clip per source, and an empty tar."""
-    from corrfractal.common import storage
+    from corrfractal.files import storage
     from corrfractal.shards.manifest import (
         LabelStatistics,
         SampleEntry,

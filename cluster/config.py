@@ -31,7 +31,7 @@ from pydantic import Field
 
 from corrfractal.common.config import Config, config_from_dict, config_to_dict, read_toml
 from corrfractal.common.errors import ConfigError
-from corrfractal.common.storage import refuse_password
+from corrfractal.files.storage import refuse_password
 from corrfractal.registry.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration

@@ -78,8 +78,8 @@ def _report_model(found: ModelLineage) -> dict[str, Any]:
 
 
 def _report_video(store: Lineage, name: str) -> dict[str, Any]:
-    from corrfractal.common import storage
     from corrfractal.common.errors import CallError
+    from corrfractal.files import storage
     from corrfractal.video.content import content_sha256
     from pipeline.discover.sources import find_sources
 

@@ -24,12 +24,12 @@ from typing import Any
 
 from corrfractal.common.console import say
 from corrfractal.common.errors import CallError
-from corrfractal.common.files import write_text
-from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
-from corrfractal.common.process import cpu_count
-from corrfractal.common.ray_session import ray_session
+from corrfractal.files.atomic import write_text
+from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.network.tracker import FAST, TrackerConfig
 from corrfractal.registry.store import check_store, tracking_uri
+from corrfractal.runtime.process import cpu_count
+from corrfractal.runtime.ray_session import ray_session
 from inference.benchmarks.davis import DavisSummary
 from inference.config import InferenceConfig
 from pipeline.report.build_result import PrecomputeResult

@@ -12,7 +12,7 @@ import sys
 # `python -m corrfractal` puts the working folder first on the search path; drop it before anything
 # else is imported.
 if sys.argv[:1] == ["-m"]:
-    from corrfractal.common import search_path as _search_path  # noqa: F401
+    from corrfractal.runtime import search_path as _search_path  # noqa: F401
 
 import importlib
 from typing import TYPE_CHECKING, Any

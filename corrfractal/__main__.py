@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 # First of all imports: it drops the working folder, which could provide any of the others.
-from .common import search_path  # noqa: F401  # isort: skip
+from .runtime import search_path  # noqa: F401  # isort: skip
 
 import importlib
 from typing import Any
 
 import click
 
-from corrfractal.common.process import configure_process
-from corrfractal.common.streams import prepare_streams
+from corrfractal.runtime.process import configure_process
+from corrfractal.runtime.streams import prepare_streams
 
 # name: (module, attribute, one line for --help)
 COMMANDS = {

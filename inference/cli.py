@@ -104,10 +104,10 @@ def propagate(
 
     from inference.prompts.keypoints import read_points
     from inference.prompts.shapes import read_prompts
+    from inference.propagation.outputs import Outputs
+    from inference.propagation.videos import frame_names, is_many
 
     from .propagate import propagate_video
-    from .propagation.outputs import Outputs
-    from .propagation.videos import frame_names, is_many
 
     config = inference_config(**tracker)
     outputs = Outputs(

@@ -20,13 +20,14 @@ from typing import Any, TypeVar
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError
-from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
-from corrfractal.common.ray_session import ray_session
+from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.registry.scores import Scores, log_measures, log_scores
+from corrfractal.runtime.ray_session import ray_session
 from inference.benchmarks.base import AnyBenchmark, AnyPicturedBenchmark, Benchmark
 from inference.benchmarks.davis import Davis, DavisSummary
 from inference.benchmarks.result_files import SCORES, result_file, sequence_note, summary_note
 from inference.benchmarks.results import Result, Summary
+from inference.propagation.outputs import make_folder
 from inference.reports.benchmark_report import benchmark_report
 from inference.reports.davis_report import evaluation_report, read_evaluation
 from inference.reports.model_facts import describe_model
@@ -34,7 +35,6 @@ from inference.reports.sections import ReportSettings
 
 from .config import InferenceConfig
 from .load import ModelSource
-from .propagation.outputs import make_folder
 from .worker_tasks import (
     RERUN_HINT,
     Failure,

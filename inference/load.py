@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 from corrfractal.network.tracker import TrackerConfig
 from corrfractal.registry.weights import StoredModel, fetch, fetch_default, only_weights
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from corrfractal.common.console import progress
-from corrfractal.common.output_guard import refuse_overlap
+from corrfractal.files.output_guard import refuse_overlap
 from inference.prompts.keypoints import Points
 from inference.prompts.shapes import Prompts
+from inference.propagation.outputs import Outputs
+from inference.propagation.video_job import Propagation, PropagationJob
 
 from .config import InferenceConfig
 from .load import open_model, resolve_model
-from .propagation.outputs import Outputs
-from .propagation.video_job import Propagation, PropagationJob
 
 
 def propagate_video(

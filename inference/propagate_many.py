@@ -13,15 +13,12 @@ from pathlib import Path
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError, NotFoundError
-from corrfractal.common.output_guard import refuse_overlap
-from corrfractal.common.ray_session import ray_session
+from corrfractal.files.output_guard import refuse_overlap
+from corrfractal.runtime.ray_session import ray_session
 from inference.prompts.shapes import Prompts
-
-from .config import InferenceConfig
-from .load import ModelSource
-from .propagation.outputs import Outputs, make_folder
-from .propagation.video_job import Propagation, PropagationJob
-from .propagation.videos import (
+from inference.propagation.outputs import Outputs, make_folder
+from inference.propagation.video_job import Propagation, PropagationJob
+from inference.propagation.videos import (
     frame_names,
     list_videos,
     names_of,
@@ -29,6 +26,9 @@ from .propagation.videos import (
     prompts_of,
     unused_masks,
 )
+
+from .config import InferenceConfig
+from .load import ModelSource
 from .worker_tasks import (
     RERUN_HINT,
     Failure,

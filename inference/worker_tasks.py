@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.common.errors import CorrFractalError
-from corrfractal.common.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
+from corrfractal.runtime.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
 from inference.benchmarks.result_files import summary_note
 
 from .load import ModelSource, open_model, resolve_model

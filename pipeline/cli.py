@@ -11,8 +11,9 @@ import click
 from corrfractal.common.console import command, say
 
 if TYPE_CHECKING:
+    from pipeline.report.build_result import PrecomputeResult
+
     from .config import PipelineConfig
-    from .report.build_result import PrecomputeResult
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +98,10 @@ def plan(
     and labelled in memory. Stores nothing but the file at --out."""
     from dataclasses import asdict
 
-    from corrfractal.common.process import cpu_count
+    from corrfractal.runtime.process import cpu_count
+    from pipeline.report.estimate import estimate_build
 
     from .report import estimate_report
-    from .report.estimate import estimate_build
 
     # Refuse an unusable --out before minutes of work, not after.
     if out is not None:
@@ -266,8 +267,9 @@ def inspect(
 ) -> dict[str, Any]:
     """Label health of SHARDS, of the data set and of each shard, and the quarantined and rejected
     sources."""
-    from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap
-    from pipeline.report import inspection
+    from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap
+
+    from .report import inspection
 
     if html is not None:
         refuse_overlap({"--html": html}, (shards,))
@@ -297,7 +299,7 @@ def verify(shards: str, workers: int | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from corrfractal.common.errors import IntegrityError
-    from corrfractal.common.ray_session import ray_session
+    from corrfractal.runtime.ray_session import ray_session
     from corrfractal.shards.manifest import load_manifest
     from pipeline.store.verify import verify as verify_shards
 

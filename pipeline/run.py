@@ -12,16 +12,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corrfractal.common import storage
 from corrfractal.common.console import progress
 from corrfractal.common.errors import BoundExceededError
-from corrfractal.common.output_guard import refuse_overlap
-from corrfractal.common.ray_session import ray_session
-from corrfractal.common.ray_tasks import run_tasks
+from corrfractal.files import storage
+from corrfractal.files.output_guard import refuse_overlap
+from corrfractal.runtime.ray_session import ray_session
+from corrfractal.runtime.ray_tasks import run_tasks
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import QUARANTINE
 from corrfractal.video.discovery import discover
-from pipeline.discover import examine
 from pipeline.discover.sources import Source, list_sources
 from pipeline.discover.work_plan import Known, Plan, make_plan
 from pipeline.report.build_result import Changes, PrecomputeResult
@@ -32,6 +31,7 @@ from pipeline.store.prepare import Preparation, begin, prepare
 from pipeline.store.state import BuildState
 
 from .config import PipelineConfig
+from .discover import examine
 
 
 def precompute(

@@ -12,7 +12,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from corrfractal.common.logs import configure_logging
-from corrfractal.common.process import configure_process
+from corrfractal.runtime.process import configure_process
 from corrfractal.video import write_video
 from tests.tracking_server import TrackingServer
 
@@ -86,7 +86,7 @@ def s3() -> Iterator[str]:
 def ray_session(s3: str) -> Iterator[None]:
     """One private Ray on two CPUs for the whole run: starting it costs more than most tests. It
     knows the S3 server."""
-    from corrfractal.common.ray_session import ray_session as session
+    from corrfractal.runtime.ray_session import ray_session as session
 
     with session(cpus=2):
         yield

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from corrfractal import CorrFractal
-from corrfractal.common import storage
 from corrfractal.common.console import say
 from corrfractal.common.errors import CorrFractalError, IntegrityError
+from corrfractal.files import storage
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import ShardEntry, load_manifest
 from training.data.batches import Batches

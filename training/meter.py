@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from corrfractal import CorrFractal
-from corrfractal.common.process import peak_rss_mb
 from corrfractal.network.correspondence import draw_densities
+from corrfractal.runtime.process import peak_rss_mb
 
 from .config import REFERENCES, TrainingConfig
 from .step import StepResult

@@ -23,8 +23,8 @@ from typing import Any
 from corrfractal.common.config import config_from_dict, config_to_dict
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.logs import configure_logging
-from corrfractal.common.process import configure_process, cpu_count
-from corrfractal.common.ray_session import ray_session
+from corrfractal.runtime.process import configure_process, cpu_count
+from corrfractal.runtime.ray_session import ray_session
 from training.state.driver_progress import show_progress
 from training.state.stop import catch_sigterm, stop_file
 

@@ -7,16 +7,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.config import config_from_dict, config_to_dict, flatten
 from corrfractal.common.errors import ConfigError
-from corrfractal.common.files import write_text
-from corrfractal.common.output_guard import refuse_existing, refuse_overlap
-from corrfractal.common.surroundings import refuse_faults
 from corrfractal.common.text import without_password
+from corrfractal.files import storage
+from corrfractal.files.atomic import write_text
+from corrfractal.files.output_guard import refuse_existing, refuse_overlap
 from corrfractal.registry.connection import open_store
 from corrfractal.registry.store import canonical_uri, check_store, local_file
 from corrfractal.registry.store import tracking_uri as default_uri
+from corrfractal.runtime.surroundings import refuse_faults
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
 from training.data.batches import usable_clips

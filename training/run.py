@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.common.errors import CorrFractalError, DivergedError, IntegrityError
-from corrfractal.common.files import file_sha256
 from corrfractal.common.text import without_password
+from corrfractal.files.atomic import file_sha256
 from corrfractal.registry.registration import register
 from corrfractal.registry.versions import ModelVersion
 from inference import SERVING_FILE

@@ -32,9 +32,9 @@ from learning import scores, small_set
 
 from cluster.config import LADDER, read_workflow
 from corrfractal import CorrFractal
-from corrfractal.common.ray_session import ray_session
 from corrfractal.network.tracker import FAST
 from corrfractal.registry.store import sqlite_uri
+from corrfractal.runtime.ray_session import ray_session
 from inference.load import open_model, resolve_model
 from pipeline.run import precompute
 from training.config import with_settings

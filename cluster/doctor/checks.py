@@ -24,10 +24,10 @@ from typing import Any
 
 from corrfractal.common.console import say
 from corrfractal.common.errors import CorrFractalError
-from corrfractal.common.process import cpu_count
-from corrfractal.common.surroundings import cluster_address, find_faults, ray_groups
 from corrfractal.registry import store
 from corrfractal.registry.store.relocation import moved_from
+from corrfractal.runtime.process import cpu_count
+from corrfractal.runtime.surroundings import cluster_address, find_faults, ray_groups
 
 from .findings import (
     FLOORS,

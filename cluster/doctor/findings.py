@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from corrfractal.common.surroundings import Fault
 from corrfractal.common.text import without_password
+from corrfractal.runtime.surroundings import Fault
 
 GIB = 1 << 30
 

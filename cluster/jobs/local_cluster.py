@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
-from corrfractal.common.files import write_text
-from corrfractal.common.output_guard import refuse_existing
-from corrfractal.common.surroundings import refuse_faults
-from corrfractal.common.variable_tests import session_folder_fault
+from corrfractal.files.atomic import write_text
+from corrfractal.files.output_guard import refuse_existing
+from corrfractal.runtime.surroundings import refuse_faults
+from corrfractal.runtime.variable_tests import session_folder_fault
 
 from . import processes
 from .job_server import JobServer

@@ -1,2 +1,1 @@
-"""What every layer uses and no paper describes: configuration, errors, messages, files, Ray
-sessions."""
+"""What every layer uses and no paper describes: configuration, errors, messages, report pages."""

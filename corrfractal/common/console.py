@@ -26,11 +26,12 @@ from typing import Any, NoReturn, Protocol, TextIO
 
 import click
 
+from corrfractal.runtime.streams import lost, safe_writer
+from corrfractal.runtime.surroundings import refuse_faults
+
 from .errors import CallError, CorrFractalError
 from .foreign_errors import describe_error
 from .logs import configure_logging, is_quiet
-from .streams import lost, safe_writer
-from .surroundings import refuse_faults
 from .text import without_password
 
 LOG_EVERY_SECONDS = 10.0

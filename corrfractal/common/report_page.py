@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .output_guard import write_page
+from corrfractal.files.output_guard import write_page
 
 
 @dataclass(frozen=True, kw_only=True)

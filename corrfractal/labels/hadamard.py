@@ -85,9 +85,7 @@ def write_responses(
 ) -> None:
     """Write the responses of one frame, uint8 (H, W, 3), to ``out``: (H, W) for each pattern, int16
     or float32."""
-    from .loops import (
-        signed_window_sum,  # imported late: mask propagation runs without the compiler
-    )
+    from .loops import signed_window_sum
 
     functions = walsh_basis(basis)
     planes = _reflect(frame, basis // 2 - 1, basis // 2)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from corrfractal.common.config import Config, config_from_dict, config_to_dict
 from corrfractal.common.errors import ConfigError, IntegrityError, NotFoundError
-from corrfractal.common.files import publish
+from corrfractal.files.atomic import publish
 
 FORMAT = "corrfractal/1"
 LFS_POINTER = b"version https://git-lfs"

@@ -9,15 +9,15 @@ from pathlib import Path
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.common.foreign_errors import add_description
 from corrfractal.common.logs import limit_libraries
-from corrfractal.common.process import configure_process
 from corrfractal.common.text import without_password
+from corrfractal.registry.store.addresses import DATABASE_PORTS, OTHER_STORE_HINT, artifacts_uri
+from corrfractal.registry.store.relocation import update_locations
+from corrfractal.registry.store.sqlite_store import store_lock
+from corrfractal.runtime.process import configure_process
 
 from .mlflow_errors import describe_store_error, mlflow_errors
 from .names import PROJECT, STORE_TAG
 from .store import check_store, local_file, sqlite_uri, tracking_uri
-from .store.addresses import DATABASE_PORTS, OTHER_STORE_HINT, artifacts_uri
-from .store.relocation import update_locations
-from .store.sqlite_store import store_lock
 
 log = logging.getLogger(__name__)
 

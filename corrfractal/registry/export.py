@@ -18,14 +18,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from corrfractal.common.errors import CallError, IntegrityError
-from corrfractal.common.files import file_sha256
-from corrfractal.common.output_guard import refuse_overlap
+from corrfractal.files.atomic import file_sha256
+from corrfractal.files.output_guard import refuse_overlap
 from corrfractal.network import artifact
+from corrfractal.registry.store.addresses import ARTIFACTS
 
 from .lineage import Lineage, ModelLineage
 from .names import UNKNOWN
 from .store import local_file
-from .store.addresses import ARTIFACTS
 from .weights import download_weights
 
 CARD = """\

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corrfractal.common.errors import CorrFractalError
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 from corrfractal.shards.manifest import MANIFEST, load_manifest
 
 from .mlflow_errors import first_line, mlflow_errors

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.common.errors import CorrFractalError, NotFoundError
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 from corrfractal.network import artifact
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import ShardEntry, SourceEntry, load_manifest

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError, NotFoundError
 from corrfractal.common.text import without_password
+from corrfractal.registry.store.availability import login_refused, no_answer
+from corrfractal.registry.store.sqlite_store import sqlite_error
 
 from .store import local_file
-from .store.availability import login_refused, no_answer
-from .store.sqlite_store import sqlite_error
 
 LOGIN_CODES = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED")
 """MLflow's error codes for HTTP 401 and 403."""

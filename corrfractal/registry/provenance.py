@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from corrfractal.common import storage
-from corrfractal.common.process import ROOT
+from corrfractal.files import storage
+from corrfractal.runtime.process import ROOT
 
 from .mlflow_errors import mlflow_errors
 from .names import (

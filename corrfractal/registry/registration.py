@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import corrfractal
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 
 from .connection import open_experiment
 from .mlflow_errors import mlflow_errors

@@ -9,7 +9,7 @@
 A damaged file raises ``corrfractal.common.errors.IntegrityError``; docs/reference/format.md describes the
 format for readers without this package. Example, the first clip of a data set::
 
-    from corrfractal.common import storage
+    from corrfractal.files import storage
     from corrfractal.shards.clip import decode_clip, read_members
     from corrfractal.shards.index import Index
     from corrfractal.shards.manifest import load_manifest
@@ -19,6 +19,6 @@ format for readers without this package. Example, the first clip of a data set::
     print(clip.key, clip.frames.shape, clip.labels.shape)  # uint8 (T, H, W, 3), (V, T, H, W)
 """
 
-from .streaming import open_webdataset
+from corrfractal.shards.streaming import open_webdataset
 
 __all__ = ["open_webdataset"]

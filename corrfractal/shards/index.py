@@ -27,8 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError
+from corrfractal.files import storage
 
 from .manifest import (
     IndexFile,

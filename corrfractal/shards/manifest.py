@@ -26,9 +26,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter
 
-from corrfractal.common import storage
 from corrfractal.common.config import digest
 from corrfractal.common.errors import IntegrityError, NotFoundError
+from corrfractal.files import storage
 
 from .clip import SCHEMA
 

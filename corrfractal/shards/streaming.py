@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CallError, IntegrityError
+from corrfractal.files import storage
 
 from .clip import decode_clip
 from .manifest import URLS, ShardName, load_manifest

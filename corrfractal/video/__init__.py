@@ -24,7 +24,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .reader import Frame, Video, VideoInfo, open_video, resize_area, write_video
+    from corrfractal.video.reader import (
+        Frame,
+        Video,
+        VideoInfo,
+        open_video,
+        resize_area,
+        write_video,
+    )
 
 __all__ = ["Frame", "Video", "VideoInfo", "open_video", "resize_area", "write_video"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corrfractal.common.errors import VideoError
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 
 from .frame_folder import frame_files
 

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.common.errors import VideoError
-from corrfractal.common.process import resident_mb
+from corrfractal.runtime.process import resident_mb
 
 from .container import ContainerInfo, open_container
 from .ffmpeg_log import capture_log, decoder_reason, decord_errors

@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CallError, NotFoundError
-from corrfractal.common.process import cpu_count
+from corrfractal.files import storage
+from corrfractal.runtime.process import cpu_count
 
 from .entry_rules import (
     FRAME,

@@ -10,8 +10,8 @@ import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.text import decode_text
+from corrfractal.files import storage
 
 from .images import IMAGE_SUFFIXES
 

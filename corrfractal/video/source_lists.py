@@ -6,8 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.text import decode_text, split_lines
+from corrfractal.files import storage
 
 from .entry_rules import LIST_SUFFIXES, suffix_of
 

@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from corrfractal.common.config import digest
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
-from corrfractal.common.process import peak_rss_mb
 from corrfractal.common.report_page import Picture
+from corrfractal.runtime.process import peak_rss_mb
 from inference.config import InferenceConfig
 from inference.load import ModelSource
 from inference.protocols import Model

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from corrfractal.common.written_files import Written
+from corrfractal.files.written_files import Written
 
 from .results import Result, S, Summary
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.common.errors import MaskError, NotFoundError
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 from inference.metrics.jf import VOID
 from inference.prompts.mask_images import read_mask
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from corrfractal.common.errors import NotFoundError, VideoError
-from corrfractal.common.files import file_sha256
 from corrfractal.common.text import decode_text, split_lines
+from corrfractal.files.atomic import file_sha256
 from corrfractal.video.images import ImageError, read_image
 
 U8 = npt.NDArray[np.uint8]

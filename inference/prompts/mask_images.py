@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from corrfractal.common.files import write_bytes
+from corrfractal.files.atomic import write_bytes
 from corrfractal.shards.clip import LABEL_COLORS
 from corrfractal.video.masks import MAX_OBJECTS, palette, read_first_mask, read_mask
 

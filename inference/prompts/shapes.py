@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from corrfractal.common.config import digest
 from corrfractal.common.errors import CallError, MaskError, NotFoundError
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 
 from .mask_images import MAX_OBJECTS, read_first_mask
 

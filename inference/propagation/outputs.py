@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from corrfractal.common.errors import CallError, CorrFractalError
-from corrfractal.common.written_files import Written
+from corrfractal.files.written_files import Written
 from corrfractal.video import Video, write_video
 from inference.prompts.mask_images import blend, bright_palette, contours, cut_out, read_mask
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from corrfractal.common.errors import CallError, VideoError
-from corrfractal.common.written_files import Written
+from corrfractal.files.written_files import Written
 from corrfractal.network.tracker import TrackerConfig
 from corrfractal.video import Video
 from corrfractal.video.decoders import Frame

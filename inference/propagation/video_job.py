@@ -21,9 +21,9 @@ import numpy as np
 
 from corrfractal.common.config import config_to_dict, digest
 from corrfractal.common.errors import CallError, VideoError
-from corrfractal.common.process import peak_rss_mb
-from corrfractal.common.written_files import Written
+from corrfractal.files.written_files import Written
 from corrfractal.network.tracker import working_size
+from corrfractal.runtime.process import peak_rss_mb
 from corrfractal.video import Video, open_video
 from corrfractal.video.content import CHANGED, content_sha256, state
 from inference.config import InferenceConfig

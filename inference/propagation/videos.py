@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CallError, NotFoundError
+from corrfractal.files import storage
 from corrfractal.video import open_video
 from corrfractal.video.discovery import Entry, discover, ignored_summary
 from corrfractal.video.entry_rules import is_frame_folder

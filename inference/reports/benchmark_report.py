@@ -10,15 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from corrfractal.common.report_page import (
-    Cell,
-    Figure,
-    Link,
-    Section,
-    Share,
-    Table,
-    write_report,
-)
+from corrfractal.common.report_page import Cell, Figure, Link, Section, Share, Table, write_report
 from inference.benchmarks.base import AnyPicturedBenchmark
 from inference.benchmarks.results import Result, Summary
 

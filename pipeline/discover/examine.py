@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from corrfractal.common import storage
 from corrfractal.common.errors import VideoError
+from corrfractal.files import storage
 from corrfractal.video.content import content_files, read_content
 from pipeline.config import PipelineConfig
 

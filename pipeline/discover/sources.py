@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from corrfractal.common import storage
-from corrfractal.common.process import cpu_count
+from corrfractal.files import storage
+from corrfractal.runtime.process import cpu_count
 from corrfractal.video.content import SETTLED_SECONDS, content_files, regular_stat
 from corrfractal.video.discovery import Entry, discover
 from corrfractal.video.entry_rules import is_image

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.config import flatten
+from corrfractal.files import storage
 from corrfractal.registry.connection import open_experiment
 from corrfractal.registry.mlflow_errors import mlflow_errors
 from corrfractal.registry.provenance import describe_run

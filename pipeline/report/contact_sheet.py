@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError
 from corrfractal.common.report_page import (
     Card,
@@ -25,6 +24,7 @@ from corrfractal.common.report_page import (
     Tag,
     write_report,
 )
+from corrfractal.files import storage
 from corrfractal.shards.clip import Clip, decode_clip, encode_clip, read_members
 from corrfractal.shards.manifest import SampleRef, SourceEntry
 from pipeline.label.label_health import Health

@@ -21,7 +21,7 @@ import numpy as np
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError
-from corrfractal.common.process import cpu_count, peak_rss_mb
+from corrfractal.runtime.process import cpu_count, peak_rss_mb
 from corrfractal.video.discovery import discover, ignored_summary
 from pipeline.config import PipelineConfig
 from pipeline.discover.segments import count_segments, cut_source, group_segments, needs_length

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from corrfractal.common.errors import CallError, NotFoundError
-from corrfractal.common.files import write_text
-from corrfractal.common.output_guard import refuse_overlap
+from corrfractal.files.atomic import write_text
+from corrfractal.files.output_guard import refuse_overlap
 
 from .build_result import PrecomputeResult
 from .estimate import Estimate

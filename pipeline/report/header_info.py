@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CorrFractalError
+from corrfractal.files import storage
 from corrfractal.video.container import read_container
 from corrfractal.video.content import content_files
 from corrfractal.video.discovery import Entry

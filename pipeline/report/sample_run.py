@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from corrfractal.common import storage
 from corrfractal.common.errors import NotFoundError, VideoError
+from corrfractal.files import storage
 from corrfractal.shards.clip import Clip, encode_clip
 from corrfractal.video import open_video
 from corrfractal.video.content import content_sha256

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError
+from corrfractal.files import storage
 from corrfractal.shards.clip import decode_labels, read_members
 from corrfractal.shards.manifest import (
     LabelStatistics,

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corrfractal.common import storage
 from corrfractal.common.config import digest
 from corrfractal.common.errors import CorrFractalError, IntegrityError
+from corrfractal.files import storage
 from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.index import (
     CLIP_SCHEMA,
@@ -53,13 +53,7 @@ from corrfractal.shards.manifest import (
 )
 from pipeline.discover.work_plan import Plan
 
-from .prepare import (
-    THREADS,
-    Preparation,
-    remove_stale,
-    retire_manifest,
-    stale_files,
-)
+from .prepare import THREADS, Preparation, remove_stale, retire_manifest, stale_files
 
 CHUNK = 1000  # sidecars that are in memory at once
 

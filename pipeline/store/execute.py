@@ -12,8 +12,8 @@ from typing import Any
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CallError, CorrFractalError
-from corrfractal.common.ray_session import ray_session
-from corrfractal.common.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
+from corrfractal.runtime.ray_session import ray_session
+from corrfractal.runtime.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
 from pipeline.config import PipelineConfig
 from pipeline.discover.work_plan import Known, ShardSpec
 

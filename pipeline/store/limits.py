@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from corrfractal.common.process import resident_mb
+from corrfractal.runtime.process import resident_mb
 
 EXIT_CODE = 70
 # Seconds between two checks; an allocation may exceed the limit by what it fills in between.

@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CallError, CorrFractalError
+from corrfractal.files import storage
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from corrfractal.common import storage
 from corrfractal.common.console import say
 from corrfractal.common.errors import IntegrityError
+from corrfractal.files import storage
 from corrfractal.shards.manifest import EARLIER_MANIFEST, MANIFEST, Sidecar, read_sealed
 from pipeline.discover.work_plan import Plan
 

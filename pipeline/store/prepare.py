@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from corrfractal.common import storage
 from corrfractal.common.config import digest
 from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError
+from corrfractal.files import storage
 from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import (

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.errors import NotFoundError, VideoError
+from corrfractal.files import storage
 from corrfractal.shards.clip import Clip, encode_clip
 from corrfractal.shards.manifest import LabelStatistics, SampleEntry, SourceEntry
 from corrfractal.video import Video, open_video

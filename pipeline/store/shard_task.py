@@ -13,10 +13,10 @@ from pathlib import Path
 
 import cv2
 
-from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError
-from corrfractal.common.files import file_sha256
-from corrfractal.common.process import peak_rss_mb
+from corrfractal.files import storage
+from corrfractal.files.atomic import file_sha256
+from corrfractal.runtime.process import peak_rss_mb
 from corrfractal.shards.manifest import (
     LabelStatistics,
     Sidecar,

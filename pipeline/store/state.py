@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corrfractal.common import storage
+from corrfractal.files import storage
 from pipeline.discover.segments import Segment
 from pipeline.discover.sources import Source, short_hash
 from pipeline.discover.work_plan import Known

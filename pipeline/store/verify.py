@@ -6,10 +6,10 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.console import progress
 from corrfractal.common.errors import IntegrityError
-from corrfractal.common.ray_tasks import run_tasks
+from corrfractal.files import storage
+from corrfractal.runtime.ray_tasks import run_tasks
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import ShardEntry, load_manifest, load_sidecar, sidecar_name
 

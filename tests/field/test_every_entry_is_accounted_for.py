@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from corrfractal.common import storage
 from corrfractal.common.config import read_toml
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
+from corrfractal.files import storage
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import QUARANTINE

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 
 from cluster.config import read_workflow
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.common import storage
 from corrfractal.common.config import config_to_dict
 from corrfractal.common.errors import CallError, ConfigError, CorrFractalError, IntegrityError
+from corrfractal.files import storage
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import Manifest, ShardEntry, load_manifest

@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from cluster.demo.render import write_sequence
 from corrfractal.__main__ import main
 from corrfractal.common.errors import CallError
-from corrfractal.common.output_guard import refuse_foreign_page, refuse_overlap, write_page
-from corrfractal.common.written_files import Written
+from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap, write_page
+from corrfractal.files.written_files import Written
 from inference.prompts.mask_images import write_mask
 from pipeline.store.prepare import PLAN
 from training.state.checkpoint import Checkpoint, save_checkpoint

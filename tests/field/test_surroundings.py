@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 from corrfractal.__main__ import main
 from corrfractal.common.foreign_errors import describe_error
-from corrfractal.common.surroundings import crash_faults, find_faults, ray_groups
+from corrfractal.runtime.surroundings import crash_faults, find_faults, ray_groups
 
 COMMAND = str(Path(sys.executable).parent / "corrfractal")
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import click
 import time
 from corrfractal.common.console import command, progress, say
-from corrfractal.common.streams import prepare_streams
+from corrfractal.runtime.streams import prepare_streams
 
 @click.command()
 @click.option("--seconds", default=0.0)
@@ -99,7 +99,7 @@ def test_a_character_that_a_stream_cannot_show_stops_nothing(
 
 def test_a_closed_standard_output_is_not_given_to_the_next_file(tmp_path: Path) -> None:
     code = (
-        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from corrfractal.common.streams import "
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from corrfractal.runtime.streams import "
         "prepare_streams\n"
         f"prepare_streams(); file = open({str(tmp_path / 'video')!r}, 'w'); os.write(1, b'what a "
         "library prints')"

@@ -15,7 +15,7 @@ import pytest
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import IntegrityError, VideoError
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.shards.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, sidecar_name
 from corrfractal.video import open_video, write_video
@@ -163,7 +163,7 @@ def test_a_frame_added_while_the_folder_is_decoded_is_in_the_hash(frames, tmp_pa
 
 
 def test_an_object_replaced_in_a_store_is_stored_under_its_new_hash(video, other, tmp_path, s3):
-    from corrfractal.common import storage
+    from corrfractal.files import storage
 
     location = f"{s3}/{tmp_path.name}/clip.mp4"
     storage.write(location, video.read_bytes())

@@ -101,7 +101,7 @@ def test_an_entry_of_pythonpath_that_means_the_working_folder_is_dropped_for_thi
     (hostile / "lib").mkdir()
     given = entries.format(here=hostile, elsewhere=tmp_path)
     code = (
-        f"import sys; sys.path.append({str(ROOT)!r}); from corrfractal.common import search_path\n"
+        f"import sys; sys.path.append({str(ROOT)!r}); from corrfractal.runtime import search_path\n"
         "import os, subprocess\n"
         "print(os.environ.get('PYTHONPATH', ''), os.getcwd() in sys.path, sys.path[0])\n"
         "print(subprocess.check_output([sys.executable, '-c', 'import statistics; print(1)'], "
@@ -122,7 +122,7 @@ def test_an_entry_of_pythonpath_that_means_the_working_folder_is_dropped_for_thi
 
 def test_loader_processes_import_nothing_of_the_working_folder(run: Run) -> None:
     code = (
-        f"import sys; sys.path.append({str(ROOT)!r}); import corrfractal.common.search_path, "
+        f"import sys; sys.path.append({str(ROOT)!r}); import corrfractal.runtime.search_path, "
         "multiprocessing\n"
         "child = multiprocessing.get_context('forkserver').Process(target=print, args=('ran',))\n"
         "child.start(); child.join(); sys.exit(child.exitcode)"

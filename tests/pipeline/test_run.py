@@ -21,7 +21,6 @@ import pytest
 
 import pipeline.discover.work_plan
 from corrfractal.__main__ import main
-from corrfractal.common import storage
 from corrfractal.common.errors import (
     BoundExceededError,
     CallError,
@@ -29,6 +28,7 @@ from corrfractal.common.errors import (
     IntegrityError,
     NotFoundError,
 )
+from corrfractal.files import storage
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
 from corrfractal.video import write_video

@@ -25,8 +25,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError
+from corrfractal.files import storage
 from corrfractal.shards.clip import Clip, decode_clip, read_members
 from corrfractal.shards.index import ClipIndex, Index
 from corrfractal.shards.manifest import SampleRef, load_manifest

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CorrFractalError, IntegrityError
-from corrfractal.common.files import file_sha256
+from corrfractal.files import storage
+from corrfractal.files.atomic import file_sha256
 from corrfractal.shards.manifest import ShardEntry
 from corrfractal.video.content import state
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from corrfractal.common.errors import IntegrityError
-from corrfractal.common.files import file_sha256, publish, write_text
+from corrfractal.files.atomic import file_sha256, publish, write_text
 
 CHECKPOINT = re.compile(r"step-\d{8,}\.pt")
 TEMPORARY = re.compile(r"\.step-\d{8,}\.(pt|json)\.\d+\.tmp")

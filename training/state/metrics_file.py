@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from corrfractal.common.files import write_text
+from corrfractal.files.atomic import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

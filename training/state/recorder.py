@@ -16,7 +16,7 @@ import torch
 
 from corrfractal import CorrFractal
 from corrfractal.common.config import config_to_dict, digest
-from corrfractal.common.files import file_sha256, write_text
+from corrfractal.files.atomic import file_sha256, write_text
 from inference.benchmarks.davis import score_network
 from training.data.batches import Batch
 from training.job import TrainingJob

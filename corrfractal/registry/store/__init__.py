@@ -9,9 +9,15 @@ first.
 - ``relocation``: update artefact locations after a local store was moved or copied.
 """
 
-from .addresses import canonical_uri, local_file, named_uri, sqlite_uri, tracking_uri
-from .availability import check_store
-from .sqlite_store import check_contents, holds_run
+from corrfractal.registry.store.addresses import (
+    canonical_uri,
+    local_file,
+    named_uri,
+    sqlite_uri,
+    tracking_uri,
+)
+from corrfractal.registry.store.availability import check_store
+from corrfractal.registry.store.sqlite_store import check_contents, holds_run
 
 __all__ = [
     "canonical_uri",

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from corrfractal import CorrFractal
 from corrfractal.__main__ import main
-from corrfractal.common.files import file_sha256
+from corrfractal.files.atomic import file_sha256
 from corrfractal.registry.lineage import Lineage
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest, load_sidecar

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
+from corrfractal.files import storage
 from corrfractal.shards import open_webdataset
 from corrfractal.shards.clip import decode_clip, read_members
 from corrfractal.shards.index import Index

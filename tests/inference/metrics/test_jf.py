@@ -14,12 +14,7 @@ from reference_jf import naive_boundary, naive_f, naive_j, naive_statistics
 
 from inference.benchmarks.davis import Davis
 from inference.metrics import bits
-from inference.metrics.jf import (
-    boundary_radius,
-    frame_scores,
-    score_sequence,
-    statistics,
-)
+from inference.metrics.jf import boundary_radius, frame_scores, score_sequence, statistics
 
 
 def blob(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -23,11 +23,7 @@ from inference.benchmarks.youtubevos import YoutubeVos
 from inference.config import InferenceConfig
 from inference.load import open_model, resolve_model
 from inference.reports.benchmark_report import benchmark_report
-from inference.reports.davis_report import (
-    evaluation_report,
-    read_evaluation,
-    worst_frames,
-)
+from inference.reports.davis_report import evaluation_report, read_evaluation, worst_frames
 from inference.reports.pictures import (
     CONFUSED,
     EXTRA,

@@ -7,12 +7,7 @@ import math
 import pytest
 
 from pipeline.config import PipelineConfig
-from pipeline.discover.segments import (
-    count_segments,
-    cut_source,
-    group_segments,
-    needs_length,
-)
+from pipeline.discover.segments import count_segments, cut_source, group_segments, needs_length
 from pipeline.discover.sources import Source, source_id
 
 CONFIG = PipelineConfig(videos_per_shard=3)

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CallError, NotFoundError
+from corrfractal.files import storage
 from corrfractal.video.content import content_sha256
 from pipeline.discover.examine import read_equal, read_lengths
 from pipeline.discover.sources import find_sources, source_id

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from corrfractal.common import storage
 from corrfractal.common.errors import IntegrityError, NotFoundError
+from corrfractal.files import storage
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
 from pipeline.report.contact_sheet import write_sheet

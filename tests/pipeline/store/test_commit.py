@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CorrFractalError, NotFoundError
+from corrfractal.files import storage
 from corrfractal.shards import index as index_module
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from corrfractal.common import storage
 from corrfractal.common.config import digest
+from corrfractal.files import storage
 from corrfractal.shards.manifest import Sidecar, load_manifest, read_sealed, seal, to_text
 from pipeline.store import shard_task
 from tests.pipeline.growing import Growing

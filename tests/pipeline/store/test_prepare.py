@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from corrfractal.common import storage
+from corrfractal.files import storage
 from tests.pipeline.growing import Growing
 
 BASE = {"a.mp4": 0, "b.mp4": 1, "c.mp4": 2, "d.mp4": 3, "e.mp4": 4}

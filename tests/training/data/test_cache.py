@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CorrFractalError, IntegrityError
+from corrfractal.files import storage
 from corrfractal.shards.manifest import ShardEntry, load_manifest
 from training.config import TrainingConfig
 from training.data.batches import Batches

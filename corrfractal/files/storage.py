@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import CallError
-from .files import file_sha256, publish, write_bytes
-from .text import without_password
+from corrfractal.common.errors import CallError
+from corrfractal.common.text import without_password
+
+from .atomic import file_sha256, publish, write_bytes
 
 Location = str | Path
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from .errors import CorrFractalError
-from .foreign_errors import describe_error
+from corrfractal.common.errors import CorrFractalError
+from corrfractal.common.foreign_errors import describe_error
 
 J = TypeVar("J")
 

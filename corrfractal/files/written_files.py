@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import CallError
-from .files import file_sha256, write_text
+from corrfractal.common.errors import CallError
+
+from .atomic import file_sha256, write_text
 
 
 class Written:

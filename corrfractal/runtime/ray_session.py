@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import CorrFractalError
-from .foreign_errors import describe_error
-from .logs import library_level
+from corrfractal.common.errors import CorrFractalError
+from corrfractal.common.foreign_errors import describe_error
+from corrfractal.common.logs import library_level
+
 from .process import ROOT, configure_process
 from .surroundings import cluster_address, ray_groups, refuse_faults
 

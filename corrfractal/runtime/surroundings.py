@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from .errors import CallError
+from corrfractal.common.errors import CallError
+
 from .variable_tests import (
     auth_mode_fault,
     auth_token_fault,

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from corrfractal.common import storage
 from corrfractal.common.errors import CallError
+from corrfractal.files import storage
 
 
 @pytest.fixture(params=["local", "s3"])

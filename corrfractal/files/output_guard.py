@@ -18,8 +18,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .errors import CallError
-from .files import write_text
+from corrfractal.common.errors import CallError
+
+from .atomic import write_text
 from .storage import Location, is_uri
 from .written_files import foreign_file
 

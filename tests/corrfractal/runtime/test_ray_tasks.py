@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from corrfractal.common import ray_tasks, storage
-from corrfractal.common.ray_tasks import run_tasks
+from corrfractal.files import storage
+from corrfractal.runtime import ray_tasks
+from corrfractal.runtime.ray_tasks import run_tasks
 
 SMALL = {"num_cpus": 0.1}
 
@@ -21,7 +22,7 @@ import collections, json, time
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
-from corrfractal.common import ray_tasks
+from corrfractal.runtime import ray_tasks
 
 ray_tasks.LOOK_SECONDS = 0.5
 

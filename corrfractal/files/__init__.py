@@ -1,0 +1,1 @@
+"""Files, local and at URIs: atomic writes, listings, and outputs that never touch inputs."""
