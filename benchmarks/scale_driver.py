@@ -162,6 +162,7 @@ def write_trivial_shard(
         to_text,
     )
     from pipeline.store.shard_task import ShardResult, ShardStats
+    from pipeline.store.state import shard_stamp
 
     entries = []
     samples = []
@@ -204,7 +205,9 @@ def write_trivial_shard(
     # Without the fsync of the product's writes: it is the disk's time.
     Path(out, sidecar_name(spec.name)).write_text(to_text(sidecar))
     Path(out, spec.name).touch()
-    size, stamp = storage.file_fact(storage.join(out, spec.name))
+    size, tar_stamp = storage.file_fact(storage.join(out, spec.name))
+    _, sidecar_stamp = storage.file_fact(storage.join(out, sidecar_name(spec.name)))
+    stamp = shard_stamp(tar_stamp, sidecar_stamp)
     stats = ShardStats(clips=len(samples), sampled=len(entries), made=1)
     contents = {entry.uri: entry.sha256 for entry in entries}
     return ShardResult(
