@@ -9,12 +9,12 @@ DATA holds the folder train_videos. Properties by number:
 - rebuild: shards that the real planner changes when one of 10,000 simulated sources is added or
   removed (4), and builds of real videos that ended in the same files: from nothing with one worker
   and with two, after an addition, and after a kill (4, 5);
-- driver: a build over a simulated archive of 10^4, 10^5 and 10^6 sources with trivial tasks: seconds
-  of planning and peak memory (9; see ``scale_driver.py``);
+- driver: a build over a simulated archive of 10^4, 10^5 and 10^6 sources with trivial tasks:
+  seconds of planning and peak memory (9; see ``scale_driver.py``);
 - window: tasks that run and that are pending while a node joins a cluster (10).
 
-``--short`` takes a minute: ten videos, and archives of 10^3 and 10^4 sources. The exit status is 1 if
-a bar is missed.
+``--short`` takes a minute: ten videos, and archives of 10^3 and 10^4 sources. The exit status is 1
+if a bar is missed.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def bytes_part(videos: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         row(
             3,
             "bytes of sources and shards that a second build reads",
-            f"{rerun} B of {data / 1e6:.1f} MB (and {others / 1e3:.0f} kB of listings and metadata)",
+            f"{rerun} B of {data / 1e6:.1f} MB (and {others / 1e3:.0f} kB of listings and "
+            "metadata)",
             "<= 1 %",
             rerun <= 0.01 * data and found["second"]["made"] == 0,
         ),

@@ -1,5 +1,6 @@
 """The method of CorrFractal: pattern-boosted quantisation, backbone with aggregation, fractal
-affinity, multi-density correspondence. ``docs/explanation/method.md`` leads from the paper to the code.
+affinity, multi-density correspondence. ``docs/explanation/method.md`` leads from the paper to the
+code.
 
 The public names are imported at their first use, so that ``corrfractal --help`` does not load
 PyTorch.

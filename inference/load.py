@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from corrfractal import CorrFractal
 
 STARTER = "starter"
-"""The slim network that ships with the package (docs/reference/starter-model.md): the default while no model
-is registered."""
+"""The slim network that ships with the package (docs/reference/starter-model.md): the default while
+no model is registered."""
 
 COPY = "baseline:copy"
 COLOUR = "baseline:colour"

@@ -283,7 +283,8 @@ def inspect(
 
         write_sheet(html, found, clips=clips, seed=seed)
         say(
-            f"{min(clips, found.manifest.statistics.samples)} clips, label health and {len(found.lost)} lost "
+            f"{min(clips, found.manifest.statistics.samples)} clips, label health and "
+            f"{len(found.lost)} lost "
             f"sources in {html}"
         )
     return {**inspection.to_json(found), "html": str(html) if html else None}

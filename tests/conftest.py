@@ -1,5 +1,5 @@
-"""What all tests share: real input where it is stored beside the checkout, tiny real videos otherwise,
-one Ray session."""
+"""What all tests share: real input where it is stored beside the checkout, tiny real videos
+otherwise, one Ray session."""
 
 from __future__ import annotations
 

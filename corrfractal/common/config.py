@@ -36,8 +36,8 @@ class Config:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     SETTLED: ClassVar[dict[str, Any]] = {}
-    """Removed fields, and the value at which each is now fixed. Files of earlier versions hold them:
-    ``config_from_dict`` accepts that value and refuses any other."""
+    """Removed fields, and the value at which each is now fixed. Files of earlier versions hold
+    them: ``config_from_dict`` accepts that value and refuses any other."""
 
     def __post_init__(self) -> None:
         from pydantic import ValidationError

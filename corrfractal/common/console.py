@@ -137,8 +137,8 @@ def _seconds_left(elapsed: float, done: int, total: int) -> float:
 
 
 def command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
-    """Add ``--json``, ``--verbose``, ``--quiet`` and ``--debug`` to a command function, and turn its
-    errors into a message and an exit code. Apply below the ``click`` decorators.
+    """Add ``--json``, ``--verbose``, ``--quiet`` and ``--debug`` to a command function, and turn
+    its errors into a message and an exit code. Apply below the ``click`` decorators.
 
     A result with ``"ok": false`` is printed like any other, and the exit code is 1.
     """

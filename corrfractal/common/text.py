@@ -27,8 +27,8 @@ def decode_text(contents: bytes, errors: str = "surrogateescape") -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines of a list, with any line ends. ``str.splitlines`` would also split at form feeds and other
-    characters that file names can contain."""
+    """Lines of a list, with any line ends. ``str.splitlines`` would also split at form feeds and
+    other characters that file names can contain."""
     return re.split(r"\r\n|\r|\n", text)
 
 

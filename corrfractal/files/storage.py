@@ -1,8 +1,8 @@
 """Read and write files by location: a local path, or any URI that fsspec supports (``s3://``,
 ``gs://``, ``memory://``, ...).
 
-Writes are atomic: locally by fsync and rename, in an object store because uploads are. Every failure
-is an ``OSError`` that names the location. A URI with a password raises ``CallError``, since
+Writes are atomic: locally by fsync and rename, in an object store because uploads are. Every
+failure is an ``OSError`` that names the location. A URI with a password raises ``CallError``, since
 locations are stored in manifests, reports and logs.
 """
 
@@ -209,8 +209,8 @@ def matches(pattern: str) -> list[str]:
 
 
 def _local_matches(pattern: str) -> Iterator[str]:
-    """Like ``glob.glob``, but visits each real folder once: ``glob`` follows links to a parent folder
-    up to the system's limit, and with two such links practically without end."""
+    """Like ``glob.glob``, but visits each real folder once: ``glob`` follows links to a parent
+    folder up to the system's limit, and with two such links practically without end."""
     head, found, tail = pattern.partition("**/")
     if not found or (head and not head.endswith("/")):
         yield from glob.glob(pattern, recursive=True)  # noqa: PTH207 (a pattern may be absolute)

@@ -151,8 +151,8 @@ def reconstruct(
         f, q = _single_affinity(reference, resize_embedding(F_t, grid(F_t, finest)), config)
         return to_full(f, q, F_t, config)
 
-    # The order of these calls is the order in which gradients of F_t are summed: another one changes
-    # their last digits, and with them a seeded run.
+    # The order of these calls is the order in which gradients of F_t are summed: another one
+    # changes their last digits, and with them a seeded run.
     targets = pyramid(F_t, densities)
     f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
     maps = []

@@ -33,8 +33,8 @@ def prepare_streams() -> None:
 
 
 def safe_writer(descriptor: int, encoding: str = "utf-8") -> TextIO:
-    """A text stream on a file descriptor that never raises, neither for a character nor for a failed
-    write; ``lost`` gives the first failure."""
+    """A text stream on a file descriptor that never raises, neither for a character nor for a
+    failed write; ``lost`` gives the first failure."""
     raw = _Forgiving(descriptor, "w", closefd=False)
     # Line buffering, so that a killed process loses no line.
     return io.TextIOWrapper(

@@ -1,8 +1,8 @@
 """Find environment variables with values that cannot work, before anything starts.
 
 One table lists variables and their tests (``variable_tests``). Commands raise an error about those
-that concern them (``refuse_faults``); ``corrfractal doctor`` reports all. A test changes nothing and
-takes at most a few seconds.
+that concern them (``refuse_faults``); ``corrfractal doctor`` reports all. A test changes nothing
+and takes at most a few seconds.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .variable_tests import (
 )
 
 Group = Literal["any", "ray", "private ray", "joined ray", "training"]
-"""Which commands a variable concerns: every one; those that use Ray, in any way, in a private session,
-or in a cluster; ``train``."""
+"""Which commands a variable concerns: every one; those that use Ray, in any way, in a private
+session, or in a cluster; ``train``."""
 
 
 class Fault(NamedTuple):
@@ -81,8 +81,8 @@ def find_faults(*groups: Group) -> list[Fault]:
 def crash_faults() -> list[Fault]:
     """Variables that crash a library: its C++ code reads them at import or at first use.
 
-    Such a library knows hundreds of variables, so they are not tested one by one: if any is set, the
-    library is run in a child process.
+    Such a library knows hundreds of variables, so they are not tested one by one: if any is set,
+    the library is run in a child process.
     """
     faults = []
     for library, pattern, trial in _TRIALS:

@@ -6,8 +6,8 @@
 - ``open_webdataset(folder)``: a ready ``webdataset.WebDataset``, to train something else on clips.
 - ``clip.encode_clip(clip)``, ``manifest.seal(document)``: the opposite direction.
 
-A damaged file raises ``corrfractal.common.errors.IntegrityError``; docs/reference/format.md describes the
-format for readers without this package. Example, the first clip of a data set::
+A damaged file raises ``corrfractal.common.errors.IntegrityError``; docs/reference/format.md
+describes the format for readers without this package. Example, the first clip of a data set::
 
     from corrfractal.files import storage
     from corrfractal.shards.clip import decode_clip, read_members

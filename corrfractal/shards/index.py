@@ -368,8 +368,8 @@ def source_rows(sources: Iterable[tuple[SourceEntry, Sequence[str]]]) -> pa.Tabl
 
 
 def surplus_files(folder: str | Path, files: Iterable[IndexFile]) -> list[str]:
-    """Names below ``folder`` of index files that are not among ``files``: those of an earlier, larger
-    index, and what a killed build left half-written."""
+    """Names below ``folder`` of index files that are not among ``files``: those of an earlier,
+    larger index, and what a killed build left half-written."""
     named = {file.name for file in files}
     surplus = []
     for part in (FOLDER, CLIPS):

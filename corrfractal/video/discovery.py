@@ -111,7 +111,8 @@ def discover(names: Sequence[str], skip: Sequence[str | Path] = ()) -> Found:
 class _Search:
     """State of one ``discover`` call.
 
-    A *place* is a path or URI as found, a *location* what it resolves to, which identifies an entry.
+    A *place* is a path or URI as found, a *location* what it resolves to, which identifies an
+    entry.
     """
 
     def __init__(self, skip: Sequence[str]) -> None:

@@ -1,4 +1,5 @@
-"""Sources -> groups, one shard each: boundaries follow from the sources' names, not from their place.
+"""Sources -> groups, one shard each: boundaries follow from the sources' names, not from their
+place.
 
 A group ends after a source whose name hashes below a threshold, one in ``mean`` on average. Where
 chance leaves no such name for too long, a run is cut after the name with the lowest hash, and its

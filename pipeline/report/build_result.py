@@ -56,8 +56,8 @@ class Changes:
 
     Attributes:
         sources: of the listing.
-        added, changed, removed: sources since the last build. A source counts as changed by its size
-            and time, since contents are not read; a build counts those of other contents.
+        added, changed, removed: sources since the last build. A source counts as changed by its
+            size and time, since contents are not read; a build counts those of other contents.
         shards: of the plan.
         pending: shards to build or to check.
         pending_segments: videos, or segments of long ones, in them.

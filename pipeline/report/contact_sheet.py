@@ -237,7 +237,8 @@ def _card(found: Inspection, sample: SampleRef) -> Card:
         clip = decode_clip(read_members(stored))
     except IntegrityError as exc:
         raise IntegrityError(
-            f"{location}, clip at byte {sample.offset}: {exc}. Run `corrfractal verify {found.shards}`"
+            f"{location}, clip at byte {sample.offset}: {exc}. Run `corrfractal verify "
+            f"{found.shards}`"
         ) from exc
 
     # Frames at equal distances, from the first to the last.

@@ -275,8 +275,8 @@ def remove_stale(out: str, stale: Mapping[str, tuple[int, str]], index: Index | 
     """Remove ``stale_files``, each tar with its sidecar.
 
     Only files that existed when the build began are removed, not those of another build of the same
-    folder. A tar is only deleted if its sidecar, which is sealed, or the earlier index names it with
-    its size.
+    folder. A tar is only deleted if its sidecar, which is sealed, or the earlier index names it
+    with its size.
     """
     sizes = {} if index is None or not stale else _sizes(index)
     tars = [name for name in stale if name.endswith(".tar")]

@@ -124,7 +124,8 @@ class BuildState:
                 self.changed.pop(source.uri, None)
             else:
                 found.pop(source.uri, None)
-                # Without a stamp a listing proves neither that a source changed nor that it did not.
+                # Without a stamp a listing proves neither that a source changed nor that it did
+                # not.
                 if source.stamp:
                     self.changed[source.uri] = sha256
         self._unchanged_sources = len(found)

@@ -1,5 +1,5 @@
-"""The network trains, is saved and loaded, and damaged files are refused; trackers propagate masks in
-bounded memory."""
+"""The network trains, is saved and loaded, and damaged files are refused; trackers propagate masks
+in bounded memory."""
 
 from __future__ import annotations
 
