@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
+from corrfractal.common.command_line import SETTINGS, examples
 from corrfractal.common.console import command, say
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(epilog=examples("corrfractal demo", "corrfractal demo --out trial --json"))
 @click.option(
     "--out",
     type=FOLDER,
@@ -33,22 +34,29 @@ def demo(out: Path) -> dict[str, Any]:
     return demo(out)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "corrfractal run workflow.toml",
+        "corrfractal run workflow.toml --set training.steps=300 --set precompute.size=128",
+    )
+)
 @click.argument("config", type=FILE)
+@SETTINGS
 @command
-def run(config: Path) -> dict[str, Any]:
+def run(config: Path, settings: tuple[str, ...]) -> dict[str, Any]:
     """Run the whole workflow on your videos, from one TOML file. Run it again to resume."""
     from .workflow import run
 
-    return run(config)
+    return run(config, settings)
 
 
-@click.command()
+@click.command(epilog=examples("corrfractal doctor", "corrfractal doctor --out /data/runs --json"))
 @click.option(
     "--out",
     type=FOLDER,
     default=Path(),
-    help="Folder that outputs would be written to. Default: the current folder.",
+    show_default="the working folder",
+    help="Folder for the outputs of other commands; nothing is written.",
 )
 @command
 def doctor(out: Path) -> dict[str, Any]:
@@ -64,22 +72,33 @@ def cluster() -> None:
 
 
 def _state_option(function: Any) -> Any:
-    help_text = "Folder of token, record and log. Default: ~/.corrfractal/cluster"
-    return click.option("--state", type=FOLDER, default=None, help=help_text)(function)
+    return click.option(
+        "--state",
+        type=FOLDER,
+        default=None,
+        show_default="~/.corrfractal/cluster",
+        help="Folder of token, record and log.",
+    )(function)
 
 
 def _server_options(function: Any) -> Any:
-    address = click.option("--address", help="URL of the job server. Default: the local cluster.")
+    address = click.option(
+        "--address", metavar="URL", show_default="the local cluster", help="Job server."
+    )
     token = click.option("--token-file", type=FILE, help="File that holds the cluster's token.")
     return _state_option(address(token(function)))
 
 
-@cluster.command()
+@cluster.command(epilog=examples("corrfractal cluster up", "corrfractal cluster up --cpus 8"))
 @click.option(
     "--port", default=8265, show_default=True, help="Port of the dashboard and job server."
 )
-@click.option("--cpus", type=click.IntRange(min=1), help="Number of CPUs to use. Default: all.")
-@click.option("--gpus", type=click.IntRange(min=0), help="Number of GPUs to use. Default: all.")
+@click.option(
+    "--cpus", type=click.IntRange(min=1), show_default="all", help="Number of CPUs to use."
+)
+@click.option(
+    "--gpus", type=click.IntRange(min=0), show_default="all", help="Number of GPUs to use."
+)
 @_state_option
 @command
 def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dict[str, Any]:
@@ -97,20 +116,31 @@ def up(port: int, cpus: int | None, gpus: int | None, state: Path | None) -> dic
     }
 
 
-@cluster.command()
+@cluster.command(
+    epilog=examples(
+        "corrfractal cluster submit workflow.toml",
+        "corrfractal cluster submit workflow.toml --address http://127.0.0.1:8265 --no-wait",
+    )
+)
 @click.argument("config", type=FILE)
+@SETTINGS
 @click.option("--no-wait", is_flag=True, help="Print the job's id and return immediately.")
 @_server_options
 @command
 def submit(
-    config: Path, no_wait: bool, address: str | None, token_file: Path | None, state: Path | None
+    config: Path,
+    settings: tuple[str, ...],
+    no_wait: bool,
+    address: str | None,
+    token_file: Path | None,
+    state: Path | None,
 ) -> dict[str, Any]:
     """Submit `corrfractal run CONFIG` as a job, and print its output until it ends."""
     from .jobs import local_cluster
     from .jobs import submit as jobs
 
     server = jobs.find_server(address, state or local_cluster.default_state(), token_file)
-    job = jobs.submit(server, jobs.entrypoint(config))
+    job = jobs.submit(server, jobs.entrypoint(config, settings))
     say(f"submitted job {job} to {server.url}")
     if not no_wait:
         jobs.follow(server, job, say)
@@ -118,7 +148,7 @@ def submit(
     return {"job": job, "address": server.url, "status": "SUBMITTED" if no_wait else "SUCCEEDED"}
 
 
-@cluster.command()
+@cluster.command(epilog=examples("corrfractal cluster status"))
 @_server_options
 @command
 def status(address: str | None, token_file: Path | None, state: Path | None) -> dict[str, Any]:
@@ -144,7 +174,7 @@ def status(address: str | None, token_file: Path | None, state: Path | None) -> 
     }
 
 
-@cluster.command()
+@cluster.command(epilog=examples("corrfractal cluster down"))
 @_state_option
 @command
 def down(state: Path | None) -> dict[str, Any]:

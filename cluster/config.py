@@ -25,33 +25,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from corrfractal.common.config import Config, config_from_dict, config_to_dict, read_toml
+from corrfractal.common.config import Config, config_from_dict, config_to_dict
 from corrfractal.common.errors import ConfigError
+from corrfractal.common.workflow_file import LADDER, check_table, merged, read_workflow_values
 from corrfractal.files.storage import refuse_password
 from corrfractal.registry.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
 
-# The paper's ablation (Table 3). Each rung adds one module to the previous one; "+C" is the full
-# method, which is the default of all configurations.
-_APPEARANCE: dict[str, Any] = {"appearance": "literal"}
-_NO_MODULES: dict[str, Any] = {
-    "appearance": "off",
-    "aggregation": False,
-    "correspondence": {"multi_density": False},
-}
-_COLOUR_ONLY: dict[str, Any] = {"quantization": {"n_patterns": 0}}
-LADDER: dict[str, dict[str, Any]] = {
-    "base": {"precompute": _COLOUR_ONLY, "training": {"network": _NO_MODULES}},
-    "+A": {"precompute": _COLOUR_ONLY, "training": {"network": _NO_MODULES | _APPEARANCE}},
-    "+P": {"training": {"network": _NO_MODULES | _APPEARANCE}},
-    "+B": {"training": {"network": _NO_MODULES | _APPEARANCE | {"aggregation": True}}},
-    "+C": {},
-}
+__all__ = ["LADDER", "EvaluationConfig", "WorkflowConfig", "read_workflow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,24 +81,21 @@ class WorkflowConfig(Config):
             refuse_password(location)
 
 
-def read_workflow(path: Path) -> WorkflowConfig:
+def read_workflow(path: Path, settings: tuple[str, ...] = ()) -> WorkflowConfig:
     """Read a workflow file; relative paths in it start at its folder.
+
+    Args:
+        path: TOML file.
+        settings: ``KEY=VALUE`` texts that override its fields, such as ``training.steps=300``.
 
     Raises:
         NotFoundError: no such file.
         ConfigError: invalid TOML, or a field that is unknown or out of range; names the field.
     """
-    values = read_toml(path)
-    rung = values.pop("rung", "+C")
-    if not isinstance(rung, str) or rung not in LADDER:
-        raise ConfigError(f"{path}: field 'rung' must be one of {', '.join(LADDER)}, got {rung!r}")
-    values = merged(LADDER[rung], values)
+    values = read_workflow_values(path, settings)
 
     # Preset and profile name a recipe; the other fields of the section override it.
-    section = values.get("training", {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: field 'training' must be a table, got {section!r}")
-    overrides = dict(section)
+    overrides = dict(check_table(path, "training", values.get("training", {})))
     preset = overrides.pop("preset", "base")
     profile = overrides.pop("profile", "gpu")
     try:
@@ -124,17 +107,6 @@ def read_workflow(path: Path) -> WorkflowConfig:
 
     config = config_from_dict(WorkflowConfig, values, where=str(path))
     return _with_absolute_paths(config, path.absolute().parent)
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` overridden by ``changes``; nested tables are merged recursively."""
-    result = dict(base)
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            result[key] = merged(base[key], value)
-        else:
-            result[key] = value
-    return result
 
 
 def _with_absolute_paths(config: WorkflowConfig, folder: Path) -> WorkflowConfig:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corrfractal.common.command_line import LOCATION, TRACKING_URI, examples
 from corrfractal.common.console import command, say
 
 if TYPE_CHECKING:
@@ -22,16 +23,17 @@ MAX_LINES = 20
 """Entries of a list that are printed; ``--json`` has all."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "corrfractal lineage champion",
+        "corrfractal lineage --video videos/bear.mp4",
+        "corrfractal lineage --shards s3://bucket/shards --json",
+    )
+)
 @click.argument("model", required=False)
-@click.option(
-    "--video", help="Video file or folder of frames, local or a URI: its data sets and models."
-)
-@click.option("--shards", help="Folder of shards, local or a URI: its videos and models.")
-@click.option(
-    "--tracking-uri",
-    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in the working directory.",
-)
+@click.option("--video", type=LOCATION, help="Video or folder of frames: its data sets and models.")
+@click.option("--shards", type=LOCATION, help="Folder of shards: its videos and models.")
+@TRACKING_URI
 @command
 def lineage(
     model: str | None, video: str | None, shards: str | None, tracking_uri: str | None

@@ -85,9 +85,10 @@ class WorkflowResult:
     seconds: float
 
 
-def run(config: Path) -> dict[str, Any]:
-    """Run the workflow of a TOML file (``corrfractal run``)."""
-    workflow = read_workflow(config)
+def run(config: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run the workflow of a TOML file, with fields overridden by ``settings`` (``corrfractal
+    run``)."""
+    workflow = read_workflow(config, settings)
     refuse_overlap(_outputs(workflow), (config,))
     return _print_summary(run_workflow(workflow))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from corrfractal.common.command_line import examples, suggest_option
 from corrfractal.runtime.process import configure_process
 from corrfractal.runtime.streams import prepare_streams
 
@@ -77,6 +78,11 @@ COMMANDS = {
         "cluster",
         "A Ray cluster on this machine, or jobs on any Ray cluster.",
     ),
+    "completion": (
+        "corrfractal.common.completion",
+        "completion",
+        "The script that completes commands and options in bash, zsh or fish.",
+    ),
 }
 
 
@@ -104,12 +110,37 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as exc:
+            # click suggests loaded commands only.
+            raise click.NoSuchCommand(exc.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as exc:
+            raise suggest_option(exc) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "corrfractal demo",
+        "corrfractal propagate clip.mp4 --mask first.png --out masks --video overlay.mp4",
+        "corrfractal precompute videos/ --out shards",
+        "corrfractal train shards --out runs/first",
+        'eval "$(corrfractal completion bash)"',
+    ),
+)
 @click.version_option(package_name="corrfractal")
 def main() -> None:
     """CorrFractal: self-supervised dense video correspondence, from raw video to a scored,

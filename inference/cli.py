@@ -7,12 +7,21 @@ from typing import Any
 
 import click
 
+from corrfractal.common.command_line import examples
 from corrfractal.common.console import command, say
 
 from .options import FILE, MODEL, OVERWRITE, inference_config, tracker_options, workers_option
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "corrfractal propagate clip.mp4 --mask first.png --out masks --video overlay.mp4",
+        "corrfractal propagate clip.mp4 --box 1,200,80,420,360 --out masks --fast",
+        "corrfractal propagate clip.mp4 --mask first.png --mask 60:later.png --out masks",
+        "corrfractal propagate clip.mp4 --points joints.csv --out points --model champion",
+        "corrfractal propagate clips/ --mask first_masks/ --out masks --workers 2",
+    )
+)
 @click.argument("video", type=FILE)
 @click.option(
     "--mask",

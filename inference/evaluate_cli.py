@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corrfractal.common.command_line import examples
 from corrfractal.common.console import command, progress, say
 
 from .options import (
@@ -39,7 +40,8 @@ def davis_options(function: Command) -> Command:
     year = click.option(
         "--year",
         type=click.Choice(["2017", "2016"]),
-        help="Version of the lists.  [default: the one that exists, 2017 first]",
+        show_default="the one that exists, 2017 first",
+        help="Version of the lists.",
     )
     return _data_option("DAVIS: the folder of JPEGImages, Annotations, ImageSets.")(year(function))
 
@@ -90,7 +92,13 @@ def evaluation_options(function: Command) -> Command:
     return function
 
 
-@evaluate.command("davis")
+@evaluate.command(
+    "davis",
+    epilog=examples(
+        "corrfractal evaluate davis --data DAVIS",
+        "corrfractal evaluate davis --data DAVIS --model candidate --out new --compare old",
+    ),
+)
 @davis_options
 @evaluation_options
 @click.option(
@@ -125,7 +133,10 @@ def evaluate_davis(
     return _print_summary(evaluation)
 
 
-@evaluate.command("youtubevos")
+@evaluate.command(
+    "youtubevos",
+    epilog=examples("corrfractal evaluate youtubevos --data YouTube-VOS --split valid"),
+)
 @youtubevos_options
 @evaluation_options
 @command
@@ -137,7 +148,7 @@ def evaluate_youtubevos(data: Path, split: str, **options: Any) -> dict[str, Any
     return _evaluate(YoutubeVos(data.resolve(), split), **options)
 
 
-@evaluate.command("jhmdb")
+@evaluate.command("jhmdb", epilog=examples("corrfractal evaluate jhmdb --data JHMDB --split 1"))
 @jhmdb_options
 @evaluation_options
 @command
@@ -148,7 +159,9 @@ def evaluate_jhmdb(data: Path, split: str, **options: Any) -> dict[str, Any]:
     return _evaluate(Jhmdb(data.resolve(), split), **options)
 
 
-@evaluate.command("vip")
+@evaluate.command(
+    "vip", epilog=examples("corrfractal evaluate vip --data VIP_Fine --model starter")
+)
 @vip_options
 @evaluation_options
 @command
@@ -159,7 +172,9 @@ def evaluate_vip(data: Path, **options: Any) -> dict[str, Any]:
     return _evaluate(Vip(data.resolve()), **options)
 
 
-@score.command("davis")
+@score.command(
+    "davis", epilog=examples("corrfractal score davis --data DAVIS --masks masks --json")
+)
 @davis_options
 @click.option("--masks", type=FILE, required=True, help="Folder of SEQUENCE/00000.png.")
 @command
@@ -170,7 +185,9 @@ def score_davis(data: Path, year: str | None, masks: Path) -> dict[str, Any]:
     return _score(Davis(data, year), masks)
 
 
-@score.command("youtubevos")
+@score.command(
+    "youtubevos", epilog=examples("corrfractal score youtubevos --data YouTube-VOS --masks masks")
+)
 @youtubevos_options
 @click.option("--masks", type=FILE, required=True, help="Folder of VIDEO/FRAME.png.")
 @command
@@ -181,7 +198,7 @@ def score_youtubevos(data: Path, split: str, masks: Path) -> dict[str, Any]:
     return _score(YoutubeVos(data, split), masks)
 
 
-@score.command("jhmdb")
+@score.command("jhmdb", epilog=examples("corrfractal score jhmdb --data JHMDB --points points"))
 @jhmdb_options
 @click.option(
     "--points",
@@ -197,7 +214,7 @@ def score_jhmdb(data: Path, split: str, points: Path) -> dict[str, Any]:
     return _score(Jhmdb(data, split), points)
 
 
-@score.command("vip")
+@score.command("vip", epilog=examples("corrfractal score vip --data VIP_Fine --masks masks"))
 @vip_options
 @click.option("--masks", type=FILE, required=True, help="Folder of VIDEO/FRAME.png, part ids.")
 @command

@@ -17,6 +17,7 @@ import numpy as np
 from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.files.atomic import file_sha256
 from corrfractal.network.tracker import TrackerConfig
+from corrfractal.registry.names import CANDIDATE, CHAMPION, PROJECT
 from corrfractal.registry.weights import StoredModel, fetch, fetch_default, only_weights
 
 from .protocols import F32, U8, MaskTracker, Model, SoftLabelTracker
@@ -59,8 +60,9 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
     """Find a model.
 
     Args:
-        name: ``starter``, baseline, file, folder, ``models:/...``, ``runs:/...`` or a bare run id.
-            None: the champion of the registry; otherwise its candidate; otherwise the starter.
+        name: ``starter``, baseline, file, folder, ``models:/...``, ``runs:/...``, a bare run id,
+            ``champion``, ``candidate`` or a version number. None: the champion of the registry;
+            otherwise its candidate; otherwise the starter.
         download_to: folder for weights of the MLflow store. None: read them in place if the store
             is local, otherwise download them to a temporary folder.
 
@@ -92,11 +94,16 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
         path = Path(only_weights([str(file) for file in files], name))
     if path.is_file():
         return _from_file(name, path)
-    # Tested last: a file may be named like a run.
+    # Tested last: a file may be named like a run, a version or an alias.
     if re.fullmatch(r"[0-9a-f]{32}", name):
         return _from_store(fetch(f"runs:/{name}/model", download_to))
+    if re.fullmatch(r"[0-9]{1,9}", name):
+        return _from_store(fetch(f"models:/{PROJECT}/{name}", download_to))
+    if name in (CHAMPION, CANDIDATE):
+        return _from_store(fetch(f"models:/{PROJECT}@{name}", download_to))
     raise NotFoundError(
-        f"no such model: {name}; give a safetensors file, a model folder, models:/NAME@ALIAS, "
+        f"no such model: {name}; give a safetensors file, a model folder, {CHAMPION}, {CANDIDATE}, "
+        "a version number, models:/NAME@ALIAS, "
         f"runs:/ID/model or {', '.join((STARTER, *BASELINES))}"
     )
 

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+from click.shell_completion import CompletionItem
+
+from corrfractal.common.command_line import SETTINGS, Command, workers_option
 
 if TYPE_CHECKING:
     from .config import InferenceConfig
 
-Command = Callable[..., Any]
+__all__ = [
+    "FILE",
+    "MODEL",
+    "OVERWRITE",
+    "Command",
+    "inference_config",
+    "tracker_options",
+    "workers_option",
+]
+
+# As in ``inference.load``, which imports too much for ``--help``
+MODEL_NAMES = (
+    "champion",
+    "candidate",
+    "models:/corrfractal@champion",
+    "models:/corrfractal@candidate",
+    "starter",
+    "baseline:copy",
+    "baseline:colour",
+    "baseline:untrained",
+)
+
+
+def _complete_model(
+    context: click.Context, option: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names that begin so, otherwise files."""
+    names = [CompletionItem(name) for name in MODEL_NAMES if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
 
 FILE = click.Path(path_type=Path)
 
@@ -22,25 +53,20 @@ OVERWRITE = click.option(
 )
 MODEL = click.option(
     "--model",
-    help="Safetensors file, MLflow model folder, models:/NAME@ALIAS, runs:/ID/model, starter, or "
-    "baseline:copy|colour|untrained.  [default: the champion of the registry, otherwise its "
-    "candidate, otherwise the starter]",
+    metavar="MODEL",
+    shell_complete=_complete_model,
+    show_default="the champion of the registry, otherwise its candidate, otherwise the starter",
+    help="Safetensors file, model folder, version number or alias of the registry, "
+    "models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID/model, starter, or "
+    "baseline:copy|colour|untrained.",
 )
-
-
-def workers_option(unit: str) -> Callable[[Command], Command]:
-    """``--workers``: how many of ``unit`` are processed at once."""
-    return click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        help=f"{unit} processed at once.  [default: one per core]",
-    )
 
 
 def tracker_options(function: Command) -> Command:
     """The options that change how labels are propagated; ``inference_config`` reads them."""
     # Decorators apply from the last to the first: --help lists them in reverse order.
     for option in (
+        SETTINGS,
         click.option(
             "--precision",
             type=click.Choice(["fp32", "bf16"]),
@@ -67,15 +93,20 @@ def tracker_options(function: Command) -> Command:
 
 
 def inference_config(
-    fast: bool, resolution: Literal["full", "half"], precision: Literal["fp32", "bf16"]
+    fast: bool,
+    resolution: Literal["full", "half"],
+    precision: Literal["fp32", "bf16"],
+    settings: tuple[str, ...] = (),
 ) -> InferenceConfig:
     """The configuration that ``tracker_options`` describe."""
     # Imported late: --help stays fast.
     from dataclasses import replace
 
+    from corrfractal.common.workflow_file import with_settings
     from corrfractal.network.tracker import FAST, TrackerConfig
 
     from .config import InferenceConfig
 
     tracker = FAST if fast else TrackerConfig()
-    return InferenceConfig(tracker=replace(tracker, resolution=resolution, precision=precision))
+    config = InferenceConfig(tracker=replace(tracker, resolution=resolution, precision=precision))
+    return with_settings(config, settings)

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corrfractal.common.command_line import (
+    LOCATION,
+    SETTINGS,
+    TRACKING_URI,
+    config_option,
+    examples,
+    workers_option,
+)
 from corrfractal.common.console import command, say
 
 if TYPE_CHECKING:
@@ -41,18 +49,20 @@ class ShareOption(click.ParamType[float]):
         return share
 
 
-@click.command()
-@click.argument("sources", nargs=-1, required=True)
+@click.command(
+    epilog=examples(
+        "corrfractal plan videos/",
+        "corrfractal plan videos/ --out plan.json --workers 64",
+        "corrfractal plan sample/ --videos 10000000 --seconds 12",
+    )
+)
+@click.argument("sources", nargs=-1, required=True, type=LOCATION)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write the estimate as JSON, for `precompute --plan`.",
+    help="File for the estimate as JSON, for `precompute --plan`.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Number of workers to estimate wall time and memory for. [default: one per CPU]",
-)
+@workers_option("Shards")
 @click.option(
     "--pilots",
     type=click.IntRange(min=1),
@@ -69,18 +79,15 @@ class ShareOption(click.ParamType[float]):
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help="Mean length in seconds of the videos of that set. [default: that of SOURCES]",
+    show_default="that of SOURCES",
+    help="Mean length in seconds of the videos of that set.",
 )
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="TOML file with a [precompute] table.",
-)
+@config_option("precompute")
+@SETTINGS
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace an existing file at --out that is no estimate. Never an input.",
+    help="Replace files that this command did not write. Inputs are never replaced.",
 )
 @command
 def plan(
@@ -92,6 +99,7 @@ def plan(
     videos: int | None,
     seconds: float | None,
     config_file: Path | None,
+    settings: tuple[str, ...],
     overwrite: bool,
 ) -> dict[str, Any]:
     """Estimate what `precompute SOURCES` will take, from pieces of a few videos that are decoded
@@ -106,7 +114,7 @@ def plan(
     # Refuse an unusable --out before minutes of work, not after.
     if out is not None:
         estimate_report.refuse_foreign(out, (*sources, config_file), overwrite=overwrite)
-    config = _configuration(config_file)
+    config = _configuration(config_file, settings)
     estimate = estimate_build(
         sources, config, pilots=pilots, seed=seed, videos=videos, seconds=seconds
     )
@@ -123,14 +131,21 @@ def plan(
     return {**asdict(estimate), "workers": workers, "hours": estimate.hours(workers)}
 
 
-@click.command()
-@click.argument("sources", nargs=-1, required=True)
-@click.option(
-    "--out", required=True, help="Folder of the shards, local or a URI such as s3://bucket/shards."
+@click.command(
+    epilog=examples(
+        "corrfractal precompute videos/ --out shards",
+        "corrfractal precompute 'a/*.mp4' more.txt --out s3://bucket/shards --max-bad 1%",
+        "corrfractal precompute videos/ --out shards --set clip.fps=15 --dry-run",
+    )
 )
+@click.argument("sources", nargs=-1, required=True, type=LOCATION)
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Shards built at a time. [default: one per CPU]"
+    "--out",
+    required=True,
+    type=LOCATION,
+    help="Folder for the shards, local or a URI such as s3://bucket/shards.",
 )
+@workers_option("Shards")
 @click.option(
     "--max-bad",
     type=ShareOption(),
@@ -141,14 +156,13 @@ def plan(
     "--dry-run", is_flag=True, help="Say what is new, changed and gone, and build nothing."
 )
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), help="Where labels are made. [default: cpu]"
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    show_default="cpu",
+    help="Where labels are made.",
 )
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="TOML file with a [precompute] table.",
-)
+@config_option("precompute")
+@SETTINGS
 @click.option(
     "--plan",
     "plan_file",
@@ -156,10 +170,7 @@ def plan(
     help="Estimate written by `corrfractal plan --out`, to compare with the finished build.",
 )
 @click.option("--track", is_flag=True, help="Log the finished data set to MLflow.")
-@click.option(
-    "--tracking-uri",
-    help="MLflow store. [default: MLFLOW_TRACKING_URI, else mlflow.db in the working folder]",
-)
+@TRACKING_URI
 @command
 def precompute(
     sources: tuple[str, ...],
@@ -170,6 +181,7 @@ def precompute(
     dry_run: bool,
     device: str | None,
     config_file: Path | None,
+    settings: tuple[str, ...],
     plan_file: Path | None,
     track: bool,
     tracking_uri: str | None,
@@ -195,7 +207,7 @@ def precompute(
         check_store(store, write=True)
     options = {"max_bad": max_bad, "device": device}
     given = {name: value for name, value in options.items() if value is not None}
-    config = _configuration(config_file, given)
+    config = _configuration(config_file, settings, given)
     estimate = estimate_report.load(plan_file, config.recipe()) if plan_file else None
     files = (config_file, plan_file)
     if dry_run:
@@ -245,12 +257,17 @@ def precompute(
     }
 
 
-@click.command()
-@click.argument("shards")
+@click.command(
+    epilog=examples(
+        "corrfractal inspect shards",
+        "corrfractal inspect shards --html shards.html --clips 48",
+    )
+)
+@click.argument("shards", type=LOCATION)
 @click.option(
     "--html",
     type=click.Path(path_type=Path),
-    help="Write the report with a contact sheet to this file.",
+    help="File for the report with a contact sheet.",
 )
 @click.option(
     "--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Clips on the sheet."
@@ -259,7 +276,7 @@ def precompute(
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace an existing file at --html that is no report. Never an input.",
+    help="Replace files that this command did not write. Inputs are never replaced.",
 )
 @command
 def inspect(
@@ -290,9 +307,11 @@ def inspect(
     return {**inspection.to_json(found), "html": str(html) if html else None}
 
 
-@click.command()
-@click.argument("shards")
-@click.option("--workers", type=click.IntRange(min=1), help="Tasks at a time. [default: all CPUs]")
+@click.command(
+    epilog=examples("corrfractal verify shards", "corrfractal verify s3://bucket/shards")
+)
+@click.argument("shards", type=LOCATION)
+@workers_option("Shards")
 @command
 def verify(shards: str, workers: int | None) -> dict[str, Any]:
     """Hash every shard and sidecar on Ray and compare with the index. The next `precompute` builds
@@ -344,19 +363,21 @@ def _log_build(store: str, out: str, result: PrecomputeResult) -> str | None:
     return run_id
 
 
-def _configuration(file: Path | None, changed: dict[str, Any] | None = None) -> PipelineConfig:
-    """Configuration from the ``[precompute]`` table of a file, or the defaults, with fields
-    overridden by ``changed``."""
-    from corrfractal.common.config import config_from_dict, read_toml
-    from corrfractal.common.errors import ConfigError
+def _configuration(
+    file: Path | None, settings: tuple[str, ...], changed: dict[str, Any] | None = None
+) -> PipelineConfig:
+    """Configuration from the ``[precompute]`` table of a file, or the defaults; overridden by
+    ``settings`` (``--set``), and these by ``changed`` (options of their own)."""
+    from corrfractal.common.config import config_from_dict, config_to_dict
+    from corrfractal.common.workflow_file import read_table, with_settings
 
     from .config import PipelineConfig
 
-    tables = read_toml(file) if file else {"precompute": {}}
-    if "precompute" not in tables:
-        raise ConfigError(f"{file} has no [precompute] table; add one for the settings")
-    values = tables["precompute"]
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: field 'precompute' must be a table, got {values!r}")
-    values = {**values, **(changed or {})}
-    return config_from_dict(PipelineConfig, values, where=str(file or "command line"))
+    values = read_table(file, "precompute") if file else {}
+    config = config_from_dict(PipelineConfig, values, where=str(file or "command line"))
+    config = with_settings(config, settings)
+    if not changed:
+        return config
+    return config_from_dict(
+        PipelineConfig, {**config_to_dict(config), **changed}, where="command line"
+    )

@@ -7,6 +7,13 @@ from typing import Any
 
 import click
 
+from corrfractal.common.command_line import (
+    LOCATION,
+    SETTINGS,
+    TRACKING_URI,
+    config_option,
+    examples,
+)
 from corrfractal.common.console import command, say
 
 
@@ -23,19 +30,32 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     return least, most
 
 
-@click.command()
-@click.argument("shards")
+@click.command(
+    epilog=examples(
+        "corrfractal train shards --out runs/first",
+        "corrfractal train shards --out runs/slim --profile cpu --steps 300 --workers 1",
+        "corrfractal train s3://bucket/shards --out runs/full --preset full --workers 1-8",
+        "corrfractal train shards --out runs/first --set network.width=32 --dry-run",
+    )
+)
+@click.argument("shards", type=LOCATION)
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of the run; an existing run is resumed.",
+    help="Folder for the run; an existing run is resumed.",
 )
-@click.option("--preset", type=click.Choice(["base", "full"]), default="base", show_default=True)
+@click.option(
+    "--preset",
+    type=click.Choice(["base", "full"]),
+    show_default="base",
+    help="References of a target frame: the one before it, or five.",
+)
 @click.option(
     "--profile",
     type=click.Choice(["gpu", "cpu"]),
-    help="The paper's network, or a slim one; default: gpu if there is one.",
+    show_default="gpu if there is one, otherwise cpu",
+    help="The paper's network, or a slim one.",
 )
 @click.option(
     "--workers",
@@ -43,20 +63,16 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     show_default=True,
     callback=_bounds,
     metavar="N|MIN-MAX",
-    help="DDP processes; with a range, as many as the cluster has room for.",
+    help="DDP processes run at once; with a range, as many as the cluster has room for.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(1),
-    help="Length of the run; default: the epochs of the configuration.",
+    show_default="the epochs of the configuration",
+    help="Length of the run.",
 )
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Any field of the training configuration.",
-)
+@config_option("training")
+@SETTINGS
 @click.option(
     "--max-failures",
     default=3,
@@ -66,18 +82,16 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
 @click.option(
     "--dry-run", is_flag=True, help="Check everything and estimate the cost; start nothing."
 )
-@click.option(
-    "--tracking-uri",
-    help="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in this folder.",
-)
+@TRACKING_URI
 @command
 def train(
     shards: str,
     out: Path,
-    preset: str,
+    preset: str | None,
     profile: str | None,
     workers: tuple[int, int],
     steps: int | None,
+    config_file: Path | None,
     settings: tuple[str, ...],
     max_failures: int,
     dry_run: bool,
@@ -89,14 +103,23 @@ def train(
     """
     import torch
 
+    from corrfractal.common.workflow_file import read_table
     from corrfractal.registry.store import named_uri
 
-    from .config import configuration, with_settings
+    from .config import configuration_of_table, with_settings
 
-    use_gpu = torch.cuda.is_available() and profile != "cpu"
-    config = with_settings(
-        configuration(preset, profile or ("gpu" if use_gpu else "cpu")), settings, steps
-    )
+    # 1. Options of their own override --set, which overrides the file.
+    gpu = torch.cuda.is_available()
+    table = {"profile": "gpu" if gpu else "cpu"}
+    if config_file is not None:
+        table = {"profile": "gpu", **read_table(config_file, "training")}
+    options = {"preset": preset, "profile": profile}
+    table |= {name: value for name, value in options.items() if value is not None}
+    config = configuration_of_table(table, where=str(config_file or "command line"))
+    config = with_settings(config, settings, steps)
+    use_gpu = gpu and table["profile"] != "cpu"
+
+    # 2. Estimate, or train.
     if dry_run:
         from .dryrun import dry_run as estimate_run
 

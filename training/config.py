@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from corrfractal.common.config import Config, config_from_dict, config_to_dict
 from corrfractal.common.errors import ConfigError
+from corrfractal.common.workflow_file import apply_settings, merged
 from corrfractal.network.model import CorrFractalConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -149,6 +150,20 @@ def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
     )
 
 
+def configuration_of_table(table: Mapping[str, Any], where: str) -> TrainingConfig:
+    """The configuration of a ``[training]`` table: ``preset`` and ``profile`` name a recipe, and
+    the other fields override it.
+
+    Raises:
+        ConfigError: no such preset, profile or field, or a value does not suit it.
+    """
+    overrides = dict(table)
+    preset = overrides.pop("preset", "base")
+    profile = overrides.pop("profile", "gpu")
+    recipe = configuration(preset, profile)
+    return config_from_dict(TrainingConfig, merged(config_to_dict(recipe), overrides), where=where)
+
+
 def with_settings(
     config: TrainingConfig, settings: tuple[str, ...], steps: int | None = None
 ) -> TrainingConfig:
@@ -156,30 +171,13 @@ def with_settings(
 
     Args:
         config: to start from.
-        settings: a dot in the key names a field of the network (``network.width=32``); values are
-            TOML, or else taken as text.
+        settings: as in ``corrfractal.common.workflow_file.apply_settings``.
         steps: of ``--steps``.
 
     Raises:
         ConfigError: there is no such field, or the value does not suit it.
     """
-    values = config_to_dict(config)
+    values = apply_settings(config_to_dict(config), settings)
     if steps is not None:
         values["steps"] = steps
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set takes KEY=VALUE, got {setting!r}")
-        *path, name = key.strip().split(".")
-        parent = values
-        for part in path:
-            parent = parent.setdefault(part, {})
-            if not isinstance(parent, dict):
-                raise ConfigError(
-                    f"--set {key.strip()}: the field '{part}' has no fields of its own"
-                )
-        try:
-            parent[name] = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            parent[name] = text
     return config_from_dict(TrainingConfig, values, where="--set")

@@ -51,8 +51,12 @@ def find_server(address: str | None, state: Path, token_file: Path | None) -> Jo
     return JobServer(url=url, token=_read_token(token_file))
 
 
-def entrypoint(config: Path) -> str:
+def entrypoint(config: Path, settings: tuple[str, ...] = ()) -> str:
     """The shell command that runs a workflow, from the folder of its configuration file.
+
+    Args:
+        config: the file.
+        settings: ``KEY=VALUE`` texts that override its fields.
 
     Raises:
         NotFoundError: no such file.
@@ -61,8 +65,10 @@ def entrypoint(config: Path) -> str:
         raise NotFoundError(f"no such configuration file: {config}")
     config = config.resolve()
     # -P: import nothing from that folder.
-    command = shlex.join([sys.executable, "-P", "-m", "corrfractal", "run", config.name])
-    return f"cd {shlex.quote(str(config.parent))} && exec {command}"
+    words = [sys.executable, "-P", "-m", "corrfractal", "run", config.name]
+    for setting in settings:
+        words += ["--set", setting]
+    return f"cd {shlex.quote(str(config.parent))} && exec {shlex.join(words)}"
 
 
 def submit(server: JobServer, line: str) -> str:

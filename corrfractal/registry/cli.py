@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corrfractal.common.command_line import TRACKING_URI as STORE
+from corrfractal.common.command_line import examples
 from corrfractal.common.console import command, say
 
 if TYPE_CHECKING:
@@ -14,10 +16,6 @@ if TYPE_CHECKING:
     from .versions import ModelVersion
 
 # The commands import their modules when they run: `--help` must not wait for MLflow.
-STORE = click.option(
-    "--tracking-uri",
-    help="MLflow store; default MLFLOW_TRACKING_URI, else mlflow.db in the working directory.",
-)
 WHY = click.option("--why", default="", help="Reason, stored with the move.")
 
 
@@ -26,7 +24,7 @@ def models() -> None:
     """The model registry. MODEL is a version number, an alias, or models:/NAME/VERSION."""
 
 
-@models.command("list")
+@models.command("list", epilog=examples("corrfractal models list"))
 @STORE
 @command
 def list_(tracking_uri: str | None) -> dict[str, Any]:
@@ -48,7 +46,9 @@ def list_(tracking_uri: str | None) -> dict[str, Any]:
     return {"models": [_to_json(version) for version in versions]}
 
 
-@models.command("show")
+@models.command(
+    "show", epilog=examples("corrfractal models show champion", "corrfractal models show 3 --json")
+)
 @click.argument("model")
 @STORE
 @command
@@ -73,7 +73,13 @@ def show(model: str, tracking_uri: str | None) -> dict[str, Any]:
     return _to_json(version)
 
 
-@models.command("promote")
+@models.command(
+    "promote",
+    epilog=examples(
+        "corrfractal models promote candidate --why 'longer run'",
+        "corrfractal models promote 3 --tolerance 0.5",
+    ),
+)
 @click.argument("model")
 @click.option(
     "--on",
@@ -114,7 +120,9 @@ def promote(
     return _report_move(version, move)
 
 
-@models.command("rollback")
+@models.command(
+    "rollback", epilog=examples("corrfractal models rollback --why 'worse on my videos'")
+)
 @WHY
 @STORE
 @command
@@ -127,7 +135,7 @@ def rollback(why: str, tracking_uri: str | None) -> dict[str, Any]:
     return _report_move(version, move)
 
 
-@models.command("history")
+@models.command("history", epilog=examples("corrfractal models history"))
 @STORE
 @command
 def history(tracking_uri: str | None) -> dict[str, Any]:
@@ -153,9 +161,14 @@ def history(tracking_uri: str | None) -> dict[str, Any]:
     }
 
 
-@models.command("export")
+@models.command("export", epilog=examples("corrfractal models export champion --out model"))
 @click.argument("model")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the files; must be new.",
+)
 @STORE
 @command
 def export(model: str, out: Path, tracking_uri: str | None) -> dict[str, Any]:

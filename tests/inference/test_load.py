@@ -79,7 +79,8 @@ def test_the_untrained_baseline_is_always_the_same_network() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["models:/corrfractal@champion", "runs:/" + "0" * 32 + "/model", "0" * 32]
+    "name",
+    ["models:/corrfractal@champion", "champion", "3", "runs:/" + "0" * 32 + "/model", "0" * 32],
 )
 def test_looking_for_a_model_creates_no_store(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +115,7 @@ def test_the_starter_tracks_a_moving_window_better_than_copying(moving_frames: n
     assert overlap > 0.8 > (mask & truth).sum() / (mask | truth).sum()
 
 
-@pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champion"])
+@pytest.mark.parametrize("name", ["no/such/file", "baseline:magic", "champions"])
 def test_an_unknown_name_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(
         NotFoundError, match=f"no such model: {name}; give a safetensors file"
@@ -146,7 +147,7 @@ def test_registered_models_are_found_by_alias_version_and_run_and_keep_their_sco
         client.create_model_version("corrfractal", f"runs:/{run}/model", run)
         client.set_registered_model_alias("corrfractal", "candidate", "1")
 
-        names = (None, "models:/corrfractal@candidate", "models:/corrfractal/1")
+        names = (None, "models:/corrfractal@candidate", "models:/corrfractal/1", "candidate", "1")
         found = [resolve_model(name) for name in names]
         assert {source.name for source in found} == {"models:/corrfractal/1"}
         by_run = resolve_model(run, tmp_path / "fetched")

@@ -90,6 +90,8 @@ def test_the_entry_point_runs_this_interpreter_in_the_folder_of_the_configuratio
         "run",
         "it's.toml",
     ]
+    with_setting = submit.entrypoint(folder / "it's.toml", ("out=a b",))
+    assert shlex.split(with_setting) == [*words, "--set", "out=a b"]
     with pytest.raises(NotFoundError, match=r"gone\.toml"):
         submit.entrypoint(tmp_path / "gone.toml")
 
