@@ -108,6 +108,22 @@ def resolve_model(name: str | None, download_to: Path | None = None) -> ModelSou
     )
 
 
+def find_weights(name: str) -> Path:
+    """The model file of a network, for ``CorrFractal.load``.
+
+    Args:
+        name: as in ``resolve_model``.
+
+    Raises:
+        NotFoundError: no such model.
+        CallError: as ``resolve_model``; also for a baseline, which has no file.
+    """
+    source = resolve_model(name)
+    if source.path is None:
+        raise CallError(f"{name} is a baseline without a model file: name a trained model")
+    return source.path
+
+
 def open_model(source: ModelSource) -> Model:
     """Load a model, onto the GPU of this process if there is one.
 

@@ -12,7 +12,8 @@ Deviation from the paper: the input bottleneck (``CorrFractal.embed``), which it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -31,6 +32,9 @@ from .backbone import Backbone, BackboneConfig
 from .correspondence import CorrespondenceConfig, loss, reconstruct
 
 if TYPE_CHECKING:
+    from corrfractal.video import Video
+
+    from .frame_masks import FrameMask, MaskLike
     from .tracker import LabelTracker, Tracker
     from .tracker_config import TrackerConfig
 
@@ -152,6 +156,36 @@ class CorrFractal(nn.Module):
         copy_error = (labels[:, 0] != target).float().mean()
         return Losses(total, loss_a, loss_c, error, copy_error)
 
+    def propagate(
+        self,
+        video: str | Path | Video,
+        masks: MaskLike | Mapping[int, MaskLike],
+        config: TrackerConfig | None = None,
+    ) -> Iterator[FrameMask]:
+        """Propagate masks through a video, frame by frame; memory use is independent of its length.
+
+        Args:
+            video: file, folder of frames, or what ``corrfractal.open_video`` returned.
+            masks: the mask of frame 0, or masks by frame index. A mask is uint8 (H, W) object ids
+                with 0 = background, bool (H, W) for one object, or an image file. Propagation
+                starts at the first of them and runs to the end; in frames with a later mask its
+                objects, known or new, are exactly where it shows them.
+            config: None uses the defaults.
+
+        Returns:
+            An iterator over ``FrameMask`` from the first mask's frame on, in order; that frame has
+            the mask that was given.
+
+        Raises:
+            NotFoundError: no such video or mask file.
+            MaskError: a mask of another size or type, for no frame of the video, or the first one
+                without an object.
+            VideoError: the video cannot be opened; during iteration, a frame cannot be decoded.
+        """
+        from .frame_masks import propagate_masks
+
+        return propagate_masks(self, video, masks, config)
+
     def tracker(
         self,
         first_frame: npt.NDArray[np.uint8],
@@ -189,12 +223,24 @@ class CorrFractal(nn.Module):
         artifact.save(self.state_dict(), self.config, path, metadata or {})
 
     @classmethod
-    def load(cls, path: str | Path) -> CorrFractal:
-        """Read a model file, ready for use (evaluation mode, CPU).
+    def load(cls, name: str | Path) -> CorrFractal:
+        """Read a model, ready for use (evaluation mode, CPU).
+
+        Args:
+            name: a model file; or any name that ``--model`` takes: ``starter``, ``champion``,
+                ``candidate``, a version number, ``models:/NAME@ALIAS``, ``runs:/ID/model``, or a
+                folder that holds one model file.
 
         Raises:
-            NotFoundError: no such file.
+            NotFoundError: no such file or model.
+            CallError: the name is that of a baseline, which is no network.
             IntegrityError: damaged, or not a model of this project.
         """
+        path = Path(name)
+        if path.suffix != ".safetensors" and not path.is_file():
+            # As text, as `corrfractal.__main__` names commands: the network knows no registry, and
+            # a registered model, which serves model files only, is stored without that package.
+            finder = importlib.import_module("inference.load")
+            path = finder.find_weights(str(name))
         config, tensors = artifact.load(path, CorrFractalConfig)
         return artifact.build(lambda: cls(config), tensors, path).eval()

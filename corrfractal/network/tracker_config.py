@@ -13,7 +13,7 @@ from corrfractal.common.config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerConfig(Config):
-    """How labels are propagated at test time."""
+    """How labels are propagated at test time; ``tracker.FAST`` is a faster choice."""
 
     densities: tuple[Annotated[float, Field(ge=1)], ...] = (18.0, 12.0, 6.0, 4.0, 3.0, 2.0)
     """Densities, coarse to fine; the paper's six. A network without multi-density correspondence

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import corrfractal
 from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.files import storage
 from corrfractal.shards import open_webdataset
@@ -215,3 +216,23 @@ def test_the_example_on_the_page_of_the_format_prints_every_clip(folder, capsys)
     printed = capsys.readouterr().out.splitlines()
     keys = sorted(clip.key for clip in by_index(folder))
     assert sorted(printed) == [f"{key} (8, 32, 32, 3) (1, 8, 32, 32)" for key in keys]
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_the_clips_of_a_folder_are_a_sequence(place, folder, request):
+    clips = corrfractal.shards.open(request.getfixturevalue(place))
+    expected = list(by_index(folder))
+    assert len(clips) == len(expected) == 12
+    assert [clip.key for clip in clips] == [clip.key for clip in expected]
+    assert clips[-1].key == expected[-1].key
+    assert [clip.key for clip in clips[2:4]] == [clip.key for clip in expected[2:4]]
+    assert np.array_equal(clips[5].labels, expected[5].labels)
+    with pytest.raises(IndexError, match="clip 12 of 12"):
+        clips[12]
+    assert {source.outcome for source in clips.sources()} == {"sampled"}
+    assert clips.manifest.digest[:16] in repr(clips)
+
+
+def test_a_sequence_of_clips_needs_finished_shards(tmp_path):
+    with pytest.raises(NotFoundError, match="no finished shards"):
+        corrfractal.shards.open(tmp_path)
