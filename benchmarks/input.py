@@ -7,10 +7,6 @@ process and one thread. `webdataset` streams the tar files through its shuffle b
 either the same two frames of each clip or, as its `.decode()` would, all frames. Two further rows
 compare both without decoding. Readers run in turns; the result is the median rate in samples per
 second of CPU time.
-
-The second table measures orders of samples: read amplification (bytes fetched / bytes of the
-samples used) with a cache for two windows, shards per batch, and how well clips are mixed
-compared with a full shuffle.
 """
 
 from __future__ import annotations
@@ -34,7 +30,7 @@ from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
 from training.config import TrainingConfig, configuration
 from training.data.batches import Batches, _crop_and_flip
-from training.data.order import epoch_order, positions_of
+from training.data.order import positions_of
 
 OURS_RAW = "ours, members as bytes"
 
@@ -76,9 +72,6 @@ def main(shards: Path, samples: int, turns: int) -> None:
         for name, rate in medians.items()
     ]
     print_table("input: samples per second of one core", rows)
-    print_table(
-        "order: 400 shards of 130 clips, batches of 24", [order(w) for w in (1, 4, 16, 64, 400)]
-    )
 
 
 def ours(shards: Path, config: TrainingConfig) -> Iterator[Any]:
@@ -122,44 +115,6 @@ def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = Fals
 
 def collated(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
-
-
-def order(window: int, shards: int = 400, clips: int = 130, batch: int = 24) -> dict[str, Any]:
-    """Properties of an epoch's order, for shards whose clips come from 8 consecutive videos."""
-    counts = (clips,) * shards
-    epoch = epoch_order(0, 0, counts, window)
-    shard_of = epoch.samples // clips
-    video_of = shard_of * 8 + epoch.samples % clips * 8 // clips
-    batches = len(epoch.samples) // batch
-    cut = slice(0, batches * batch)
-
-    # Samples that are neighbours in one epoch should be far apart in the next one. By chance their
-    # mean distance is a third of the epoch.
-    next_position = np.empty(len(epoch.samples))
-    next_position[epoch_order(0, 1, counts, window).samples] = np.arange(len(epoch.samples))
-    distance = np.abs(np.diff(next_position[epoch.samples])).mean() / (len(epoch.samples) / 3)
-    return {
-        "window": window if window < shards else "all (full shuffle)",
-        "read amplification": fetches(shard_of, 2 * min(window, 16), shards) / shards,
-        "shards per batch": np.mean([len(set(row)) for row in shard_of[cut].reshape(-1, batch)]),
-        "videos per batch": np.mean([len(set(row)) for row in video_of[cut].reshape(-1, batch)]),
-        "distance in the next epoch of neighbours, of chance": distance,
-    }
-
-
-def fetches(shard_of: np.ndarray[Any, Any], room: int, shards: int) -> int:
-    """Number of shards fetched by an LRU cache of ``room`` shards."""
-    held: dict[int, None] = {}
-    count = 0
-    for shard in shard_of.tolist():
-        if shard in held:
-            del held[shard]
-        else:
-            count += 1
-            if len(held) >= room:
-                del held[next(iter(held))]
-        held[shard] = None
-    return count
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Builds that grow: each property of a large data set beside its bar.
 
-    python benchmarks/scale.py DATA [--parts bytes,rebuild,driver,window] [--json] [--short]
+    python benchmarks/scale.py DATA [--parts bytes,rebuild,driver,window,lanes] [--json] [--short]
 
 DATA holds the folder train_videos. Properties by number:
 
@@ -11,7 +11,8 @@ DATA holds the folder train_videos. Properties by number:
   and with two, after an addition, and after a kill (4, 5);
 - driver: a build over a simulated archive of 10^4, 10^5 and 10^6 sources with trivial tasks:
   seconds of planning and peak memory (9; see ``scale_driver.py``);
-- window: tasks that run and that are pending while a node joins a cluster (10).
+- window: tasks that run and that are pending while a node joins a cluster (10);
+- lanes: bytes that 1, 4 and 16 hosts fetch in an epoch of training (6; see ``lanes.py``).
 
 ``--short`` takes a minute: ten videos, and archives of 10^3 and 10^4 sources. The exit status is 1
 if a bar is missed.
@@ -32,11 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lanes import lanes_part
 from measure import print_table
 from scale_bytes import measure_bytes
 from scale_driver import measure_driver
 
-PARTS = ("bytes", "rebuild", "driver", "window")
+PARTS = ("bytes", "rebuild", "driver", "window", "lanes")
 SIMULATED_SOURCES = 10_000
 PLANNING_SECONDS = 30
 DRIVER_MB = 1000
@@ -61,6 +63,7 @@ def main(data: Path, parts: str, as_json: bool, short: bool) -> None:
                     "rebuild": lambda: rebuild_part(videos, Path(work), 10 if short else 100),
                     "driver": lambda: driver_part((3, 4) if short else (4, 5, 6)),
                     "window": window_part,
+                    "lanes": lanes_part,
                 }[part]()
             rows += found
             details[part] = measured

@@ -85,12 +85,12 @@ class TrainingConfig(Config):
     seed: int = 0
     """Decides initial weights, order, crops, dropped channels and densities."""
     shuffle_window: Count = 16
-    """Shards whose samples are mixed with each other. If there are no more shards than this, an
-    epoch is a full shuffle."""
+    """Shards whose samples are mixed with each other, over all samples of a batch together; each has
+    at least one to itself. With fewer shards than samples in a batch, an epoch is a full shuffle."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches for each worker; 0: a thread of the worker."""
     cache_gb: Annotated[float, Field(gt=0)] = 10.0
-    """Disk space for shards from a URI on each host, in GB; it should hold two shuffle windows."""
+    """Disk space for shards from a URI on each host, in GB; ``train --dry-run`` estimates it."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     keep_checkpoints: Count = 3

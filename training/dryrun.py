@@ -21,6 +21,7 @@ from corrfractal.files import storage
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import ShardEntry, load_manifest
 from training.data.batches import Batches
+from training.data.fetch import epoch_fetch
 from training.state.checkpoint import latest_checkpoint
 
 from .config import TrainingConfig
@@ -49,7 +50,9 @@ class DryRun:
         gmac_per_sample: multiply-adds of a sample, forward and backward, 10^9.
         memory_gb: estimate of a worker's memory.
         memory_available_gb: free memory for each worker; 0 if it is unknown.
-        cache_gb_needed: disk space of each host for remote shards.
+        cache_gb_needed: disk space for remote shards, if all workers run on one host.
+        epoch_fetch: bytes that 1, 4 and 16 hosts fetch in an epoch, in units of the data; None
+            where the batch cannot be divided among so many.
         seconds: duration of the dry run.
     """
 
@@ -66,6 +69,7 @@ class DryRun:
     memory_gb: float
     memory_available_gb: float
     cache_gb_needed: float
+    epoch_fetch: dict[str, float | None]
     seconds: float
 
     def print_summary(self) -> dict[str, Any]:
@@ -86,7 +90,12 @@ class DryRun:
         available = f" of {self.memory_available_gb:.2f} GB" if self.memory_available_gb else ""
         say(f"about {self.memory_gb:.2f} GB{available} for each worker")
         if self.cache_gb_needed:
-            say(f"{self.cache_gb_needed:.2f} GB of each host's disk for fetched shards")
+            say(f"{self.cache_gb_needed:.2f} GB of a host's disk for fetched shards")
+        fetches = [
+            f"{hosts} hosts {'(batch not divisible)' if ratio is None else f'{ratio:.2f} x'}"
+            for hosts, ratio in self.epoch_fetch.items()
+        ]
+        say(f"bytes fetched in an epoch, of the data: {', '.join(fetches)}")
         say(f"nothing was started or written ({self.seconds:.1f} s)")
         return asdict(self)
 
@@ -127,17 +136,20 @@ def dry_run(
         memory += INTERPRETER_BYTES
         available /= bounds[1]
 
-    # Two windows: one in use, the next being fetched.
+    # Two windows of each lane: one in use, the next being fetched.
     cache_bytes = 0
     if storage.is_uri(job.shards):
-        cached_shards = min(2 * config.shuffle_window, len(shard_entries))
+        epoch = batches.order.epoch(0)
+        cached_shards = min(2 * epoch.lanes * epoch.per_window, len(shard_entries))
         cache_bytes = cached_shards * max(entry.bytes for entry in shard_entries)
+    fetched = epoch_fetch(batches.order, batches.shard_bytes(), config.accumulate)
+    data_bytes = sum(entry.bytes for entry in shard_entries)
 
     checkpoint = latest_checkpoint(Path(job.out) / "checkpoints")
     result = DryRun(
         samples=len(batches),
         shards=len(shard_entries),
-        shards_gb=sum(entry.bytes for entry in shard_entries) / 1e9,
+        shards_gb=data_bytes / 1e9,
         steps=job.total,
         epochs=job.total * config.batch_size / len(batches),
         resumes_at=checkpoint.step if checkpoint else 0,
@@ -148,6 +160,10 @@ def dry_run(
         memory_gb=memory / 1e9,
         memory_available_gb=available / 1e9,
         cache_gb_needed=cache_bytes / 1e9,
+        epoch_fetch={
+            str(hosts): None if count is None else count / data_bytes
+            for hosts, count in fetched.items()
+        },
         seconds=time.monotonic() - started,
     )
     if available and memory > available:

@@ -23,6 +23,8 @@ class TrainingJob(Config):
     """How to train."""
     total: int
     """Length of the run in steps."""
+    order: int = 1
+    """Version of the order of samples, see ``training.data.order.order_version``."""
     tracking_uri: str
     """MLflow store."""
     run_id: str

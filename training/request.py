@@ -7,6 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from corrfractal.common.config import config_from_dict, config_to_dict, flatten
 from corrfractal.common.errors import ConfigError
 from corrfractal.common.text import without_password
@@ -20,7 +22,7 @@ from corrfractal.runtime.surroundings import refuse_faults
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
 from training.data.batches import usable_clips
-from training.data.order import check_share
+from training.data.order import check_share, order_version
 from training.state.attempts import ATTEMPTS
 from training.state.run_log import start_run
 from training.state.run_store import store_of_run
@@ -85,6 +87,7 @@ def check_request(
             f"'{config.references}' needs: precompute longer clips"
         )
     check_labels(manifest.statistics.labels, config, shards)
+    used_shards = len(np.unique(samples.shard))
     least, most = bounds
     try:
         check_share(config.batch_size, config.accumulate, range(least, most + 1))
@@ -97,6 +100,7 @@ def check_request(
         out=str(out),
         config=config,
         total=config.steps or max(1, config.epochs * len(samples) // config.batch_size),
+        order=order_version(used_shards, config.shuffle_window, config.batch_size),
         tracking_uri=named_store or default_uri(),
         run_id="",
     )
@@ -154,11 +158,18 @@ def _existing_job(out: Path) -> TrainingJob | None:
 
 def _refuse_other_run(existing: TrainingJob, requested: TrainingJob) -> None:
     """Raise a ``ConfigError`` if the jobs differ in a field that changes the weights."""
+    finished = (Path(requested.out) / "result.json").exists()
+    if existing.order != requested.order and not finished:
+        raise ConfigError(
+            f"{requested.out} holds a run of an earlier version, which visits the samples in another "
+            "order: finish it with that version, or name another --out"
+        )
     resumable = {name: getattr(requested.config, name) for name in RESUMABLE_FIELDS}
     # Folders and stores may be moved between two starts.
     comparable = replace(
         existing,
         run_id="",
+        order=requested.order,
         out=requested.out,
         shards=requested.shards,
         tracking_uri=requested.tracking_uri,

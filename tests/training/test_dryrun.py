@@ -61,6 +61,10 @@ def test_figures_follow_the_configuration(
         larger.memory_gb > plain.memory_gb > figures(replace(tiny_config, recompute=True)).memory_gb
     )
     assert figures(replace(tiny_config, accumulate=2)).samples_per_pass == 2
+    # Two shards and a full shuffle: every host needs both.
+    assert plain.epoch_fetch == {"1": 1.0, "4": 4.0, "16": None}
+    lanes = figures(replace(tiny_config, batch_size=2)).epoch_fetch
+    assert (lanes["1"], lanes["4"]) == (1.0, None)
 
 
 def test_what_would_stop_a_run_stops_the_dry_one(

@@ -56,8 +56,27 @@ def test_a_run_of_version_0_1_0_is_resumed(
     job = check_request(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
     values = config_to_dict(replace(job, run_id="r", tracking_uri=server))
     values["config"]["evaluator"] = "inference.evaluation:score_network"
+    del values["order"]
     (tmp_path / "job.json").write_text(json.dumps(values))
     assert check_request(tiny_shards, tmp_path, tiny_config, server, (1, 2)).config == tiny_config
+
+
+def test_a_run_of_an_earlier_version_with_another_order_is_refused_unless_it_is_finished(
+    tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path
+) -> None:
+    server = "http://127.0.0.1:9"
+    config = replace(tiny_config, batch_size=2)  # two shards: each slot has its own
+    job = check_request(tiny_shards, tmp_path, config, "sqlite:///none.db", (1, 2))
+    values = config_to_dict(replace(job, run_id="r", tracking_uri=server))
+    (tmp_path / "job.json").write_text(json.dumps(values))
+    check_request(tiny_shards, tmp_path, config, server, (1, 2))
+
+    del values["order"]
+    (tmp_path / "job.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="visits the samples in another order: finish it with"):
+        check_request(tiny_shards, tmp_path, config, server, (1, 2))
+    (tmp_path / "result.json").write_text("{}")
+    check_request(tiny_shards, tmp_path, config, server, (1, 2))
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -33,11 +32,12 @@ from corrfractal.shards.manifest import SampleRef, load_manifest
 from training.config import REFERENCES, TrainingConfig
 
 from .cache import ShardFiles
-from .order import SAMPLE, check_share, epoch_order, positions_of, rng
+from .order import I64, SAMPLE, SampleOrder, Window, check_share, positions_of, rng
 
 U8 = npt.NDArray[np.uint8]
 
 AHEAD = 2  # batches prepared before their turn, by the thread or by each process
+FETCHING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Batches:
 
     Attributes:
         files: the shards.
+        order: of the samples.
         side: height and width of the frames, pixels.
 
     Raises:
@@ -138,10 +139,10 @@ class Batches:
         self._clips = usable_clips(index, config)
         numbers, counts = np.unique(self._clips.shard, return_counts=True)
         self._names = tuple(self._clips.names[number] for number in numbers)
-        self._order = partial(
-            epoch_order, config.seed, counts=tuple(counts.tolist()), window=config.shuffle_window
-        )
-        self._fetching: tuple[int, int] | None = None  # epoch, window
+        self.order = SampleOrder(config.seed, counts, config.shuffle_window, config.batch_size)
+        # The window that each slot is in, and the shards of this and of its next one
+        self._entered: dict[int, tuple[Window, list[int]]] = {}
+        self._end: int | None = None  # position after the last sample that will be needed
 
     def __len__(self) -> int:
         """Samples of an epoch."""
@@ -153,7 +154,7 @@ class Batches:
         positions = positions_of(
             step, config.batch_size, self._rank, self._world, config.accumulate
         )
-        self._fetch_ahead(positions[-1])
+        self._fetch_ahead(positions)
         examples = [self.example(position) for position in positions]
         return Batch(
             frames=torch.stack([example.frames for example in examples]),
@@ -162,8 +163,13 @@ class Batches:
             keys=tuple(example.key for example in examples),
         )
 
+    def shard_bytes(self) -> I64:
+        """Sizes of the shards that ``order`` counts samples of, int64 (N,)."""
+        return np.array([self.files.size(name) for name in self._names], dtype=np.int64)
+
     def iterate(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of steps ``first`` .. ``last - 1``, prepared before their turn."""
+        self._end = last * self._config.batch_size
         if self._config.loader_workers:
             return self._from_processes(first, last)
         return self._from_thread(first, last)
@@ -219,8 +225,7 @@ class Batches:
 
     def ref(self, position: int) -> SampleRef:
         """The clip at a position."""
-        epoch, place = divmod(position, len(self._clips))
-        return self._clips.ref(self._order(epoch).samples[place])
+        return self._clips.ref(self.order.sample(position))
 
     def _read(self, ref: SampleRef, indices: tuple[int, ...], view: int) -> Clip:
         block = self.files.read(ref.shard, ref.offset, ref.length)
@@ -232,22 +237,39 @@ class Batches:
                 f"`corrfractal verify {self._shards}`, then precompute again"
             ) from exc
 
-    def _fetch_ahead(self, position: int) -> None:
-        """At the first batch of a window, start to fetch and check its shards and those of the next
-        window."""
-        epoch, place = divmod(position, len(self._clips))
-        order = self._order(epoch)
-        window = order.window_at(place)
-        if self._fetching == (epoch, window):
+    def _fetch_ahead(self, positions: list[int]) -> None:
+        """Where a slot enters a window, start to fetch and check the window's shards and those of
+        the slot's next window."""
+        order = self.order
+        current: list[int] = []
+        following: list[int] = []
+        for position in positions:
+            slot = position % order.slots
+            window = order.window_at(position)
+            entered, _ = self._entered.get(slot, (None, []))
+            if entered is not None and entered[:3] == window[:3]:
+                continue
+            shards = order.shards_of(window)
+            next_position = order.position_after(position, window)
+            next_shards: list[int] = []
+            if self._end is None or next_position < self._end:
+                next_shards = order.shards_of(order.window_at(next_position))
+            self._entered[slot] = (window, shards + next_shards)
+            current += shards
+            following += next_shards
+        if not current:
             return
-        self._fetching = (epoch, window)
 
-        if window + 1 < len(order.windows):
-            next_window = order.windows[window + 1]
-        else:
-            next_window = self._order(epoch + 1).windows[0]
-        names = [self._names[shard] for shard in (*order.windows[window], *next_window)]
-        threading.Thread(target=self._fetch, args=(names,), name="shards", daemon=True).start()
+        # The cache deletes what was used longest ago, which must not be what other slots need next.
+        self.files.touch(self._names[k] for _, shards in self._entered.values() for k in shards)
+        names = [self._names[shard] for shard in dict.fromkeys([*current, *following])]
+        for part in range(min(FETCHING_THREADS, len(names))):
+            threading.Thread(
+                target=self._fetch,
+                args=(names[part::FETCHING_THREADS],),
+                name="shards",
+                daemon=True,
+            ).start()
 
     def _fetch(self, names: list[str]) -> None:
         for name in names:

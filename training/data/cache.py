@@ -15,8 +15,8 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from corrfractal.common.errors import CorrFractalError, IntegrityError
@@ -25,9 +25,9 @@ from corrfractal.files.atomic import file_sha256
 from corrfractal.shards.manifest import ShardEntry
 from corrfractal.video.content import state
 
-LANES = 8  # concurrent fetches on one host
+CHANNELS = 8  # concurrent fetches on one host
 FETCHED = re.compile(r"[0-9a-f]{64}\.tar")
-PART = re.compile(r"[0-9a-f]+\.\d+\.\d+\.part")  # hash, lane, size of the complete file
+PART = re.compile(r"[0-9a-f]+\.\d+\.\d+\.part")  # hash, channel, size of the complete file
 
 
 def default_folder() -> Path:
@@ -98,6 +98,17 @@ class ShardFiles:
                 if not storage.is_uri(self._shards):
                     raise
 
+    def size(self, shard: str) -> int:
+        """Bytes of a shard."""
+        return self._entries[shard].bytes
+
+    def touch(self, shards: Iterable[str]) -> None:
+        """Count as a use of those shards that are in the cache."""
+        for shard in shards:
+            # Absent until it is fetched; then that counts.
+            with suppress(FileNotFoundError):
+                os.utime(self._folder / f"{self._entries[shard].sha256}.tar")
+
     def ready(self, shard: str) -> Path:
         """The shard as a local file, fetched and checked. Counts as a use of it."""
         entry = self._entries[shard]
@@ -136,11 +147,11 @@ class ShardFiles:
                 f"the shard {entry.name} has {entry.bytes / 1e9:.2f} GB and the cache in "
                 f"{self._folder} may take {self._limit / 1e9:.2f} GB: raise cache_gb"
             )
-        # The name holds the lane and the final size, so that other processes count the file in full
-        # from its first byte on.
-        lane = int(entry.sha256[:8], 16) % LANES
-        part = path.with_suffix(f".{lane}.{entry.bytes}.part")
-        with self._file_lock(_lane_of(part)):
+        # The name holds the channel and the final size, so that other processes count the file in
+        # full from its first byte on.
+        channel = int(entry.sha256[:8], 16) % CHANNELS
+        part = path.with_suffix(f".{channel}.{entry.bytes}.part")
+        with self._file_lock(_channel_of(part)):
             if path.exists():  # another process fetched it while this one waited
                 return
             try:
@@ -181,10 +192,10 @@ class ShardFiles:
         return [path for path in self._folder.iterdir() if pattern.fullmatch(path.name)]
 
     def _is_abandoned(self, part: Path) -> bool:
-        """Whether the process that fetched a file has ended: the lock of its lane is free."""
-        with (self._folder / _lane_of(part)).open("w") as lane:
+        """Whether the process that fetched a file has ended: the lock of its channel is free."""
+        with (self._folder / _channel_of(part)).open("w") as channel:
             try:
-                fcntl.flock(lane, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(channel, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             return True
@@ -203,6 +214,6 @@ class ShardFiles:
             yield
 
 
-def _lane_of(part: Path) -> str:
+def _channel_of(part: Path) -> str:
     """Name of the lock file of a file being fetched."""
-    return f"lane-{part.suffixes[-3][1:]}"
+    return f"channel-{part.suffixes[-3][1:]}"

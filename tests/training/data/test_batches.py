@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.synthetic_shards import write_shards
 from corrfractal.common.errors import IntegrityError
 from corrfractal.shards.clip import decode_clip, read_members
 from corrfractal.shards.index import Index
@@ -145,11 +146,28 @@ def test_two_epochs_show_every_sample_twice_in_the_same_global_batches_for_1_2_a
         assert sorted(seen[epoch * len(samples) : (epoch + 1) * len(samples)]) == sorted(samples)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lanes_show_every_sample_twice_in_the_same_global_batches_for_1_2_and_4_workers(
+    tiny_config: TrainingConfig, tmp_path: Path, accumulate: int
+) -> None:
+    """As above with more shards than samples in a batch, and epochs that end within a batch."""
+    write_shards(tmp_path, [3, 5, 2, 6, 4, 3, 5, 2, 4, 5])
+    config = replace(tiny_config, batch_size=8, accumulate=accumulate, crop=16, shuffle_window=10)
+    samples = sorted(ref.key for ref in all_refs(tmp_path))
+    ledgers = {world: ledger(tmp_path, config, world, 10) for world in (1, 2, 4)}
+    assert ledgers[1] == ledgers[2] == ledgers[4]
+    seen = [key for batch in ledgers[1] for key in batch]
+    assert sorted(seen[: len(samples)]) == sorted(seen[len(samples) : 2 * len(samples)]) == samples
+    assert ledger(tmp_path, config, 2, 10, first=7) == ledgers[1][7:]
+
+
 def all_refs(shards: Path) -> list[SampleRef]:
     return list(Index(shards, load_manifest(shards)).sample_refs())
 
 
-def ledger(shards: Path, config: TrainingConfig, world: int, steps: int) -> list[list[str]]:
+def ledger(
+    shards: Path, config: TrainingConfig, world: int, steps: int, first: int = 0
+) -> list[list[str]]:
     workers = [batches(shards, config, rank, world) for rank in range(world)]
     return [
         [
@@ -158,5 +176,5 @@ def ledger(shards: Path, config: TrainingConfig, world: int, steps: int) -> list
             for w in taken
             for key in w.parts(config.accumulate)[part].keys
         ]
-        for taken in ([worker[step] for worker in workers] for step in range(steps))
+        for taken in ([worker[step] for worker in workers] for step in range(first, steps))
     ]

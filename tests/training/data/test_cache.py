@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.synthetic_shards import write_shards
 from corrfractal.common.errors import CorrFractalError, IntegrityError
 from corrfractal.files import storage
+from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import ShardEntry, load_manifest
 from training.config import TrainingConfig
 from training.data.batches import Batches
-from training.data.cache import LANES, ShardFiles
+from training.data.cache import CHANNELS, ShardFiles
+from training.data.fetch import epoch_fetch
 
 
 def entries(contents: dict[str, bytes], uri: str) -> dict[str, ShardEntry]:
@@ -73,12 +77,14 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_count
 
     uri = "memory://left"
     files = ShardFiles(uri, entries(shards(3), uri), tmp_path, limit=2500)
-    # Lanes of their own
-    stale, live = (tmp_path / f"{'a' * 8}.{lane}.1000.part" for lane in (LANES, LANES + 1))
+    # Channels of their own
+    stale, live = (
+        tmp_path / f"{'a' * 8}.{channel}.1000.part" for channel in (CHANNELS, CHANNELS + 1)
+    )
     for part in (stale, live):
         part.write_bytes(b"half")
-    with (tmp_path / f"lane-{LANES + 1}").open("w") as lane:
-        fcntl.flock(lane, fcntl.LOCK_EX)
+    with (tmp_path / f"channel-{CHANNELS + 1}").open("w") as channel:
+        fcntl.flock(channel, fcntl.LOCK_EX)
         for k in range(3):
             files.ready(f"shard-{k:06d}.tar")
         assert not stale.exists()
@@ -142,3 +148,32 @@ def test_batches_from_an_object_store_are_those_of_the_local_shards(
     for step in range(6):
         assert remote[step].keys == local[step].keys
         assert remote[step].frames.equal(local[step].frames)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_fetch_in_an_epoch_what_the_arithmetic_says(
+    tiny_config: TrainingConfig, s3: str, tmp_path: Path, hosts: int
+) -> None:
+    """Separate caches, each of which holds less than its host needs in all."""
+    uri = f"{s3}/epoch-of-{hosts}"
+    counts = [3, 5, 2, 4, 6, 3, 5, 4, 2, 6, 3, 5, 4, 4, 3, 5, 4, 4, 6, 2]
+    largest = max(entry.bytes for entry in Index(uri, write_shards(uri, counts)).shards)
+    room = (2 * 4 // hosts + 1) * largest
+    config = replace(tiny_config, shuffle_window=1, crop=16, cache_gb=1e-9 * room)
+    workers = [
+        Batches(uri, config, rank, hosts, cache=tmp_path / str(rank)) for rank in range(hosts)
+    ]
+    steps, rest = divmod(len(workers[0]), 4)
+    assert rest == 0
+    for worker in workers:
+        assert len(list(worker.iterate(0, steps))) == steps
+    wait_for_fetches()
+    fetched = sum(worker.files.fetched_bytes for worker in workers)
+    first = workers[0]
+    assert fetched == epoch_fetch(first.order, first.shard_bytes(), 1, (hosts,))[hosts]
+
+
+def wait_for_fetches() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "shards":
+            thread.join()
