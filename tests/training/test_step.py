@@ -29,7 +29,7 @@ def test_repeated_steps_on_one_batch_lower_its_loss(
     config = replace(
         tiny_config, precision=precision, references=references, batch_size=2, learning_rate=1e-2
     )
-    batch = Batches(tiny_shards, config)[0]
+    batch = Batches(tiny_shards, replace(config, batch_size=4))[0].parts(2)[0]
     torch.manual_seed(0)
     model = CorrFractal(config.network).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
