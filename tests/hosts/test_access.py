@@ -23,7 +23,7 @@ from ray_hosts import (
 
 def test_who_has_no_token_or_a_wrong_one_is_refused_in_one_sentence(cluster: Cluster) -> None:
     for environment, said in (
-        ({}, "asks for a token"),
+        ({}, "requires a token"),
         ({"RAY_AUTH_TOKEN": "0" * 64}, "refuses this token"),
     ):
         command = cluster.anyones("status", **environment)
