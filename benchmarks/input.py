@@ -82,8 +82,9 @@ def ours(shards: Path, config: TrainingConfig) -> Iterator[Any]:
 def ours_raw(shards: Path, config: TrainingConfig) -> Iterator[Any]:
     batches = Batches(shards, config)
     for step in itertools.count():
-        refs = [batches.ref(position) for position in positions_of(step, config.batch_size)]
-        yield [read_members(batches.files.read(ref.shard, ref.offset, ref.length)) for ref in refs]
+        positions = positions_of(step, config.batch_size)
+        samples = [batches.sample(position) for position in positions]
+        yield [read_members(batches.files.read(s.shard, s.offset, s.length)) for s in samples]
 
 
 def plain(shards: Path, config: TrainingConfig, *, every: bool, raw: bool = False) -> Iterator[Any]:

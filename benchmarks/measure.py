@@ -73,12 +73,13 @@ def _peak_and_seconds(
     gc.collect()
     # Resets VmHWM, the kernel's high-water mark of this process.
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status_mb("VmRSS")
+    before = status_mb("VmRSS")
     seconds = _timed(work)
-    return max(_status_mb("VmHWM") - before, 0.1), seconds
+    return max(status_mb("VmHWM") - before, 0.1), seconds
 
 
-def _status_mb(field: str) -> float:
+def status_mb(field: str) -> float:
+    """A line of /proc/self/status, such as ``VmRSS``, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024 / 1e6

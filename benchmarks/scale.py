@@ -1,6 +1,6 @@
 """Builds that grow: each property of a large data set beside its bar.
 
-    python benchmarks/scale.py DATA [--parts bytes,rebuild,driver,window,lanes] [--json] [--short]
+    python benchmarks/scale.py DATA [--parts bytes,rebuild,driver,window,lanes,index] [--json] [--short]
 
 DATA holds the folder train_videos. Properties by number:
 
@@ -12,9 +12,11 @@ DATA holds the folder train_videos. Properties by number:
 - driver: a build over a simulated archive of 10^4, 10^5 and 10^6 sources with trivial tasks:
   seconds of planning and peak memory (9; see ``scale_driver.py``);
 - window: tasks that run and that are pending while a node joins a cluster (10);
-- lanes: bytes that 1, 4 and 16 hosts fetch in an epoch of training (6; see ``lanes.py``).
+- lanes: bytes that 1, 4 and 16 hosts fetch in an epoch of training (6; see ``lanes.py``);
+- index: seconds and memory until a training worker has its first batch of a data set of 10^5, 10^6
+  and 3 * 10^6 clips (8; see ``scale_index.py``).
 
-``--short`` takes a minute: ten videos, and archives of 10^3 and 10^4 sources. The exit status is 1
+``--short`` takes a minute: ten videos, archives of 10^3 and 10^4 sources, 10^5 clips. The exit status is 1
 if a bar is missed.
 """
 
@@ -37,11 +39,16 @@ from lanes import lanes_part
 from measure import print_table
 from scale_bytes import measure_bytes
 from scale_driver import measure_driver
+from scale_index import measure_index
 
-PARTS = ("bytes", "rebuild", "driver", "window", "lanes")
+PARTS = ("bytes", "rebuild", "driver", "window", "lanes", "index")
 SIMULATED_SOURCES = 10_000
+CLIPS = (100_000, 1_000_000, 3_000_000)
+SHORT_CLIPS = (100_000,)
 PLANNING_SECONDS = 30
 DRIVER_MB = 1000
+FIRST_BATCH_SECONDS = 2
+WORKER_MB = 150
 
 
 @click.command()
@@ -64,6 +71,7 @@ def main(data: Path, parts: str, as_json: bool, short: bool) -> None:
                     "driver": lambda: driver_part((3, 4) if short else (4, 5, 6)),
                     "window": window_part,
                     "lanes": lanes_part,
+                    "index": lambda: index_part(Path(work), SHORT_CLIPS if short else CLIPS),
                 }[part]()
             rows += found
             details[part] = measured
@@ -73,6 +81,8 @@ def main(data: Path, parts: str, as_json: bool, short: bool) -> None:
         print_table("Builds that grow", rows)
         if "driver" in details:
             print_table("The driver over a simulated archive", driver_rows(details["driver"]))
+        if "index" in details:
+            print_table("Start of a training worker", index_rows(details["index"]))
     sys.exit(any(row["holds"] == "no" for row in rows))
 
 
@@ -384,6 +394,54 @@ def sleep_on_node(seconds: float) -> str:
 
     time.sleep(seconds)
     return str(ray.get_runtime_context().get_node_id())
+
+
+# --- index
+
+
+def index_part(
+    work: Path, sizes: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Property 8, for every size up to a million clips."""
+    measured = measure_index(work / "index", sizes)
+    rows = []
+    for found in measured:
+        if found["clips"] > 1_010_000:  # no bar
+            continue
+        worker = found["worker"]
+        seconds = worker["seconds"]
+        peak = worker["peak_mb"]
+        rows.append(
+            row(
+                8,
+                f"first batch of a worker, {found['clips']:,} clips in {found['shards']:,} shards",
+                f"{seconds:.2f} s and {peak:.0f} MB",
+                f"<= {FIRST_BATCH_SECONDS} s and {WORKER_MB} MB",
+                seconds <= FIRST_BATCH_SECONDS and peak <= WORKER_MB,
+            )
+        )
+    return measured, rows
+
+
+def index_rows(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per data set and process."""
+    names = {
+        "driver": "driver, reads the index",
+        "worker": "worker, maps the driver's columns",
+        "worker_that_reads": "worker that reads the index itself",
+    }
+    return [
+        {
+            "clips": found["clips"],
+            "shards": found["shards"],
+            "process": name,
+            "seconds": found[key]["seconds"],
+            "peak MB": found[key]["peak_mb"],
+            "of them its own, at the end": found[key].get("own_mb", ""),
+        }
+        for found in measured
+        for key, name in names.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from corrfractal.common.config import digest
 from corrfractal.files import storage
@@ -45,22 +47,35 @@ def write_shards(
     examples = [clip_members(k, side, frames) for k in range(CLIPS)]
     sidecars = []
     for number, count in enumerate(counts):
-        tar = io.BytesIO()
-        writer = TarWriter(tar)
-        samples = []
-        for k in range(count):
-            key = f"{number:08x}_{k}"
-            members = {f"{key}{name}": data for name, data in examples[k % CLIPS].items()}
-            start = writer.position
-            length = writer.add(members)
-            samples.append(
-                SampleEntry(key=key, offset=start, length=length, frames=frames, views=1)
-            )
-        writer.close()
+        tar, samples = tar_of(number, count, examples, frames)
         name = shard_name(number)
-        storage.write(storage.join(folder, name), tar.getvalue())
-        sidecars.append(sidecar_of(name, tar.getvalue(), samples))
+        storage.write(storage.join(folder, name), tar)
+        sidecars.append(sidecar_of(name, tar, samples))
     return write_metadata(folder, sidecars, side)
+
+
+def tar_of(
+    number: int, count: int, examples: Sequence[dict[str, bytes]], frames: int
+) -> tuple[bytes, list[SampleEntry]]:
+    """A shard of ``count`` clips, and their positions in it.
+
+    Args:
+        number: of the shard, part of the keys.
+        count: clips.
+        examples: from ``clip_members``, which take turns.
+        frames: of a clip.
+    """
+    tar = io.BytesIO()
+    writer = TarWriter(tar)
+    samples = []
+    for k in range(count):
+        key = f"{number:08x}_{k}"
+        members = {f"{key}{name}": data for name, data in examples[k % len(examples)].items()}
+        start = writer.position
+        length = writer.add(members)
+        samples.append(SampleEntry(key=key, offset=start, length=length, frames=frames, views=1))
+    writer.close()
+    return tar.getvalue(), samples
 
 
 def clip_members(number: int, side: int, frames: int) -> dict[str, bytes]:
@@ -102,11 +117,16 @@ def sidecar_of(name: str, tar: bytes, samples: Sequence[SampleEntry]) -> Sidecar
 
 def write_metadata(folder: str | Path, sidecars: Sequence[Sidecar], side: int) -> Manifest:
     """Write index and manifest of some shards."""
-    files = write_index(folder, shard_rows(sidecars), clip_rows(sidecars, 0), source_rows([]))
+    return write_tables(folder, shard_rows(sidecars), clip_rows(sidecars, 0), side)
+
+
+def write_tables(folder: str | Path, shards: pa.Table, clips: pa.Table, side: int) -> Manifest:
+    """Write index and manifest, of rows as of ``SHARD_SCHEMA`` and ``CLIP_SCHEMA``."""
+    files = write_index(folder, shards, clips, source_rows([]))
     statistics = Statistics(
-        samples=sum(len(sidecar.samples) for sidecar in sidecars),
-        frames=sum(sample.frames for sidecar in sidecars for sample in sidecar.samples),
-        bytes=sum(sidecar.bytes for sidecar in sidecars),
+        samples=len(clips),
+        frames=pc.sum(clips.column("frames")).as_py(),
+        bytes=pc.sum(shards.column("bytes")).as_py(),
         sources=0,
         sampled=0,
         quarantined=0,

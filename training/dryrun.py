@@ -7,7 +7,6 @@ Nothing is started or written, not even the run's folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from corrfractal import CorrFractal
 from corrfractal.common.console import say
 from corrfractal.common.errors import CorrFractalError, IntegrityError
 from corrfractal.files import storage
-from corrfractal.shards.index import Index
-from corrfractal.shards.manifest import ShardEntry, load_manifest
 from training.data.batches import Batches
 from training.data.fetch import epoch_fetch
+from training.data.samples import SampleIndex
 from training.state.checkpoint import latest_checkpoint
 
 from .config import TrainingConfig
@@ -118,12 +116,10 @@ def dry_run(
         CorrFractalError: it will not fit into memory.
     """
     started = time.monotonic()
-    job = check_request(shards, out, config, tracking_uri, bounds)
+    job, samples = check_request(shards, out, config, tracking_uri, bounds)
     config = job.config
-    manifest = load_manifest(job.shards)
-    shard_entries = Index(job.shards, manifest).shards
-    _check_files(job.shards, shard_entries)
-    batches = Batches(job.shards, config)
+    _check_files(job.shards, samples)
+    batches = Batches(job.shards, config, samples=samples)
 
     # Memory of a worker, when the fewest workers share the batch
     per_pass = config.batch_size // config.accumulate // bounds[0]
@@ -140,15 +136,15 @@ def dry_run(
     cache_bytes = 0
     if storage.is_uri(job.shards):
         epoch = batches.order.epoch(0)
-        cached_shards = min(2 * epoch.lanes * epoch.per_window, len(shard_entries))
-        cache_bytes = cached_shards * max(entry.bytes for entry in shard_entries)
+        cached_shards = min(2 * epoch.lanes * epoch.per_window, len(samples.sizes))
+        cache_bytes = cached_shards * int(samples.sizes.max())
     fetched = epoch_fetch(batches.order, batches.shard_bytes(), config.accumulate)
-    data_bytes = sum(entry.bytes for entry in shard_entries)
+    data_bytes = int(samples.sizes.sum())
 
     checkpoint = latest_checkpoint(Path(job.out) / "checkpoints")
     result = DryRun(
         samples=len(batches),
-        shards=len(shard_entries),
+        shards=len(samples.sizes),
         shards_gb=data_bytes / 1e9,
         steps=job.total,
         epochs=job.total * config.batch_size / len(batches),
@@ -175,15 +171,16 @@ def dry_run(
     return result
 
 
-def _check_files(shards: str, entries: Sequence[ShardEntry]) -> None:
+def _check_files(shards: str, samples: SampleIndex) -> None:
     """Check that every shard exists and, on local disks, has its size. Hashes are checked when
     training reads it."""
     present = set(storage.listing(shards)[0])
-    for entry in entries:
-        location = storage.join(shards, entry.name)
-        if entry.name not in present:
+    for number in range(len(samples.names)):
+        shard = samples.shard(number)
+        location = storage.join(shards, shard.name)
+        if shard.name not in present:
             raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again")
-        if not storage.is_uri(location) and Path(location).stat().st_size != entry.bytes:
+        if not storage.is_uri(location) and Path(location).stat().st_size != shard.bytes:
             raise IntegrityError(f"{location} is incomplete: run `corrfractal precompute` again")
 
 

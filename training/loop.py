@@ -31,6 +31,7 @@ from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.logs import forwarded_records, set_process_label
 from corrfractal.network.model import CorrFractal
 from training.data.batches import Batches
+from training.data.samples import SampleIndex
 from training.state.checkpoint import checkpoint_name, latest_checkpoint, read_checkpoint
 from training.state.messages import messages_file
 from training.state.recorder import Recorder
@@ -59,6 +60,7 @@ def fit(
     rank: int = 0,
     world: int = 1,
     on_step: Callable[[StepTime], None] | None = None,
+    samples: SampleIndex | None = None,
 ) -> Outcome:
     """Train until ``job.total`` steps are done, from the newest intact checkpoint on.
 
@@ -70,6 +72,7 @@ def fit(
         rank: of this worker.
         world: number of workers.
         on_step: is called with the time of each of this worker's steps.
+        samples: of the job; None: manifest and index are read.
 
     Returns:
         The same outcome on all workers.
@@ -90,7 +93,7 @@ def fit(
         # Network, optimiser and data, as after the newest checkpoint
         model, optimizer = build(config, device, world)
         first = _resume(out, model, optimizer, rank, world)
-        batches = Batches(job.shards, config, rank, world)
+        batches = Batches(job.shards, config, rank, world, samples=samples)
         network: nn.Module = model
         if world > 1:
             # Buffers need no broadcast: batch statistics are those of all workers already.

@@ -25,6 +25,7 @@ from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.logs import configure_logging
 from corrfractal.runtime.process import configure_process, cpu_count
 from corrfractal.runtime.ray_session import ray_session
+from training.data.samples import SampleIndex
 from training.state.driver_progress import show_progress
 from training.state.stop import catch_sigterm, stop_file
 
@@ -44,12 +45,18 @@ log = logging.getLogger(__name__)
 
 
 def fit_on_ray(
-    job: TrainingJob, bounds: tuple[int, int], *, use_gpu: bool, max_failures: int
+    job: TrainingJob,
+    samples: SampleIndex,
+    bounds: tuple[int, int],
+    *,
+    use_gpu: bool,
+    max_failures: int,
 ) -> None:
     """Train a job with DDP on Ray, and return when its workers have left.
 
     Args:
         job: with its MLflow run.
+        samples: of the job. Each host fetches them once from the driver, and its workers map them.
         bounds: least and most workers.
         use_gpu: a GPU and nccl for each worker, instead of a CPU and gloo.
         max_failures: restarts of failed workers; -1: without limit.
@@ -68,7 +75,7 @@ def fit_on_ray(
     with ray_session(max(most, cpu_count())):
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config=config_to_dict(job),
+            train_loop_config={"job": config_to_dict(job), "samples": ray.put(samples)},
             torch_config=_torch_config("nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=bounds if least < most else most, use_gpu=use_gpu
@@ -217,12 +224,13 @@ def bind_collective_interface(address: str) -> None:
 
 def _train_worker(settings: dict[str, Any]) -> None:
     """The training function of each worker; Ray has set up the process group."""
+    import ray
     import ray.train
     import torch
 
     configure_logging()
     context = ray.train.get_context()
-    job = config_from_dict(TrainingJob, settings, where="training job")
+    job = config_from_dict(TrainingJob, settings["job"], where="training job")
 
     # The workers of a host share its cores; with GPUs one thread prepares the kernels.
     threads = max(1, cpu_count() // context.get_local_world_size())
@@ -235,6 +243,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         rank,
         context.get_world_size(),
         on_step=_step_exporter(rank),
+        samples=ray.get(settings["samples"]),
     )
     # Without a stop file it was not the driver that stopped the run: the worker's host is being
     # shut down. An error makes Ray restart the workers on the remaining hosts.

@@ -19,10 +19,8 @@ from corrfractal.registry.connection import open_store
 from corrfractal.registry.store import canonical_uri, check_store, local_file
 from corrfractal.registry.store import tracking_uri as default_uri
 from corrfractal.runtime.surroundings import refuse_faults
-from corrfractal.shards.index import Index
-from corrfractal.shards.manifest import load_manifest
-from training.data.batches import usable_clips
 from training.data.order import check_share, order_version
+from training.data.samples import SampleIndex, read_samples
 from training.state.attempts import ATTEMPTS
 from training.state.run_log import start_run
 from training.state.run_store import store_of_run
@@ -51,8 +49,8 @@ def check_request(
     config: TrainingConfig,
     tracking_uri: str | None,
     bounds: tuple[int, int],
-) -> TrainingJob:
-    """The requested job, without an MLflow run yet. Writes nothing.
+) -> tuple[TrainingJob, SampleIndex]:
+    """The requested job, without an MLflow run yet, and its samples. Writes nothing.
 
     Args:
         shards: folder with ``manifest.json``, local or a URI.
@@ -79,15 +77,14 @@ def check_request(
     named_store = canonical_uri(tracking_uri) if tracking_uri else None
 
     # The data must suit the configuration.
-    manifest = load_manifest(shards)
-    samples = usable_clips(Index(shards, manifest), config)
-    if not samples:
+    samples = read_samples(shards, config)
+    if not len(samples):
         raise ConfigError(
             f"no clip in {shards} has the {config.clip_frames_needed} frames that the preset "
             f"'{config.references}' needs: precompute longer clips"
         )
-    check_labels(manifest.statistics.labels, config, shards)
-    used_shards = len(np.unique(samples.shard))
+    check_labels(samples.labels, config, shards)
+    used_shards = int(np.count_nonzero(samples.counts))
     least, most = bounds
     try:
         check_share(config.batch_size, config.accumulate, range(least, most + 1))
@@ -96,7 +93,7 @@ def check_request(
 
     job = TrainingJob(
         shards=shards,
-        shards_digest=manifest.digest,
+        shards_digest=samples.digest,
         out=str(out),
         config=config,
         total=config.steps or max(1, config.epochs * len(samples) // config.batch_size),
@@ -108,16 +105,17 @@ def check_request(
     if existing is None:
         refuse_existing((out / name for name in RUN_FILES), "name another folder with --out")
         check_store(job.tracking_uri, write=True)
-        return job
+        return job, samples
     _refuse_other_run(existing, job)
-    return replace(job, tracking_uri=store_of_run(existing, out, named_store))
+    return replace(job, tracking_uri=store_of_run(existing, out, named_store)), samples
 
 
-def open_run(job: TrainingJob, bounds: tuple[int, int]) -> TrainingJob:
+def open_run(job: TrainingJob, samples: int, bounds: tuple[int, int]) -> TrainingJob:
     """Add the MLflow run to a job: a new run, or that of the job in the folder.
 
     Args:
         job: from ``check_request``.
+        samples: their number.
         bounds: least and most workers.
     """
     out = Path(job.out)
@@ -132,7 +130,7 @@ def open_run(job: TrainingJob, bounds: tuple[int, int]) -> TrainingJob:
     params = {
         **flatten(config_to_dict(job.config)),
         "steps": job.total,
-        "samples": _count_clips(job),
+        "samples": samples,
         "workers": bounds[1],
     }
     run_id = start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest)
@@ -140,10 +138,6 @@ def open_run(job: TrainingJob, bounds: tuple[int, int]) -> TrainingJob:
     stored = replace(job, tracking_uri=without_password(job.tracking_uri))
     write_text(out / "job.json", json.dumps(config_to_dict(stored), indent=2))
     return job
-
-
-def _count_clips(job: TrainingJob) -> int:
-    return len(usable_clips(Index(job.shards, load_manifest(job.shards)), job.config))
 
 
 def _existing_job(out: Path) -> TrainingJob | None:

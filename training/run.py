@@ -87,10 +87,10 @@ def train(
     bounds = workers if isinstance(workers, tuple) else (workers, workers)
 
     # 1. Check the request. Nothing has been written or started if it is refused.
-    request = check_request(shards, out, config, tracking_uri, bounds)
+    request, samples = check_request(shards, out, config, tracking_uri, bounds)
 
     # 2. Open a new run, or the one of the folder.
-    job = open_run(request, bounds)
+    job = open_run(request, len(samples), bounds)
 
     # 3. Train, unless an earlier call has finished: then MLflow may still lack some metrics.
     folder = Path(job.out)
@@ -99,7 +99,7 @@ def train(
     else:
         note_attempt(folder, bounds)
         note_previous(folder)
-        fit_on_ray(job, bounds, use_gpu=use_gpu, max_failures=max_failures)
+        fit_on_ray(job, samples, bounds, use_gpu=use_gpu, max_failures=max_failures)
         check_finished(folder)
 
     # 4. Register. A run that is registered already keeps its version.

@@ -31,6 +31,8 @@ from corrfractal.common.errors import IntegrityError
 from corrfractal.files import storage
 
 from .manifest import (
+    SHA256,
+    SHARD_NAME,
     IndexFile,
     LabelStatistics,
     Manifest,
@@ -116,7 +118,7 @@ class ClipIndex:
 
     Attributes:
         names: of the shards.
-        shard: int32, index into ``names``.
+        shard: int32, index into ``names``; never falls.
         offset: int64, first byte of the clip's tar members.
         length: int32, their number of bytes.
         frames, views: int16, numbers of each.
@@ -142,15 +144,6 @@ class ClipIndex:
             frames=int(self.frames[position]),
             views=int(self.views[position]),
         )
-
-    def select(self, mask: npt.NDArray[np.bool_]) -> ClipIndex:
-        """The clips where ``mask``, bool (len(self),), is true."""
-        columns = {
-            field.name: getattr(self, field.name)[mask]
-            for field in dataclasses.fields(self)
-            if field.name != "names"
-        }
-        return ClipIndex(names=self.names, **columns)
 
 
 class Index:
@@ -207,6 +200,19 @@ class Index:
         except ValidationError as exc:
             raise self._damaged(SHARDS, str(exc.errors()[0]["msg"])) from exc
 
+    @cached_property
+    def shard_files(self) -> pa.Table:
+        """Columns ``name``, ``sha256`` and ``bytes`` of all shards in stored order, checked: names
+        and hashes become parts of paths."""
+        table = self._read(SHARDS, ("name", "sha256", "bytes"))
+        for name, pattern in (("name", SHARD_NAME), ("sha256", SHA256)):
+            matches = pc.match_substring_regex(table.column(name), pattern)
+            if not pc.all(matches, skip_nulls=False).as_py():
+                raise self._damaged(SHARDS, f"a value of '{name}' that is none")
+        if not pc.all(pc.greater_equal(table.column("bytes"), 0), skip_nulls=False).as_py():
+            raise self._damaged(SHARDS, "a negative size")
+        return table
+
     def label_statistics(self) -> Iterator[LabelStatistics]:
         """Counts of labels of each shard, in stored order."""
         for row in self.shard_table.select(LABEL_FIELDS).to_pylist():
@@ -249,11 +255,13 @@ class Index:
         arrays: dict[str, Any] = {
             name: np.from_dlpack(table.column(name).combine_chunks()) for name in columns
         }
-        names = tuple(shard.name for shard in self.shards)
+        names = tuple(self.shard_files.column("name").to_pylist())
         if any((array < 0).any() for array in arrays.values()):
             raise self._damaged(CLIPS, "a negative number")
         if (arrays["shard"] >= len(names)).any():
             raise self._damaged(CLIPS, "a clip of no shard")
+        if (np.diff(arrays["shard"]) < 0).any():
+            raise self._damaged(CLIPS, "clips that are not in the order of their shards")
         return ClipIndex(names=names, **arrays)
 
     def clip_refs(self, positions: Sequence[int]) -> list[SampleRef]:

@@ -40,8 +40,10 @@ QUARANTINE_FIELDS = ("uri", "stage", "reason", "first_bad_frame", "frames_salvag
 
 Count = Annotated[int, Field(ge=0)]
 # Name and hash become parts of paths, and a manifest may come from anywhere: no "../".
-ShardName = Annotated[str, Field(pattern=r"^shard-[0-9a-f]{16}\.tar$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SHARD_NAME = r"^shard-[0-9a-f]{16}\.tar$"
+SHA256 = r"^[0-9a-f]{64}$"
+ShardName = Annotated[str, Field(pattern=SHARD_NAME)]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 
 Document = TypeVar("Document", "Sidecar", "Manifest")
 
@@ -282,25 +284,17 @@ def load_manifest(shards: str | Path) -> Manifest:
         raise NotFoundError(
             f"no finished shards at {shards}: run `corrfractal precompute` first, to its end"
         )
-    schema = stored_schema(location)
+    contents = storage.read(location)
+    try:
+        schema = int(json.loads(contents)["schema"])
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
     if schema != SCHEMA:
         raise IntegrityError(
             f"{location} has schema {schema}, this version reads {SCHEMA}: run `corrfractal "
             "precompute` again, which reuses the clips of unchanged videos"
         )
-    return read_sealed(location, Manifest)
-
-
-def stored_schema(location: str | Path) -> int:
-    """Version of the layout that a manifest states.
-
-    Raises:
-        IntegrityError: it is damaged.
-    """
-    try:
-        return int(json.loads(storage.read(location))["schema"])
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
+    return _unsealed(contents, location, Manifest)
 
 
 def load_sidecar(shards: str | Path, shard: ShardEntry) -> Sidecar:
@@ -343,10 +337,16 @@ def read_sealed(location: str | Path, cls: type[Document]) -> Document:
         IntegrityError: missing, not JSON, a field of the wrong type or range, or another digest.
     """
     try:
-        values = json.loads(storage.read(location))
-        document: Document = _adapter(cls).validate_python(values)  # type: ignore[arg-type]
+        contents = storage.read(location)
     except FileNotFoundError as exc:
         raise IntegrityError(f"{location} is missing: run `corrfractal precompute` again") from exc
+    return _unsealed(contents, location, cls)
+
+
+def _unsealed(contents: bytes, location: str | Path, cls: type[Document]) -> Document:
+    try:
+        values = json.loads(contents)
+        document: Document = _adapter(cls).validate_python(values)  # type: ignore[arg-type]
     except (ValueError, RecursionError) as exc:
         raise IntegrityError(f"{location} is damaged: run `corrfractal precompute` again") from exc
 

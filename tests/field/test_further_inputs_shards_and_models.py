@@ -23,13 +23,14 @@ from corrfractal.common.errors import CallError, ConfigError, CorrFractalError, 
 from corrfractal.files import storage
 from corrfractal.labels.quantization import QuantizationConfig
 from corrfractal.shards.index import Index
-from corrfractal.shards.manifest import Manifest, ShardEntry, load_manifest
+from corrfractal.shards.manifest import Manifest, load_manifest
 from inference.propagate import propagate_video
 from pipeline.config import PipelineConfig
 from tests.field.build_inputs import FAST, picture, write
 from tests.local_build import build_shards, verify
 from training.config import TrainingConfig, with_settings
 from training.data.cache import ShardFiles
+from training.data.samples import Shard
 
 SMALL = CorrFractalConfig(width=4, embedding_channels=8)
 CONFIG = PipelineConfig(
@@ -187,25 +188,23 @@ def test_an_invalid_setting_is_refused_in_one_sentence(setting):
 # The cache of remote shards
 
 
-def cached(uri: str, folder: Path) -> tuple[ShardFiles, Path]:
+def cached(uri: str, folder: Path) -> tuple[ShardFiles, Shard, Path]:
     """One remote shard of 1000 bytes, fetched by another run on this host."""
     data = b"\1" * 1000
     storage.write(storage.join(uri, "shard-0123456789abcdef.tar"), data)
     sha256 = hashlib.sha256(data).hexdigest()
-    entry = ShardEntry(
-        name="shard-0123456789abcdef.tar", sha256=sha256, bytes=1000, samples=1, sidecar=""
-    )
-    ShardFiles(uri, {entry.name: entry}, folder, limit=5000).ready(entry.name)
-    return ShardFiles(uri, {entry.name: entry}, folder, limit=5000), folder / f"{sha256}.tar"
+    shard = Shard(0, "shard-0123456789abcdef.tar", sha256, 1000)
+    ShardFiles(uri, folder, limit=5000).ready(shard)
+    return ShardFiles(uri, folder, limit=5000), shard, folder / f"{sha256}.tar"
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\1" * 600, b"\2" * 1000], ids=["empty", "cut", "other"])
 def test_a_cached_shard_that_was_damaged_on_this_host_is_fetched_again(tmp_path, damaged):
     """After a power cut every later run failed with an error about the store (MosaicML streaming
     issues 345, 759)."""
-    files, path = cached("memory://damaged", tmp_path)
+    files, shard, path = cached("memory://damaged", tmp_path)
     path.write_bytes(damaged)
-    assert files.read("shard-0123456789abcdef.tar", 990, 10) == b"\1" * 10
+    assert files.read(shard, 990, 10) == b"\1" * 10
     assert path.read_bytes() == b"\1" * 1000
 
 
@@ -214,8 +213,8 @@ def test_other_files_in_the_cache_folder_are_neither_counted_nor_removed(tmp_pat
     foreign = {"mine.tar": b"m" * 9000, "backup.part": b"", "x.1.notes.part": b"n"}
     for name, data in foreign.items():
         (tmp_path / name).write_bytes(data)
-    files, _ = cached("memory://shared", tmp_path)
-    assert files.read("shard-0123456789abcdef.tar", 0, 3) == b"\1" * 3
+    files, shard, _ = cached("memory://shared", tmp_path)
+    assert files.read(shard, 0, 3) == b"\1" * 3
     assert foreign.items() <= contents(tmp_path).items()
 
 

@@ -17,7 +17,7 @@ from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import IntegrityError, VideoError
 from corrfractal.files.atomic import file_sha256
 from corrfractal.labels.quantization import QuantizationConfig
-from corrfractal.shards.manifest import ShardEntry, Sidecar, SourceEntry, read_sealed, sidecar_name
+from corrfractal.shards.manifest import Sidecar, SourceEntry, read_sealed, sidecar_name
 from corrfractal.video import open_video, write_video
 from corrfractal.video.content import content_sha256, read_content
 from inference.config import InferenceConfig
@@ -34,6 +34,7 @@ from pipeline.store import sample_segment as shards
 from pipeline.store.sample_segment import MOVED
 from pipeline.store.shard_task import make_shard
 from training.data.cache import ShardFiles
+from training.data.samples import Shard
 
 CONFIG = PipelineConfig(size=32, quantization=QuantizationConfig(fit_pixels=512, iterations=5))
 
@@ -248,12 +249,12 @@ def test_a_model_replaced_after_it_was_found_is_not_used(tmp_path):
 def test_a_shard_replaced_while_training_reads_it_is_detected(tmp_path):
     path = tmp_path / "shard-0123456789abcdef.tar"
     path.write_bytes(b"first" * 100)
-    entry = ShardEntry(name=path.name, sha256=file_sha256(path), bytes=500, samples=1, sidecar="")
-    files = ShardFiles(tmp_path, {path.name: entry})
-    assert files.read(path.name, 0, 5) == b"first"
+    shard = Shard(0, path.name, file_sha256(path), 500)
+    files = ShardFiles(tmp_path)
+    assert files.read(shard, 0, 5) == b"first"
     path.write_bytes(b"other" * 100)
     with pytest.raises(IntegrityError, match="its SHA-256 is not the manifest's"):
-        files.read(path.name, 0, 5)
+        files.read(shard, 0, 5)
 
 
 def settle(path: Path) -> None:

@@ -294,7 +294,9 @@ def test_everything_that_training_told_has_arrived_at_the_tracking_server(
 
 
 def test_every_metric_of_the_dashboard_was_exported(metrics: set[str], job: Job) -> None:
-    dashboard = json.loads((ROOT / "cluster" / "deploy" / "monitoring" / "dashboard.json").read_text())
+    dashboard = json.loads(
+        (ROOT / "cluster" / "deploy" / "monitoring" / "dashboard.json").read_text()
+    )
     asked = {
         name
         for panel in dashboard["panels"]

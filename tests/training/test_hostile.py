@@ -24,7 +24,9 @@ from corrfractal.common.text import without_password
 from corrfractal.shards.clip import read_members
 from corrfractal.shards.index import CLIP_SCHEMA, SHARD_SCHEMA, Index, write_index
 from corrfractal.shards.manifest import load_manifest
+from training.config import TrainingConfig
 from training.data.cache import ShardFiles
+from training.data.samples import read_samples
 from training.state.checkpoint import read_checkpoint
 
 SMALL = CorrFractalConfig(width=4, embedding_channels=8)
@@ -96,7 +98,9 @@ def test_a_manifest_cannot_name_a_file_elsewhere(
         _ = hostile.clips
 
 
-@pytest.mark.parametrize("change", [{"offset": -512}, {"length": -1}, {"shard": 99}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"offset": -512}, {"length": -1}, {"shard": 99}, {"shard": 1}], ids=str
+)
 def test_an_index_cannot_point_outside_its_shards(
     tmp_path: Path, tiny_shards: Path, change: dict[str, object]
 ) -> None:
@@ -205,11 +209,10 @@ def test_a_password_in_a_uri_is_not_shown() -> None:
     )
 
 
-def test_a_sidecar_cannot_make_a_reader_take_more_than_the_shard_holds(tiny_shards: Path) -> None:
-    shards = Index(tiny_shards, load_manifest(tiny_shards)).shards
-    files = ShardFiles(tiny_shards, {shard.name: shard for shard in shards})
-    first = shards[0]
+def test_an_index_cannot_make_a_reader_take_more_than_the_shard_holds(tiny_shards: Path) -> None:
+    files = ShardFiles(tiny_shards)
+    first = read_samples(tiny_shards, TrainingConfig()).shard(0)
     for offset, length in ((0, 1 << 60), (first.bytes, 1), (-512, 512)):
         with pytest.raises(IntegrityError, match=first.name):
-            files.read(first.name, offset, length)
-    assert len(files.read(first.name, 0, 512)) == 512
+            files.read(first, offset, length)
+    assert len(files.read(first, 0, 512)) == 512

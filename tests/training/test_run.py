@@ -32,7 +32,7 @@ def test_only_fields_that_do_not_change_the_weights_may_change_on_resume(
     server = "http://127.0.0.1:9"  # down, which does not prevent resuming
 
     def asked(config: TrainingConfig, store: str = server):
-        return check_request(tiny_shards, tmp_path, config, store, (1, 2))
+        return check_request(tiny_shards, tmp_path, config, store, (1, 2))[0]
 
     first = replace(asked(tiny_config, "sqlite:///none.db"), run_id="r", tracking_uri=server)
     (tmp_path / "job.json").write_text(json.dumps(config_to_dict(first)))
@@ -53,12 +53,13 @@ def test_a_run_of_version_0_1_0_is_resumed(
     tiny_shards: Path, tiny_config: TrainingConfig, tmp_path: Path
 ) -> None:
     server = "http://127.0.0.1:9"
-    job = check_request(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
+    job, _ = check_request(tiny_shards, tmp_path, tiny_config, "sqlite:///none.db", (1, 2))
     values = config_to_dict(replace(job, run_id="r", tracking_uri=server))
     values["config"]["evaluator"] = "inference.evaluation:score_network"
     del values["order"]
     (tmp_path / "job.json").write_text(json.dumps(values))
-    assert check_request(tiny_shards, tmp_path, tiny_config, server, (1, 2)).config == tiny_config
+    job, _ = check_request(tiny_shards, tmp_path, tiny_config, server, (1, 2))
+    assert job.config == tiny_config
 
 
 def test_a_run_of_an_earlier_version_with_another_order_is_refused_unless_it_is_finished(
@@ -66,7 +67,7 @@ def test_a_run_of_an_earlier_version_with_another_order_is_refused_unless_it_is_
 ) -> None:
     server = "http://127.0.0.1:9"
     config = replace(tiny_config, batch_size=2)  # two shards: each slot has its own
-    job = check_request(tiny_shards, tmp_path, config, "sqlite:///none.db", (1, 2))
+    job, _ = check_request(tiny_shards, tmp_path, config, "sqlite:///none.db", (1, 2))
     values = config_to_dict(replace(job, run_id="r", tracking_uri=server))
     (tmp_path / "job.json").write_text(json.dumps(values))
     check_request(tiny_shards, tmp_path, config, server, (1, 2))
@@ -92,7 +93,7 @@ def test_a_model_that_cannot_be_registered_stays_in_the_folder_and_the_same_call
     version = find_version("1", uri)
     mlflow.MlflowClient().delete_registered_model(version.name)
     config = replace(tiny_config, steps=4, seed=0, picture_every=4)
-    job = check_request(tiny_shards, tmp_path / "new", config, uri, (1, 1))
+    job, _ = check_request(tiny_shards, tmp_path / "new", config, uri, (1, 1))
     (out / "job.json").write_text(
         json.dumps(config_to_dict(replace(job, run_id=version.run_id, out=str(out))))
     )

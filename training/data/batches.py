@@ -27,12 +27,11 @@ from torch import Tensor
 from corrfractal.common.errors import IntegrityError
 from corrfractal.files import storage
 from corrfractal.shards.clip import Clip, decode_clip, read_members
-from corrfractal.shards.index import ClipIndex, Index
-from corrfractal.shards.manifest import SampleRef, load_manifest
 from training.config import REFERENCES, TrainingConfig
 
 from .cache import ShardFiles
 from .order import I64, SAMPLE, SampleOrder, Window, check_share, positions_of, rng
+from .samples import Sample, SampleIndex, Shard, read_samples
 
 U8 = npt.NDArray[np.uint8]
 
@@ -99,6 +98,7 @@ class Batches:
         world: number of workers.
         cache: folder of this host for remote shards; None:
             ``training.data.cache.default_folder``.
+        samples: of the shards; None: manifest and index are read.
 
     Attributes:
         files: the shards.
@@ -116,6 +116,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         cache: Path | None = None,
+        samples: SampleIndex | None = None,
     ) -> None:
         check_share(config.batch_size, config.accumulate, [world])
         _use_one_opencv_thread()
@@ -123,22 +124,13 @@ class Batches:
         self._config = config
         self._rank = rank
         self._world = world
+        self._samples = read_samples(shards, config) if samples is None else samples
+        self.side = min(config.crop or self._samples.side, self._samples.side)
+        self.files = ShardFiles(shards, cache, int(config.cache_gb * 1e9))
 
-        manifest = load_manifest(shards)
-        stored_side = manifest.config["size"]
-        self.side = min(config.crop or stored_side, stored_side)
-        index = Index(shards, manifest)
-        self.files = ShardFiles(
-            shards,
-            {entry.name: entry for entry in index.shards},
-            cache,
-            int(config.cache_gb * 1e9),
-        )
-
-        # Shards without a usable sample have no number in the order.
-        self._clips = usable_clips(index, config)
-        numbers, counts = np.unique(self._clips.shard, return_counts=True)
-        self._names = tuple(self._clips.names[number] for number in numbers)
+        # Shards without a usable clip have no number in the order.
+        self._numbers = np.flatnonzero(self._samples.counts)
+        counts = self._samples.counts[self._numbers]
         self.order = SampleOrder(config.seed, counts, config.shuffle_window, config.batch_size)
         # The window that each slot is in, and the shards of this and of its next one
         self._entered: dict[int, tuple[Window, list[int]]] = {}
@@ -146,7 +138,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Samples of an epoch."""
-        return len(self._clips)
+        return len(self._samples)
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
@@ -165,7 +157,7 @@ class Batches:
 
     def shard_bytes(self) -> I64:
         """Sizes of the shards that ``order`` counts samples of, int64 (N,)."""
-        return np.array([self.files.size(name) for name in self._names], dtype=np.int64)
+        return self._samples.sizes[self._numbers]
 
     def iterate(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of steps ``first`` .. ``last - 1``, prepared before their turn."""
@@ -206,15 +198,15 @@ class Batches:
 
     def example(self, position: int) -> Example:
         """The sample at a position: a pure function of it."""
-        ref = self.ref(position)
+        sample = self.sample(position)
         draw = rng(self._config.seed, SAMPLE, position)
-        view = int(draw.integers(ref.views))
-        target = int(draw.integers(self._config.clip_frames_needed - 1, ref.frames))
+        view = int(draw.integers(sample.views))
+        target = int(draw.integers(self._config.clip_frames_needed - 1, sample.frames))
         indices = [
             target + reference if reference < 0 else reference
             for reference in REFERENCES[self._config.references]
         ]
-        clip = self._read(ref, (*indices, target), view)
+        clip = self._read(sample, (*indices, target), view)
         frames, labels = _crop_and_flip(clip, self._config.crop, draw)
         return Example(
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2),
@@ -223,18 +215,18 @@ class Batches:
             key=clip.key,
         )
 
-    def ref(self, position: int) -> SampleRef:
+    def sample(self, position: int) -> Sample:
         """The clip at a position."""
-        return self._clips.ref(self.order.sample(position))
+        return self._samples.sample(self.order.sample(position))
 
-    def _read(self, ref: SampleRef, indices: tuple[int, ...], view: int) -> Clip:
-        block = self.files.read(ref.shard, ref.offset, ref.length)
+    def _read(self, sample: Sample, indices: tuple[int, ...], view: int) -> Clip:
+        block = self.files.read(sample.shard, sample.offset, sample.length)
         try:
             return decode_clip(read_members(block), frames=indices, views=(view,))
         except IntegrityError as exc:
             raise IntegrityError(
-                f"{storage.join(self._shards, ref.shard)}, clip at byte {ref.offset}: {exc}. Run "
-                f"`corrfractal verify {self._shards}`, then precompute again"
+                f"{storage.join(self._shards, sample.shard.name)}, clip at byte {sample.offset}: "
+                f"{exc}. Run `corrfractal verify {self._shards}`, then precompute again"
             ) from exc
 
     def _fetch_ahead(self, positions: list[int]) -> None:
@@ -261,28 +253,26 @@ class Batches:
             return
 
         # The cache deletes what was used longest ago, which must not be what other slots need next.
-        self.files.touch(self._names[k] for _, shards in self._entered.values() for k in shards)
-        names = [self._names[shard] for shard in dict.fromkeys([*current, *following])]
-        for part in range(min(FETCHING_THREADS, len(names))):
+        self.files.touch(self._shard(k) for _, shards in self._entered.values() for k in shards)
+        needed = [self._shard(k) for k in dict.fromkeys([*current, *following])]
+        for part in range(min(FETCHING_THREADS, len(needed))):
             threading.Thread(
                 target=self._fetch,
-                args=(names[part::FETCHING_THREADS],),
+                args=(needed[part::FETCHING_THREADS],),
                 name="shards",
                 daemon=True,
             ).start()
 
-    def _fetch(self, names: list[str]) -> None:
-        for name in names:
+    def _shard(self, number: int) -> Shard:
+        """A shard by its number in the order."""
+        return self._samples.shard(int(self._numbers[number]))
+
+    def _fetch(self, shards: list[Shard]) -> None:
+        for shard in shards:
             try:
-                self.files.ready(name)
+                self.files.ready(shard)
             except Exception:  # raised again when the shard is read
                 return
-
-
-def usable_clips(index: Index, config: TrainingConfig) -> ClipIndex:
-    """The clips with enough stored frames for the references and a target."""
-    clips = index.clips
-    return clips.select(clips.frames >= config.clip_frames_needed)
 
 
 class _StepDataset(torch.utils.data.Dataset[Batch | IntegrityError]):

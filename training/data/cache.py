@@ -15,15 +15,17 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from corrfractal.common.errors import CorrFractalError, IntegrityError
 from corrfractal.files import storage
 from corrfractal.files.atomic import file_sha256
-from corrfractal.shards.manifest import ShardEntry
 from corrfractal.video.content import state
+
+from .samples import Shard
 
 CHANNELS = 8  # concurrent fetches on one host
 FETCHED = re.compile(r"[0-9a-f]{64}\.tar")
@@ -42,7 +44,6 @@ class ShardFiles:
 
     Args:
         shards: folder of the shards, local or a URI.
-        entries: of its manifest, by name.
         folder: the cache folder for remote shards.
         limit: bytes that they may take there.
 
@@ -53,27 +54,26 @@ class ShardFiles:
     def __init__(
         self,
         shards: str | Path,
-        entries: Mapping[str, ShardEntry],
         folder: Path | None = None,
         limit: int = 10 << 30,
     ) -> None:
         self._shards = shards
-        self._entries = entries
         self._folder = folder or default_folder()
         self._limit = limit
-        self._locks = {name: threading.Lock() for name in entries}
+        # By shard, as they are used
+        self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         # Local shards: state of the file when it was hashed. Remote ones: those that were hashed.
-        self._hashed_states: dict[str, str] = {}
-        self._hashed: set[str] = set()
+        self._hashed_states: dict[int, str] = {}
+        self._hashed: set[int] = set()
         self.fetched_bytes = 0
         if storage.is_uri(shards):
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def __reduce__(self) -> tuple[type[ShardFiles], tuple[object, ...]]:
         # Locks cannot be pickled; a loader process starts with its own.
-        return type(self), (self._shards, self._entries, self._folder, self._limit)
+        return type(self), (self._shards, self._folder, self._limit)
 
-    def read(self, shard: str, offset: int, length: int) -> bytes:
+    def read(self, shard: Shard, offset: int, length: int) -> bytes:
         """Bytes of a shard.
 
         Raises:
@@ -81,12 +81,11 @@ class ShardFiles:
             CorrFractalError: it is larger than the cache may be.
             OSError: it cannot be fetched or read.
         """
-        size = self._entries[shard].bytes
-        if not 0 <= offset <= offset + length <= size:
+        if not 0 <= offset <= offset + length <= shard.bytes:
             raise IntegrityError(
-                f"{storage.join(self._shards, shard)} has {size} bytes, and its sidecar names a "
-                f"clip at {offset} to {offset + length}: the sidecar was changed. Run `corrfractal "
-                "precompute` again"
+                f"{storage.join(self._shards, shard.name)} has {shard.bytes} bytes, and the index "
+                f"names a clip at {offset} to {offset + length}: the index was changed. Run "
+                "`corrfractal precompute` again"
             )
         while True:
             path = self.ready(shard)
@@ -98,67 +97,62 @@ class ShardFiles:
                 if not storage.is_uri(self._shards):
                     raise
 
-    def size(self, shard: str) -> int:
-        """Bytes of a shard."""
-        return self._entries[shard].bytes
-
-    def touch(self, shards: Iterable[str]) -> None:
+    def touch(self, shards: Iterable[Shard]) -> None:
         """Count as a use of those shards that are in the cache."""
         for shard in shards:
             # Absent until it is fetched; then that counts.
             with suppress(FileNotFoundError):
-                os.utime(self._folder / f"{self._entries[shard].sha256}.tar")
+                os.utime(self._folder / f"{shard.sha256}.tar")
 
-    def ready(self, shard: str) -> Path:
+    def ready(self, shard: Shard) -> Path:
         """The shard as a local file, fetched and checked. Counts as a use of it."""
-        entry = self._entries[shard]
-        with self._locks[shard]:
+        with self._locks[shard.number]:
             if storage.is_uri(self._shards):
-                return self._remote(entry)
-            return self._local(entry)
+                return self._remote(shard)
+            return self._local(shard)
 
-    def _remote(self, entry: ShardEntry) -> Path:
-        path = self._folder / f"{entry.sha256}.tar"
+    def _remote(self, shard: Shard) -> Path:
+        path = self._folder / f"{shard.sha256}.tar"
         try:
             os.utime(path)
             # A power cut or a full disk can leave a damaged file under its final name.
-            if entry.name not in self._hashed and file_sha256(path) != entry.sha256:
+            if shard.number not in self._hashed and file_sha256(path) != shard.sha256:
                 path.unlink()
-                self._fetch(entry, path)
+                self._fetch(shard, path)
         except FileNotFoundError:
-            self._fetch(entry, path)
-        self._hashed.add(entry.name)
+            self._fetch(shard, path)
+        self._hashed.add(shard.number)
         return path
 
-    def _local(self, entry: ShardEntry) -> Path:
-        path = Path(self._shards) / entry.name
+    def _local(self, shard: Shard) -> Path:
+        path = Path(self._shards) / shard.name
         try:
             current = state(path)
-            if self._hashed_states.get(entry.name) != current:
-                self._compare(file_sha256(path), entry)
-                self._hashed_states[entry.name] = current
+            if self._hashed_states.get(shard.number) != current:
+                self._compare(file_sha256(path), shard)
+                self._hashed_states[shard.number] = current
         except FileNotFoundError as exc:
             raise IntegrityError(f"{path} is missing: run `corrfractal precompute` again") from exc
         return path
 
-    def _fetch(self, entry: ShardEntry, path: Path) -> None:
-        if entry.bytes > self._limit:
+    def _fetch(self, shard: Shard, path: Path) -> None:
+        if shard.bytes > self._limit:
             raise CorrFractalError(
-                f"the shard {entry.name} has {entry.bytes / 1e9:.2f} GB and the cache in "
+                f"the shard {shard.name} has {shard.bytes / 1e9:.2f} GB and the cache in "
                 f"{self._folder} may take {self._limit / 1e9:.2f} GB: raise cache_gb"
             )
         # The name holds the channel and the final size, so that other processes count the file in
         # full from its first byte on.
-        channel = int(entry.sha256[:8], 16) % CHANNELS
-        part = path.with_suffix(f".{channel}.{entry.bytes}.part")
+        channel = int(shard.sha256[:8], 16) % CHANNELS
+        part = path.with_suffix(f".{channel}.{shard.bytes}.part")
         with self._file_lock(_channel_of(part)):
             if path.exists():  # another process fetched it while this one waited
                 return
             try:
-                self._reserve(part, entry.bytes)
-                storage.fetch(storage.join(self._shards, entry.name), part)
-                self.fetched_bytes += entry.bytes
-                self._compare(file_sha256(part), entry)
+                self._reserve(part, shard.bytes)
+                storage.fetch(storage.join(self._shards, shard.name), part)
+                self.fetched_bytes += shard.bytes
+                self._compare(file_sha256(part), shard)
                 part.replace(path)
             except BaseException:
                 part.unlink(missing_ok=True)
@@ -200,10 +194,10 @@ class ShardFiles:
                 return False
             return True
 
-    def _compare(self, sha256: str, entry: ShardEntry) -> None:
-        if sha256 != entry.sha256:
+    def _compare(self, sha256: str, shard: Shard) -> None:
+        if sha256 != shard.sha256:
             raise IntegrityError(
-                f"{storage.join(self._shards, entry.name)} is damaged, its SHA-256 is not the "
+                f"{storage.join(self._shards, shard.name)} is damaged, its SHA-256 is not the "
                 f"manifest's. Run `corrfractal verify {self._shards}`, then precompute again"
             )
 

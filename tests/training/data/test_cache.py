@@ -3,6 +3,7 @@ unchecked is read."""
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -15,32 +16,23 @@ from benchmarks.synthetic_shards import write_shards
 from corrfractal.common.errors import CorrFractalError, IntegrityError
 from corrfractal.files import storage
 from corrfractal.shards.index import Index
-from corrfractal.shards.manifest import ShardEntry, load_manifest
+from corrfractal.shards.manifest import load_manifest
 from training.config import TrainingConfig
 from training.data.batches import Batches
 from training.data.cache import CHANNELS, ShardFiles
 from training.data.fetch import epoch_fetch
+from training.data.samples import Shard
 
 
-def entries(contents: dict[str, bytes], uri: str) -> dict[str, ShardEntry]:
-    import hashlib
-
-    for name, data in contents.items():
+def write(uri: str, count: int, size: int = 1000) -> list[Shard]:
+    """Shards of ``size`` bytes k each."""
+    shards = []
+    for k in range(count):
+        data = bytes([k]) * size
+        name = f"shard-{k:06d}.tar"
         storage.write(storage.join(uri, name), data)
-    return {
-        name: ShardEntry(
-            name=name,
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            samples=1,
-            sidecar="",
-        )
-        for name, data in contents.items()
-    }
-
-
-def shards(count: int, size: int = 1000) -> dict[str, bytes]:
-    return {f"shard-{k:06d}.tar": bytes([k]) * size for k in range(count)}
+        shards.append(Shard(k, name, hashlib.sha256(data).hexdigest(), size))
+    return shards
 
 
 def held(folder: Path) -> set[bytes]:
@@ -49,24 +41,26 @@ def held(folder: Path) -> set[bytes]:
 
 def test_what_is_read_is_what_the_shard_holds_and_it_is_fetched_once(tmp_path: Path) -> None:
     uri = "memory://once"
-    files = ShardFiles(uri, entries(shards(2), uri), tmp_path, limit=10_000)
+    shard = write(uri, 2)[1]
+    files = ShardFiles(uri, tmp_path, limit=10_000)
     for _ in range(3):
-        assert files.read("shard-000001.tar", 10, 5) == b"\1" * 5
+        assert files.read(shard, 10, 5) == b"\1" * 5
     assert files.fetched_bytes == 1000
-    again = ShardFiles(uri, files._entries, tmp_path, limit=10_000)  # another run on this host
-    assert again.read("shard-000001.tar", 0, 3) == b"\1" * 3
+    again = ShardFiles(uri, tmp_path, limit=10_000)  # another run on this host
+    assert again.read(shard, 0, 3) == b"\1" * 3
     assert again.fetched_bytes == 0
 
 
 def test_the_shards_used_longest_ago_make_room_and_come_back_when_asked_for(tmp_path: Path) -> None:
     uri = "memory://room"
-    files = ShardFiles(uri, entries(shards(4), uri), tmp_path, limit=3000)
+    shards = write(uri, 4)
+    files = ShardFiles(uri, tmp_path, limit=3000)
     for k in range(3):
-        os.utime(files.ready(f"shard-{k:06d}.tar"), (k, k))
-    os.utime(files.ready("shard-000000.tar"), (10, 10))
-    files.ready("shard-000003.tar")
+        os.utime(files.ready(shards[k]), (k, k))
+    os.utime(files.ready(shards[0]), (10, 10))
+    files.ready(shards[3])
     assert held(tmp_path) == {b"\0", b"\2", b"\3"}
-    assert files.read("shard-000001.tar", 0, 1) == b"\1"
+    assert files.read(shards[1], 0, 1) == b"\1"
     assert sum(path.stat().st_size for path in tmp_path.glob("*.tar")) <= 3000
 
 
@@ -76,7 +70,8 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_count
     import fcntl
 
     uri = "memory://left"
-    files = ShardFiles(uri, entries(shards(3), uri), tmp_path, limit=2500)
+    shards = write(uri, 3)
+    files = ShardFiles(uri, tmp_path, limit=2500)
     # Channels of their own
     stale, live = (
         tmp_path / f"{'a' * 8}.{channel}.1000.part" for channel in (CHANNELS, CHANNELS + 1)
@@ -86,7 +81,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_count
     with (tmp_path / f"channel-{CHANNELS + 1}").open("w") as channel:
         fcntl.flock(channel, fcntl.LOCK_EX)
         for k in range(3):
-            files.ready(f"shard-{k:06d}.tar")
+            files.ready(shards[k])
         assert not stale.exists()
         assert live.exists()
         assert held(tmp_path) == {b"\2"}, (
@@ -96,28 +91,32 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_count
 
 def test_a_shard_that_could_never_fit_is_refused(tmp_path: Path) -> None:
     uri = "memory://large"
-    files = ShardFiles(uri, entries(shards(1), uri), tmp_path, limit=999)
+    (shard,) = write(uri, 1)
+    files = ShardFiles(uri, tmp_path, limit=999)
     with pytest.raises(CorrFractalError, match=r"shard-000000\.tar has .* raise cache_gb"):
-        files.ready("shard-000000.tar")
+        files.ready(shard)
 
 
 def test_a_flipped_byte_at_the_other_end_stops_with_the_shards_name_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     uri = "memory://flipped"
-    files = ShardFiles(uri, entries(shards(1), uri), tmp_path, limit=10_000)
+    (shard,) = write(uri, 1)
+    files = ShardFiles(uri, tmp_path, limit=10_000)
     storage.write(f"{uri}/shard-000000.tar", b"\0" * 500 + b"\1" + b"\0" * 499)
     for _ in range(2):
         with pytest.raises(IntegrityError, match=r"memory://flipped/shard-000000\.tar is damaged"):
-            files.read("shard-000000.tar", 0, 1)
+            files.read(shard, 0, 1)
     assert list(tmp_path.glob("*.tar")) + list(tmp_path.glob("*.part")) == []
 
 
-def _read_all(uri: str, found: dict[str, ShardEntry], folder: Path, rounds: int) -> bool:
-    files = ShardFiles(uri, found, folder, limit=4 * 300_000)
+def _read_all(uri: str, shards: list[Shard], folder: Path, rounds: int) -> bool:
+    files = ShardFiles(uri, folder, limit=4 * 300_000)
     return all(
-        files.read(f"shard-{k:06d}.tar", 100, 2) == bytes([k, k]) for _ in range(rounds) for k in range(8)
-    )  # fmt: skip
+        files.read(shard, 100, 2) == bytes([shard.number] * 2)
+        for _ in range(rounds)
+        for shard in shards
+    )
 
 
 def test_processes_that_push_out_each_others_shards_all_read_the_right_bytes(
@@ -126,7 +125,7 @@ def test_processes_that_push_out_each_others_shards_all_read_the_right_bytes(
     source, cache = tmp_path / "source", tmp_path / "cache"
     source.mkdir()
     uri = f"local://{source}"  # a URI to all of our code, and visible in every process
-    found = entries(shards(8, 300_000), uri)
+    found = write(uri, 8, 300_000)
     context = multiprocessing.get_context("forkserver")
     with context.Pool(3) as pool:
         assert all(pool.starmap(_read_all, [(uri, found, cache, 6)] * 3))
