@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-cluster setup check bench starter-model fmt lock clean
+.PHONY: demo test test-cluster setup check docs bench starter-model fmt lock clean
 
 demo: setup
 	$(BIN)/corrfractal demo
@@ -42,6 +42,11 @@ check: setup
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/shellcheck --severity=warning .ci/run scripts/*.sh cluster/deploy/*/*.sh cluster/deploy/slurm/run.sbatch tests/hosts/*.sh
 
+# The documentation as a site, site/index.html. A dead link or a page that no menu lists is an error. mkdocs reports the
+# packages on which it is built; that notice is switched off.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Real sequences in the layout of DAVIS-2017, for the benchmark of the labels.
 DAVIS ?= ../shared/data/davis2017
 # Masks for them, SEQUENCE/00000.png, such as a published method's, for the benchmark of J and F.
@@ -75,4 +80,4 @@ lock: setup
 	scripts/lock.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -96,6 +96,16 @@ def test_every_page_is_in_the_index_of_its_kind() -> None:
     assert missing == []
 
 
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    # `make docs` refuses a page that no menu lists; this says so without the extra `docs`.
+    menu = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    listed = set(re.findall(r"[\w/-]+\.md", menu))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    # Decision records are appended by a hook, measurements are stored outside docs.
+    records = {name for name in pages if name.startswith("decisions/0")}
+    assert pages - records == {name for name in listed if not name.startswith("measurements/")}
+
+
 def test_decision_records_have_a_status_and_the_parts_of_a_record() -> None:
     for record in (ROOT / "docs" / "decisions").glob("0*.md"):
         text = record.read_text("utf-8")
