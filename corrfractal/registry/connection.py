@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.common.foreign_errors import add_description
@@ -15,8 +16,8 @@ from corrfractal.registry.store.relocation import update_locations
 from corrfractal.registry.store.sqlite_store import store_lock
 from corrfractal.runtime.process import configure_process
 
-from .mlflow_errors import describe_store_error, mlflow_errors
-from .names import PROJECT, STORE_TAG
+from .mlflow_errors import describe_store_error, first_line, mlflow_errors
+from .names import EXPERIMENT_KIND, PROJECT, STORE_TAG
 from .store import check_store, local_file, sqlite_uri, tracking_uri
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,9 @@ def open_experiment(uri: str) -> str:
         create_store(file)
     # A server chooses its own artefact location.
     location = None if file is None else artifacts_uri(file)
-    tags = None if file is None else {STORE_TAG: str(file)}
+    tags = dict(EXPERIMENT_KIND)
+    if file is not None:
+        tags[STORE_TAG] = str(file)
 
     with mlflow_errors():
         experiment = mlflow.get_experiment_by_name(PROJECT)
@@ -101,6 +104,7 @@ def open_experiment(uri: str) -> str:
             f"the experiment '{PROJECT}' was deleted from {without_password(uri)}: restore it "
             f"with `mlflow experiments restore`, or {OTHER_STORE_HINT}"
         )
+    _set_kind(experiment)
     return str(experiment.experiment_id)
 
 
@@ -138,7 +142,10 @@ def create_store(file: Path) -> None:
                 leftover.unlink(missing_ok=True)
             try:
                 store = SqlAlchemyStore(sqlite_uri(temporary), location)
-                store.create_experiment(PROJECT, location, [ExperimentTag(STORE_TAG, str(file))])
+                tags = {STORE_TAG: str(file), **EXPERIMENT_KIND}
+                store.create_experiment(
+                    PROJECT, location, [ExperimentTag(key, value) for key, value in tags.items()]
+                )
                 store.engine.dispose()
                 temporary.replace(file)
             finally:
@@ -154,6 +161,20 @@ def configure_mlflow() -> None:
     configure_process()
     limit_libraries()
     add_description(describe_store_error)
+
+
+def _set_kind(experiment: Any) -> None:
+    """Add ``EXPERIMENT_KIND`` to an experiment of an earlier version; keep a kind a user chose."""
+    import mlflow
+
+    for key, value in EXPERIMENT_KIND.items():
+        if key in experiment.tags:
+            continue
+        try:
+            mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, key, value)
+        except mlflow.exceptions.MlflowException as exc:
+            # Another account may own the experiment. Only the look of a page depends on this.
+            log.info("the experiment '%s' keeps its kind: %s", PROJECT, first_line(exc))
 
 
 def _update_locations(file: Path, write: bool) -> None:

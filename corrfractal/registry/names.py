@@ -3,6 +3,7 @@
 ====================================  =========================================================
 experiment ``corrfractal``
   tag ``corrfractal.store``           path of a local store when its locations were written
+  tag ``mlflow.experimentKind``       opens the experiment's page as model training
 run                                   one per training, one per ``precompute --track``
   parameters                          the training configuration, dotted names
   tag ``stage``                       ``train`` or ``precompute``
@@ -37,6 +38,9 @@ CANDIDATE = "candidate"
 CHAMPION = "champion"
 
 STORE_TAG = "corrfractal.store"
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag by which MLflow's page opens an experiment on its training runs, not on traces of GenAI.
+MLflow has no constant for it; the page writes the same tag when a user chooses a kind."""
 STAGE_TAG = "stage"
 DIGEST_TAG = "shards.digest"
 SHARDS_PATH_TAG = "shards.path"

@@ -83,6 +83,24 @@ def test_without_git_or_inside_a_strangers_repository_the_commit_is_unknown(
     assert re.fullmatch(r"3\.\d+\.\d+\S*", state["version.python"])
 
 
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_the_experiment_is_shown_as_model_training_and_a_users_choice_stays(tmp_path: Path) -> None:
+    kind = "mlflow.experimentKind"
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    experiment = connection.open_experiment(store)
+    client = mlflow.MlflowClient(store)
+    assert client.get_experiment(experiment).tags[kind] == "custom_model_development"
+
+    # One of an earlier version has no kind.
+    client.delete_experiment_tag(experiment, kind)
+    connection.open_experiment(store)
+    assert client.get_experiment(experiment).tags[kind] == "custom_model_development"
+
+    client.set_experiment_tag(experiment, kind, "regression")
+    connection.open_experiment(store)
+    assert client.get_experiment(experiment).tags[kind] == "regression"
+
+
 def test_scores_go_through_a_tag_unchanged_and_their_name_tells_what_can_be_compared() -> None:
     scores = Scores(
         dataset="davis2017-val",

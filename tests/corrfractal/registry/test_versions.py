@@ -13,6 +13,7 @@ from requests.adapters import HTTPAdapter
 
 from corrfractal.common.errors import NotFoundError
 from corrfractal.registry import versions
+from corrfractal.registry.connection import open_experiment
 from corrfractal.registry.names import CANDIDATE, CHAMPION, PROJECT
 from corrfractal.registry.promotion import history
 from corrfractal.registry.versions import find_version, list_models, parse_model_name
@@ -95,6 +96,12 @@ def test_the_number_of_requests_does_not_grow_with_the_number_of_versions(
         assert found[0].aliases == (CANDIDATE,)
         assert find_version(CANDIDATE, server) == found[0]
     assert counts == {"list": [4] * 3, "show": [3] * 3, "alias": [3] * 3, "history": [1] * 3}
+
+
+def test_a_server_shows_the_experiment_as_model_training(server: str) -> None:
+    experiment = open_experiment(server)
+    tags = mlflow.MlflowClient(server).get_experiment(experiment).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_versions_and_runs_on_several_pages_are_all_listed(
