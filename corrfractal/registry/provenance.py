@@ -44,7 +44,7 @@ def describe_run(shards: str | Path, shards_digest: str, stage: str) -> None:
 
     tags = {DIGEST_TAG: shards_digest, SHARDS_PATH_TAG: str(shards), STAGE_TAG: stage}
     mlflow.set_tags({**tags, **code_state()})
-    mlflow.log_input(_data_set(shards, shards_digest), context=stage)
+    _log_data_set(shards, shards_digest, stage)
     packages = {f"{p.metadata['Name']}=={p.version}\n" for p in metadata.distributions()}
     mlflow.log_text("".join(sorted(packages)), "environment.txt")
     _log_shards(shards)
@@ -101,6 +101,25 @@ def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]
         if not key.startswith("mlflow."):
             facts[key] = value
     return facts
+
+
+def _log_data_set(shards: str | Path, shards_digest: str, stage: str) -> None:
+    """Record the data set as an input of the active run.
+
+    MLflow looks for the data set's row and then inserts it: of two runs that record the same data
+    set for the first time at once, one violates the row's constraint, and finds the row when it
+    asks again.
+    """
+    import mlflow
+
+    data_set = _data_set(shards, shards_digest)
+    try:
+        mlflow.log_input(data_set, context=stage)
+    except mlflow.MlflowException as exc:
+        said = str(exc).lower()  # SQLite, PostgreSQL: "unique constraint"; MySQL: "duplicate entry"
+        if "unique" not in said and "duplicate" not in said:
+            raise
+        mlflow.log_input(data_set, context=stage)
 
 
 def _data_set(shards: str | Path, shards_digest: str) -> Any:

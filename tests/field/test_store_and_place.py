@@ -37,6 +37,7 @@ from corrfractal.common.errors import CallError, CorrFractalError, IntegrityErro
 from corrfractal.registry.connection import open_experiment, open_store
 from corrfractal.registry.lineage import Lineage
 from corrfractal.registry.mlflow_errors import store_error
+from corrfractal.registry.provenance import _log_data_set
 from corrfractal.registry.registration import register
 from corrfractal.registry.scores import Scores, log_scores
 from corrfractal.registry.store import (
@@ -483,6 +484,31 @@ def test_several_first_trainings_at_once_share_one_store(
         assert base.execute(
             "SELECT count(*) FROM experiments WHERE name = 'corrfractal'"
         ).fetchone() == (1,)
+
+
+def _record_data_sets(uri: str, gate: multiprocessing.synchronize.Barrier) -> None:
+    mlflow.set_tracking_uri(uri)
+    with mlflow.start_run():
+        for number in range(20):
+            gate.wait()
+            _log_data_set("shards", f"{number:02}" * 32, "train")
+
+
+def test_runs_that_record_one_data_set_at_once_all_hold_it(tmp_path: Path) -> None:
+    uri = sqlite_uri(tmp_path / "mlflow.db")
+    mlflow.MlflowClient(uri).search_experiments()  # creates the tables
+    fork = multiprocessing.get_context("fork")
+    gate = fork.Barrier(3)
+    processes = [fork.Process(target=_record_data_sets, args=(uri, gate)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * 3
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as base:
+        assert base.execute("SELECT count(*) FROM datasets").fetchone() == (20,)
+        assert base.execute("SELECT count(*) FROM inputs").fetchone() == (60,)
 
 
 def test_the_lock_of_a_killed_process_does_not_hold(tmp_path: Path) -> None:
