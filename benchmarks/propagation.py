@@ -2,7 +2,7 @@
 
     python benchmarks/propagation.py [--data DAVIS] [--model FILE] [--4k]
 
-- parts of a step at 480 x 854, width 16, five memory frames, three labels: backbone, pyramid,
+- parts of a step at 480 x 854, width 16, five memory frames, three labels: embedding,
   affinities with six densities and with one, up-sampling and decision; and the work around the
   tracker: decoding the frame, blending, writing the mask;
 - the complete step with six densities, one, three (``FAST``), at half resolution and in bf16:
@@ -34,7 +34,8 @@ from network import REFERENCES, SD, UHD, channels, copies_gb
 
 import corrfractal.network.attention
 from corrfractal import CorrFractal, CorrFractalConfig
-from corrfractal.network.correspondence import pyramid, refine
+from corrfractal.network.correspondence import refine
+from corrfractal.network.propagator import EmbeddedFrame
 from corrfractal.network.tracker import FAST, Tracker, TrackerConfig
 from corrfractal.video import open_video, write_video
 from inference.benchmarks.davis import Davis
@@ -195,7 +196,8 @@ def parts(rounds: int) -> list[dict[str, Any]]:
     tracker.step(frame)
     rewind(tracker)
     one, _ = prepared_tracker(SD, FORMS["one density (1/2)"])
-    F_t = tracker._embed(frame)
+    embedded = tracker._embed(frame)
+    embedded_once = one._embed(frame)
     mask = scene(SD)[1]
     images = [frame] * 12
     with tempfile.TemporaryDirectory() as folder:
@@ -203,10 +205,9 @@ def parts(rounds: int) -> list[dict[str, Any]]:
         write_video(video, images, 24)
         work: dict[str, Callable[[], Any]] = {
             "decode the frame (h264)": lambda: [None for _ in open_video(video).frames()],
-            "backbone": lambda: tracker._embed(frame),
-            "pyramid (resize)": lambda: pyramid(F_t, tracker._densities),
-            "affinities, six densities": lambda: affinities(tracker, F_t),
-            "affinities, one density": lambda: affinities(one, F_t),
+            "embed, six densities": lambda: tracker._embed(frame),
+            "affinities, six densities": lambda: affinities(tracker, embedded),
+            "affinities, one density": lambda: affinities(one, embedded_once),
             "up-sample and decide": tracker._decide,
             "blend the overlay": lambda: blend(frame, mask),
             "write the mask": lambda: write_mask(Path(folder) / "mask.png", mask),
@@ -230,9 +231,9 @@ def parts(rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def affinities(tracker: Tracker, F_t: torch.Tensor) -> Any:
-    targets = pyramid(F_t, tracker._densities)
-    return refine(tracker._references(tracker._groups()[0]), targets, F_t, tracker._correspondence)
+def affinities(tracker: Tracker, frame: EmbeddedFrame) -> Any:
+    references = tracker._references(tracker._groups()[0])
+    return refine(references, frame.f, frame.refined, tracker._correspondence)
 
 
 def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, Any]:

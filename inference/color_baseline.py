@@ -8,6 +8,8 @@ methods that the paper compares with.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.labels.color import PATCH_STRIDE, lab_patches
 from corrfractal.network.attention import Similarity
 from corrfractal.network.correspondence import CorrespondenceConfig
+from corrfractal.network.embedder import lab_patches_on_grid
 
 RADIUS = 12  # cells: 48 pixels
 TEMPERATURE = 0.0003
@@ -30,6 +33,14 @@ class LabPatches(nn.Module):
 
     def forward(self, lab: Tensor) -> Tensor:
         return lab_patches(lab)
+
+    def on_grids(self, lab: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The patches reduced to each size."""
+        return [lab_patches_on_grid(lab, size) for size in sizes]
+
+    def for_inference(self) -> LabPatches:
+        """Itself: there are no weights to prepare."""
+        return self
 
 
 def colour_matching() -> CorrFractal:

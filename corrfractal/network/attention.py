@@ -33,6 +33,7 @@ from corrfractal.common.config import Config
 from corrfractal.labels.color import PATCH_CHANNELS
 
 from .kernels import choose_kernel
+from .matching import match
 
 
 def restricted_attention(
@@ -111,11 +112,52 @@ class Similarity(Config):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
         """``restricted_attention`` with this similarity; with a colour temperature, the last
         channels of query and key are Lab patches."""
-        scale = {"scaled": None, "inner": 1.0, "cosine": 1.0}[self.kind]
-        if self.kind == "cosine":
-            query = self._scaled(query, dim=1)
-            key = self._scaled(key, dim=2)
+        query = self.prepare(query, dim=1)
+        key = self.prepare(key, dim=2)
+        scale = self._scale(query.shape[1])
         return restricted_attention(query, key, value, radius, scale, self.mask_border)
+
+    def match(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        radius: int,
+        shifts: Tensor | None = None,
+        constant: Tensor | None = None,
+    ) -> Tensor:
+        """``attend`` at test time: without gradients, see ``matching.match``."""
+        query = self.prepare(query, dim=1)
+        key = self.prepare(key, dim=2)
+        results = []
+        for q, k, v in zip(query.split(1), key.split(1), value.split(1), strict=True):
+            result = match(
+                q,
+                k,
+                v,
+                radius,
+                self._scale(query.shape[1]),
+                mask_border=self.mask_border,
+                shifts=shifts,
+                constant=constant,
+            )
+            results.append(result)
+        return torch.cat(results)
+
+    def prepare(self, x: Tensor, dim: int = 1) -> Tensor:
+        """Embeddings so scaled that their inner products are the cosines over their temperatures;
+        for the other kinds, as they are."""
+        return self._scaled(x, dim) if self.kind == "cosine" else x
+
+    @property
+    def of_prepared(self) -> Similarity:
+        """The similarity of embeddings that went through ``prepare``."""
+        if self.kind != "cosine":
+            return self
+        return Similarity(kind="inner", mask_border=self.mask_border)
+
+    def _scale(self, channels: int) -> float:
+        return 1 / math.sqrt(channels) if self.kind == "scaled" else 1.0
 
     @property
     def in_training(self) -> Similarity:

@@ -17,7 +17,8 @@ initial weights of the lateral convolutions (``docs/decisions/0004``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -27,9 +28,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from corrfractal.common.config import Config
+
+from .embedder import resample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,46 @@ class Backbone(nn.Module):
         for lateral, branch in zip(self.laterals, branches, strict=True):
             maps.append(F.interpolate(lateral(branch), size, mode="bilinear", align_corners=False))
         return reduce(torch.add, maps)
+
+    def on_grids(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The embedding reduced to each size, float32 (B, C, h, w), without a map of the images'
+        size: see ``embedder``."""
+        stem = self.stem(images)
+        second = self.stage2(self.stage1(stem))
+        fourth = self.stage4(self.stage3(second))
+        branches = (stem, second, fourth) if self.aggregation else (fourth,)
+
+        full = (images.shape[-2], images.shape[-1])
+        maps = []
+        for lateral, branch in zip(self.laterals, branches, strict=True):
+            # A 1 x 1 convolution and a resize commute: fewer channels are resized.
+            if branch.shape[1] > lateral.out_channels:
+                narrow = lateral(branch)
+                maps.append([resample(narrow, full, size) for size in sizes])
+            else:
+                maps.append([lateral(resample(branch, full, size)).float() for size in sizes])
+        return [reduce(torch.add, parts) for parts in zip(*maps, strict=True)]
+
+    def for_inference(self) -> Backbone:
+        """A copy in evaluation mode, with batch normalisation folded into the convolutions and the
+        memory layout that CPUs are fastest with."""
+        fused = copy.deepcopy(self).eval()
+        for module in fused.modules():
+            if isinstance(module, nn.Sequential):
+                _fold_normalization(module)
+        fused.requires_grad_(False)
+        # As a keyword alone, which the type stubs do not know.
+        return nn.Module.to(fused, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fold_normalization(layers: nn.Sequential) -> None:
+    """Fold each batch normalisation that follows a convolution into it."""
+    for number in range(len(layers) - 1):
+        convolution = layers[number]
+        norm = layers[number + 1]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            layers[number] = fuse_conv_bn_eval(convolution, norm)
+            layers[number + 1] = nn.Identity()
 
 
 def _run(stage: nn.Module, x: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ def chain(
     radius: int,
     steps: int = 2,
     similarity: Similarity | None = None,
+    shifts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Carry embedding and labels of the references to the target, ``steps`` affinities in a row.
 
@@ -39,6 +40,8 @@ def chain(
         radius: window radius of every step.
         steps: number of affinities; the paper found 2 best of 1 to 4.
         similarity: of embeddings; None uses ``Similarity()``.
+        shifts: how far the windows of the first step are moved, see ``matching.match``. At test
+            time only: there is no gradient.
 
     Returns:
         f, (B, C, h, w), and q, (B, K, h, w), on the target grid.
@@ -46,9 +49,13 @@ def chain(
     if similarity is None:
         similarity = Similarity()
     C = f.shape[2]
-    for _ in range(steps):
+    for step in range(steps):
         # One softmax carries f and q together: the affinity is computed once.
-        carried = similarity.attend(f_t, f, torch.cat((f, q), dim=2), radius)
+        value = torch.cat((f, q), dim=2)
+        if shifts is not None and step == 0:
+            carried = similarity.match(f_t, f, value, radius, shifts)
+        else:
+            carried = similarity.attend(f_t, f, value, radius)
         f = carried[:, None, :C]
         q = carried[:, None, C:]
     return f[:, 0], q[:, 0]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from statistics import NormalDist
 from typing import Annotated, Any, ClassVar
 
@@ -46,6 +46,8 @@ class CorrespondenceConfig(Config):
     test_radius: NonNegativeInt | None = None
     """The same at test time, where memory frames are farther back than in training; None: that of
     training."""
+    follow_motion: bool = False
+    """At test time, centre the windows of Chain_L on the motion of the objects, see ``motion``."""
     steps: PositiveInt = 2
     """Affinities per chain (paper, Table 6: 2 is best of 1 to 4)."""
     merge_radius: NonNegativeInt = 1
@@ -120,10 +122,13 @@ def resize_labels(q: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class References:
-    """Reference frames at one density: f (B, N, C, h, w) and q (B, N, K, h, w)."""
+    """Reference frames at one density: f (B, N, C, h, w) and q (B, N, K, h, w). ``shifts`` and
+    ``constant`` (labels of most pixels) are those of ``matching.match``."""
 
     f: Tensor
     q: Tensor
+    shifts: Tensor | None = None
+    constant: Tensor | None = None
 
 
 def reconstruct(
@@ -186,23 +191,32 @@ def propagate(
     Returns:
         (B, K, H, W) distribution over labels.
     """
-    f, q = refine(references, targets, F_t, config)
+    f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
+    f, q = refine(references, targets, f_R, config)
     return to_full(f, q, F_t, config)
 
 
 def refine(
     references: Iterable[References],
     targets: Sequence[Tensor],
-    F_t: Tensor,
+    f_R: Tensor,
     config: CorrespondenceConfig,
 ) -> tuple[Tensor, Tensor]:
-    """``propagate`` up to the last up-sampling: f (B, C, h, w) and q (B, K, h, w) on the R grid."""
+    """``propagate`` up to the last up-sampling.
+
+    Args:
+        references, targets, config: as ``propagate``.
+        f_R: (B, C, h, w) the target's embedding on the R grid; unused at a single density.
+
+    Returns:
+        f, (B, C, h, w), and q, (B, K, h, w), on the R grid, or on that of the single density. There
+        f has no channels unless Chain_H needs it.
+    """
     pairs = zip(references, targets, strict=True)
     if not config.multi_density:
         *_, (finest, f_t) = pairs
-        return _single_affinity(finest, f_t, config)
+        return _match_once(finest, f_t, config)
 
-    f_R = resize_embedding(F_t, grid(F_t, config.refinement_density))
     # A generator: the references of one density at a time are in memory.
     maps = (_to_refinement(reference, f_t, f_R, config) for reference, f_t in pairs)
     return reduce(lambda merged, finer: _merge([merged, finer], f_R, config), maps)
@@ -215,11 +229,23 @@ def _single_affinity(
     return chain(ref.f, ref.q, f_t, config.radius, 1, config.similarity)
 
 
+def _match_once(
+    ref: References, f_t: Tensor, config: CorrespondenceConfig
+) -> tuple[Tensor, Tensor]:
+    """``_single_affinity`` without gradients; f is carried only if Chain_H needs it."""
+    match = partial(config.similarity.match, f_t, ref.f, radius=config.radius, shifts=ref.shifts)
+    if config.full_radius == 0:
+        return f_t[:, :0], match(value=ref.q, constant=ref.constant)
+    C = f_t.shape[1]
+    carried = match(value=torch.cat((ref.f, ref.q), dim=2))
+    return carried[:, :C], carried[:, C:]
+
+
 def _to_refinement(
     ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig
 ) -> tuple[Tensor, Tensor]:
     """Chain_L at the density of the references, then Chain_R on the R grid."""
-    f, q = chain(ref.f, ref.q, f_t, config.radius, config.steps, config.similarity)
+    f, q = chain(ref.f, ref.q, f_t, config.radius, config.steps, config.similarity, ref.shifts)
     size = (f_R.shape[-2], f_R.shape[-1])
     f_reference = resize_embedding(f, size)[:, None]
     q_reference = resize_labels(q, size)[:, None]

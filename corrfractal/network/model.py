@@ -30,6 +30,7 @@ from . import artifact
 from .appearance import appearance
 from .backbone import Backbone, BackboneConfig
 from .correspondence import CorrespondenceConfig, loss, reconstruct
+from .embedder import Embedder
 
 if TYPE_CHECKING:
     from corrfractal.video import Video
@@ -88,12 +89,16 @@ class CorrFractal(nn.Module):
         Returns:
             float32 (B, C, H, W).
         """
-        x = images.float().div(255) if images.dtype == torch.uint8 else images
-        x = lab_for_network(x) if self.config.bottleneck == "lab" else (x - 0.5) / 0.25
+        x = self.normalize(images)
         if keep is not None:
             x = x * (keep * 3 / keep.sum(dim=1, keepdim=True))[:, :, None, None]
         embedding: Tensor = self.backbone(x)
         return embedding.float()
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """RGB images (B, 3, H, W), uint8 or float in 0..1, as the backbone reads them."""
+        x = images.float().div(255) if images.dtype == torch.uint8 else images
+        return lab_for_network(x) if self.config.bottleneck == "lab" else (x - 0.5) / 0.25
 
     def embed_to_match(self, images: Tensor) -> Tensor:
         """What a tracker matches: the embedding of uint8 images (B, 3, H, W) and, with a colour
@@ -105,6 +110,10 @@ class CorrFractal(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             patches = lab_patches(lab_for_network(images.float().div(255)))
             return torch.cat((embedding, patches), dim=1)
+
+    def embedder(self) -> Embedder:
+        """What a tracker embeds frames with: ``embed_to_match`` straight on reduced grids."""
+        return Embedder(self)
 
     @property
     def in_training(self) -> CorrespondenceConfig:

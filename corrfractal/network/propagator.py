@@ -31,7 +31,16 @@ from torch import Tensor
 from corrfractal.common.errors import MaskError
 from corrfractal.video import resize_area
 
-from .correspondence import References, grid, pyramid, refine, resize_labels, to_full
+from .attention import Similarity
+from .correspondence import (
+    References,
+    grid,
+    refine,
+    resize_embedding,
+    resize_labels,
+    to_full,
+)
+from .motion import centroids_of_ids, centroids_of_maps, window_shifts
 from .tracker_config import TrackerConfig, working_size
 
 if TYPE_CHECKING:
@@ -47,70 +56,100 @@ CHUNK_BYTES = 64 << 20
 @dataclass
 class MemoryFrame:
     """A memory frame: f (1, C, h, w) at every density, and its labels: hard, ``ids`` uint8 (H, W),
-    or soft, q (1, K, h, w) at every density. For hard labels q is a cache."""
+    or soft, q (1, K, h, w) at every density. For hard labels q is a cache. ``centroids`` are those
+    of its channels, see ``motion``."""
 
     f: list[Tensor]
     ids: Tensor | None
+    centroids: Tensor
     q: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedFrame:
+    """A frame as it is matched: f (1, C, h, w) at every density, and on the R grid. ``full`` is at
+    the frame's working size; without channels unless Chain_H reads them."""
+
+    f: list[Tensor]
+    refined: Tensor
+    full: Tensor
 
 
 class Propagator:
     """What both trackers share: embed a frame, predict its labels from the memory, remember it."""
+
+    _has_background = True
+    """Whether channel 0 is what no object covers."""
 
     def __init__(self, model: CorrFractal, first_frame: U8, config: TrackerConfig | None) -> None:
         self.config = config or TrackerConfig()
         self._model = model.eval()
         self._device = next(model.parameters()).device
 
-        self._correspondence = model.config.correspondence.at_test_time
-        if self.config.refinement_density is not None:
-            self._correspondence = replace(
-                self._correspondence, refinement_density=self.config.refinement_density
-            )
+        self._correspondence = self.config.applied_to(model.config.correspondence)
         self._densities = self.config.densities
         if not self._correspondence.multi_density:
             self._densities = self._correspondence.density_means[:1]
+        similarity = self._correspondence.similarity
+        self._has_patches = similarity.colour_temperature is not None
+        # A chain carries embeddings, which must not be normalised; a single affinity only labels.
+        carries = self._correspondence.multi_density or self._correspondence.full_radius > 0
+        self._prepare: Similarity | None = None
+        if not carries:
+            self._prepare = similarity
+            self._correspondence = replace(self._correspondence, similarity=similarity.of_prepared)
 
         height, width = first_frame.shape[:2]
         self._size = (height, width)
         self._working = working_size(height, width, self.config)
+        whole = torch.empty(self._working, device="meta")
+        self._grids = [grid(whole, density) for density in self._densities]
+        self._R = grid(whole, self._correspondence.refinement_density)
+        self._embedder = self._model.embedder()
         self._memory: dict[int, MemoryFrame] = {}
         self._annotated: list[int] = []
         self._t = 0
         # One entry for each channel: the object id in masks; background is channel 0.
         self._ids = np.zeros(1, dtype=np.uint8)
+        self._centroids = torch.empty(0, 2, dtype=torch.float64, device=self._device)
 
     def _predict(self, frame: U8) -> list[Tensor]:
         """Predict the labels of the next frame: ``_parts`` holds f and q on the R grid, one pair
         for each group of channels. Returns the frame's pyramid, for the memory."""
         self._t += 1
-        F_t = self._embed(frame)
-        targets = pyramid(F_t, self._densities)
+        embedded = self._embed(frame)
         self._parts = [
-            refine(self._references(group), targets, F_t, self._correspondence)
+            refine(self._references(group), embedded.f, embedded.refined, self._correspondence)
             for group in self._groups()
         ]
-        # Only Chain_H needs the full-resolution embedding again; otherwise its size is enough.
-        if self._correspondence.full_radius:
-            self._latest = F_t
-        else:
-            self._latest = F_t.new_empty(1, 0, *self._working)
-        return targets
+        self._latest = embedded.full
+        return embedded.f
 
-    def _embed(self, frame: U8) -> Tensor:
-        """uint8 (H, W, 3) -> (1, C, H, W) at the working size."""
+    def _embed(self, frame: U8) -> EmbeddedFrame:
+        """Embed uint8 (H, W, 3) at the working size."""
         image = np.ascontiguousarray(resize_area(frame, *self._working))
         images = torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None]
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
-            return self._model.embed_to_match(images)
+            # Only Chain_H reads the embedding at full resolution; otherwise its size is enough.
+            if self._correspondence.full_radius:
+                full = self._model.embed_to_match(images)
+                maps = [resize_embedding(full, size) for size in (*self._grids, self._R)]
+            else:
+                sizes = list(self._grids)
+                if self._correspondence.multi_density:
+                    sizes.append(self._R)
+                maps = self._embedder.on_grids(images, sizes)
+                full = maps[0].new_empty(1, 0, *self._working)
+        if self._prepare is not None:
+            maps = [self._prepare.prepare(f) for f in maps]
+        return EmbeddedFrame(f=maps[: len(self._grids)], refined=maps[-1], full=full)
 
     def _groups(self) -> list[slice]:
         """Channels that pass through the affinities together."""
-        finest = self._densities[-1]
+        height, width = self._grids[-1]
         if self._correspondence.multi_density:
-            finest = min(finest, self._correspondence.refinement_density)
-        height, width = grid(torch.empty(self._working, device="meta"), finest)
+            height, width = max(self._grids[-1], self._R)
         size = max(1, GROUP_BYTES // (4 * height * width))
         count = len(self._ids)
         return [slice(first, min(first + size, count)) for first in range(0, count, size)]
@@ -120,10 +159,21 @@ class Propagator:
         recent = {self._t - back for back in self.config.short_term if back <= self._t}
         lasting = {index for index in self._lasting() if index < self._t}
         frames = [self._memory[index] for index in sorted(recent | lasting)]
-        for d in range(len(self._densities)):
+        then = [frame.centroids for frame in frames]
+        for d, size in enumerate(self._grids):
             f = torch.stack([frame.f[d].float() for frame in frames], dim=1)
             q = torch.stack([self._labels(frame, d, group) for frame in frames], dim=1)
-            yield References(f, q)
+            shifts = None
+            if self._correspondence.follow_motion:
+                shifts = window_shifts(then, self._centroids, size)
+            yield References(f, q, shifts, self._elsewhere(group, q))
+
+    def _elsewhere(self, group: slice, q: Tensor) -> Tensor:
+        """Labels of a pixel without any object, (channels of the group,)."""
+        labels = q.new_zeros(q.shape[2])
+        if group.start == 0 and self._has_background:
+            labels[0] = 1
+        return labels
 
     def _labels(self, frame: MemoryFrame, d: int, group: slice) -> Tensor:
         """q (1, channels of the group, h, w) of a memory frame at density number ``d``."""
@@ -173,17 +223,26 @@ class Propagator:
         """Store this frame's pyramid and its labels, hard or soft, and drop frames that no later
         step needs."""
         # Lab patches need float32: see ``CorrFractal.embed_to_match``.
-        has_patches = self._correspondence.similarity.colour_temperature is not None
-        halve = self.config.precision == "bf16" and not has_patches
+        halve = self.config.precision == "bf16" and not self._has_patches
         stored = [f.bfloat16() for f in targets] if halve else targets
         soft = [] if q is None else [resize_labels(q, _size(f)) for f in targets]
-        self._memory[self._t] = MemoryFrame(f=stored, ids=ids, q=soft)
+        self._locate(ids, q)
+        self._memory[self._t] = MemoryFrame(f=stored, ids=ids, centroids=self._centroids, q=soft)
 
         oldest = self._t + 1 - max(self.config.short_term, default=0)
         needed = self._lasting()
         for index in list(self._memory):
             if index < oldest and index not in needed:
                 del self._memory[index]
+
+    def _locate(self, ids: Tensor | None = None, q: Tensor | None = None) -> None:
+        """Update the centroids by this frame's labels."""
+        first = 1 if self._has_background else 0
+        if ids is not None:
+            channels = torch.from_numpy(self._ids[first:]).long().to(ids.device)
+            self._centroids = centroids_of_ids(ids, channels, self._centroids)
+        elif q is not None:
+            self._centroids = centroids_of_maps(q[:, first:], self._centroids)
 
     def _lasting(self) -> set[int]:
         """Indices of frames that stay in memory whatever their distance."""

@@ -20,7 +20,6 @@ import torch
 
 from corrfractal.common.errors import MaskError
 
-from .correspondence import pyramid
 from .propagator import Propagator
 from .tracker_config import FAST, TrackerConfig, working_size
 
@@ -59,7 +58,7 @@ class Tracker(Propagator):
         self._check(first_frame, first_mask)
         self._add_objects(first_mask)
         with torch.inference_mode():
-            targets = pyramid(self._embed(first_frame), self._densities)
+            targets = self._embed(first_frame).f
             self._remember(targets, ids=torch.tensor(first_mask, device=self._device))
 
     def step(self, frame: U8, mask: U8 | None = None) -> U8:
@@ -135,10 +134,12 @@ class Tracker(Propagator):
 
         # Embedding costs most of a step: skip frames that will have left the memory.
         recent = self._t >= resume_at - max(self.config.short_term, default=0)
-        if recent or annotated or self._t in self.config.long_term:
-            with torch.inference_mode():
-                targets = pyramid(self._embed(frame), self._densities)
-                self._remember(targets, ids=torch.tensor(mask, device=self._device))
+        ids = torch.tensor(mask, device=self._device)
+        with torch.inference_mode():
+            if recent or annotated or self._t in self.config.long_term:
+                self._remember(self._embed(frame).f, ids=ids)
+            else:
+                self._locate(ids)
 
     def _decide(self) -> npt.NDArray[np.int64]:
         """The most likely channel of every pixel, int64 (H, W); the lowest wins a tie."""
@@ -183,6 +184,8 @@ class LabelTracker(Propagator):
         MaskError: frame or labels have the wrong size or type.
     """
 
+    _has_background = False
+
     def __init__(
         self,
         model: CorrFractal,
@@ -200,7 +203,7 @@ class LabelTracker(Propagator):
             )
         self._ids = np.arange(len(labels), dtype=np.uint8)
         with torch.inference_mode():
-            targets = pyramid(self._embed(first_frame), self._densities)
+            targets = self._embed(first_frame).f
             self._remember(targets, q=torch.tensor(labels, device=self._device)[None])
 
     def step_labels(self, frame: U8) -> F32:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from corrfractal.common.config import Config
+
+from .correspondence import CorrespondenceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,12 @@ class TrackerConfig(Config):
     refinement_density: Annotated[float, Field(ge=1)] | None = None
     """Density of the R grid; None uses the network's own (1/2). A larger number is faster and
     coarser."""
+    radius: NonNegativeInt | None = None
+    """Window radius of Chain_L in cells of its grid; None uses the model's own."""
+    density: Annotated[float, Field(ge=1)] | None = None
+    """Density of a network without multi-density correspondence; None uses the model's own."""
+    follow_motion: bool | None = None
+    """Centre windows on the motion of the objects, see ``motion``; None: as the model says."""
     long_term: tuple[NonNegativeInt, ...] = (0, 5)
     """Indices of frames that stay in memory to the end."""
     short_term: tuple[PositiveInt, ...] = (1, 3, 5)
@@ -44,6 +52,20 @@ class TrackerConfig(Config):
             raise ValueError(f"densities must descend, got {self.densities}")
         if 0 not in self.long_term:
             raise ValueError(f"long_term must hold frame 0, got {self.long_term}")
+
+    def applied_to(self, correspondence: CorrespondenceConfig) -> CorrespondenceConfig:
+        """The correspondence module of a model with these settings in place of its own."""
+        settings: dict[str, Any] = {}
+        if self.refinement_density is not None:
+            settings["refinement_density"] = self.refinement_density
+        if self.radius is not None:
+            settings["test_radius"] = self.radius
+        if self.density is not None:
+            # Of a single density only the first mean is used; means must ascend.
+            settings["density_means"] = (self.density, 2 * self.density)
+        if self.follow_motion is not None:
+            settings["follow_motion"] = self.follow_motion
+        return replace(correspondence, **settings).at_test_time
 
 
 FAST = TrackerConfig(densities=(12.0, 6.0, 4.0), refinement_density=3.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from corrfractal.common.errors import IntegrityError, MaskError, NotFoundError
 from corrfractal.labels.color import lab_for_network, lab_patches
 from corrfractal.network.artifact import FORMAT, read_metadata
 from corrfractal.network.attention import Similarity
-from corrfractal.network.correspondence import CorrespondenceConfig
+from corrfractal.network.correspondence import CorrespondenceConfig, resize_embedding
 from corrfractal.network.tracker import TrackerConfig
 
 SLIM = CorrFractalConfig(width=4, embedding_channels=8)
@@ -200,9 +201,15 @@ def test_memory_of_the_tracker_is_the_same_after_500_frames(model: CorrFractal) 
 class CoordinateNetwork(CorrFractal):
     """A perfect network for frames whose red and green say which point of the scene a pixel shows."""
 
-    def embed(self, images: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+    def embedder(self) -> CoordinateNetwork:
+        return self
+
+    def on_grids(
+        self, images: torch.Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> list[torch.Tensor]:
         angle = images[:, :2].float() * (2 * torch.pi / 256)
-        return 80 * torch.cat((angle.cos(), angle.sin()), dim=1)
+        full = 80 * torch.cat((angle.cos(), angle.sin()), dim=1)
+        return [resize_embedding(full, size) for size in sizes]
 
 
 def scene(dy: int, dx: int, side: int = 64) -> np.ndarray:

@@ -8,11 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from reference_propagation import propagate_by_one_affinity
 
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import MaskError
 from corrfractal.network import propagator
+from corrfractal.network.attention import Similarity
+from corrfractal.network.correspondence import CorrespondenceConfig
 from corrfractal.network.tracker import Tracker, TrackerConfig, working_size
+from inference.color_baseline import colour_matching
 
 SMALL = TrackerConfig(densities=(6.0, 3.0))
 
@@ -166,3 +170,41 @@ def test_bf16_keeps_half_the_memory_and_nearly_the_masks(model: CorrFractal) -> 
 def test_settings_out_of_range_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrackerConfig(**wrong)
+
+
+def test_one_affinity_gives_the_masks_of_the_naive_form() -> None:
+    torch.manual_seed(0)
+    correspondence = CorrespondenceConfig(
+        multi_density=False,
+        radius=2,
+        similarity=Similarity(kind="cosine", temperature=0.1, colour_temperature=0.001),
+    )
+    config = CorrFractalConfig(width=4, embedding_channels=8, correspondence=correspondence)
+    model = CorrFractal(config).eval()
+    video = frames(9, 120, 168)
+    mask = np.zeros((120, 168), dtype=np.uint8)
+    mask[20:60, 20:50] = 3
+    naive = propagate_by_one_affinity(model, video, mask, radius=2, density=4.0)
+    for ours, expected in zip(run(model.tracker(video[0], mask), video[1:]), naive, strict=True):
+        assert 0 < (expected > 0).mean() < 0.5
+        assert (ours != expected).mean() < 1e-3  # rounding may settle a tie the other way
+
+
+def test_windows_that_follow_motion_reach_an_object_that_left_the_fixed_ones() -> None:
+    # The object moves 6 cells a frame. Frame t-2 is out of reach of a window of 8 cells, unless the
+    # window is moved by what the object moved from t-2 to t-1.
+    texture = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    video = [np.full((64, 240, 3), 90, dtype=np.uint8) for _ in range(6)]
+    truths = [np.zeros((64, 240), dtype=np.uint8) for _ in range(6)]
+    for t in range(6):
+        place = slice(20, 44), slice(8 + 24 * t, 32 + 24 * t)
+        video[t][place] = texture
+        truths[t][place] = 1
+    overlaps = []
+    for follow_motion in (False, True):
+        config = TrackerConfig(radius=8, short_term=(2,), follow_motion=follow_motion)
+        tracker = colour_matching().tracker(video[0], truths[0], config)
+        last = run(tracker, video[1:])[-1]
+        overlaps.append((last & truths[-1]).sum() / (last | truths[-1]).sum())
+    assert overlaps[0] < 0.1
+    assert overlaps[1] > 0.9

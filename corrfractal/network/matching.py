@@ -1,0 +1,213 @@
+"""Restricted attention for propagation: ``attention.restricted_attention`` without gradients, for
+one video, with three additions that only propagation can use.
+
+- *Shifts*: the window of a tile of queries may be moved in each reference, by a whole number of
+  cells (``motion``).
+- *Skipped tiles*: where every value within reach equals one constant, such as background alone, so
+  does the result, and the tile is not computed. Labels of a video are mostly background.
+- *Rows*: keys and values are stored with the channels of a pixel side by side. The keys of a tile
+  are then selected by row numbers, which costs a third of cutting them from channel-first maps.
+
+A tile of 8 x 8 queries shares (8+2r)^2 keys in each reference, as in ``kernels.Tiles``; the product
+with all of them is masked to each query's own window.
+
+Shapes: N references, C embedding channels, V value channels, h x w map, r window radius,
+K = 8 + 2r side of a tile's keys, T tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .kernels import MASKED, TILE
+
+# Scores of the tiles that are computed at once; more would leave the cache of a CPU.
+CHUNK_BYTES = 4 << 20
+GPU_CHUNK_BYTES = 512 << 20
+
+
+def match(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    radius: int,
+    scale: float,
+    *,
+    mask_border: bool = True,
+    shifts: Tensor | None = None,
+    constant: Tensor | None = None,
+) -> Tensor:
+    """Carry ``value`` from the references to the target by similarity within a window.
+
+    Args:
+        query: (1, C, h, w) target embedding.
+        key: (1, N, C, h, w) embeddings of N references.
+        value: (1, N, V, h, w) labels, or labels and embedding.
+        radius: window radius, 0 or more.
+        scale: factor on the inner product.
+        mask_border: exclude keys outside the map; otherwise they count as zeros.
+        shifts: int64 (T, N, 2), rows and columns by which the window of each tile is moved in each
+            reference; tiles row by row, see ``tile_grid``. Each tile needs one reference whose
+            window includes keys of the map. None: no window is moved.
+        constant: (V,), the value that most of the map has. None: no tile is skipped.
+
+    Returns:
+        (1, V, h, w), as ``restricted_attention`` gives it, but for rounding.
+    """
+    _, C, h, w = query.shape
+    _, N, V = value.shape[:3]
+    rows, columns = tile_grid(h, w)
+    if shifts is None:
+        # A wider window than the map adds only masked keys.
+        radius = min(radius, max(h, w) - 1) if mask_border else radius
+        shifts = torch.zeros(1, 1, 2, dtype=torch.int64, device=query.device)
+    shifts = shifts.expand(rows * columns, N, 2)
+
+    queries = _split(query[0] * scale, rows, columns)
+    outside = MASKED if mask_border else 0.0
+    keys = _as_rows(key, extra=1, last=outside)
+    if constant is None:
+        values = _as_rows(value)
+    else:
+        # Keys outside have no weight: their value must not keep a tile at the border from being
+        # skipped. Where they count as zeros, it must.
+        values = _as_rows(value)
+        if mask_border:
+            values[-1] = constant
+    windows = _Windows(radius, (h, w), N, shifts)
+
+    result = values.new_empty(rows * columns, TILE * TILE, V)
+    if constant is None:
+        active = torch.arange(rows * columns, device=query.device)
+    else:
+        differs = (values != constant).any(dim=1)
+        active = windows.tiles_that_see(differs)
+        result[:] = constant
+
+    far = _far(radius, query)
+    budget = CHUNK_BYTES if query.device.type == "cpu" else GPU_CHUNK_BYTES
+    tile_bytes = TILE * TILE * N * windows.count * query.element_size()
+    with _denormals_flushed():
+        for tiles in active.split(max(1, budget // tile_bytes)):
+            if not len(tiles):
+                continue
+            numbers = windows.row_numbers(tiles)
+            k = keys.index_select(0, numbers.flatten()).view(len(tiles), -1, C + 1)
+            scores = torch.bmm(queries[tiles], k.transpose(1, 2))
+            scores.view(len(tiles), TILE * TILE, N, -1).add_(far)
+            weights = torch.softmax(scores, dim=-1)
+            v = values.index_select(0, numbers.flatten()).view(len(tiles), -1, V)
+            result[tiles] = torch.bmm(weights, v)
+    return _join(result, rows, columns)[:, :, :h, :w]
+
+
+def tile_grid(h: int, w: int) -> tuple[int, int]:
+    """Rows and columns of tiles that cover a map."""
+    return math.ceil(h / TILE), math.ceil(w / TILE)
+
+
+class _Windows:
+    """Which rows of ``_as_rows`` the keys of each tile are."""
+
+    def __init__(self, radius: int, size: tuple[int, int], N: int, shifts: Tensor) -> None:
+        self.size = size
+        self.N = N
+        rows, columns = tile_grid(*size)
+        device = shifts.device
+        side = torch.arange(-radius, TILE + radius, device=device)
+        self.count = len(side) ** 2
+        tops = TILE * torch.arange(rows, device=device).repeat_interleave(columns)
+        lefts = TILE * torch.arange(columns, device=device).repeat(rows)
+        # (T, N, K): rows and columns of the map
+        self.y = (tops[:, None] + shifts[..., 0])[..., None] + side
+        self.x = (lefts[:, None] + shifts[..., 1])[..., None] + side
+
+    def row_numbers(self, tiles: Tensor) -> Tensor:
+        """int64 (tiles, N, K, K); the last row for keys outside the map."""
+        h, w = self.size
+        y = self.y[tiles]
+        x = self.x[tiles]
+        first = h * w * torch.arange(self.N, device=y.device)[:, None]
+        numbers = (first + y * w)[..., :, None] + x[..., None, :]
+        inside_rows = (y >= 0) & (y < h)
+        inside_columns = (x >= 0) & (x < w)
+        inside = inside_rows[..., :, None] & inside_columns[..., None, :]
+        return torch.where(inside, numbers, self.N * h * w)
+
+    def tiles_that_see(self, marked: Tensor) -> Tensor:
+        """Numbers of the tiles with a marked row, bool (N * h * w + 1,), within reach."""
+        h, w = self.size
+        # Sums over rectangles from one cumulative sum: a tile's window is one in each reference.
+        total = torch.zeros(self.N, h + 1, w + 1, dtype=torch.int64, device=marked.device)
+        total[:, 1:, 1:] = marked[:-1].view(self.N, h, w).cumsum(1).cumsum(2)
+        top = self.y[..., 0].clamp(0, h)
+        bottom = (self.y[..., -1] + 1).clamp(0, h)
+        left = self.x[..., 0].clamp(0, w)
+        right = (self.x[..., -1] + 1).clamp(0, w)
+        n = torch.arange(self.N, device=marked.device)
+        inside = (
+            total[n, bottom, right]
+            - total[n, top, right]
+            - total[n, bottom, left]
+            + total[n, top, left]
+        )
+        sees = (inside > 0).any(dim=1)
+        if marked[-1]:
+            whole = (bottom - top) * (right - left) == self.count
+            sees |= ~whole.all(dim=1)
+        return sees.nonzero()[:, 0]
+
+
+def _as_rows(x: Tensor, extra: int = 0, last: float = 0.0) -> Tensor:
+    """(1, N, C, h, w) -> (N * h * w + 1, C + extra): a row for each pixel, and one for all that is
+    outside the map: zeros, and ``last`` in the extra channel."""
+    _, N, C, h, w = x.shape
+    rows = x.new_zeros(N * h * w + 1, C + extra)
+    rows[:-1, :C] = x[0].permute(0, 2, 3, 1).reshape(-1, C)
+    if extra:
+        rows[-1, C:] = last
+    return rows
+
+
+def _split(query: Tensor, rows: int, columns: int) -> Tensor:
+    """(C, h, w) -> (T, 64, C + 1), with 1 in the last channel; zeros beyond the map."""
+    C, h, w = query.shape
+    padded = query.new_zeros(rows * TILE, columns * TILE, C + 1)
+    padded[:h, :w, :C] = query.permute(1, 2, 0)
+    padded[..., C] = 1
+    tiles = padded.view(rows, TILE, columns, TILE, C + 1).transpose(1, 2)
+    return tiles.reshape(rows * columns, TILE * TILE, C + 1)
+
+
+def _join(tiles: Tensor, rows: int, columns: int) -> Tensor:
+    """(T, 64, V) -> (1, V, rows * 8, columns * 8), channels side by side in memory."""
+    V = tiles.shape[-1]
+    maps = tiles.view(rows, columns, TILE, TILE, V).transpose(1, 2)
+    return maps.reshape(1, rows * TILE, columns * TILE, V).permute(0, 3, 1, 2)
+
+
+def _far(radius: int, like: Tensor) -> Tensor:
+    """(64, 1, K * K): 0 where a key is in the query's window, ``MASKED`` elsewhere."""
+    keys = torch.arange(-radius, TILE + radius, device=like.device)
+    queries = torch.arange(TILE, device=like.device)
+    far = (keys[None] - queries[:, None]).abs() > radius  # (8, K)
+    far_in_either = far[:, None, :, None] | far[None, :, None, :]
+    bias = like.new_zeros(TILE, TILE, len(keys), len(keys)).masked_fill_(far_in_either, MASKED)
+    return bias.view(TILE * TILE, 1, -1)
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Round numbers below 1e-38 to 0 in this thread. At low temperatures most weights are that
+    small, and a CPU computes with them many times more slowly."""
+    flushed = bool(torch.tensor(1e-38) * 1e-3 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
