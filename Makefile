@@ -55,7 +55,7 @@ MASKS ?= ../shared/data/davis2017_reference/osvos
 bench: setup
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/network.py
-	$(BIN)/python benchmarks/propagation.py
+	$(BIN)/python benchmarks/propagation.py --data $(DAVIS)
 	$(BIN)/python benchmarks/labels.py $(DAVIS)
 	$(BIN)/python benchmarks/jf.py $(DAVIS) $(MASKS)
 	$(BIN)/python benchmarks/scale.py --short $(dir $(TRAIN))

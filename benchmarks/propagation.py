@@ -1,16 +1,16 @@
-"""Where the time of a propagated frame is spent.
+"""Where the time of a propagated frame is spent, and the J&F that it buys.
 
-    python benchmarks/propagation.py [--data DAVIS] [--model FILE] [--4k]
+    python benchmarks/propagation.py [--data DAVIS] [--4k] [--naive]
 
-- parts of a step at 480 x 854, width 16, five memory frames, three labels: embedding,
-  affinities with six densities and with one, up-sampling and decision; and the work around the
-  tracker: decoding the frame, blending, writing the mask;
+- parts of a step at 480 x 854, width 16, five memory frames, three labels: embedding, affinities
+  with six densities and with one, up-sampling and decision; and the work around the tracker:
+  decoding the frame, blending, writing the mask;
 - the complete step with six densities, one, three (``FAST``), at half resolution and in bf16:
   seconds, peak memory, ratio to one density, and the copies that naive attention would unfold.
   Forms run in turns in one process, and the median counts;
+- with ``--data``: J&F beside seconds of the starter model and of colour, in several forms, on the
+  first frames of three sequences of DAVIS-2017; and the parts of a step of the starter model;
 - with ``--naive``: a step with three densities by our attention and by the usual unfolding;
-- with ``--data``: J&F of ``FAST`` and of its half-resolution and bf16 forms on three sequences of
-  DAVIS-2017;
 - with ``--4k``: one frame of 2160 x 3840 at widths 16 and 64, with its peak memory.
 """
 
@@ -41,7 +41,7 @@ from corrfractal.video import open_video, write_video
 from inference.benchmarks.davis import Davis
 from inference.config import InferenceConfig
 from inference.datasets.davis_files import open_sequence
-from inference.load import ModelSource, open_model, resolve_model
+from inference.load import open_model, resolve_model
 from inference.prompts.mask_images import blend, write_mask
 
 SIX = TrackerConfig()
@@ -53,7 +53,13 @@ FORMS = {
     "six in bf16": replace(SIX, precision="bf16"),
     "three at half resolution": replace(FAST, resolution="half"),
 }
-SCORED = ("six densities", "three densities (--fast)", "three at half resolution", "three in bf16")
+SCORED = {
+    "starter": ("starter", TrackerConfig()),
+    "starter, windows at rest": ("starter", TrackerConfig(follow_motion=False)),
+    "starter at half resolution": ("starter", TrackerConfig(resolution="half")),
+    "colour": ("baseline:colour", TrackerConfig()),
+    "colour, windows at rest": ("baseline:colour", TrackerConfig(follow_motion=False)),
+}
 SEQUENCES = ("drift-straight", "libby", "car-shadow")
 # A step that uses five memory frames: 0, 5, 6, 8 and 10.
 FRAME = 11
@@ -61,8 +67,7 @@ FRAME = 11
 
 @click.command()
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="DAVIS-2017.")
-@click.option("--model", default="baseline:untrained", show_default=True)
-@click.option("--scored", default=",".join(SCORED), help="Forms to score, by name.")
+@click.option("--scored", default=";".join(SCORED), help="Forms to score, by name; split by ';'.")
 @click.option("--frames", default=25, show_default=True, help="Frames of each scored sequence.")
 @click.option(
     "--forms",
@@ -76,7 +81,6 @@ FRAME = 11
 @click.option("--naive", is_flag=True)
 def main(
     data: Path | None,
-    model: str,
     scored: str,
     frames: int,
     forms: str,
@@ -101,11 +105,9 @@ def main(
             compare_naive(),
         )
     if data is not None:
-        source = resolve_model(model)
-        rows = [score(name, source, data, frames) for name in scored.split(",")]
-        print_table(
-            f"inference scores: {source.name}, {', '.join(SEQUENCES)}, {frames} frames", rows
-        )
+        title = f"inference scores: {', '.join(SEQUENCES)}, {frames} frames"
+        print_table(title, [score(name, data, frames) for name in scored.split(";")])
+        print_table("inference starter parts: a frame of 480 x 854", starter_parts(data, rounds))
 
 
 def network(width: int = 16) -> CorrFractal:
@@ -196,39 +198,72 @@ def parts(rounds: int) -> list[dict[str, Any]]:
     tracker.step(frame)
     rewind(tracker)
     one, _ = prepared_tracker(SD, FORMS["one density (1/2)"])
-    embedded = tracker._embed(frame)
     embedded_once = one._embed(frame)
     mask = scene(SD)[1]
     images = [frame] * 12
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
         write_video(video, images, 24)
-        work: dict[str, Callable[[], Any]] = {
+        work = {
             "decode the frame (h264)": lambda: [None for _ in open_video(video).frames()],
-            "embed, six densities": lambda: tracker._embed(frame),
-            "affinities, six densities": lambda: affinities(tracker, embedded),
+            **tracker_parts(tracker, frame),
             "affinities, one density": lambda: affinities(one, embedded_once),
-            "up-sample and decide": tracker._decide,
             "blend the overlay": lambda: blend(frame, mask),
             "write the mask": lambda: write_mask(Path(folder) / "mask.png", mask),
         }
-        rows: list[dict[str, Any]] = []
-        with torch.inference_mode():
-            for name, part in work.items():
-                times = []
-                for _ in range(rounds):
-                    started = time.process_time()
-                    part()
-                    times.append(time.process_time() - started)
-                frames = len(images) if "decode" in name else 1
-                rows.append({"part": name, "s": statistics.median(times) / frames})
+        seconds = time_parts(work, rounds)
+    seconds["decode the frame (h264)"] /= len(images)
 
     # The affinities with one density are not part of a step with six.
-    total = sum(row["s"] for row in rows if "one density" not in row["part"])
+    total = sum(value for name, value in seconds.items() if "one density" not in name)
     return [
-        {**row, "share %": 100 * row["s"] / total if "one density" not in row["part"] else ""}
-        for row in rows
+        {
+            "part": name,
+            "s": value,
+            "share %": 100 * value / total if "one density" not in name else "",
+        }
+        for name, value in seconds.items()
     ]
+
+
+def starter_parts(data: Path, rounds: int) -> list[dict[str, Any]]:
+    """CPU seconds of each part of the starter model's step at frame 11 of each scored sequence."""
+    model = open_model(resolve_model("starter"))
+    assert isinstance(model, CorrFractal)
+    table = []
+    for name in SEQUENCES:
+        sequence = open_sequence(data, name)
+        tracker = model.tracker(sequence.frame(0), sequence.annotation(0))
+        for t in range(1, FRAME):
+            tracker.step(sequence.frame(t))
+        tracker._t += 1  # as ``step`` does before it matches
+        seconds = time_parts(tracker_parts(tracker, sequence.frame(FRAME)), rounds)
+        table.append({"sequence": name, **seconds, "sum": sum(seconds.values())})
+    return table
+
+
+def tracker_parts(tracker: Tracker, frame: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """The parts of a step, by name; a step to another frame must have been taken before."""
+    embedded = tracker._embed(frame)
+    return {
+        "embedding": lambda: tracker._embed(frame),
+        "affinities": lambda: affinities(tracker, embedded),
+        "up-sample and decide": tracker._decide,
+    }
+
+
+def time_parts(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each part."""
+    seconds = {}
+    with torch.inference_mode():
+        for name, part in work.items():
+            times = []
+            for _ in range(rounds):
+                started = time.process_time()
+                part()
+                times.append(time.process_time() - started)
+            seconds[name] = statistics.median(times)
+    return seconds
 
 
 def affinities(tracker: Tracker, frame: EmbeddedFrame) -> Any:
@@ -236,16 +271,17 @@ def affinities(tracker: Tracker, frame: EmbeddedFrame) -> Any:
     return refine(references, frame.f, frame.refined, tracker._correspondence)
 
 
-def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, Any]:
-    """Mean J&F over the first frames of the sequences, and CPU seconds per frame."""
-    forms: dict[str, TrackerConfig] = {**FORMS, "three in bf16": replace(FAST, precision="bf16")}
-    config = InferenceConfig(tracker=forms[name])
+def score(name: str, data: Path, frames: int) -> dict[str, Any]:
+    """J&F over the first frames of the sequences, and CPU seconds of the tracker per frame."""
+    model_name, tracker = SCORED[name]
+    source = resolve_model(model_name)
     model = open_model(source)
+    config = InferenceConfig(tracker=tracker)
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "data"
         shorten(data, small, frames)
-        started = time.process_time()
         benchmark = Davis(small, "2017")
+        started = time.process_time()
         results = [
             benchmark.evaluate(sequence, Path(folder), source, model, config)
             for sequence in SEQUENCES
@@ -259,7 +295,7 @@ def score(name: str, source: ModelSource, data: Path, frames: int) -> dict[str, 
         "J&F %": (J + F) / 2,
         "J %": J,
         "F %": F,
-        "CPU s a frame": seconds / frames / len(results),
+        "CPU s a frame": seconds / (frames - 1) / len(results),
     }
 
 

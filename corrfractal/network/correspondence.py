@@ -48,6 +48,8 @@ class CorrespondenceConfig(Config):
     training."""
     follow_motion: bool = False
     """At test time, centre the windows of Chain_L on the motion of the objects, see ``motion``."""
+    test_pixels: PositiveInt = 1920 * 1080
+    """At test time, larger frames are embedded at so many pixels at most."""
     steps: PositiveInt = 2
     """Affinities per chain (paper, Table 6: 2 is best of 1 to 4)."""
     merge_radius: NonNegativeInt = 1

@@ -11,7 +11,8 @@ Memory use is bounded:
 - With many objects, label maps at full resolution are computed a few at a time (``CHUNK_BYTES``).
   Where one map per object would exceed ``GROUP_BYTES`` on the R grid, the labels pass through the
   affinities in groups: affinities depend on embeddings alone, so the result is the same.
-- Frames above ``max_pixels`` are embedded smaller; only their labels are resized to full size.
+- Frames above ``max_pixels``, or the model's ``test_pixels``, are embedded smaller; only their
+  labels are resized to full size.
 
 Shapes: N memory frames, C embedding channels, K labels (channels); H x W the frame, h x w a reduced
 grid; f and q as in ``correspondence``. The batch is one video.
@@ -101,7 +102,7 @@ class Propagator:
 
         height, width = first_frame.shape[:2]
         self._size = (height, width)
-        self._working = working_size(height, width, self.config)
+        self._working = working_size(height, width, self.config, self._correspondence)
         whole = torch.empty(self._working, device="meta")
         self._grids = [grid(whole, density) for density in self._densities]
         self._R = grid(whole, self._correspondence.refinement_density)

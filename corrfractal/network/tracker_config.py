@@ -40,8 +40,9 @@ class TrackerConfig(Config):
     """Feed back soft labels instead of hard decisions."""
     resolution: Literal["full", "half"] = "full"
     """``half``: frames are embedded at half their height and width, a quarter of the work."""
-    max_pixels: PositiveInt = 1920 * 1080
-    """Larger frames are embedded at a size of at most so many pixels, which bounds memory."""
+    max_pixels: PositiveInt | None = None
+    """Larger frames are embedded at a size of at most so many pixels, which bounds memory and time;
+    None uses the model's own ``test_pixels``."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the backbone and of embeddings in memory. Affinities and Lab patches are always
     float32."""
@@ -72,9 +73,13 @@ FAST = TrackerConfig(densities=(12.0, 6.0, 4.0), refinement_density=3.0)
 """Three densities and an R grid of 1/3: several times faster on a CPU, coarser at boundaries."""
 
 
-def working_size(height: int, width: int, config: TrackerConfig) -> tuple[int, int]:
-    """(H, W) at which frames of a size are embedded."""
+def working_size(
+    height: int, width: int, config: TrackerConfig, model: CorrespondenceConfig | None = None
+) -> tuple[int, int]:
+    """(H, W) at which frames of a size are embedded; without a model by the defaults of one."""
+    model = model or CorrespondenceConfig()
+    pixels = config.max_pixels or model.test_pixels
     by_resolution = 2.0 if config.resolution == "half" else 1.0
-    by_pixels = math.sqrt(height * width / config.max_pixels)
+    by_pixels = math.sqrt(height * width / pixels)
     shrink = max(by_resolution, by_pixels)
     return max(1, round(height / shrink)), max(1, round(width / shrink))

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from corrfractal import CorrFractal
 from corrfractal.common.config import config_to_dict, digest
 from corrfractal.common.errors import CallError, VideoError
 from corrfractal.files.written_files import Written
@@ -153,7 +154,8 @@ class PropagationJob:
         """
         make_folder(self.out)
         size = (video.info.height, video.info.width)
-        embedded_size = working_size(*size, config.tracker)
+        correspondence = model.config.correspondence if isinstance(model, CorrFractal) else None
+        embedded_size = working_size(*size, config.tracker, correspondence)
         if embedded_size != size:
             log.info(
                 f"frames of {size[1]}x{size[0]} are embedded at "
