@@ -2,8 +2,8 @@
 
 - ``<!-- generated: commands -->`` and ``<!-- generated: configuration -->`` in a page are replaced
   by what the click objects and the configuration classes say;
-- ``benchmarks/results.md`` and ``benchmarks/notes.md`` become pages below ``measurements/``, and
-  links to them are rewritten;
+- ``benchmarks/results.md`` and ``benchmarks/notes.md`` become pages below ``measurements/``, the
+  notebook of ``examples/`` becomes one of the tutorial, and links to them are rewritten;
 - all decision records follow their index in the navigation.
 """
 
@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import json
 import re
 import types
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from inference.config import InferenceConfig
 
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ("results.md", "notes.md")
+NOTEBOOK = "tutorial/quickstart.md"
 
 # Options of every command, which the page on commands explains once.
 COMMON_OPTIONS = {"--json", "--verbose", "--quiet", "--debug", "--help"}
@@ -55,22 +57,51 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name in MEASUREMENTS:
         source = str(ROOT / "benchmarks" / name)
         files.append(File.generated(config, f"measurements/{name}", abs_src_path=source))
+    for path in sorted((ROOT / "examples").glob("*.*")):
+        files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
+    page = notebook_page(ROOT / "examples" / "quickstart.ipynb")
+    files.append(File.generated(config, NOTEBOOK, content=page))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Insert generated parts; let links between ``docs`` and ``benchmarks`` stay in the site."""
+    """Insert generated parts; let links to ``benchmarks`` and ``examples`` stay in the site."""
     for name, generate in GENERATED.items():
         marker = f"<!-- generated: {name} -->"
         if marker in markdown:
             markdown = markdown.replace(marker, generate())
     if page.file.src_uri.startswith("measurements/"):
         return re.sub(r"\]\(\.\./docs/", "](../", markdown)
-    return re.sub(r"\]\((\.\./)+benchmarks/(?=\w+\.md)", _to_measurements(page), markdown)
+    to_root = "../" * page.file.src_uri.count("/")
+    markdown = re.sub(r"\]\((\.\./)+examples/quickstart\.ipynb", f"]({to_root}{NOTEBOOK}", markdown)
+    markdown = re.sub(r"\]\((\.\./)+examples/", f"]({to_root}examples/", markdown)
+    return re.sub(r"\]\((\.\./)+benchmarks/(?=\w+\.md)", f"]({to_root}measurements/", markdown)
 
 
-def _to_measurements(page: Page) -> str:
-    return "](" + "../" * page.file.src_uri.count("/") + "measurements/"
+# The notebook
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as Markdown: its texts, code, printed outputs and pictures."""
+    notebook = json.loads(path.read_text("utf-8"))
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source.replace("](../docs/", "](../"))
+            continue
+        parts.append(f"```python\n{source}\n```")
+        parts += map(_output, cell["outputs"])
+    return "\n\n".join(parts) + f"\n\n[This notebook](../../examples/{path.name})\n"
+
+
+def _output(output: dict[str, Any]) -> str:
+    if output["output_type"] == "stream":
+        return "```text\n" + "".join(output["text"]) + "```"
+    if "image/jpeg" in output["data"]:
+        picture = "".join(output["data"]["image/jpeg"].split())
+        return f"![Output of the cell above](data:image/jpeg;base64,{picture})"
+    return "```text\n" + "".join(output["data"]["text/plain"]) + "\n```"
 
 
 # Commands
