@@ -1,19 +1,40 @@
 """A tar file of clips whose bytes depend on its members only: POSIX.1-1988 ustar, written through
 ``webdataset.TarWriter`` with fixed times, owner and mode.
 
-That takes 0.7 % of a task more than headers filled in by hand, and imports torch into the worker:
-once 1.1 s and 120 MB (docs/decisions/0046-tars-through-webdataset.md).
+That takes 0.7 % of a task more than headers filled in by hand
+(docs/decisions/0046-tars-through-webdataset.md).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import sys
 import tarfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from functools import cache
+from types import ModuleType
+from typing import Any, BinaryIO
 
 # Two blocks of zeros end an archive.
 END_BYTES = 2 * tarfile.BLOCKSIZE
+
+
+@cache
+def _archive_class() -> Any:
+    """``webdataset.TarWriter``, without the rest of its package.
+
+    ``import webdataset`` imports torch, 120 MB and a second of every worker, which its module
+    ``writer`` does not use. So that module is imported as part of an empty package over the same
+    folder.
+    """
+    found = importlib.util.find_spec("webdataset")
+    if found is None or found.submodule_search_locations is None:
+        raise ModuleNotFoundError("webdataset is not installed", name="webdataset")
+    package = ModuleType(f"{__name__}._webdataset")
+    package.__path__ = list(found.submodule_search_locations)
+    sys.modules[package.__name__] = package
+    return importlib.import_module(f"{package.__name__}.writer").TarWriter
 
 
 class TarWriter:
@@ -24,10 +45,7 @@ class TarWriter:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        # Imported late: it imports torch, which a driver can do without.
-        import webdataset
-
-        self._archive = webdataset.TarWriter
+        self._archive = _archive_class()
         self._file = file
         self.position = 0
         """Bytes written so far: the offset of the next member."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -57,3 +59,13 @@ def test_every_header_is_the_one_that_tarfile_writes(name, size):
     info.size, info.mode = size, 0o644
     data, _ = written({name: bytes(size)})
     assert data[: tarfile.BLOCKSIZE] == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_writing_a_tar_imports_no_torch_and_leaves_webdataset_importable():
+    code = (
+        "import io, sys; from pipeline.store.tar import TarWriter, _archive_class\n"
+        "TarWriter(io.BytesIO()).add({'a.json': b'{}'}); assert 'torch' not in sys.modules\n"
+        "import inspect, webdataset\n"
+        "assert inspect.getsource(_archive_class()) == inspect.getsource(webdataset.TarWriter)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
