@@ -1,6 +1,7 @@
 """Builds that grow: each property of a large data set beside its bar.
 
-    python benchmarks/scale.py DATA [--parts bytes,rebuild,driver,window,lanes,index] [--json] [--short]
+    python benchmarks/scale.py DATA [--parts bytes,rebuild,driver,window,lanes,index] [--json]
+        [--short]
 
 DATA holds the folder train_videos. Properties by number:
 
@@ -14,10 +15,13 @@ DATA holds the folder train_videos. Properties by number:
 - window: tasks that run and that are pending while a node joins a cluster (10);
 - lanes: bytes that 1, 4 and 16 hosts fetch in an epoch of training (6; see ``lanes.py``);
 - index: seconds and memory until a training worker has its first batch of a data set of 10^5, 10^6
-  and 3 * 10^6 clips (8; see ``scale_index.py``).
+  and 3 * 10^6 clips (8; see ``scale_index.py``);
+- files: a build over 20,000 small real files, killed and resumed, and again after one is added,
+  removed and changed (3, 4, 5; see ``scale_files.py``). Only where ``--parts`` names it: on two
+  cores it takes more than 20 minutes.
 
-``--short`` takes a minute: ten videos, archives of 10^3 and 10^4 sources, 10^5 clips. The exit status is 1
-if a bar is missed.
+``--short`` takes a minute: ten videos, archives of 10^3 and 10^4 sources, 10^5 clips, 200 files.
+The exit status is 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from lanes import lanes_part
 from measure import print_table
 from scale_bytes import measure_bytes
 from scale_driver import measure_driver
+from scale_files import FILES, build_rows, measure_files
 from scale_index import measure_index
 
 PARTS = ("bytes", "rebuild", "driver", "window", "lanes", "index")
@@ -71,6 +76,7 @@ def main(data: Path, parts: str, as_json: bool, short: bool) -> None:
                     "driver": lambda: driver_part((3, 4) if short else (4, 5, 6)),
                     "window": window_part,
                     "lanes": lanes_part,
+                    "files": lambda: files_part(data, Path(work), 200 if short else FILES),
                     "index": lambda: index_part(Path(work), SHORT_CLIPS if short else CLIPS),
                 }[part]()
             rows += found
@@ -79,6 +85,8 @@ def main(data: Path, parts: str, as_json: bool, short: bool) -> None:
         print(json.dumps({"properties": rows, "measured": details}, indent=1))
     else:
         print_table("Builds that grow", rows)
+        if "files" in details:
+            print_table("Builds over small real files", build_rows(details["files"]))
         if "driver" in details:
             print_table("The driver over a simulated archive", driver_rows(details["driver"]))
         if "index" in details:
@@ -326,6 +334,46 @@ def driver_rows(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
             rows.append({"sources": found["sources"], "build": name, **phases})
     return rows
+
+
+# --- files
+
+
+def files_part(data: Path, work: Path, count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Properties 3 and 4 over many real files."""
+    folder = work / "files"
+    folder.mkdir()
+    found = measure_files(data / "train_videos", folder, count)
+    builds = found["builds"]
+    rerun = builds["nothing changed"]
+    read = rerun["source_bytes_read"] + rerun["shard_bytes_read"]
+    resumed = builds["the same again"]
+    lost = builds["first, driver killed halfway"]["made"] + resumed["made"] - found["first_shards"]
+    names = ("one file added", "one file removed", "one file changed")
+    made = [builds[name]["made"] for name in names]
+    return found, [
+        row(
+            3,
+            f"bytes of {count:,} files and their shards that a build with nothing to do reads",
+            f"{read} B, {rerun['seconds']:.0f} s",
+            "<= 1 %",
+            read <= 0.01 * (found["source_bytes"] + found["shard_bytes"]) and not rerun["made"],
+        ),
+        row(
+            4,
+            "shards made after one of them is added, removed, changed",
+            ", ".join(map(str, made)) + f" of {found['shards']}",
+            "<= 2",
+            max(made) <= 2,
+        ),
+        row(
+            5,
+            "shards made twice after SIGKILL of the driver halfway",
+            str(lost),
+            "at most one a worker",
+            lost <= found["workers"],
+        ),
+    ]
 
 
 # --- window
