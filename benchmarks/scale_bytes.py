@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 BUCKET = "bucket"
 # What botocore adds to the user agent, from this variable.
@@ -70,7 +71,8 @@ def what(path: str) -> str:
 
 @contextmanager
 def counting_store() -> Iterator[tuple[CountingApp, str]]:
-    """A store with an empty bucket: what it counts, and its address."""
+    """A store with an empty bucket: what it counts, and its address. Clients find it through the
+    environment."""
     import boto3
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -80,10 +82,10 @@ def counting_store() -> Iterator[tuple[CountingApp, str]]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{server.port}"
-    os.environ.update(CREDENTIALS, AWS_ENDPOINT_URL=address)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
     try:
-        yield app, address
+        with patch.dict(os.environ, CREDENTIALS, AWS_ENDPOINT_URL=address):
+            boto3.client("s3").create_bucket(Bucket=BUCKET)
+            yield app, address
     finally:
         server.shutdown()
         thread.join()

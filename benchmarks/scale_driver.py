@@ -149,6 +149,7 @@ def write_trivial_shard(
     crashed: Mapping[str, str] | None = None,
     earlier: Mapping[str, str] | None = None,
     rebuild: bool = False,
+    build: str = "",
 ) -> Any:
     """The task: a sidecar with one clip per source, and an empty tar."""
     from corrfractal.files import storage

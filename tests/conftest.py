@@ -3,6 +3,7 @@ otherwise, one Ray session."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
+from benchmarks.scale_bytes import BUCKET, CountingApp, counting_store
 from corrfractal.common.logs import configure_logging
 from corrfractal.runtime.process import configure_process
 from corrfractal.video import write_video
@@ -60,26 +62,18 @@ def tiny_video(moving_frames: np.ndarray, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """The URI of a bucket on a real server of the S3 protocol, on loopback."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+def s3_server() -> Iterator[CountingApp]:
+    """A real server of the S3 protocol with an empty bucket, on loopback, which counts the bytes
+    that it sends."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with counting_store() as (app, _):
+        yield app
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-    server.stop()
+
+@pytest.fixture(scope="session")
+def s3(s3_server: CountingApp) -> str:
+    """The URI of the bucket of ``s3_server``."""
+    return f"s3://{BUCKET}"
 
 
 @pytest.fixture(scope="session")

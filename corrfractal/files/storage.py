@@ -350,21 +350,26 @@ def local_copy(location: Location) -> Iterator[Path]:
         yield Path(location)
         return
     folder = Path(tempfile.mkdtemp(prefix="corrfractal-"))
-    target = folder / posixpath.basename(str(location).rstrip("/"))
     try:
-        with _remote(location) as (fs, path):
-            if not fs.isfile(path):
-                target.mkdir()
-                names = listing(location)[0]
-                fs.get(
-                    [posixpath.join(path, name) for name in names],
-                    [str(target / name) for name in names],
-                )
-            else:
-                fs.get_file(path, str(target))
-        yield target
+        yield download(location, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def download(location: Location, folder: Path) -> Path:
+    """Copy a remote file, or a remote folder of files, into a local folder; return its path there."""
+    target = folder / posixpath.basename(str(location).rstrip("/"))
+    with _remote(location) as (fs, path):
+        if not fs.isfile(path):
+            target.mkdir()
+            names = listing(location)[0]
+            fs.get(
+                [posixpath.join(path, name) for name in names],
+                [str(target / name) for name in names],
+            )
+        else:
+            fs.get_file(path, str(target))
+    return target
 
 
 @contextmanager

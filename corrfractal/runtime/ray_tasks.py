@@ -20,6 +20,9 @@ J = TypeVar("J")
 LOOK_SECONDS = 5.0
 """Between two looks at the number of CPUs of the cluster."""
 
+NODE_SECONDS = 20.0
+"""For a function on every node, see ``run_on_nodes``."""
+
 SPARE_TASKS = 2
 """Pending tasks of a cluster without a CPU, on which an autoscaler has yet to start a node."""
 
@@ -103,6 +106,22 @@ def run_tasks(
     finally:
         for unfinished in running:
             ray.cancel(unfinished, force=True)
+
+
+def run_on_nodes(work: Callable[[], None]) -> None:
+    """Run a function once on every node of the cluster. Best effort: a node that does not answer
+    within ``NODE_SECONDS`` is left out, and errors are ignored."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(work)
+    strategies = [
+        NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    started = [task.options(scheduling_strategy=strategy).remote() for strategy in strategies]
+    ray.wait(started, num_returns=len(started), timeout=NODE_SECONDS)
 
 
 def _window() -> int:

@@ -6,19 +6,27 @@ The task of a killed worker runs again. A segment at which workers keep dying is
 from __future__ import annotations
 
 import collections
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CallError, CorrFractalError
+from corrfractal.files import storage
 from corrfractal.runtime.ray_session import ray_session
-from corrfractal.runtime.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
+from corrfractal.runtime.ray_tasks import (
+    WorkerDiedError,
+    cluster_has_gpus,
+    run_on_nodes,
+    run_tasks,
+)
 from pipeline.config import PipelineConfig
 from pipeline.discover.work_plan import Known, ShardSpec
 
 from .prepare import ShardTask
 from .shard_task import ShardResult, ShardStats, make_shard, read_note
+from .shared_copy import remove_copies
 from .state import BuildState, KnownShard, contents_hash
 
 OUTCOMES = ("sampled", "quarantined", "rejected")
@@ -57,10 +65,16 @@ def execute(
     waiting = collections.deque(tasks)
     deaths = DeathCount()
     segment_count = sum(len(task.spec.segments) for task in tasks)
+    build = secrets.token_hex(8)
+    shares_copies = any(
+        segment.count > 1 and storage.is_uri(segment.source.path)
+        for task in tasks
+        for segment in task.spec.segments
+    )
 
     def arguments(task: ShardTask) -> tuple[Any, ...]:
         crashed = deaths.crashed(task.spec)
-        return task.spec, out, config, crashed, task.earlier, task.rebuild
+        return task.spec, out, config, crashed, task.earlier, task.rebuild, build
 
     with ray_session(workers), progress("videos", segment_count) as advance:
         if config.device == "cuda" and not cluster_has_gpus():
@@ -96,6 +110,8 @@ def execute(
                     advance(len(spec.segments), _summary(total, time.monotonic() - started))
         finally:
             state.flush()
+            if shares_copies:
+                run_on_nodes(remove_copies)
     return total
 
 

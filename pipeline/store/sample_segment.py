@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from corrfractal.common.errors import NotFoundError, VideoError
-from corrfractal.files import storage
 from corrfractal.shards.clip import Clip, encode_clip
 from corrfractal.shards.manifest import LabelStatistics, SampleEntry, SourceEntry
 from corrfractal.video import Video, open_video
@@ -29,6 +28,7 @@ from pipeline.label.pseudo_labels import label_statistics, label_views
 from pipeline.sample.decode import RawClip, Tally, decode_clips
 
 from .clip_copies import ClipCopies, SegmentSamples
+from .shared_copy import copy_of
 from .tar import TarWriter
 
 # Reasons are stored in sidecars and the index: another text is another digest.
@@ -36,15 +36,16 @@ MOVED = "the file was moved or removed after it was listed"
 
 
 def sample_segment(
-    segment: Segment, config: PipelineConfig, tar: TarWriter, copies: ClipCopies
+    segment: Segment, config: PipelineConfig, tar: TarWriter, copies: ClipCopies, build: str
 ) -> SegmentSamples:
     """Append the clips of a segment to ``tar``. A damaged or missing source is no error: the entry
-    of the result says what is wrong with it. Clips that an earlier build stored are copied."""
+    of the result says what is wrong with it. Clips that an earlier build stored are copied.
+    ``build``: see ``shared_copy.copy_of``."""
     source = segment.source
     if source.fault:
         return quarantined(segment, "", "read", source.fault)
     try:
-        with storage.local_copy(source.path) as path:
+        with copy_of(segment, build) as path:
             return _sample_unchanged(segment, path, config, tar, copies)
     except FileNotFoundError:
         return quarantined(segment, "", "read", MOVED)

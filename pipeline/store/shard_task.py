@@ -28,12 +28,13 @@ from corrfractal.shards.manifest import (
 )
 from corrfractal.video.content import content_sha256
 from pipeline.config import PipelineConfig
-from pipeline.discover.sources import Source
+from pipeline.discover.segments import Segment
 from pipeline.discover.work_plan import ShardSpec
 
 from .clip_copies import ClipCopies
 from .limits import limited
 from .sample_segment import quarantined, sample_segment
+from .shared_copy import copy_of
 from .state import shard_stamp
 from .tar import TarWriter
 
@@ -94,6 +95,7 @@ def make_shard(
     crashed: Mapping[str, str] | None = None,
     earlier: Mapping[str, str] | None = None,
     rebuild: bool = False,
+    build: str = "",
 ) -> ShardResult:
     """Build a shard and its sidecar in the folder ``out``; a no-op if both exist unchanged.
 
@@ -106,11 +108,13 @@ def make_shard(
         earlier: name of the shard in which an earlier build with the same configuration stored the
             clips of a segment, by name of the segment.
         rebuild: do not look for an existing shard.
+        build: identifies the build, whose tasks on a machine share copies of long remote videos;
+            ``""``: share none.
     """
     started = time.process_time()
     # Ray runs one task per core; OpenCV's own threads would only compete with them.
     cv2.setNumThreads(1)
-    existing = None if rebuild else unchanged_shard(spec, out)
+    existing = None if rebuild else unchanged_shard(spec, out, build)
     if existing is not None:
         seconds = time.process_time() - started
         return _result(existing, ShardStats(core_seconds=seconds, peak_mb=peak_rss_mb()), out)
@@ -129,12 +133,12 @@ def make_shard(
             for segment in spec.segments:
                 write_note(note, segment.name)
                 if crashed and segment.name in crashed:
-                    sha256 = _content_of(segment.source)
+                    sha256 = _content_of(segment, build)
                     parts.append(quarantined(segment, sha256, "decode", crashed[segment.name]))
                     continue
                 report = partial(write_note, note, segment.name)
                 with limited(config.max_cpu_seconds, config.max_memory_mb, report):
-                    parts.append(sample_segment(segment, config, tar, copies))
+                    parts.append(sample_segment(segment, config, tar, copies, build))
             tar.close()
         except BaseException:
             # Also after "no space left on device": the disk must not stay full.
@@ -186,7 +190,7 @@ def _result(sidecar: Sidecar, stats: ShardStats, out: str) -> ShardResult:
     )
 
 
-def unchanged_shard(spec: ShardSpec, out: str) -> Sidecar | None:
+def unchanged_shard(spec: ShardSpec, out: str, build: str = "") -> Sidecar | None:
     """The sidecar of an existing shard, if a build would write the same bytes again.
 
     Sources and tar are hashed. Drivers ask for this only where the state of the folder does not
@@ -199,7 +203,7 @@ def unchanged_shard(spec: ShardSpec, out: str) -> Sidecar | None:
         entries = {(entry.uri, entry.segment): entry for entry in sidecar.sources}
         for segment in spec.segments:
             entry = entries[segment.source.uri, segment.number]
-            if not _has_content_of(segment.source, entry):
+            if not _has_content_of(segment, entry, build):
                 return None
         if storage.sha256(storage.join(out, spec.name)) != sidecar.sha256:
             return None
@@ -208,19 +212,20 @@ def unchanged_shard(spec: ShardSpec, out: str) -> Sidecar | None:
     return sidecar
 
 
-def _has_content_of(source: Source, entry: SourceEntry) -> bool:
+def _has_content_of(segment: Segment, entry: SourceEntry, build: str) -> bool:
     """Whether a source holds what an entry was made from."""
-    if source.fault:
-        return not entry.sha256 and entry.reason == source.fault
-    with storage.local_copy(source.path) as path:
+    fault = segment.source.fault
+    if fault:
+        return not entry.sha256 and entry.reason == fault
+    with copy_of(segment, build) as path:
         return content_sha256(path) == entry.sha256
 
 
-def _content_of(source: Source) -> str:
+def _content_of(segment: Segment, build: str) -> str:
     """SHA-256 of a source that is not decoded, so that the next build knows it without decoding it
     either; ``""`` if it cannot be read."""
     try:
-        with storage.local_copy(source.path) as path:
+        with copy_of(segment, build) as path:
             return content_sha256(path)
     except OSError:
         return ""
