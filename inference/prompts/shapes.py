@@ -103,8 +103,17 @@ class Prompts:
         """SHA-256 of the contents of all masks, and of all shapes."""
         # Contents, not paths: a mask that was moved or copied is the same prompt.
         masks = [[frame, file_sha256(path)] for frame, path in sorted(self.masks.items())]
-        shapes = [[s.frame, s.object_id, s.x0, s.y0, s.x1, s.y1, s.radius] for s in self.shapes]
-        return digest([masks, shapes])
+        return digest([masks, [_shape_values(shape) for shape in self.shapes]])
+
+    def digests(self) -> dict[int, str]:
+        """SHA-256 of the prompts of each prompted frame, ascending."""
+        by_frame: dict[int, str] = {}
+        for frame in self.frames:
+            path = self.masks.get(frame)
+            mask = None if path is None else file_sha256(path)
+            shapes = [_shape_values(shape) for shape in self.shapes if shape.frame == frame]
+            by_frame[frame] = digest([mask, shapes])
+        return by_frame
 
 
 def read_prompts(
@@ -210,6 +219,11 @@ def masks_by_frame(folder: Path, names: Sequence[str] | None) -> list[tuple[int,
             raise CallError(f"two masks are given for one frame: {found[frame]} and {path}")
         found[frame] = path
     return sorted(found.items())
+
+
+def _shape_values(shape: Shape) -> list[float | None]:
+    corners = [shape.x0, shape.y0, shape.x1, shape.y1, shape.radius]
+    return [shape.frame, shape.object_id, *corners]
 
 
 def _mask_file(text: str, names: Sequence[str] | None) -> tuple[int, Path]:

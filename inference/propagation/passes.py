@@ -1,5 +1,5 @@
-"""The passes of a tracker over one video: forward from the first prompted frame, then backward from
-it to frame 0.
+"""The passes of a tracker over one video: forward from the first prompted frame to the end, and
+backward from it to frame 0.
 
 Each mask is written as soon as it is known. A pass that finds masks of an earlier run resumes after
 them: frames that the tracker still refers to are embedded again, so that the remaining masks are
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from inference.prompts.shapes import Prompts
 from inference.protocols import U8, MaskTracker, Model, ResumableTracker
 
 from .outputs import PROBABILITIES, PointTrack, encode_png, mask_file
+
+Direction = Literal["forward", "backward"]
+BOTH: tuple[Direction, ...] = ("forward", "backward")
 
 # Decoders read forward only, so a backward pass decodes runs of frames and holds each in memory.
 BACKWARD_BYTES = 128 << 20
@@ -63,6 +67,7 @@ class VideoPasses:
         config: of the tracker.
         advance: called with the number of frames done, for the progress bar.
         probabilities: also write the probability of each object.
+        directions: passes to run, in this order.
     """
 
     video: Video
@@ -72,6 +77,7 @@ class VideoPasses:
     config: TrackerConfig
     advance: Callable[[int], None]
     probabilities: bool = False
+    directions: tuple[Direction, ...] = BOTH
 
     def propagate_masks(self, prompts: Prompts) -> PassTotals:
         """Write a mask for every frame. Prompts of later frames correct and add objects in the
@@ -82,35 +88,37 @@ class VideoPasses:
         """
         first, *corrected = prompts.frames
         totals = PassTotals()
-        try:
-            self._mask_pass(self._forward(first), prompts, corrected, totals)
-        except VideoError as exc:
-            totals.error = exc
-        try:
-            self._mask_pass(self._backward(first), prompts, [], totals)
-        except VideoError as exc:
-            totals.error = totals.error or exc
+        for order in self._orders(first):
+            corrections = corrected if order.step > 0 else []
+            try:
+                self._mask_pass(order, prompts, corrections, totals)
+            except VideoError as exc:
+                totals.error = totals.error or exc
         return totals
 
-    def propagate_points(self, points: Points) -> tuple[PassTotals, dict[int, PointTrack]]:
-        """Track key points as heat maps: x, y and confidence of every point, by frame."""
+    def propagate_points(self, points: Points, tracks: dict[int, PointTrack]) -> PassTotals:
+        """Track key points as heat maps.
+
+        Args:
+            points: where they are on one frame.
+            tracks: x, y and confidence of every point by frame; filled as they become known.
+        """
         totals = PassTotals()
-        tracks: dict[int, PointTrack] = {}
-        for order in (self._forward(points.frame), self._backward(points.frame)):
+        for order in self._orders(points.frame):
             try:
                 self._point_pass(order, points, tracks, totals)
             except VideoError as exc:
                 totals.error = totals.error or exc
-        return totals, tracks
+        return totals
 
     def _mask_pass(
         self, order: range, prompts: Prompts, corrected: Sequence[int], totals: PassTotals
     ) -> None:
-        backward = order.step < 0
+        # Both passes begin at the same frame; the one that runs first counts it.
+        counts_first = self._is_first(order)
         stored = self._count_stored(order)
         if stored == len(order):
-            # Both passes begin at the same frame; the forward pass has counted it.
-            finished = stored - 1 if backward else stored
+            finished = stored if counts_first else stored - 1
             totals.frames += finished
             totals.kept += finished
             self.advance(finished)
@@ -129,7 +137,7 @@ class VideoPasses:
             stored = 0
 
         # The prompted frame: its mask is the prompt itself.
-        if not backward:
+        if counts_first:
             if stored:
                 totals.kept += 1
             else:
@@ -189,9 +197,9 @@ class VideoPasses:
         maps = heat_maps(points.xy, self.size)
         tracker = self.model.label_tracker(first.image, maps, self.config)
         tracks[first.index] = [(x, y, 1.0) for x, y in points.xy]
-        # Both passes begin at the same frame; it is counted once.
-        totals.frames += 1 if order.step > 0 else 0
-        self.advance(1)
+        if self._is_first(order):
+            totals.frames += 1
+            self.advance(1)
 
         for frame in frames:
             started = time.perf_counter()
@@ -219,11 +227,16 @@ class VideoPasses:
     def _mask_file(self, index: int) -> Path:
         return mask_file(self.out, self.names[index])
 
-    def _forward(self, first: int) -> range:
-        return range(first, self.video.info.frames)
+    def _orders(self, first: int) -> list[range]:
+        """The frames of each pass, from the first prompted one on."""
+        forward = range(first, self.video.info.frames)
+        backward = range(first, -1, -1)
+        orders = [forward if name == "forward" else backward for name in self.directions]
+        # Backward from frame 0 there is nothing to do, except for a lone backward pass.
+        return [order for order in orders if self._is_first(order) or len(order) > 1]
 
-    def _backward(self, first: int) -> range:
-        return range(first, -1, -1) if first else range(0)
+    def _is_first(self, order: range) -> bool:
+        return (order.step > 0) == (self.directions[0] == "forward")
 
     def _count_stored(self, order: range) -> int:
         """How many frames at the start of a pass have an unchanged mask, without a gap."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +33,15 @@ from inference.prompts.keypoints import Points, points_table
 from inference.prompts.shapes import Prompts
 from inference.protocols import Model
 
-from .outputs import PROBABILITIES, Outputs, make_folder, write_outputs, write_point_video
-from .passes import VideoPasses
+from .outputs import (
+    PROBABILITIES,
+    Outputs,
+    PointTrack,
+    make_folder,
+    write_outputs,
+    write_point_video,
+)
+from .passes import BOTH, Direction, VideoPasses
 
 RESULT = "propagation.json"
 WRITTEN = "propagation.written.jsonl"
@@ -139,6 +146,9 @@ class PropagationJob:
         model: Model,
         config: InferenceConfig,
         advance: Callable[[int], None] = lambda n: None,
+        *,
+        directions: tuple[Direction, ...] = BOTH,
+        tracks: dict[int, PointTrack] | None = None,
     ) -> Propagation:
         """Propagate through all frames that have no result yet.
 
@@ -146,7 +156,10 @@ class PropagationJob:
             video: what ``check`` returned.
             source, model: the model, found and loaded.
             config: settings of the tracker and the overlay.
-            advance: called with the number of frames done.
+            advance: called with the number of frames done. An exception that it raises ends the
+                run, which can be resumed.
+            directions: passes to run, in this order.
+            tracks: filled with the positions of key points while they are found.
 
         Raises:
             VideoError: a frame cannot be decoded, and masks of the frames before it are kept; or
@@ -163,16 +176,15 @@ class PropagationJob:
             )
 
         # Results of another video, prompt, model or setting must not be resumed.
-        identity = digest(
-            [
-                content_sha256(self.video),
-                self.prompts.digest(),
-                source.digest,
-                config.digest,
-                self.outputs.probabilities,
-            ]
-        )
-        written = self._start(identity)
+        content = content_sha256(self.video)
+        settings = [source.digest, config.digest, self.outputs.probabilities]
+        identity: dict[str, Any] = {
+            "digest": digest([content, self.prompts.digest(), *settings]),
+            "digest_without_prompts": digest([content, *settings]),
+        }
+        if isinstance(self.prompts, Prompts):
+            identity["prompts"] = {str(frame): d for frame, d in self.prompts.digests().items()}
+        written = self._start(identity, video.names())
 
         passes = VideoPasses(
             video=video,
@@ -182,9 +194,11 @@ class PropagationJob:
             config=config.tracker,
             advance=advance,
             probabilities=self.outputs.probabilities,
+            directions=directions,
         )
         if isinstance(self.prompts, Points):
-            totals, tracks = passes.propagate_points(self.prompts)
+            tracks = {} if tracks is None else tracks
+            totals = passes.propagate_points(self.prompts, tracks)
             table = points_table(self.prompts.names, tracks, video.names())
             written.write(self.out / POINTS, table)
             if self.outputs.overlay is not None and tracks:
@@ -209,10 +223,10 @@ class PropagationJob:
             seconds_per_frame=totals.seconds / max(totals.steps, 1),
             peak_rss_mb=peak_rss_mb(),
         )
-        # Replaces the document of `_start`, which holds the digest alone.
+        # Replaces the document of `_start`, which holds the identity alone.
         document = {
             **asdict(result),
-            "digest": identity,
+            **identity,
             "model_digest": source.digest,
             "config": config_to_dict(config),
         }
@@ -226,32 +240,71 @@ class PropagationJob:
             )
         if _state(self.video) != self.first_state:
             # The masks may be of other bytes than those that were hashed: delete them.
-            self._start("")
+            self._start({"digest": ""}, video.names())
             raise VideoError(str(self.video), "read", CHANGED)
         # Damage is raised last: the outputs of the good frames exist by now.
         if totals.error is not None:
             raise totals.error
         return result
 
-    def _start(self, identity: str) -> Written:
-        """Keep results of an earlier run with the same identity; delete those of any other, except
+    def _start(self, identity: dict[str, Any], names: Sequence[str]) -> Written:
+        """Keep the results of an earlier run that this run would repeat; delete its others, except
         files that were edited since."""
         written = Written(self.out / WRITTEN)
-        try:
-            stored_identity = json.loads((self.out / RESULT).read_bytes())["digest"]
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
-            stored_identity = None
-        if stored_identity != identity:
-            stale = {path.resolve() for path in _results(self.out)}
+        stored = _read_document(self.out / RESULT)
+        if stored.get("digest") != identity["digest"]:
+            results = _results(self.out)
             if self.outputs.cutout_folder is not None:
-                stale |= {path.resolve() for path in _png_files(self.outputs.cutout_folder)}
+                results += _png_files(self.outputs.cutout_folder)
+            kept = set(names[: first_stale_frame(stored, identity)])
+            stale = {path.resolve() for path in results if path.stem not in kept}
             written.clear(lambda path: path.resolve() in stale)
             # Before the first mask, so that a rerun recognises the masks of a killed run.
-            self._write_result(written, {"digest": identity})
+            self._write_result(written, identity)
         return written
 
     def _write_result(self, written: Written, document: dict[str, Any]) -> None:
         written.write(self.out / RESULT, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def first_stale_frame(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> int | None:
+    """The first frame whose stored mask a run with other prompts would not repeat.
+
+    Prompts after the first change only the masks of their own frame and of later ones: the forward
+    pass has not met them before, and the backward pass never does.
+
+    Args:
+        stored, identity: ``digest_without_prompts`` and ``prompts`` of ``propagation.json``, of an
+            earlier run and of this one.
+
+    Returns:
+        0: no mask is kept. None: all are.
+    """
+    before, after = stored.get("prompts"), identity.get("prompts")
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return 0
+    if stored.get("digest_without_prompts") != identity["digest_without_prompts"]:
+        return 0
+    return first_changed_prompt(before, after)
+
+
+def first_changed_prompt(before: Mapping[str, str], after: Mapping[str, str]) -> int | None:
+    """The first frame whose prompt differs, by digests of the prompts by frame; 0 if it is the
+    first prompted frame of all, None if there is none."""
+    frames = sorted({int(frame) for frame in (*before, *after) if frame.isdecimal()})
+    changed = [f for f in frames if before.get(str(f)) != after.get(str(f))]
+    if not changed:
+        return None
+    return 0 if changed[0] == frames[0] else changed[0]
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    """``propagation.json``; empty if there is none that can be read."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _state(video: Path) -> str:

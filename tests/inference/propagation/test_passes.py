@@ -15,11 +15,13 @@ from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import CallError
 from corrfractal.network.tracker import TrackerConfig
 from inference.config import InferenceConfig
+from inference.load import open_model, resolve_model
 from inference.prompts.keypoints import Points
 from inference.prompts.mask_images import read_mask
 from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
 from inference.propagation.outputs import Outputs
+from inference.propagation.video_job import PropagationJob
 
 SMALL = InferenceConfig(tracker=TrackerConfig(densities=(6.0, 3.0)))
 FRAMES = 9
@@ -81,6 +83,72 @@ def test_a_rerun_keeps_finished_masks_and_ends_at_the_same_ones(
     assert propagate_video(video, given, out, model, SMALL).kept == FRAMES
     other = propagate_video(video, read_prompts(boxes=["2:1,20,20,40,50"]), out, model, SMALL)
     assert other.kept == 0
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_later_correction_keeps_the_masks_before_it_and_ends_where_a_fresh_run_ends(
+    video: Path, model: str, tmp_path: Path, probabilities: bool
+) -> None:
+    outputs = Outputs(probabilities=probabilities)
+    out = tmp_path / "out"
+    propagate_video(
+        video, read_prompts(boxes=["2:1,20,20,50,50"]), out, model, SMALL, outputs=outputs
+    )
+    times = {index: (out / f"{index:05d}.png").stat().st_mtime_ns for index in range(FRAMES)}
+
+    corrected = read_prompts(boxes=["2:1,20,20,50,50", "5:1,30,20,60,50", "5:2,70,10,90,30"])
+    result = propagate_video(video, corrected, out, model, SMALL, outputs=outputs)
+    assert (result.frames, result.kept) == (FRAMES, 5)
+    assert all((out / f"{i:05d}.png").stat().st_mtime_ns == times[i] for i in range(5))
+    fresh = tmp_path / "fresh"
+    propagate_video(video, corrected, fresh, model, SMALL, outputs=outputs)
+    assert contents(out) == contents(fresh)
+
+    # Without the correction, and with another first prompt
+    first_only = read_prompts(boxes=["2:1,20,20,50,50"])
+    assert propagate_video(video, first_only, out, model, SMALL, outputs=outputs).kept == 5
+    earlier = read_prompts(boxes=["1:1,20,20,50,50", "2:1,20,20,50,50"])
+    assert propagate_video(video, earlier, out, model, SMALL, outputs=outputs).kept == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_each_direction_alone_gives_the_masks_of_a_complete_run(
+    video: Path, model: str, tmp_path: Path
+) -> None:
+    given = read_prompts(boxes=["4:1,20,20,50,50"])
+    propagate_video(video, given, tmp_path / "complete", model, SMALL)
+    job = PropagationJob(video=video, prompts=given, out=tmp_path / "out", outputs=Outputs())
+    source = resolve_model(model)
+    names: list[list[str]] = []
+    for directions in (("backward",), ("forward",)):
+        job.run(job.check(), source, open_model(source), SMALL, directions=directions)
+        names.append(sorted(path.stem for path in job.out.glob("*.png")))
+    assert names[0] == [f"{index:05d}" for index in range(5)]
+    assert contents(job.out) == contents(tmp_path / "complete")
+
+
+def test_a_run_that_is_stopped_keeps_its_masks_and_resumes(
+    video: Path, model: str, tmp_path: Path
+) -> None:
+    given = read_prompts(boxes=["4:1,20,20,50,50"])
+    job = PropagationJob(video=video, prompts=given, out=tmp_path / "out", outputs=Outputs())
+    source = resolve_model(model)
+    done = 0
+
+    def stop_after_two(count: int) -> None:
+        nonlocal done
+        done += count
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        job.run(job.check(), source, open_model(source), SMALL, stop_after_two)
+    assert propagate_video(video, given, job.out, model, SMALL).kept == 2
+    propagate_video(video, given, tmp_path / "complete", model, SMALL)
+    assert contents(job.out) == contents(tmp_path / "complete")
 
 
 def test_later_masks_add_objects_and_correct(video: Path, model: str, tmp_path: Path) -> None:
