@@ -47,9 +47,10 @@ COPY corrfractal corrfractal
 COPY pipeline pipeline
 COPY training training
 COPY inference inference
+COPY studio studio
 COPY cluster cluster
 # Editable: the command and its version are installed, the code stays in its source folder.
-RUN pip install --no-deps --no-build-isolation --editable . && python -m compileall -q corrfractal pipeline training inference cluster
+RUN pip install --no-deps --no-build-isolation --editable . && python -m compileall -q corrfractal pipeline training inference studio cluster
 
 # ---- the image itself
 FROM base-${ACCELERATOR} AS final

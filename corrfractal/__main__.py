@@ -62,6 +62,11 @@ COMMANDS = {
         "propagate",
         "A video and a first-frame mask -> a mask for every frame.",
     ),
+    "studio": (
+        "studio.cli",
+        "studio",
+        "A local page to mark objects, propagate, correct and download.",
+    ),
     "evaluate": (
         "inference.evaluate_cli",
         "evaluate",

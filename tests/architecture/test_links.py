@@ -28,7 +28,7 @@ def _tracked_files() -> list[Path]:
     if listing.returncode == 0:
         paths = [ROOT / name for name in listing.stdout.split("\0") if name]
     else:
-        folders = ["docs", "corrfractal", "pipeline", "training", "inference", "cluster"]
+        folders = ["docs", "corrfractal", "pipeline", "training", "inference", "studio", "cluster"]
         folders += ["benchmarks", "scripts", "tests"]
         paths = [*ROOT.glob("*.md"), *(p for name in folders for p in (ROOT / name).rglob("*"))]
     return sorted(path for path in paths if path.is_file() and "__pycache__" not in path.parts)

@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "explanation" / "method.md").read_text(encoding="utf-8")
 PLACES = sorted(
     set(
         re.findall(
-            r"`((?:corrfractal|pipeline|training|inference|cluster|benchmarks)/\S+?\.py)(?:::(\w+))?`",
+            r"`((?:corrfractal|pipeline|training|inference|studio|cluster|benchmarks)/\S+?\.py)(?:::(\w+))?`",
             PAGE,
         )
     )

@@ -17,7 +17,9 @@ import corrfractal
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["corrfractal", "pipeline", "training", "inference", "cluster"])
+@pytest.mark.parametrize(
+    "name", ["corrfractal", "pipeline", "training", "inference", "studio", "cluster"]
+)
 def test_each_top_level_name_resolves_inside_the_repository(name: str) -> None:
     """The names are generic, so a stranger in site-packages could stand before them."""
     spec = importlib.util.find_spec(name)
