@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from corrfractal.common.errors import CallError
 from corrfractal.files.atomic import write_text
 from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap
 from corrfractal.network.tracker import FAST, TrackerConfig
+from corrfractal.registry.pages import browse_hint
 from corrfractal.registry.store import check_store, tracking_uri
 from corrfractal.runtime.process import cpu_count
 from corrfractal.runtime.ray_session import ray_session
@@ -231,7 +231,7 @@ def _print_summary(result: WorkflowResult) -> dict[str, Any]:
     say(
         f"model:  {training.model.uri} ({', '.join(training.model.aliases)}), {training.model_file}"
     )
-    say(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(training.tracking_uri)}")
+    say(f"MLflow: {browse_hint(training.tracking_uri)}")
     say(f"done in {result.seconds:.0f} s")
     return {
         "report": str(result.report),

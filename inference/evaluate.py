@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap
-from corrfractal.registry.scores import Scores, log_measures, log_scores
+from corrfractal.registry.score_log import log_measures, log_scores
+from corrfractal.registry.scores import Scores
 from corrfractal.runtime.ray_session import ray_session
 from inference.benchmarks.base import AnyBenchmark, AnyPicturedBenchmark, Benchmark
 from inference.benchmarks.davis import Davis, DavisSummary

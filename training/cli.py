@@ -128,6 +128,8 @@ def train(
         )
         return estimate.print_summary()
 
+    from corrfractal.registry.pages import browse_hint
+
     from .run import train as train_and_register
 
     result = train_and_register(
@@ -153,6 +155,7 @@ def train(
         f"registered as {result.model.uri} ({', '.join(result.model.aliases)}) in "
         f"{result.tracking_uri}"
     )
+    say(f"MLflow: {browse_hint(result.tracking_uri)}")
     say(f"model file: {result.model_file}")
     return {
         "model": result.model.uri,

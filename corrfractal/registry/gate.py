@@ -21,6 +21,7 @@ from corrfractal.shards.manifest import MANIFEST, load_manifest
 
 from .mlflow_errors import first_line, mlflow_errors
 from .names import UNKNOWN
+from .provenance import download_copy
 from .registration import signature
 from .scores import Scores
 from .versions import ModelVersion
@@ -80,16 +81,12 @@ def evaluate_gate(
 
 
 def _check_data_set(version: ModelVersion) -> list[str]:
-    import mlflow
-
     if version.shards_digest == UNKNOWN:
         return ["its data set is unknown: the version has no tag shards.digest"]
-    uri = f"runs:/{version.run_id}/{MANIFEST}"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with mlflow_errors(model=uri):
-                path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
-            manifest = load_manifest(path)
+            download_copy(version.run_id, MANIFEST, folder)
+            manifest = load_manifest(folder)
         except CorrFractalError as exc:
             return [f"the manifest of its data set cannot be read from its run: {first_line(exc)}"]
     if manifest.digest != version.shards_digest:

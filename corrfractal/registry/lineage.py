@@ -33,6 +33,7 @@ from .names import (
     STAGE_TAG,
     UNKNOWN,
 )
+from .provenance import download_copy
 from .versions import ModelVersion, find_version, list_models
 
 
@@ -226,16 +227,10 @@ def _run_record(run: Any) -> RunRecord:
 
 def _download_data_set(run: RunRecord, video: str | None) -> DataSet | None:
     """The data set from a run's artefacts; None if they are missing, damaged or do not match."""
-    import mlflow
-
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with mlflow_errors():
-                for name in LOGGED_FILES:
-                    mlflow.artifacts.download_artifacts(
-                        artifact_uri=f"runs:/{run.id}/{name}",
-                        dst_path=str((Path(folder) / name).parent),
-                    )
+            for name in LOGGED_FILES:
+                download_copy(run.id, name, folder)
         except (OSError, CorrFractalError):
             return None
         return _read_data_set(run, folder, video)

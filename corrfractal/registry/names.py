@@ -3,7 +3,7 @@
 ====================================  =========================================================
 experiment ``corrfractal``
   tag ``corrfractal.store``           path of a local store when its locations were written
-  tag ``mlflow.experimentKind``       opens the experiment's page as model training
+  tag ``mlflow.experimentKind``       kind of the experiment: model training
 run                                   one per training, one per ``precompute --track``
   parameters                          the training configuration, dotted names
   tag ``stage``                       ``train`` or ``precompute``
@@ -17,11 +17,13 @@ run                                   one per training, one per ``precompute --t
   artefacts ``index/*.parquet``       shards and sources of the data set
   artefact ``environment.txt``        every installed package
   artefact ``scores.*.json``          the full result of an evaluation
+  tag ``mlflow.note.content``         description of the run, see ``pages``
 registered model ``corrfractal``
   alias ``candidate``                 the newest version
   alias ``champion``                  the version that passed the gate last
   tag ``move.TIME``                   JSON of ``promotion.Move``: one change of ``champion``
 model version                         one per training run
+  description                         see ``pages``
   tag ``shards.digest``               as for the run
   tag ``weights.sha256``              SHA-256 of ``model.safetensors``
   tag ``checkpoint.path``             checkpoint the weights came from; stays in the run's folder
@@ -40,6 +42,7 @@ CHAMPION = "champion"
 STORE_TAG = "corrfractal.store"
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag by which MLflow's page opens an experiment on its training runs, not on traces of GenAI.
+MLflow 3.17 ignores it in favour of a switch that each browser keeps, see ``pages.browse_hint``.
 MLflow has no constant for it; the page writes the same tag when a user chooses a kind."""
 STAGE_TAG = "stage"
 DIGEST_TAG = "shards.digest"

@@ -103,6 +103,26 @@ def run_facts(run_id: str, registered: tuple[str, str] | None) -> dict[str, str]
     return facts
 
 
+def download_copy(run_id: str, name: str, folder: str) -> None:
+    """Download a file that ``describe_run`` logged, one of ``LOGGED_FILES``.
+
+    Args:
+        run_id: MLflow run.
+        name: of the file; it gets the same name below the folder.
+        folder: existing.
+
+    Raises:
+        CorrFractalError: the run has no such file, or the store does not answer.
+    """
+    import mlflow
+
+    uri = f"runs:/{run_id}/{name}"
+    with mlflow_errors(model=uri):
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=uri, dst_path=str((Path(folder) / name).parent)
+        )
+
+
 def _log_data_set(shards: str | Path, shards_digest: str, stage: str) -> None:
     """Record the data set as an input of the active run.
 

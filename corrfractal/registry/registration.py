@@ -22,6 +22,7 @@ from .names import (
     PROJECT,
     WEIGHTS_TAG,
 )
+from .pages import ABOUT, write_pages
 from .versions import ModelVersion, find_version, name_filter
 
 SERVING_REQUIREMENTS = (
@@ -39,6 +40,14 @@ SERVING_REQUIREMENTS = (
     "simplejpeg",
 )
 """What ``inference/serving.py`` and the modules it uses import. Only labels need faiss."""
+
+MODEL_TEXT = f"""\
+{ABOUT}
+
+- `candidate` is the newest version.
+- `champion` is the version that passed the gate last: `corrfractal models promote`.
+"""
+"""Description of the registered model."""
 
 
 def register(
@@ -73,6 +82,7 @@ def register(
         number = _version_of_run(name, run_id)
         if number is None:
             _log_model(model_file, run_id, shards_digest, serving_file, name)
+            _describe_model(name)
             number = _version_of_run(name, run_id)
 
         # An earlier call may have stopped between registering and tagging, so tags are repeated.
@@ -84,6 +94,7 @@ def register(
         for key, value in tags.items():
             client.set_model_version_tag(name, number, key, value)
         client.set_registered_model_alias(name, CANDIDATE, number)
+    write_pages(f"{name}/{number}", uri)
     return find_version(f"{name}/{number}", uri)
 
 
@@ -134,6 +145,15 @@ def _log_model(
             registered_model_name=name,
             metadata={"shards_digest": shards_digest},
         )
+
+
+def _describe_model(name: str) -> None:
+    """Describe the registered model, unless somebody has."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, MODEL_TEXT)
 
 
 def _checkpoint_tags(out: Path) -> dict[str, str]:

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from corrfractal.common.config import Config, config_from_dict, digest
 
-from .mlflow_errors import mlflow_errors
 from .names import SCORES_PREFIX
 
 
@@ -65,58 +61,3 @@ class Scores(Config):
 def scores_from_text(text: str, where: str) -> Scores:
     """Parse a tag's value; a ``ConfigError`` names ``where``."""
     return config_from_dict(Scores, json.loads(text), where=where)
-
-
-def log_scores(
-    run_id: str, registered: tuple[str, str], scores: Scores, document: Mapping[str, Any]
-) -> None:
-    """Store scores as a tag of a version, which the gate reads, and as ``log_measures`` does.
-
-    Args:
-        run_id: run that trained the version.
-        registered: (name, version).
-        scores: what the gate compares.
-        document: contents of ``scores.json``.
-
-    Raises:
-        CorrFractalError: the store refuses or does not answer.
-    """
-    import mlflow
-
-    with mlflow_errors(model=f"models:/{registered[0]}/{registered[1]}"):
-        mlflow.MlflowClient().set_model_version_tag(*registered, scores.tag, scores.to_text())
-    measures = {"J": scores.J, "F": scores.F, "JF": scores.JF, "sequences": scores.sequences}
-    log_measures(run_id, registered, scores.dataset, measures, document, scores.tag)
-
-
-def log_measures(
-    run_id: str,
-    registered: tuple[str, str],
-    dataset: str,
-    measures: Mapping[str, float],
-    document: Mapping[str, Any],
-    name: str | None = None,
-) -> None:
-    """Store measures as metrics of a version's run, and ``scores.json`` as its artefact.
-
-    Args:
-        run_id: run that trained the version.
-        registered: (name, version).
-        dataset: prefix of the metrics, as in ``davis2017-val/J``.
-        measures: name -> value.
-        document: contents of ``scores.json``.
-        name: of the artefact, without ``.json``; default ``scores.DATASET.VERSION``.
-
-    Raises:
-        CorrFractalError: the store refuses or does not answer.
-    """
-    import mlflow
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    metrics = [Metric(f"{dataset}/{key}", value, now, 0) for key, value in measures.items()]
-    artifact = name or f"scores.{dataset}.{registered[1]}"
-    with mlflow_errors(model=f"models:/{registered[0]}/{registered[1]}"):
-        client = mlflow.MlflowClient()
-        client.log_batch(run_id, metrics=metrics)
-        client.log_dict(run_id, dict(document), f"{artifact}.json")

@@ -12,6 +12,7 @@ from corrfractal.common.config import flatten
 from corrfractal.files import storage
 from corrfractal.registry.connection import open_experiment
 from corrfractal.registry.mlflow_errors import mlflow_errors
+from corrfractal.registry.pages import write_run_page
 from corrfractal.registry.provenance import describe_run
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import QUARANTINE, load_manifest
@@ -60,6 +61,7 @@ def log_build(uri: str, out: str, metrics: Mapping[str, float]) -> str:
         mlflow.log_metrics({**counts, **_health_metrics(health), **metrics})
         mlflow.log_text("".join(json.dumps(shard) + "\n" for shard in shards), SHARD_HEALTH)
         mlflow.log_text(quarantine, QUARANTINE)
+    write_run_page(run.info.run_id)
     return str(run.info.run_id)
 
 

@@ -39,7 +39,8 @@ from corrfractal.registry.lineage import Lineage
 from corrfractal.registry.mlflow_errors import store_error
 from corrfractal.registry.provenance import _log_data_set
 from corrfractal.registry.registration import register
-from corrfractal.registry.scores import Scores, log_scores
+from corrfractal.registry.score_log import log_scores
+from corrfractal.registry.scores import Scores
 from corrfractal.registry.store import (
     availability,
     check_store,

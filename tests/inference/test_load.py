@@ -10,7 +10,8 @@ import pytest
 from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.common.errors import CallError, IntegrityError, NotFoundError
 from corrfractal.network.tracker import TrackerConfig
-from corrfractal.registry.scores import Scores, log_scores
+from corrfractal.registry.score_log import log_scores
+from corrfractal.registry.scores import Scores
 from inference.load import open_model, resolve_model
 from inference.reports.model_facts import describe_model
 

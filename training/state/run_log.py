@@ -9,6 +9,7 @@ from typing import Any
 
 from corrfractal.registry.connection import open_experiment
 from corrfractal.registry.mlflow_errors import mlflow_errors
+from corrfractal.registry.pages import write_run_page
 from corrfractal.registry.provenance import describe_run
 
 PARAMETER_LENGTH = 500  # characters; MLflow refuses longer values
@@ -42,4 +43,5 @@ def start_run(
             describe_run(shards, shards_digest, "train")
         # MLflow ended the run with the block.
         mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
+    write_run_page(run.info.run_id)
     return str(run.info.run_id)

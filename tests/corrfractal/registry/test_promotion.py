@@ -13,7 +13,8 @@ from corrfractal.__main__ import main
 from corrfractal.common.errors import CallError, GateError
 from corrfractal.registry.names import CHAMPION, PROJECT
 from corrfractal.registry.promotion import history, promote, rollback
-from corrfractal.registry.scores import Scores, log_scores
+from corrfractal.registry.score_log import log_scores
+from corrfractal.registry.scores import Scores
 from corrfractal.registry.versions import find_version
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
