@@ -169,17 +169,25 @@ def history(tracking_uri: str | None) -> dict[str, Any]:
     type=click.Path(path_type=Path),
     help="Folder for the files; must be new.",
 )
+@click.option(
+    "--license",
+    "license_id",
+    default="other",
+    show_default=True,
+    help="Licence of the weights for the model card, such as apache-2.0.",
+)
 @STORE
 @command
-def export(model: str, out: Path, tracking_uri: str | None) -> dict[str, Any]:
+def export(model: str, out: Path, license_id: str, tracking_uri: str | None) -> dict[str, Any]:
     """Write MODEL to a self-contained folder.
 
-    It contains weights, configuration, lineage, scores, a model card, and the SHA-256 of each file.
+    It contains weights, configuration, lineage, scores, a model card with the metadata that model
+    hubs read, and the SHA-256 of each file.
     """
     from .connection import existing_store
     from .export import export as export_version
 
-    lineage = export_version(model, out, existing_store(tracking_uri))
+    lineage = export_version(model, out, existing_store(tracking_uri), license_id)
     files = sorted(path.name for path in out.iterdir())
     say(f"{lineage.model.uri} in {out}: {', '.join(files)}")
     return {

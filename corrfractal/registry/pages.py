@@ -43,8 +43,8 @@ MARK = "[//]: # (Written by corrfractal and replaced from here on; text above th
 """A link definition that nothing refers to: Markdown shows nothing for it."""
 LONGEST = 5000
 """Characters of a version's description; PostgreSQL refuses longer ones."""
-SHOWN_SOURCES = 5
-SHOWN_SCORES = 6
+SHOWN_SOURCES = 4
+SHOWN_SCORES = 4
 READ_SOURCES = 100_000
 """The list of sources is read for the names of the damaged ones up to this length."""
 
