@@ -32,7 +32,9 @@ def list_(tracking_uri: str | None) -> dict[str, Any]:
     from .connection import existing_store
     from .versions import list_models
 
-    versions = list_models(existing_store(tracking_uri))
+    # Only the JSON shows metrics.
+    as_json = click.get_current_context().params["as_json"]
+    versions = list_models(existing_store(tracking_uri), metrics=as_json)
     if not versions:
         say("no model is registered yet: `corrfractal train` registers one")
     for version in versions:

@@ -18,6 +18,9 @@ from .names import CANDIDATE, CHAMPION, PROJECT
 from .store import local_file, tracking_uri
 from .versions import lookup
 
+CODE_FOLDER = "code"
+"""Where MLflow stores the Python packages of a model, below its folder."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
@@ -147,7 +150,8 @@ def _list_weights(uri: str, folder: str = "") -> Iterator[str]:
     for entry in mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/{folder}" if folder else uri):
         name = Path(entry.path).name
         relative = f"{folder}/{name}" if folder else name
-        if entry.is_dir:
+        # Each folder costs requests, and MLflow's copy of our package has many.
+        if entry.is_dir and relative != CODE_FOLDER:
             yield from _list_weights(uri, relative)
         elif name.endswith(".safetensors"):
             yield relative

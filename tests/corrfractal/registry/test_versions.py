@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from click.testing import CliRunner
 from mlflow.tracking._model_registry import fluent
 from requests.adapters import HTTPAdapter
 
+from corrfractal.__main__ import main
 from corrfractal.common.errors import NotFoundError
-from corrfractal.registry import versions
+from corrfractal.registry import versions, weights
 from corrfractal.registry.connection import open_experiment
 from corrfractal.registry.names import CANDIDATE, CHAMPION, PROJECT
 from corrfractal.registry.promotion import history
@@ -75,7 +79,8 @@ def test_the_number_of_requests_does_not_grow_with_the_number_of_versions(
     running: TrackingServer, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lookups: dict[str, Callable[[], object]] = {
-        "list": lambda: list_models(server),
+        "list": lambda: list_models(server, metrics=False),
+        "list with metrics": lambda: list_models(server),
         "show": lambda: find_version("1", server),
         "alias": lambda: find_version(CANDIDATE, server),
         "history": lambda: history(server),
@@ -95,7 +100,41 @@ def test_the_number_of_requests_does_not_grow_with_the_number_of_versions(
         ]
         assert found[0].aliases == (CANDIDATE,)
         assert find_version(CANDIDATE, server) == found[0]
-    assert counts == {"list": [4] * 3, "show": [3] * 3, "alias": [3] * 3, "history": [1] * 3}
+    expected = {"list": 2, "list with metrics": 4, "show": 3, "alias": 3, "history": 1}
+    assert counts == {name: [requests] * 3 for name, requests in expected.items()}
+
+
+def test_the_list_reads_metrics_for_json_only(
+    running: TrackingServer, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_versions(running, 2)
+    for options, expected in (([], False), (["--json"], True)):
+        with counted_requests(monkeypatch) as sent:
+            arguments = ["models", "list", "--tracking-uri", server, *options]
+            result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0
+        assert any("runs/search" in path for path in sent) == expected
+    assert json.loads(result.stdout)["models"][-1]["metrics"] == {"loss": 0.01}
+
+
+def test_the_code_of_a_model_is_not_searched_for_its_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for folder in ("artifacts", "code/corrfractal/network", "code/corrfractal/video"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "artifacts" / "model.safetensors").touch()
+    (tmp_path / "code" / "corrfractal" / "x.safetensors").touch()
+    listed = []
+    list_artifacts = mlflow.artifacts.list_artifacts
+
+    def record(artifact_uri: str) -> Any:
+        listed.append(Path(artifact_uri).name)
+        return list_artifacts(artifact_uri=artifact_uri)
+
+    monkeypatch.setattr(mlflow.artifacts, "list_artifacts", record)
+    found = weights.download_weights(str(tmp_path), None)
+    assert found == tmp_path / "artifacts" / "model.safetensors"
+    assert listed == [tmp_path.name, "artifacts"]
 
 
 def test_a_server_shows_the_experiment_as_model_training(server: str) -> None:
