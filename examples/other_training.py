@@ -21,13 +21,13 @@ import corrfractal
 from corrfractal.shards.clip import LABEL_COLORS
 
 LABELS = 16
-STRIDE = 4  # of the network; a frame of 256 x 256 has 64 x 64 embeddings
+STRIDE = 8  # of the network; a frame of 256 x 256 has 32 x 32 embeddings
 
 
 class OtherNetwork(nn.Sequential):
     def __init__(self, channels: int = 32) -> None:
         layers: list[nn.Module] = []
-        for inputs, stride in ((3, 2), (channels, 2), (channels, 1)):
+        for inputs, stride in ((3, 2), (channels, 2), (channels, 2)):
             layers += [nn.Conv2d(inputs, channels, 3, stride, padding=1), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(channels, channels, 1))
 

@@ -84,6 +84,16 @@ def test_every_path_below_docs_that_a_file_names_exists() -> None:
     assert dead == []
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    dead = []
+    for page in PAGES:
+        named = re.findall(r"(?<![\w/.-])tests/[\w/-]*\w(?:\.\w+)?", page.read_text("utf-8"))
+        dead += [
+            f"{page.relative_to(ROOT)}: {name}" for name in named if not (ROOT / name).exists()
+        ]
+    assert dead == []
+
+
 def test_every_page_is_in_the_index_of_its_kind() -> None:
     docs = ROOT / "docs"
     index = (docs / "README.md").read_text("utf-8")
