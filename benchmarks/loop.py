@@ -29,7 +29,7 @@ from measure import peak_and_seconds, print_table
 from torch.multiprocessing.spawn import start_processes
 
 from training.config import REFERENCES, TrainingConfig, configuration
-from training.data.batches import Batch
+from training.data.reading import Batch
 from training.loop import build
 from training.meter import activation_bytes_per_sample
 from training.state.checkpoint import Checkpoint, CheckpointWriter, save_checkpoint

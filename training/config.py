@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from corrfractal.common.config import Config, config_from_dict, config_to_dict
 from corrfractal.common.errors import ConfigError
-from corrfractal.common.workflow_file import apply_settings, merged, read_table
+from corrfractal.common.workflow_file import apply_settings, merged
 from corrfractal.network.model import CorrFractalConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -28,6 +27,7 @@ PROFILES = ("gpu", "cpu")
 
 RESUMABLE_FIELDS = (
     "loader_workers",
+    "batches_ahead",
     "cache_gb",
     "checkpoint_every",
     "keep_checkpoints",
@@ -88,8 +88,12 @@ class TrainingConfig(Config):
     shuffle_window: Count = 16
     """Shards whose samples are mixed with each other, over all samples of a batch together; each has
     at least one to itself. With fewer shards than samples in a batch, an epoch is a full shuffle."""
-    loader_workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that prepare batches for each worker; 0: a thread of the worker."""
+    loader_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that prepare batches for each worker; 0: a thread of the worker. None: without a GPU
+    a thread; with GPUs the workers of a host share its cores, keep one each, and use up to 8 of the
+    others."""
+    batches_ahead: Count = 2
+    """Batches that the thread, or each of the processes, prepares before their turn."""
     cache_gb: Annotated[float, Field(gt=0)] = 10.0
     """Disk space for shards from a URI on each host, in GB; ``train --dry-run`` estimates it."""
     checkpoint_every: Count = 200
@@ -182,33 +186,3 @@ def with_settings(
     if steps is not None:
         values["steps"] = steps
     return config_from_dict(TrainingConfig, values, where="--set")
-
-
-def requested_configuration(
-    config_file: Path | None,
-    settings: tuple[str, ...],
-    *,
-    preset: str | None,
-    profile: str | None,
-    steps: int | None,
-    gpu: bool,
-) -> tuple[TrainingConfig, str]:
-    """The configuration that a command line asks for, and its profile: options of their own
-    override ``--set``, which overrides the file.
-
-    Args:
-        config_file: workflow file, of which the ``[training]`` table counts.
-        settings: of ``--set``.
-        preset, profile, steps: of these options; None: not given.
-        gpu: whether there is a GPU, which decides the profile if nothing else does.
-
-    Raises:
-        CallError: no such file, or a value does not suit its field.
-    """
-    table: dict[str, Any] = {"profile": "gpu" if gpu else "cpu"}
-    if config_file is not None:
-        table = {"profile": "gpu", **read_table(config_file, "training")}
-    options = {"preset": preset, "profile": profile}
-    table |= {name: value for name, value in options.items() if value is not None}
-    config = configuration_of_table(table, where=str(config_file or "command line"))
-    return with_settings(config, settings, steps), table["profile"]

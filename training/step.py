@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from corrfractal.network.correspondence import draw_densities
 from corrfractal.network.model import Losses
-from training.data.batches import Batch
 from training.data.order import STEP, rng
+from training.data.reading import Batch
 
 from .config import TrainingConfig
 

@@ -43,7 +43,8 @@ from inference.load import open_model, resolve_model
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from training.config import TrainingConfig, configuration, with_settings
-from training.data.batches import Batch, Batches
+from training.data.batches import Batches
+from training.data.reading import Batch
 from training.step import learning_rate, train_step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -24,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image
 
 from corrfractal.common.errors import IntegrityError
@@ -189,9 +190,11 @@ def _encode_jpeg(frame: U8) -> bytes:
 
 
 def _decode_jpeg(members: dict[str, bytes], name: str) -> U8:
-    image = cv2.imdecode(np.frombuffer(members[name], dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise IntegrityError(f"the stored frame {name} is not a readable JPEG")
+    try:
+        # The same pixels as OpenCV's, in less time; benchmarks/input.py compares decoders.
+        image = simplejpeg.decode_jpeg(members[name], "RGB")
+    except ValueError as exc:
+        raise IntegrityError(f"the stored frame {name} is not a readable JPEG: {exc}") from exc
     return np.asarray(image, dtype=np.uint8)
 
 

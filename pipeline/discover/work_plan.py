@@ -154,7 +154,7 @@ def library_versions(config: PipelineConfig) -> dict[str, str]:
         "pillow": PIL,
         "simplejpeg": simplejpeg,
     }
-    if config.device != "cpu" or config.quantization.kmeans == "torch":
+    if config.device != "cpu":
         import torch
 
         modules["torch"] = torch

@@ -194,8 +194,8 @@ def cached(uri: str, folder: Path) -> tuple[ShardFiles, Shard, Path]:
     storage.write(storage.join(uri, "shard-0123456789abcdef.tar"), data)
     sha256 = hashlib.sha256(data).hexdigest()
     shard = Shard(0, "shard-0123456789abcdef.tar", sha256, 1000)
-    ShardFiles(uri, folder, limit=5000).ready(shard)
-    return ShardFiles(uri, folder, limit=5000), shard, folder / f"{sha256}.tar"
+    ShardFiles(uri, 8, folder, limit=5000).ready(shard)
+    return ShardFiles(uri, 8, folder, limit=5000), shard, folder / f"{sha256}.tar"
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\1" * 600, b"\2" * 1000], ids=["empty", "cut", "other"])

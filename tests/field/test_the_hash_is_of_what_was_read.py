@@ -250,7 +250,7 @@ def test_a_shard_replaced_while_training_reads_it_is_detected(tmp_path):
     path = tmp_path / "shard-0123456789abcdef.tar"
     path.write_bytes(b"first" * 100)
     shard = Shard(0, path.name, file_sha256(path), 500)
-    files = ShardFiles(tmp_path)
+    files = ShardFiles(tmp_path, 1)
     assert files.read(shard, 0, 5) == b"first"
     path.write_bytes(b"other" * 100)
     with pytest.raises(IntegrityError, match="its SHA-256 is not the manifest's"):

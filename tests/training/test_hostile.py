@@ -210,7 +210,7 @@ def test_a_password_in_a_uri_is_not_shown() -> None:
 
 
 def test_an_index_cannot_make_a_reader_take_more_than_the_shard_holds(tiny_shards: Path) -> None:
-    files = ShardFiles(tiny_shards)
+    files = ShardFiles(tiny_shards, 2)
     first = read_samples(tiny_shards, TrainingConfig()).shard(0)
     for offset, length in ((0, 1 << 60), (first.bytes, 1), (-512, 512)):
         with pytest.raises(IntegrityError, match=first.name):

@@ -116,8 +116,12 @@ def test_after_kill_9_at_any_moment_the_weights_are_bit_identical(
     first, reference = uninterrupted
     out = tmp_path / "killed"
     job = new_job(Path(first.shards), out, first.config, store)
-    for at_least in (3, 6):
-        process = subprocess.Popen([sys.executable, "-c", FIT, json.dumps(config_to_dict(job))])
+    # The second attempt has batches in flight in two processes.
+    for at_least, processes in ((3, 0), (6, 2)):
+        attempt = replace(
+            job, config=replace(job.config, loader_workers=processes, batches_ahead=4)
+        )
+        process = subprocess.Popen([sys.executable, "-c", FIT, json.dumps(config_to_dict(attempt))])
         while not (out / "checkpoints" / f"step-{at_least:08d}.json").exists():
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.01)

@@ -10,7 +10,8 @@ import torch
 
 from corrfractal import CorrFractal
 from training.config import TrainingConfig, configuration, with_settings
-from training.data.batches import Batch, Batches
+from training.data.batches import Batches
+from training.data.reading import Batch
 from training.loop import build
 from training.step import StepResult, learning_rate, train_step
 

@@ -1,9 +1,9 @@
 """Shards as local files whose bytes were checked: training reads shards only through this module.
 
-A local shard is hashed at its first read in each process, and again after its file changed. A shard
-at a URI is fetched into a cache folder, once for all processes of the host, hashed, and stored
-under its SHA-256. The cache takes at most ``limit`` bytes, files being fetched included; the least
-recently used shards are deleted first.
+A local shard is hashed at its first read, once for a worker and its loader processes together, and
+again after its file changed. A shard at a URI is fetched into a cache folder, once for all processes
+of the host, hashed, and stored under its SHA-256. The cache takes at most ``limit`` bytes, files
+being fetched included; the least recently used shards are deleted first.
 
 Any process may be killed at any time. A complete file has its final name; an incomplete one has the
 suffix ``.part`` and is deleted by the next process that needs its space.
@@ -15,10 +15,13 @@ import fcntl
 import os
 import re
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy
+from multiprocessing.context import BaseContext
 from pathlib import Path
+
+import torch
 
 from corrfractal.common.errors import CorrFractalError, IntegrityError
 from corrfractal.files import storage
@@ -27,6 +30,7 @@ from corrfractal.video.content import state
 
 from .samples import Shard
 
+LOCKS = 16  # shards with the same lock are hashed and fetched one after the other
 CHANNELS = 8  # concurrent fetches on one host
 FETCHED = re.compile(r"[0-9a-f]{64}\.tar")
 PART = re.compile(r"[0-9a-f]+\.\d+\.\d+\.part")  # hash, channel, size of the complete file
@@ -44,6 +48,7 @@ class ShardFiles:
 
     Args:
         shards: folder of the shards, local or a URI.
+        count: number of shards.
         folder: the cache folder for remote shards.
         limit: bytes that they may take there.
 
@@ -54,24 +59,31 @@ class ShardFiles:
     def __init__(
         self,
         shards: str | Path,
+        count: int,
         folder: Path | None = None,
         limit: int = 10 << 30,
     ) -> None:
         self._shards = shards
         self._folder = folder or default_folder()
         self._limit = limit
-        # By shard, as they are used
-        self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
-        # Local shards: state of the file when it was hashed. Remote ones: those that were hashed.
-        self._hashed_states: dict[int, str] = {}
-        self._hashed: set[int] = set()
+        self._remote = storage.is_uri(shards)
+        # By the number of a shard: 0 before it was hashed; then, of a local shard, what stands for
+        # the state of its file at that time.
+        self._checked = torch.zeros(count, dtype=torch.int64)
+        self._locks: Sequence[AbstractContextManager[object]] = [
+            threading.Lock() for _ in range(LOCKS)
+        ]
         self.fetched_bytes = 0
-        if storage.is_uri(shards):
+        if self._remote:
             self._folder.mkdir(parents=True, exist_ok=True)
 
-    def __reduce__(self) -> tuple[type[ShardFiles], tuple[object, ...]]:
-        # Locks cannot be pickled; a loader process starts with its own.
-        return type(self), (self._shards, self._folder, self._limit)
+    def for_processes(self, context: BaseContext) -> ShardFiles:
+        """The same files, for processes of ``context``: what one of them has checked, the others and
+        this one trust."""
+        self._checked.share_memory_()
+        shared = copy(self)
+        shared._locks = [context.Lock() for _ in range(LOCKS)]
+        return shared
 
     def read(self, shard: Shard, offset: int, length: int) -> bytes:
         """Bytes of a shard.
@@ -94,46 +106,65 @@ class ShardFiles:
                     return os.pread(file.fileno(), length, offset)
             except FileNotFoundError:
                 # Another process may delete it from the cache before it is opened: fetch it again.
-                if not storage.is_uri(self._shards):
+                if not self._remote:
                     raise
 
     def touch(self, shards: Iterable[Shard]) -> None:
         """Count as a use of those shards that are in the cache."""
-        for shard in shards:
+        for shard in shards if self._remote else ():
             # Absent until it is fetched; then that counts.
             with suppress(FileNotFoundError):
                 os.utime(self._folder / f"{shard.sha256}.tar")
 
     def ready(self, shard: Shard) -> Path:
         """The shard as a local file, fetched and checked. Counts as a use of it."""
-        with self._locks[shard.number]:
-            if storage.is_uri(self._shards):
-                return self._remote(shard)
-            return self._local(shard)
+        path = self._folder / f"{shard.sha256}.tar" if self._remote else self._local(shard)
+        if self._is_checked(shard, path):
+            return path
+        with self._locks[shard.number % LOCKS]:
+            # Another thread or process may have checked it while this one waited.
+            if not self._is_checked(shard, path):
+                self._check(shard, path)
+        return path
 
-    def _remote(self, shard: Shard) -> Path:
-        path = self._folder / f"{shard.sha256}.tar"
+    def _local(self, shard: Shard) -> Path:
+        return Path(self._shards) / shard.name
+
+    def _is_checked(self, shard: Shard, path: Path) -> bool:
+        mark = int(self._checked[shard.number])
+        if not mark:
+            return False
+        if not self._remote:
+            return mark == self._state(path)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _check(self, shard: Shard, path: Path) -> None:
+        if not self._remote:
+            # If it changes meanwhile, it is hashed again.
+            mark = self._state(path)
+            self._compare(file_sha256(path), shard)
+            self._checked[shard.number] = mark
+            return
         try:
             os.utime(path)
             # A power cut or a full disk can leave a damaged file under its final name.
-            if shard.number not in self._hashed and file_sha256(path) != shard.sha256:
+            if not self._checked[shard.number] and file_sha256(path) != shard.sha256:
                 path.unlink()
                 self._fetch(shard, path)
         except FileNotFoundError:
             self._fetch(shard, path)
-        self._hashed.add(shard.number)
-        return path
+        self._checked[shard.number] = 1
 
-    def _local(self, shard: Shard) -> Path:
-        path = Path(self._shards) / shard.name
+    def _state(self, path: Path) -> int:
+        """Stands for the state of a local shard, never 0."""
         try:
-            current = state(path)
-            if self._hashed_states.get(shard.number) != current:
-                self._compare(file_sha256(path), shard)
-                self._hashed_states[shard.number] = current
+            return 1 + int(state(path)[:15], 16)
         except FileNotFoundError as exc:
             raise IntegrityError(f"{path} is missing: run `corrfractal precompute` again") from exc
-        return path
 
     def _fetch(self, shard: Shard, path: Path) -> None:
         if shard.bytes > self._limit:

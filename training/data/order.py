@@ -34,6 +34,7 @@ OF_SHARD = 0
 OF_WINDOW = 1
 
 EXCHANGED = 16  # shards on each side of a lane's end that may be exchanged
+NOTHING = (0, np.empty(0, dtype=np.int64))
 KEPT_EPOCHS = 2  # the current one, and the next one for fetching ahead
 
 
@@ -150,12 +151,15 @@ class EpochOrder:
 
     def sample(self, place: int) -> int:
         """The sample, as numbered in the index, at a place."""
-        window = self.window_at(place)
-        start, samples = self._shuffled.get(window.lane, (-1, None))
-        if samples is None or start != window.start:
+        lane = place % self.lanes
+        point = self._point(place)
+        start, samples = self._shuffled.get(lane, NOTHING)
+        if not start <= point < start + len(samples):
+            window = self.window_at(place)
+            start = window.start
             samples = self._shuffle(window)
-            self._shuffled[window.lane] = (window.start, samples)
-        return int(samples[self._point(place) - window.start])
+            self._shuffled[lane] = (start, samples)
+        return int(samples[point - start])
 
     def window_at(self, place: int) -> Window:
         """The window that holds a place."""

@@ -20,7 +20,7 @@ from corrfractal.network.appearance import appearance
 from corrfractal.network.correspondence import reconstruct
 from corrfractal.network.model import LABELS, CorrFractal
 from corrfractal.shards.clip import colorize
-from training.data.batches import Batch
+from training.data.reading import Batch
 
 U8 = npt.NDArray[np.uint8]
 

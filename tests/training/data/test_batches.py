@@ -15,7 +15,8 @@ from corrfractal.shards.clip import decode_clip, read_members
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import SampleRef, load_manifest
 from training.config import TrainingConfig
-from training.data.batches import Batch, Batches
+from training.data.batches import Batches, loader_processes
+from training.data.reading import Batch
 
 
 def batches(shards: Path, config: TrainingConfig, rank: int = 0, world: int = 1) -> Batches:
@@ -23,9 +24,10 @@ def batches(shards: Path, config: TrainingConfig, rank: int = 0, world: int = 1)
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return (
-        all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("frames", "labels", "keep"))
-        and a.keys == b.keys
+    """In values and in memory layout, which can change the order of sums in the network."""
+    pairs = [(getattr(a, name), getattr(b, name)) for name in ("frames", "labels", "keep")]
+    return a.keys == b.keys and all(
+        torch.equal(x, y) and x.stride() == y.stride() for x, y in pairs
     )
 
 
@@ -121,14 +123,91 @@ def test_a_shard_with_a_flipped_bit_stops_with_its_name(
         list(stream)
 
 
-def test_loader_processes_give_the_same_batches_in_the_same_order(
-    tiny_shards: Path, tiny_config: TrainingConfig
-) -> None:
-    source = batches(tiny_shards, tiny_config)
-    prepared = batches(tiny_shards, replace(tiny_config, loader_workers=2)).iterate(3, 11)
-    assert all(
-        same(batch, source[step]) for step, batch in zip(range(3, 11), prepared, strict=True)
+@pytest.fixture(scope="module")
+def ten_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More shards than samples in a batch of ``lanes``."""
+    folder = tmp_path_factory.mktemp("ten")
+    write_shards(folder, [3, 5, 2, 6, 4, 3, 5, 2, 4, 5])
+    return folder
+
+
+def lanes(config: TrainingConfig, processes: int, ahead: int) -> TrainingConfig:
+    return replace(
+        config,
+        batch_size=8,
+        crop=16,
+        shuffle_window=10,
+        loader_workers=processes,
+        batches_ahead=ahead,
     )
+
+
+@pytest.mark.parametrize(("processes", "ahead"), [(0, 1), (0, 7), (1, 4), (2, 1)])
+def test_the_sequence_depends_on_neither_loader_processes_nor_batches_ahead(
+    ten_shards: Path, tiny_config: TrainingConfig, processes: int, ahead: int
+) -> None:
+    """From a step in an epoch to one in the next, beside batches that are asked for one by one."""
+    source = batches(ten_shards, lanes(tiny_config, 0, 1))
+    stream = batches(ten_shards, lanes(tiny_config, processes, ahead)).iterate(3, 9)
+    for step, batch in zip(range(3, 9), stream, strict=True):
+        assert same(batch, source[step])
+
+
+def test_a_stream_left_with_batches_in_flight_is_continued_exactly(
+    ten_shards: Path, tiny_config: TrainingConfig
+) -> None:
+    source = batches(ten_shards, lanes(tiny_config, 0, 1))
+    for processes, first in ((2, 0), (0, 2)):
+        stream = batches(ten_shards, lanes(tiny_config, processes, 4)).iterate(first, 40)
+        for step in (first, first + 1):
+            assert same(next(stream), source[step])
+        stream.close()
+
+
+def test_what_one_loader_process_has_checked_is_not_hashed_again(
+    ten_shards: Path, tiny_config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = lanes(tiny_config, 2, 2)
+    source = batches(ten_shards, config)
+    for _ in source.iterate(0, 5):  # an epoch
+        pass
+
+    def refuse(path: Path) -> str:
+        raise AssertionError(f"{path} is hashed again")
+
+    monkeypatch.setattr("training.data.cache.file_sha256", refuse)
+    for step in range(5, 9):
+        _ = source[step]
+
+
+def test_loader_processes_scale_with_the_cores_of_the_host(
+    tiny_config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = torch.device("cuda")
+
+    def processes(cores: int, workers: int) -> int:
+        monkeypatch.setattr("training.data.batches.cpu_count", lambda: cores)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(workers))
+        return loader_processes(tiny_config, gpu)
+
+    assert [processes(cores, 1) for cores in (1, 2, 6, 64)] == [1, 1, 5, 8]
+    assert [processes(cores, 4) for cores in (2, 16, 64)] == [1, 3, 8]
+    assert loader_processes(tiny_config, torch.device("cpu")) == 0
+    assert loader_processes(replace(tiny_config, loader_workers=3), gpu) == 3
+    assert loader_processes(replace(tiny_config, loader_workers=0), gpu) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("processes", [0, 2])
+def test_batches_for_a_gpu_are_page_locked_and_the_same(
+    ten_shards: Path, tiny_config: TrainingConfig, processes: int
+) -> None:
+    gpu = torch.device("cuda")
+    source = batches(ten_shards, lanes(tiny_config, 0, 1))
+    stream = batches(ten_shards, lanes(tiny_config, processes, 2)).iterate(0, 6, gpu)
+    for step, batch in zip(range(6), stream, strict=True):
+        assert batch.frames.is_pinned()
+        assert same(batch.to(gpu).to(torch.device("cpu")), source[step])
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

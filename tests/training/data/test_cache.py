@@ -42,11 +42,11 @@ def held(folder: Path) -> set[bytes]:
 def test_what_is_read_is_what_the_shard_holds_and_it_is_fetched_once(tmp_path: Path) -> None:
     uri = "memory://once"
     shard = write(uri, 2)[1]
-    files = ShardFiles(uri, tmp_path, limit=10_000)
+    files = ShardFiles(uri, 8, tmp_path, limit=10_000)
     for _ in range(3):
         assert files.read(shard, 10, 5) == b"\1" * 5
     assert files.fetched_bytes == 1000
-    again = ShardFiles(uri, tmp_path, limit=10_000)  # another run on this host
+    again = ShardFiles(uri, 8, tmp_path, limit=10_000)  # another run on this host
     assert again.read(shard, 0, 3) == b"\1" * 3
     assert again.fetched_bytes == 0
 
@@ -54,7 +54,7 @@ def test_what_is_read_is_what_the_shard_holds_and_it_is_fetched_once(tmp_path: P
 def test_the_shards_used_longest_ago_make_room_and_come_back_when_asked_for(tmp_path: Path) -> None:
     uri = "memory://room"
     shards = write(uri, 4)
-    files = ShardFiles(uri, tmp_path, limit=3000)
+    files = ShardFiles(uri, 8, tmp_path, limit=3000)
     for k in range(3):
         os.utime(files.ready(shards[k]), (k, k))
     os.utime(files.ready(shards[0]), (10, 10))
@@ -71,7 +71,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_count
 
     uri = "memory://left"
     shards = write(uri, 3)
-    files = ShardFiles(uri, tmp_path, limit=2500)
+    files = ShardFiles(uri, 8, tmp_path, limit=2500)
     # Channels of their own
     stale, live = (
         tmp_path / f"{'a' * 8}.{channel}.1000.part" for channel in (CHANNELS, CHANNELS + 1)
@@ -92,7 +92,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_fetches_count
 def test_a_shard_that_could_never_fit_is_refused(tmp_path: Path) -> None:
     uri = "memory://large"
     (shard,) = write(uri, 1)
-    files = ShardFiles(uri, tmp_path, limit=999)
+    files = ShardFiles(uri, 8, tmp_path, limit=999)
     with pytest.raises(CorrFractalError, match=r"shard-000000\.tar has .* raise cache_gb"):
         files.ready(shard)
 
@@ -102,7 +102,7 @@ def test_a_flipped_byte_at_the_other_end_stops_with_the_shards_name_and_leaves_n
 ) -> None:
     uri = "memory://flipped"
     (shard,) = write(uri, 1)
-    files = ShardFiles(uri, tmp_path, limit=10_000)
+    files = ShardFiles(uri, 8, tmp_path, limit=10_000)
     storage.write(f"{uri}/shard-000000.tar", b"\0" * 500 + b"\1" + b"\0" * 499)
     for _ in range(2):
         with pytest.raises(IntegrityError, match=r"memory://flipped/shard-000000\.tar is damaged"):
@@ -111,7 +111,7 @@ def test_a_flipped_byte_at_the_other_end_stops_with_the_shards_name_and_leaves_n
 
 
 def _read_all(uri: str, shards: list[Shard], folder: Path, rounds: int) -> bool:
-    files = ShardFiles(uri, folder, limit=4 * 300_000)
+    files = ShardFiles(uri, 8, folder, limit=4 * 300_000)
     return all(
         files.read(shard, 100, 2) == bytes([shard.number] * 2)
         for _ in range(rounds)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from corrfractal import CorrFractal, CorrFractalConfig
-from training.data.batches import Batch
+from training.data.reading import Batch
 from training.state.picture import COLUMNS, pca_colors, save_picture
 
 CONFIG = CorrFractalConfig(width=4, embedding_channels=8)
