@@ -319,6 +319,7 @@ def verify(shards: str, workers: int | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from corrfractal.common.errors import IntegrityError
+    from corrfractal.common.text import counted
     from corrfractal.runtime.ray_session import ray_session
     from corrfractal.shards.manifest import load_manifest
     from pipeline.store.verify import verify as verify_shards
@@ -332,7 +333,8 @@ def verify(shards: str, workers: int | None) -> dict[str, Any]:
             f"{report.damaged[0]}{more}; `corrfractal precompute` with the same sources rebuilds it"
         )
     say(
-        f"{report.samples} clips in {report.shards} shards, {report.bytes / 1e6:.1f} MB: all intact"
+        f"{counted(report.samples, 'clip')} in {counted(report.shards, 'shard')}, "
+        f"{report.bytes / 1e6:.1f} MB: all intact"
     )
     say(f"data set {report.digest[:16]}")
     return asdict(report)

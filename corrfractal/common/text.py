@@ -32,6 +32,13 @@ def split_lines(text: str) -> list[str]:
     return re.split(r"\r\n|\r|\n", text)
 
 
+def counted(count: int, noun: str, of: int | None = None) -> str:
+    """A number of things: ``1 shard``, ``2 shards``; with ``of``, ``1 of 5 shards``."""
+    total = count if of is None else of
+    share = "" if of is None else f"{count} of "
+    return f"{share}{total} {noun}{'' if total == 1 else 's'}"
+
+
 def without_password(text: str) -> str:
     """A URI, or a text with URIs, with each password replaced by three stars."""
     return re.sub(r"(://[^/?#\s:@]*):[^/?#\s]*@", r"\1:***@", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from corrfractal.common.text import counted
 from corrfractal.video.discovery import ignored_summary
 
 
@@ -75,16 +76,16 @@ class Changes:
 def lines(result: PrecomputeResult) -> Iterator[str]:
     """A result as text."""
     yield (
-        f"{result.sources} sources = {result.sampled} sampled + {result.quarantined} quarantined + "
+        f"{counted(result.sources, 'source')} = {result.sampled} sampled + {result.quarantined} quarantined + "
         f"{result.rejected} rejected"
     )
     yield f"since the last build: {change_text(result.added, result.changed, result.removed)}"
     if result.ignored:
         yield ignored_summary(result.ignored)
     yield (
-        f"{result.samples} clips in {result.shards} shards, {result.bytes / 1e6:.1f} MB; built "
-        f"{result.made} of the shards in {result.seconds:.1f} s, {result.frames_per_second:g} "
-        "frames/s"
+        f"{counted(result.samples, 'clip')} in {counted(result.shards, 'shard')}, "
+        f"{result.bytes / 1e6:.1f} MB; built {result.made} of the shards in "
+        f"{result.seconds:.1f} s, {result.frames_per_second:g} frames/s"
     )
 
 
@@ -96,8 +97,8 @@ def change_text(added: int, changed: int, removed: int) -> str:
 def preview_lines(changes: Changes) -> Iterator[str]:
     """What a build would do, as text."""
     text = change_text(changes.added, changes.changed, changes.removed)
-    yield f"{changes.sources} sources; since the last build: {text}"
+    yield f"{counted(changes.sources, 'source')}; since the last build: {text}"
     yield (
-        f"{changes.pending} of {changes.shards} shards, with {changes.pending_segments} videos, "
-        "would be built or checked"
+        f"{counted(changes.pending, 'shard', of=changes.shards)}, with "
+        f"{counted(changes.pending_segments, 'video')}, would be built or checked"
     )

@@ -19,7 +19,8 @@ from corrfractal.shards.manifest import EARLIER_MANIFEST, MANIFEST, Sidecar, rea
 from pipeline.discover.work_plan import Plan
 
 EARLIER_SCHEMA = 3
-SIDECAR = r"shard-\d{6,}\.json"
+# Names of this version have 16 hex digits, which can all be decimal ones.
+SIDECAR = r"shard-\d{6,15}\.json"
 THREADS = 16
 
 
