@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,32 @@ from corrfractal.common.command_line import (
     examples,
 )
 from corrfractal.common.console import command, say
+
+# Options that ``training.local`` shares
+OUT = click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the run; an existing run is resumed.",
+)
+PRESET = click.option(
+    "--preset",
+    type=click.Choice(["base", "full"]),
+    show_default="base",
+    help="References of a target frame: the one before it, or five.",
+)
+PROFILE = click.option(
+    "--profile",
+    type=click.Choice(["gpu", "cpu"]),
+    show_default="gpu if there is one, otherwise cpu",
+    help="The paper's network, or a slim one.",
+)
+STEPS = click.option(
+    "--steps",
+    type=click.IntRange(1),
+    show_default="the epochs of the configuration",
+    help="Length of the run.",
+)
 
 
 def _bounds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
@@ -39,24 +66,9 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     )
 )
 @click.argument("shards", type=LOCATION)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder for the run; an existing run is resumed.",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(["base", "full"]),
-    show_default="base",
-    help="References of a target frame: the one before it, or five.",
-)
-@click.option(
-    "--profile",
-    type=click.Choice(["gpu", "cpu"]),
-    show_default="gpu if there is one, otherwise cpu",
-    help="The paper's network, or a slim one.",
-)
+@OUT
+@PRESET
+@PROFILE
 @click.option(
     "--workers",
     default="2",
@@ -65,12 +77,7 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     metavar="N|MIN-MAX",
     help="DDP processes run at once; with a range, as many as the cluster has room for.",
 )
-@click.option(
-    "--steps",
-    type=click.IntRange(1),
-    show_default="the epochs of the configuration",
-    help="Length of the run.",
-)
+@STEPS
 @config_option("training")
 @SETTINGS
 @click.option(
@@ -103,21 +110,16 @@ def train(
     """
     import torch
 
-    from corrfractal.common.workflow_file import read_table
     from corrfractal.registry.store import named_uri
 
-    from .config import configuration_of_table, with_settings
+    from .config import requested_configuration
 
-    # 1. Options of their own override --set, which overrides the file.
+    # 1. What is asked for
     gpu = torch.cuda.is_available()
-    table = {"profile": "gpu" if gpu else "cpu"}
-    if config_file is not None:
-        table = {"profile": "gpu", **read_table(config_file, "training")}
-    options = {"preset": preset, "profile": profile}
-    table |= {name: value for name, value in options.items() if value is not None}
-    config = configuration_of_table(table, where=str(config_file or "command line"))
-    config = with_settings(config, settings, steps)
-    use_gpu = gpu and table["profile"] != "cpu"
+    config, profile = requested_configuration(
+        config_file, settings, preset=preset, profile=profile, steps=steps, gpu=gpu
+    )
+    use_gpu = gpu and profile != "cpu"
 
     # 2. Estimate, or train.
     if dry_run:
@@ -142,15 +144,7 @@ def train(
         max_failures=max_failures,
     )
     metrics = result.metrics
-    say(f"{result.steps} steps in {result.seconds:.0f} s; loss {metrics['loss']:.3f}")
-    say(
-        f"error {metrics['error']:.1%}; copying the reference's labels would give "
-        f"{metrics['copy_error']:.1%}"
-    )
-    say(
-        f"{metrics['samples_per_second']:.2f} samples/s, {metrics['data_wait']:.1%} of the time "
-        "waiting for data"
-    )
+    say_result(result.steps, result.seconds, metrics)
     say(
         f"registered as {result.model.uri} ({', '.join(result.model.aliases)}) in "
         f"{result.tracking_uri}"
@@ -168,3 +162,22 @@ def train(
         "seconds": result.seconds,
         **metrics,
     }
+
+
+def say_result(steps: int, seconds: float, metrics: Mapping[str, float]) -> None:
+    """Print how a run ended.
+
+    Args:
+        steps: length of the run.
+        seconds: duration of the call.
+        metrics: of the last log line.
+    """
+    say(f"{steps} steps in {seconds:.0f} s; loss {metrics['loss']:.3f}")
+    say(
+        f"error {metrics['error']:.1%}; copying the reference's labels would give "
+        f"{metrics['copy_error']:.1%}"
+    )
+    say(
+        f"{metrics['samples_per_second']:.2f} samples/s, {metrics['data_wait']:.1%} of the time "
+        "waiting for data"
+    )

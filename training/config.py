@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from corrfractal.common.config import Config, config_from_dict, config_to_dict
 from corrfractal.common.errors import ConfigError
-from corrfractal.common.workflow_file import apply_settings, merged
+from corrfractal.common.workflow_file import apply_settings, merged, read_table
 from corrfractal.network.model import CorrFractalConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -186,3 +187,33 @@ def with_settings(
     if steps is not None:
         values["steps"] = steps
     return config_from_dict(TrainingConfig, values, where="--set")
+
+
+def requested_configuration(
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    *,
+    preset: str | None,
+    profile: str | None,
+    steps: int | None,
+    gpu: bool,
+) -> tuple[TrainingConfig, str]:
+    """The configuration that a command line asks for, and its profile: options of their own
+    override ``--set``, which overrides the file.
+
+    Args:
+        config_file: workflow file, of which the ``[training]`` table counts.
+        settings: of ``--set``.
+        preset, profile, steps: of these options; None: not given.
+        gpu: whether there is a GPU, which decides the profile if nothing else does.
+
+    Raises:
+        CallError: no such file, or a value does not suit its field.
+    """
+    table: dict[str, Any] = {"profile": "gpu" if gpu else "cpu"}
+    if config_file is not None:
+        table = {"profile": "gpu", **read_table(config_file, "training")}
+    options = {"preset": preset, "profile": profile}
+    table |= {name: value for name, value in options.items() if value is not None}
+    config = configuration_of_table(table, where=str(config_file or "command line"))
+    return with_settings(config, settings, steps), table["profile"]

@@ -26,6 +26,6 @@ class TrainingJob(Config):
     order: int = 1
     """Version of the order of samples, see ``training.data.order.order_version``."""
     tracking_uri: str
-    """MLflow store."""
+    """MLflow store; empty: nothing is sent to MLflow."""
     run_id: str
-    """MLflow run."""
+    """MLflow run; empty: ``training.local`` began the run, and MLflow does not know it."""

@@ -30,12 +30,13 @@ from torch import nn
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.logs import forwarded_records, set_process_label
 from corrfractal.network.model import CorrFractal
+from corrfractal.runtime.process import cpu_count
 from training.data.batches import Batches
 from training.data.samples import SampleIndex
 from training.state.checkpoint import checkpoint_name, latest_checkpoint, read_checkpoint
 from training.state.messages import messages_file
 from training.state.recorder import Recorder
-from training.state.stop import sigterm_received, stop_file
+from training.state.stop import signal_received, stop_file
 
 from .config import TrainingConfig
 from .job import TrainingJob
@@ -115,7 +116,7 @@ def fit(
 
             # One reduction makes all workers agree on whether to continue. After the last step
             # there is nothing to stop.
-            stop_requested = sigterm_received() or (rank == 0 and stop_file(out).exists())
+            stop_requested = signal_received() or (rank == 0 and stop_file(out).exists())
             finite, stopping = meter.add(result, stop_requested)
             stopping = stopping and done < job.total
 
@@ -133,6 +134,13 @@ def fit(
         if recorder is not None:
             recorder.finish()
     return Outcome.FINISHED
+
+
+def set_threads(workers_of_host: int) -> None:
+    """Divide the CPUs of this host among its workers; with GPUs one thread launches the kernels.
+    The number decides the order of sums, and with it the last digits of a run on the CPU."""
+    threads = max(1, cpu_count() // workers_of_host)
+    torch.set_num_threads(1 if torch.cuda.is_available() else threads)
 
 
 def build(

@@ -30,7 +30,7 @@ from training.state.driver_progress import show_progress
 from training.state.stop import catch_sigterm, stop_file
 
 from .job import TrainingJob
-from .loop import Outcome, fit
+from .loop import Outcome, fit, set_threads
 from .meter import StepTime
 
 STEP_COUNTERS = {
@@ -226,16 +226,12 @@ def _train_worker(settings: dict[str, Any]) -> None:
     """The training function of each worker; Ray has set up the process group."""
     import ray
     import ray.train
-    import torch
 
     configure_logging()
     context = ray.train.get_context()
     job = config_from_dict(TrainingJob, settings["job"], where="training job")
 
-    # The workers of a host share its cores; with GPUs one thread prepares the kernels.
-    threads = max(1, cpu_count() // context.get_local_world_size())
-    torch.set_num_threads(1 if torch.cuda.is_available() else threads)
-
+    set_threads(context.get_local_world_size())
     rank = context.get_world_rank()
     outcome = fit(
         job,

@@ -4,7 +4,7 @@ one."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from corrfractal.runtime.surroundings import refuse_faults
 from training.data.order import check_share, order_version
 from training.data.samples import SampleIndex, read_samples
 from training.state.attempts import ATTEMPTS
-from training.state.run_log import start_run
+from training.state.run_log import log_pictures, start_run
 from training.state.run_store import store_of_run
 
 from .config import RESUMABLE_FIELDS, TrainingConfig
@@ -60,10 +60,47 @@ def check_request(
         bounds: least and most workers.
 
     Raises:
-        CallError: there are no such shards, clips are too short, settings contradict each other or
-            the existing run, or the store does not hold that run.
+        CallError: as of ``check_job``, or the store does not hold the existing run.
         BoundExceededError: the labels are collapsed, static or noise.
         CorrFractalError: the store cannot be used.
+    """
+    named_store = canonical_uri(tracking_uri) if tracking_uri else None
+    call = check_job(shards, out, config, bounds)
+    if call.existing is None or not call.existing.run_id:
+        uri = named_store or default_uri()
+        check_store(uri, write=True)
+    else:
+        uri = store_of_run(call.existing, out.absolute(), named_store)
+    return replace(call.job, tracking_uri=uri), call.samples
+
+
+@dataclass(frozen=True)
+class CheckedCall:
+    """A call that may start.
+
+    Attributes:
+        job: the requested one, without an MLflow store and run.
+        samples: of its data.
+        existing: the job of the run in its folder, which it may resume.
+    """
+
+    job: TrainingJob
+    samples: SampleIndex
+    existing: TrainingJob | None
+
+
+def check_job(
+    shards: str | Path, out: Path, config: TrainingConfig, bounds: tuple[int, int]
+) -> CheckedCall:
+    """Check a call without regard to MLflow. Writes nothing.
+
+    Args:
+        shards, out, config, bounds: as of ``check_request``.
+
+    Raises:
+        CallError: there are no such shards, clips are too short, or settings contradict each other
+            or the existing run.
+        BoundExceededError: the labels are collapsed, static or noise.
     """
     refuse_faults("training")
     evaluate_on = None if config.evaluate_on is None else Path(config.evaluate_on)
@@ -74,7 +111,6 @@ def check_request(
     out = out.absolute()
     if evaluate_on is not None:
         config = replace(config, evaluate_on=str(evaluate_on.absolute()))
-    named_store = canonical_uri(tracking_uri) if tracking_uri else None
 
     # The data must suit the configuration.
     samples = read_samples(shards, config)
@@ -98,20 +134,21 @@ def check_request(
         config=config,
         total=config.steps or max(1, config.epochs * len(samples) // config.batch_size),
         order=order_version(used_shards, config.shuffle_window, config.batch_size),
-        tracking_uri=named_store or default_uri(),
+        tracking_uri="",
         run_id="",
     )
     existing = _existing_job(out)
     if existing is None:
         refuse_existing((out / name for name in RUN_FILES), "name another folder with --out")
-        check_store(job.tracking_uri, write=True)
-        return job, samples
-    _refuse_other_run(existing, job)
-    return replace(job, tracking_uri=store_of_run(existing, out, named_store)), samples
+    else:
+        _refuse_other_run(existing, job)
+    return CheckedCall(job, samples, existing)
 
 
 def open_run(job: TrainingJob, samples: int, bounds: tuple[int, int]) -> TrainingJob:
     """Add the MLflow run to a job: a new run, or that of the job in the folder.
+
+    A run that ``training.local`` began has none: it gets one, and its metrics and pictures so far.
 
     Args:
         job: from ``check_request``.
@@ -120,7 +157,7 @@ def open_run(job: TrainingJob, samples: int, bounds: tuple[int, int]) -> Trainin
     """
     out = Path(job.out)
     existing = _existing_job(out)
-    if existing is not None:
+    if existing is not None and existing.run_id:
         # A local store may have been moved. A server may be down: a resumed run does not need it.
         if local_file(job.tracking_uri) is not None:
             open_store(job.tracking_uri, write=True)
@@ -134,10 +171,30 @@ def open_run(job: TrainingJob, samples: int, bounds: tuple[int, int]) -> Trainin
         "workers": bounds[1],
     }
     run_id = start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest)
+    if existing is not None:
+        log_pictures(job.tracking_uri, run_id, out / "pictures")
     job = replace(job, run_id=run_id)
-    stored = replace(job, tracking_uri=without_password(job.tracking_uri))
-    write_text(out / "job.json", json.dumps(config_to_dict(stored), indent=2))
+    _store_job(job)
     return job
+
+
+def open_untracked_run(call: CheckedCall) -> TrainingJob:
+    """Open the run of a call without contacting MLflow.
+
+    Returns:
+        The job, with the id of the existing run's MLflow run, if it has one, and without a store:
+        nothing is sent. ``job.json`` keeps both for ``corrfractal train``.
+    """
+    if call.existing is not None:
+        return replace(call.job, run_id=call.existing.run_id)
+    Path(call.job.out).mkdir(parents=True, exist_ok=True)
+    _store_job(call.job)
+    return call.job
+
+
+def _store_job(job: TrainingJob) -> None:
+    stored = replace(job, tracking_uri=without_password(job.tracking_uri))
+    write_text(Path(job.out) / "job.json", json.dumps(config_to_dict(stored), indent=2))
 
 
 def _existing_job(out: Path) -> TrainingJob | None:

@@ -29,8 +29,13 @@ def note_previous(out: Path) -> None:
 
 
 @contextmanager
-def show_progress(job: TrainingJob) -> Iterator[None]:
-    """Show the steps done and the workers' messages, until the block ends."""
+def show_progress(job: TrainingJob, *, messages: bool = True) -> Iterator[None]:
+    """Show the steps done, until the block ends.
+
+    Args:
+        job: of the run.
+        messages: show the messages of the workers too, which are other processes.
+    """
     metrics = Path(job.out) / "metrics.jsonl"
     stop = threading.Event()
 
@@ -39,7 +44,7 @@ def show_progress(job: TrainingJob) -> Iterator[None]:
         # "a+" creates the file if no worker has, and skips the messages of earlier starts.
         with (
             progress("training", job.total) as advance,
-            messages_file(Path(job.out)).open("a+") as messages,
+            messages_file(Path(job.out)).open("a+") as written,
         ):
             stopped = False
             while not stopped:
@@ -50,8 +55,9 @@ def show_progress(job: TrainingJob) -> Iterator[None]:
                 if line is not None and line.step > shown:
                     advance(line.step - shown)
                     shown = line.step
-                for message in messages:
-                    show_forwarded(message)
+                if messages:
+                    for message in written:
+                        show_forwarded(message)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

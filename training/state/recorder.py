@@ -1,7 +1,8 @@
 """Everything that rank 0 writes of a run, into its folder and to MLflow: checkpoints, metrics,
 pictures, the model; after divergence the step's samples.
 
-A full disk or an unreachable tracking server is reported and does not stop the run.
+A full disk or an unreachable tracking server is reported and does not stop the run. Without a
+tracking store (``training.local``) nothing is sent, and MLflow is not imported.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from .checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
 from .metrics_file import MetricLine, MetricsFile, last_line
 from .picture import save_picture
 from .system_metrics import PREFIX, SystemMetrics
-from .uploader import Uploader
+from .uploader import CLOSE_TIMEOUT, Uploader
 
+METRICS = "metrics.jsonl"
 STOP_TIMEOUT = 5.0  # seconds for the tracking server when a signal stopped the run
 
 log = logging.getLogger(__name__)
@@ -60,9 +62,12 @@ class Recorder:
         self._optimizer = optimizer
 
         self._checkpoints = CheckpointWriter(self._out / "checkpoints", job.config.keep_checkpoints)
-        self._metrics = MetricsFile(self._out / "metrics.jsonl", first)
-        self._uploader = Uploader(job.tracking_uri, job.run_id, self._metrics.path)
-        self._system = SystemMetrics(job.run_id)
+        self._metrics = MetricsFile(self._out / METRICS, first)
+        self._uploader: Uploader | None = None
+        self._system: SystemMetrics | None = None
+        if job.tracking_uri:
+            self._uploader = Uploader(job.tracking_uri, job.run_id, self._metrics.path)
+            self._system = SystemMetrics(job.run_id)
         self._disk_full = False
 
     def __enter__(self) -> Recorder:
@@ -103,13 +108,13 @@ class Recorder:
         write_text(
             self._out / "diverged" / "step.json", json.dumps({"step": done, "samples": batch.keys})
         )
-        self._uploader.close("FAILED")
+        self._close("FAILED")
 
     def stop(self) -> None:
         """Complete the checkpoint, and give the tracking server a few seconds; the resumed run
         sends what is left."""
         self._checkpoints.join()
-        self._uploader.close(None, STOP_TIMEOUT)
+        self._close(None, STOP_TIMEOUT)
 
     def finish(self) -> None:
         """Write the model, then the result, with which the run counts as finished."""
@@ -124,10 +129,9 @@ class Recorder:
         self._model.save(model_file, metadata)
 
         self._metrics.flush()
-        for file in (self._metrics.path, self._out / ATTEMPTS):
-            if file.exists():
-                self._uploader.artifact(file)
-        self._uploader.close("FINISHED")
+        if self._uploader is not None:
+            _add_records(self._uploader, self._out)
+        self._close("FINISHED")
 
         line = last_line(self._metrics.path)
         assert line is not None, "the last step is always logged"
@@ -143,16 +147,21 @@ class Recorder:
 
     def _log(self, done: int, values: dict[str, float]) -> None:
         now = time.time_ns() // 1_000_000
-        line = MetricLine(step=done, time=now, values={**values, **self._system.sample()})
-        if self._write(self._metrics.append, line):
+        load = {} if self._system is None else self._system.sample()
+        line = MetricLine(step=done, time=now, values={**values, **load})
+        if self._write(self._metrics.append, line) and self._uploader is not None:
             self._uploader.new_lines()
 
     def _picture(self, done: int, batch: Batch, result: StepResult) -> None:
         path = self._out / "pictures" / f"step-{done:08d}.png"
-        if self._write(save_picture, path, self._model, batch, result.densities):
-            self._uploader.artifact(path, "pictures")
-        else:
+        if not self._write(save_picture, path, self._model, batch, result.densities):
             path.unlink(missing_ok=True)
+        elif self._uploader is not None:
+            self._uploader.artifact(path, path.parent.name)
+
+    def _close(self, status: str | None, timeout: float = CLOSE_TIMEOUT) -> None:
+        if self._uploader is not None:
+            self._uploader.close(status, timeout)
 
     def _write(self, write: Callable[..., None], *arguments: object) -> bool:
         """Whether a write succeeded. A failure, of a full disk for example, is reported once until
@@ -186,10 +195,17 @@ def checkpoint_of(
 
 def deliver(job: TrainingJob) -> None:
     """Send what MLflow still lacks of a finished run: its last process may have given up."""
-    path = Path(job.out) / "metrics.jsonl"
-    uploader = Uploader(job.tracking_uri, job.run_id, path)
-    uploader.artifact(path)
+    out = Path(job.out)
+    uploader = Uploader(job.tracking_uri, job.run_id, out / METRICS)
+    _add_records(uploader, out)
     uploader.close("FINISHED")
+
+
+def _add_records(uploader: Uploader, out: Path) -> None:
+    """Send the files that tell how a run went."""
+    for file in (out / METRICS, out / ATTEMPTS):
+        if file.exists():
+            uploader.artifact(file)
 
 
 def _copy(model: CorrFractal) -> CorrFractal:

@@ -45,3 +45,16 @@ def start_run(
         mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
     write_run_page(run.info.run_id)
     return str(run.info.run_id)
+
+
+def log_pictures(uri: str, run_id: str, folder: Path) -> None:
+    """Upload the pictures in the folder of a run; none if there is no folder.
+
+    Raises:
+        CorrFractalError: the store cannot be used.
+    """
+    import mlflow
+
+    if folder.is_dir():
+        with mlflow_errors():
+            mlflow.MlflowClient(uri).log_artifacts(run_id, str(folder), folder.name)

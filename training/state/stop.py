@@ -22,8 +22,22 @@ def catch_sigterm() -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: _RECEIVED.set())
 
 
-def sigterm_received() -> bool:
-    """Whether this process received SIGTERM since ``catch_sigterm``."""
+def catch_interrupts() -> None:
+    """Record SIGTERM and Ctrl-C. A second one raises ``KeyboardInterrupt``: a step may take long,
+    or wait for another process without end."""
+    _RECEIVED.clear()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _record_or_interrupt)
+
+
+def _record_or_interrupt(number: int, frame: object) -> None:
+    if _RECEIVED.is_set():
+        raise KeyboardInterrupt
+    _RECEIVED.set()
+
+
+def signal_received() -> bool:
+    """Whether this process received a signal that is recorded."""
     return _RECEIVED.is_set()
 
 
