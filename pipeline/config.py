@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -71,9 +71,9 @@ class PipelineConfig(Config):
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     """How pseudo-labels are made."""
     device: Literal["cpu", "cuda", "torch"] = "cpu"
-    """Where labels are made: ``cpu``: compiled loops and faiss; ``cuda``: PyTorch on a GPU;
-    ``torch``: the code of ``cuda`` on the CPU, for tests. Each rounds sums differently, so the
-    device is part of the data set's identity."""
+    """Where labels are made: ``cpu``: compiled loops; ``cuda``: PyTorch on a GPU; ``torch``: the
+    code of ``cuda`` on the CPU, for tests. Each rounds sums differently, so the device is part of
+    the data set's identity, and so is the engine of k-means."""
     gpus_per_task: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of a GPU that a task reserves if ``device`` is ``cuda``."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -91,7 +91,23 @@ class PipelineConfig(Config):
         # Removed switches stay in the recipe at their fixed values: the digest of a data set that
         # version 0.1.0 built does not change.
         recipe["quantization"].update(self.quantization.SETTLED)
+        # The engine is stated where it is not the one that version 0.1.0 had, for the same reason.
+        del recipe["quantization"]["kmeans"]
+        engine = self.quantization.engine(self.torch_device)
+        if engine != ("faiss" if self.torch_device is None else "torch"):
+            recipe["quantization"]["kmeans"] = engine
         return recipe
+
+    @property
+    def torch_device(self) -> str | None:
+        """Device of PyTorch on which labels are made; None: compiled loops, no PyTorch."""
+        return {"cpu": None, "torch": "cpu", "cuda": "cuda"}[self.device]
+
+    def with_engine(self) -> PipelineConfig:
+        """The same with the engine of k-means named, as this machine chooses it: the workers of a
+        cluster may have different builds of faiss."""
+        engine = self.quantization.engine(self.torch_device)
+        return replace(self, quantization=replace(self.quantization, kmeans=engine))
 
     def task_resources(self) -> dict[str, float]:
         """What Ray reserves for a task: a CPU, and a share of a GPU if labels are made on one."""

@@ -66,6 +66,7 @@ def precompute(
     """
     started = time.monotonic()
     cpu_started = time.process_time()
+    config = config.with_engine()
     with contextlib.ExitStack() as stack:
         # 1. and 2. List and plan: names, sizes and times; no content of a video or a shard.
         build = _list_and_plan(

@@ -17,12 +17,10 @@ Deviations from the paper:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -30,6 +28,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from corrfractal.common.config import Config
 
 from .hadamard import pattern_count, sequency, write_responses
+from .kmeans import Engine, choose_engine, fit_centroids
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -61,6 +60,9 @@ class QuantizationConfig(Config):
     (``docs/decisions/0010``)."""
     iterations: PositiveInt = 10
     """k-means iterations (``docs/decisions/0010``)."""
+    kmeans: Engine | Literal["auto"] = "auto"
+    """Engine of k-means (``docs/decisions/0053``). ``auto``: ``faiss`` where labels are made on the
+    CPU; on a GPU ``faiss-gpu`` where that is installed, otherwise ``torch``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +79,11 @@ class QuantizationConfig(Config):
             raise ValueError(
                 f"fit_pixels must be at least clusters ({self.clusters}), got {self.fit_pixels}"
             )
+
+    def engine(self, device: str | None) -> Engine:
+        """The engine of k-means for channels that are computed on a device, or by compiled loops
+        (None)."""
+        return choose_engine(device) if self.kmeans == "auto" else self.kmeans
 
     def candidates(self) -> list[int]:
         """Pattern ids that a view may draw, ascending."""
@@ -150,13 +157,14 @@ def quantize_clip(
             labels, whatever the number of threads.
         codebook: a global one, made by ``fit_codebook``; None fits one to this clip.
         device: compute with PyTorch on this device (``"cuda"``, ``"cpu"``) instead of compiled
-            loops and faiss; see ``quantization_torch``.
+            loops; see ``quantization_torch``.
 
     Returns:
         labels, uint8 (T, H, W) in 0 .. K-1; and the codebook that made them.
 
     Raises:
         ValueError: ``frames`` has the wrong shape or dtype, or no pixel.
+        CallError: the engine of k-means is not installed.
     """
     _check(frames)
     config = config or QuantizationConfig()
@@ -232,7 +240,9 @@ def _fit_codebook(
 
     pixels = rng.integers(channels.shape[1], size=config.fit_pixels)
     points = np.ascontiguousarray(((channels[:, pixels] - mean[:, None]) * scale[:, None]).T)
-    centroids = _fit(points, config, seed=int(rng.integers(1, 2**31 - 1)))
+    centroids = fit_centroids(
+        points, config.clusters, config.iterations, rng, config.engine(device=None)
+    )
     return Codebook(view=view, mean=mean, scale=scale, centroids=centroids)
 
 
@@ -259,30 +269,6 @@ def assign(channels: F32, mean: F32, scale: F32, centroids: F32) -> U8:
     labels = np.empty(channels.shape[1], dtype=np.uint8)
     nearest(channels, weights.astype(np.float32), offsets.astype(np.float32), labels)
     return labels
-
-
-def _fit(points: F32, config: QuantizationConfig, seed: int) -> F32:
-    """k-means centroids, float32 (K, D)."""
-    threads = faiss.omp_get_max_threads()
-    blas_threshold = faiss.cvar.distance_compute_blas_threshold
-    # One thread: faiss sums in thread order, which would change the last digits.
-    faiss.omp_set_num_threads(1)
-    # No BLAS: for so few centroids and channels it takes twice as long.
-    faiss.cvar.distance_compute_blas_threshold = len(points) + 1
-    try:
-        kmeans = faiss.Kmeans(
-            points.shape[1],
-            config.clusters,
-            niter=config.iterations,
-            seed=seed,
-            max_points_per_centroid=math.ceil(len(points) / config.clusters),
-            min_points_per_centroid=1,
-        )
-        kmeans.train(points)
-    finally:
-        faiss.omp_set_num_threads(threads)
-        faiss.cvar.distance_compute_blas_threshold = blas_threshold
-    return np.asarray(kmeans.centroids, dtype=np.float32).reshape(config.clusters, -1)
 
 
 def _rounded(values: F32) -> list[float]:

@@ -1,8 +1,8 @@
 """``quantize_clip`` (III-A) as tensor operations on one device.
 
-Views, pixels and standardisation are those of the compiled path; k-means starts from other points
-than faiss, so labels are nearly the same. One code path for CUDA and CPU; the CPU one is slower
-than the compiled loops and is there for tests. Shapes: as in ``quantization``.
+Views, pixels and standardisation are those of the compiled path; ``kmeans`` tells how the engines
+of the codebook differ. One code path for CUDA and CPU; the CPU one is slower than the compiled
+loops and is there for tests. Shapes: as in ``quantization``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .color import rgb_to_lab
 from .hadamard import place, walsh_basis
+from .kmeans import fit_centroids
 from .quantization import COLOUR_CHANNELS, Codebook, QuantizationConfig, View
 
 U8 = npt.NDArray[np.uint8]
@@ -81,34 +82,24 @@ def _fit_codebook(
     scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), constant)
     scale[COLOUR_CHANNELS:] *= config.pattern_weight
 
-    # The draws are made on the CPU: every device gets the same pixels and first centroids.
+    # Drawn on the CPU: every device gets the same pixels. The few points of the fit pass through
+    # main memory, so that every engine takes them.
     pixels = torch.from_numpy(rng.integers(channels.shape[1], size=config.fit_pixels)).to(device)
-    points = ((channels[:, pixels] - mean[:, None]) * scale[:, None]).T
-    first = torch.from_numpy(rng.choice(len(points), config.clusters, replace=False)).to(device)
-    centroids = kmeans(points, points[first], config.iterations)
+    points = ((channels[:, pixels] - mean[:, None]) * scale[:, None]).T.contiguous()
+    centroids = fit_centroids(
+        points.cpu().numpy(),
+        config.clusters,
+        config.iterations,
+        rng,
+        config.engine(str(device)),
+        str(device),
+    )
     return Codebook(
         view=view,
         mean=mean.cpu().numpy(),
         scale=scale.cpu().numpy(),
-        centroids=centroids.float().cpu().numpy(),
+        centroids=centroids,
     )
-
-
-def kmeans(points: Tensor, centroids: Tensor, iterations: int) -> Tensor:
-    """Lloyd's iterations from given centroids, (N, D) and (K, D) -> (K, D).
-
-    Sums are matrix products instead of scattered additions, whose order differs between runs on a
-    GPU. An empty cluster moves to the point that is farthest from its own centroid.
-    """
-    for _ in range(iterations):
-        distances, nearest = torch.cdist(points, centroids).min(dim=1)
-        members = F.one_hot(nearest, len(centroids)).to(points)
-        counts = members.sum(dim=0)
-        sums = members.T @ points
-        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids)
-        empty = (counts == 0).nonzero()[:, 0]
-        centroids[empty] = points[distances.topk(len(empty)).indices]
-    return centroids
 
 
 def _assign(channels: Tensor, codebook: Codebook) -> Tensor:

@@ -154,7 +154,7 @@ def library_versions(config: PipelineConfig) -> dict[str, str]:
         "pillow": PIL,
         "simplejpeg": simplejpeg,
     }
-    if config.device != "cpu":
+    if config.device != "cpu" or config.quantization.kmeans == "torch":
         import torch
 
         modules["torch"] = torch

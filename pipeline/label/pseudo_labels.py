@@ -15,7 +15,6 @@ from pipeline.config import PipelineConfig
 U8 = npt.NDArray[np.uint8]
 
 MAX_LABELS = 16  # label maps are stored with 4 bits a pixel
-TORCH_DEVICES = {"cpu": None, "torch": "cpu", "cuda": "cuda"}  # None: compiled loops, no PyTorch
 
 
 def label_views(frames: U8, key: str, config: PipelineConfig) -> tuple[U8, list[Codebook]]:
@@ -29,12 +28,13 @@ def label_views(frames: U8, key: str, config: PipelineConfig) -> tuple[U8, list[
     Returns:
         uint8 (V, T, H, W) in 0 .. K-1, and one codebook per view.
     """
-    device = TORCH_DEVICES[config.device]
     label_sets = []
     codebooks = []
     for view in range(config.views):
         seed = view_seed(config.seed, key, view)
-        labels, codebook = quantize_clip(frames, config.quantization, seed, device=device)
+        labels, codebook = quantize_clip(
+            frames, config.quantization, seed, device=config.torch_device
+        )
         label_sets.append(labels)
         codebooks.append(codebook)
     return np.stack(label_sets), codebooks

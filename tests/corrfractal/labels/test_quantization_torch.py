@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from corrfractal.labels import quantization
+from corrfractal.labels.kmeans import lloyd
 from corrfractal.labels.quantization import QuantizationConfig, View, fit_codebook, quantize_clip
-from corrfractal.labels.quantization_torch import clip_channels, kmeans
+from corrfractal.labels.quantization_torch import clip_channels
 
 CONFIG = QuantizationConfig(fit_pixels=2048)
 
@@ -81,5 +82,5 @@ def test_degenerate_clips_get_valid_labels(size, basis):
 
 def test_an_empty_cluster_moves_to_the_farthest_point():
     points = torch.tensor([[0.0], [0.1], [10.0]])
-    centroids = kmeans(points, torch.tensor([[0.05], [99.0]]), iterations=3)
+    centroids = lloyd(points, torch.tensor([[0.05], [99.0]]), iterations=3)
     assert sorted(centroids[:, 0].tolist()) == pytest.approx([0.05, 10.0])
