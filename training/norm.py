@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -25,11 +26,18 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         x = input.float()
         variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
 
+        # One reduction, in which each worker fills its own row of zeros: every worker then has all
+        # means and variances, in the same order.
+        world = dist.get_world_size()
+        rank = dist.get_rank()
+        own = torch.stack((mean, variance))[None]
+        rows = all_reduce(F.pad(own, (0, 0, 0, 0, rank, world - rank - 1)))
+        means, variances = rows.unbind(dim=1)
+
         # Total variance = mean of the workers' variances + variance of their means. The textbook
         # E[x^2] - E[x]^2 would subtract two large numbers.
-        world = dist.get_world_size()
-        mean_of_all = all_reduce(mean / world)
-        variance_of_all = all_reduce((variance + (mean - mean_of_all).square()) / world)
+        mean_of_all = means.mean(dim=0)
+        variance_of_all = (variances + (means - mean_of_all).square()).mean(dim=0)
 
         # As nn.BatchNorm2d: running statistics have the unbiased variance.
         count = world * (x.numel() // x.shape[1])

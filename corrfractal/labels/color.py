@@ -6,12 +6,14 @@ Shapes: B batch, H x W pixels.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 XYZ_OF_RGB = (
@@ -37,8 +39,8 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     import torch  # imported late: the pipeline needs only the constants
 
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    matrix = torch.tensor(XYZ_OF_RGB, dtype=rgb.dtype, device=rgb.device)
-    white = torch.tensor(WHITE, dtype=rgb.dtype, device=rgb.device)[:, None, None]
+    matrix = _constant(XYZ_OF_RGB, rgb.dtype, rgb.device)
+    white = _constant(WHITE, rgb.dtype, rgb.device)[:, None, None]
     xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
     # Near black CIE replaces the cube root, whose slope is infinite there, by a line.
     f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-12) ** (1 / 3), 7.787 * xyz + 16 / 116)
@@ -48,7 +50,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 def lab_for_network(rgb: Tensor) -> Tensor:
     """(B, 3, H, W) sRGB in 0..1 -> (B, 3, H, W): (L - 50) / 50, a / 50, b / 50."""
-    centre = rgb.new_tensor((50.0, 0.0, 0.0))[:, None, None]
+    centre = _constant((50.0, 0.0, 0.0), rgb.dtype, rgb.device)[:, None, None]
     return (rgb_to_lab(rgb) - centre) / 50
 
 
@@ -68,3 +70,13 @@ def lab_patches(lab: Tensor) -> Tensor:
     cells = [padded[..., y : y + H, x : x + W] for y, x in itertools.product(offsets, offsets)]
     constant = lab.new_full((lab.shape[0], 1, H, W), PATCH_OFFSET)
     return torch.cat([*cells, constant], dim=1)
+
+
+@functools.cache
+def _constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor that is copied to a device once: each copy would wait for a GPU."""
+    import torch
+
+    # Autograd refuses tensors that inference mode made, and these are kept.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)

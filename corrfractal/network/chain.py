@@ -48,7 +48,7 @@ def chain(
     """
     if similarity is None:
         similarity = Similarity()
-    C = f.shape[2]
+    channels = (f.shape[2], q.shape[2])
     for step in range(steps):
         # One softmax carries f and q together: the affinity is computed once.
         value = torch.cat((f, q), dim=2)
@@ -56,6 +56,5 @@ def chain(
             carried = similarity.match(f_t, f, value, radius, shifts)
         else:
             carried = similarity.attend(f_t, f, value, radius)
-        f = carried[:, None, :C]
-        q = carried[:, None, C:]
+        f, q = carried[:, None].split(channels, dim=2)
     return f[:, 0], q[:, 0]

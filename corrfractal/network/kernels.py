@@ -8,6 +8,7 @@ its *halo* is the band with r more rows and columns on every side.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -80,7 +81,8 @@ class Bands:
         first = band.start - r
         top = max(first, 0)
         bottom = min(first + part.shape[-2], H)
-        total[..., top:bottom, :] += part[..., top - first : bottom - first, r : r + W]
+        # ``add_``, here and below: ``view[i] += x`` would also copy the sum onto itself.
+        total[..., top:bottom, :].add_(part[..., top - first : bottom - first, r : r + W])
 
     def outside(self, like: Tensor, band: slice, height: int, width: int) -> Tensor:
         """bool (height + 2r, width + 2r): True where the halo is outside the map and masked."""
@@ -88,11 +90,10 @@ class Bands:
         if not self.mask_border:
             return like.new_zeros(height + 2 * r, width + 2 * r, dtype=torch.bool)
         H, W = like.shape[-2:]
-        y = torch.arange(band.start - r, band.start + height + r, device=like.device)
-        x = torch.arange(-r, width + r, device=like.device)
-        inside_rows = (y >= 0) & (y < H)
-        inside_columns = (x >= 0) & (x < W)
-        return ~(inside_rows[:, None] & inside_columns[None, :])
+        outside = like.new_ones(height + 2 * r, width + 2 * r, dtype=torch.bool)
+        first = band.start - r
+        outside[max(-first, 0) : max(H - first, 0), r : r + W].fill_(False)
+        return outside
 
 
 class Offsets(Bands):
@@ -104,7 +105,9 @@ class Offsets(Bands):
         scores = query.new_empty(*halo.shape[:2], (2 * self.radius + 1) ** 2, h, W)
         for i, window in enumerate(self._windows(h, W)):
             torch.sum(query[:, None] * halo[..., *window], dim=2, out=scores[:, :, i])
-            scores[:, :, i].masked_fill_(outside[window], MASKED)
+        # Of each position its part of ``outside``, as a view
+        masked = outside.unfold(0, h, 1).unfold(1, W, 1)
+        scores.unflatten(2, masked.shape[:2]).masked_fill_(masked, MASKED)
         flat = scores.mul_(scale).flatten(1, 2).movedim(1, -1)
         return _softmax(flat).movedim(-1, 1).reshape(scores.shape)
 
@@ -199,7 +202,7 @@ class Tiles(Bands):
                 w = min(TILE, K - x)
                 place = halo[..., y : y + grid[0] * TILE, x : x + grid[1] * TILE]
                 place = place.unflatten(-1, (grid[1], TILE)).unflatten(-3, (grid[0], TILE))
-                place[..., :h, :, :w] += tiles[..., y : y + h, :, x : x + w]
+                place[..., :h, :, :w].add_(tiles[..., y : y + h, :, x : x + w])
         bottom = grid[0] * TILE + 2 * self.radius
         right = grid[1] * TILE + 2 * self.radius
         self.add_halo(total, halo[..., :bottom, :right], band)
@@ -220,26 +223,14 @@ class Tiles(Bands):
         """Rows and columns of tiles that cover a band."""
         return math.ceil((band.stop - band.start) / TILE), math.ceil(width / TILE)
 
-    def far(self, like: Tensor) -> Tensor:
-        """(64, 1, K * K): 0 where a key is in the query's window, ``MASKED`` elsewhere."""
-        K = TILE + 2 * self.radius
-        keys = torch.arange(K, device=like.device)
-        queries = torch.arange(TILE, device=like.device)
-        far = (keys[None] - queries[:, None] - self.radius).abs() > self.radius  # (8, K)
-        far_in_either = far[:, None, :, None] | far[None, :, None, :]
-        return self._masked(far_in_either.reshape(TILE * TILE, 1, K * K), like)
-
-    def beyond(self, like: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
-        """(tiles, 1, 1, K * K): 0 where a key is in the image, ``MASKED`` elsewhere."""
+    def mask(self, like: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
+        """(tiles, 64, 1, K * K): 0 where a key is in the query's window and in the image,
+        ``MASKED`` elsewhere."""
         K = TILE + 2 * self.radius
         outside = self.outside(like, band, grid[0] * TILE, grid[1] * TILE)
-        tiles = outside.unfold(0, K, TILE).unfold(1, K, TILE)
-        return self._masked(tiles.reshape(-1, 1, 1, K * K), like)
-
-    @staticmethod
-    def _masked(where: Tensor, like: Tensor) -> Tensor:
-        bias = torch.zeros(where.shape, dtype=like.dtype, device=like.device)
-        return bias.masked_fill_(where, MASKED)
+        beyond = outside.unfold(0, K, TILE).unfold(1, K, TILE).reshape(-1, 1, 1, K * K)
+        masked = _far(self.radius, like.device) | beyond
+        return like.new_zeros(masked.shape).masked_fill_(masked, MASKED)
 
     def affinities(
         self, q: Tensor, k: Tensor, query: Tensor, band: slice, scale: float, N: int
@@ -249,7 +240,7 @@ class Tiles(Bands):
         scores = torch.bmm(q * scale, k)
         # A view of the scores, masked in place
         windows = scores.view(-1, grid[0] * grid[1], TILE * TILE, N, k.shape[2] // N)
-        windows.add_(self.far(query)).add_(self.beyond(query, band, grid))
+        windows.add_(self.mask(query, band, grid))
         return _softmax(scores)
 
     def forward(
@@ -294,6 +285,17 @@ class Tiles(Bands):
         self.scatter_add(grads[1], torch.bmm(q.transpose(1, 2), dscores), band, grid)
         dq = torch.bmm(dscores, k.transpose(1, 2))
         grads[0][:, :, band] = self.join(dq, query[:, :, band].shape, grid)
+
+
+@functools.cache
+def _far(radius: int, device: torch.device) -> Tensor:
+    """bool (64, 1, K * K): True where a key of a tile is not in the window of a query."""
+    K = TILE + 2 * radius
+    keys = torch.arange(K, device=device)
+    queries = torch.arange(TILE, device=device)
+    far = (keys[None] - queries[:, None] - radius).abs() > radius  # (8, K)
+    far_in_either = far[:, None, :, None] | far[None, :, None, :]
+    return far_in_either.reshape(TILE * TILE, 1, K * K)
 
 
 def _softmax(scores: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corrfractal.labels.color import lab_for_network, lab_patches
@@ -135,13 +134,16 @@ class CorrFractal(nn.Module):
         """
         B, M = frames.shape[:2]
         images = frames.flatten(0, 1)
-        keep_per_image = None if keep is None else keep.repeat_interleave(M, dim=0)
+        keep_per_image = None if keep is None else keep[:, None].expand(-1, M, -1).flatten(0, 1)
         embeddings = self.embed(images, keep_per_image).unflatten(0, (B, M))
-        F_ref = embeddings[:, :-1]
-        F_t = embeddings[:, -1]
+        F_ref, F_last = embeddings.split((M - 1, 1), dim=1)
+        F_t = F_last[:, 0]
 
+        # F.one_hot would take 8 bytes for each of 16 labels of every pixel, and on a CPU look for
+        # labels out of range first.
+        ids = torch.arange(LABELS, dtype=labels.dtype, device=labels.device)
+        one_hot = (labels[..., None] == ids).float().movedim(-1, 2)
         labels = labels.long()
-        one_hot = F.one_hot(labels, LABELS).movedim(-1, 2).float()
         Q_ref = one_hot[:, :-1]
         Q_t = one_hot[:, -1]
         target = labels[:, -1]

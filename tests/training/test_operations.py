@@ -1,0 +1,39 @@
+"""A training step launches few operations and does not read values back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.operations import count_operations, noise
+from training.config import configuration
+
+
+@pytest.mark.parametrize("preset", ["base", "full"])
+def test_a_step_stays_within_its_operations_and_waits_for_no_value(preset: str) -> None:
+    """1,064 and 1,072 operations in November 2026; 1,532 and 1,540 before masks were made in one
+    piece and sums were added in place."""
+    torch.set_num_threads(1)
+    config = configuration(preset)
+    config = replace(config, network=replace(config.network, width=4), batch_size=2)
+    found = count_operations(config, noise(config, 2, 64))
+    assert found.waits == 0
+    assert 500 < found.total <= 1150
+
+
+def test_reading_a_value_counts_as_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import operations
+
+    plain = operations.train_step
+
+    def reads_the_loss(*arguments):
+        result = plain(*arguments)
+        result.loss.item()
+        return result
+
+    monkeypatch.setattr(operations, "train_step", reads_the_loss)
+    config = configuration("base")
+    config = replace(config, network=replace(config.network, width=4), batch_size=1)
+    assert count_operations(config, noise(config, 1, 16)).waits == 1
