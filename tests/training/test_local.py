@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from corrfractal import CorrFractal
 from corrfractal.common.config import config_to_dict
 from corrfractal.shards.manifest import load_manifest
 from tests.bare_machine import bare_environment
+from training import ray_backend
 from training.config import TrainingConfig
 from training.job import TrainingJob
 from training.loop import Outcome, fit
@@ -127,6 +131,67 @@ def delivered(run_id: str, uri: str) -> list[int]:
     return [point.step for point in history]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own settings
+def test_train_on_ray_resumes_a_run_that_a_bare_machine_began(
+    uninterrupted: Path,
+    tiny_shards: Path,
+    config: TrainingConfig,
+    ray_session: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "run"
+    call = [
+        *LOCAL,
+        str(tiny_shards),
+        "--out",
+        str(out),
+        *settings_of(config),
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        call,
+        env=bare_environment(tmp_path / "bare"),
+        preexec_fn=use_one_cpu,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (out / "checkpoints" / "step-00000003.pt").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "run the same command again to resume" in said
+    done = losses(out)[-1][0]
+    assert 3 <= done < 16
+    assert (out / "checkpoints" / f"step-{done:08d}.pt").exists()
+
+    def worker_on_one_cpu(settings: dict[str, Any]) -> None:
+        import os
+
+        from training import ray_backend
+
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        ray_backend._train_worker(settings)
+
+    monkeypatch.setattr(ray_backend, "_train_worker", worker_on_one_cpu)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    result = train(tiny_shards, out, config, tracking_uri=uri, workers=1)
+    assert_same_run(out, uninterrupted)
+    # MLflow has the steps of both, and the pictures.
+    assert delivered(result.model.run_id, uri) == list(range(1, 17))
+    import mlflow
+
+    pictures = mlflow.MlflowClient(uri).list_artifacts(result.model.run_id, "pictures")
+    assert [Path(item.path).name for item in pictures] == [
+        "step-00000008.png",
+        "step-00000016.png",
+    ]
+
+
 def test_a_bare_machine_finishes_a_run_of_train_which_then_registers_it(
     uninterrupted: Path, tiny_shards: Path, config: TrainingConfig, tmp_path: Path
 ) -> None:
@@ -165,7 +230,14 @@ def test_two_processes_of_torchrun_take_the_steps_of_one(
     out = tmp_path / "run"
     asked = replace(config, steps=3)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    call = [*torchrun, "--nproc-per-node", "2", "-m", "training.local", str(tiny_shards)]
+    call = [
+        *torchrun,
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "training.local",
+        str(tiny_shards),
+    ]
     call += ["--out", str(out), *settings_of(asked), "--device", "cpu"]
     done = run_bare(call, tmp_path)
     assert done.returncode == 0, done.stderr
