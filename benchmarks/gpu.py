@@ -88,7 +88,7 @@ SMALL = Sizes(
     side=32,
     batches=(2,),
     frame=(32, 40),
-    frames=7,
+    frames=1,
     attention=(
         ("chain", (1, 1, 8, 8, 16, 16), 5, True),
         ("appearance", (1, 1, 8, 4, 16, 16), 1, True),
