@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from corrfractal.network import kernels
 from training.config import REFERENCES, TrainingConfig, configuration
-from training.data.batches import Batch
+from training.data.reading import Batch
 from training.loop import build
 from training.step import train_step
 

@@ -10,7 +10,7 @@ import torch
 
 from corrfractal.network.model import CorrFractalConfig
 from training.config import TrainingConfig
-from training.data.batches import Batch
+from training.data.reading import Batch
 from training.loop import build
 from training.state.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from training.step import train_step
