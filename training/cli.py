@@ -61,12 +61,17 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
     epilog=examples(
         "corrfractal train shards --out runs/first",
         "corrfractal train shards --out runs/slim --profile cpu --steps 300 --workers 1",
-        "corrfractal train s3://bucket/shards --out runs/full --preset full --workers 1-8",
+        "corrfractal train s3://bucket/shards --out s3://bucket/runs/full --preset full --workers 1-8",
         "corrfractal train shards --out runs/first --set network.width=32 --dry-run",
     )
 )
 @click.argument("shards", type=LOCATION)
-@OUT
+@click.option(
+    "--out",
+    required=True,
+    type=LOCATION,
+    help="Folder for the run; an existing run is resumed.",
+)
 @PRESET
 @PROFILE
 @click.option(
@@ -93,7 +98,7 @@ def _bounds(context: click.Context, option: click.Parameter, value: str) -> tupl
 @command
 def train(
     shards: str,
-    out: Path,
+    out: str,
     preset: str | None,
     profile: str | None,
     workers: tuple[int, int],
@@ -110,9 +115,12 @@ def train(
     """
     import torch
 
+    from corrfractal.files import storage
     from corrfractal.registry.store import named_uri
 
     from .config import requested_configuration
+
+    place = storage.place(out)
 
     # 1. What is asked for
     gpu = torch.cuda.is_available()
@@ -126,7 +134,7 @@ def train(
         from .dryrun import dry_run as estimate_run
 
         estimate = estimate_run(
-            shards, out, config, workers, named_uri(tracking_uri), use_gpu=use_gpu
+            shards, place, config, workers, named_uri(tracking_uri), use_gpu=use_gpu
         )
         return estimate.print_summary()
 
@@ -136,7 +144,7 @@ def train(
 
     result = train_and_register(
         shards,
-        out,
+        place,
         config,
         tracking_uri=named_uri(tracking_uri),
         workers=workers,

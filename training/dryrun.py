@@ -20,7 +20,7 @@ from corrfractal.files import storage
 from training.data.batches import Batches
 from training.data.fetch import epoch_fetch
 from training.data.samples import SampleIndex
-from training.state.checkpoint import latest_checkpoint
+from training.state.run_folder import steps_at
 
 from .config import TrainingConfig
 from .meter import activation_bytes_per_sample, macs_per_sample
@@ -41,7 +41,7 @@ class DryRun:
         shards_gb: their size.
         steps: length of the run.
         epochs: the same in passes over the data.
-        resumes_at: steps that an existing run has done.
+        resumes_at: steps that an existing run has done, by its newest checkpoint.
         workers: least and most.
         samples_per_pass: samples that a worker holds at a time, with the least workers.
         parameters: number of weights.
@@ -100,7 +100,7 @@ class DryRun:
 
 def dry_run(
     shards: str | Path,
-    out: Path,
+    out: storage.Location,
     config: TrainingConfig,
     bounds: tuple[int, int],
     tracking_uri: str | None,
@@ -141,14 +141,14 @@ def dry_run(
     fetched = epoch_fetch(batches.order, batches.shard_bytes(), config.accumulate)
     data_bytes = int(samples.sizes.sum())
 
-    checkpoint = latest_checkpoint(Path(job.out) / "checkpoints")
+    steps_done = steps_at(job.out)
     result = DryRun(
         samples=len(batches),
         shards=len(samples.sizes),
         shards_gb=data_bytes / 1e9,
         steps=job.total,
         epochs=job.total * config.batch_size / len(batches),
-        resumes_at=checkpoint.step if checkpoint else 0,
+        resumes_at=steps_done[-1] if steps_done else 0,
         workers=bounds,
         samples_per_pass=per_pass,
         parameters=parameters,

@@ -40,7 +40,7 @@ from training.request import check_job, open_untracked_run
 from training.run import check_finished
 from training.state.attempts import note_attempt
 from training.state.driver_progress import note_previous, show_progress
-from training.state.stop import catch_interrupts, stop_file
+from training.state.stop import catch_interrupts, withdraw_stop
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,9 @@ def train_here(
             return fit(job, own_device, place.rank, place.world, samples=call.samples)
 
         note_attempt(folder, bounds)
-        note_previous(folder)
+        note_previous(job.out)
         # A driver of `corrfractal train` that was killed may have left its request to stop.
-        stop_file(folder).unlink(missing_ok=True)
+        withdraw_stop(folder)
         with show_progress(job, messages=False):
             return fit(job, own_device, place.rank, place.world, samples=call.samples)
     finally:

@@ -8,6 +8,7 @@ Everything that outlives the process is a file in the run's folder:
     checkpoints/        see ``training.state.checkpoint``
     metrics.jsonl       a line per ``log_every`` steps
     messages.log        log records of the workers, which the driver shows
+    owner.json          at a URI: who may write there, see ``corrfractal.files.lease``
     pictures/           frame, labels, reconstruction
     model.safetensors   at the end, with result.json
     diverged/           if the loss is not finite: a checkpoint, and the step's samples
@@ -15,36 +16,29 @@ Everything that outlives the process is a file in the run's folder:
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from enum import Enum
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.logs import forwarded_records, set_process_label
 from corrfractal.network.model import CorrFractal
 from corrfractal.runtime.process import cpu_count
 from training.data.batches import Batches
 from training.data.samples import SampleIndex
-from training.state.checkpoint import checkpoint_name, latest_checkpoint, read_checkpoint
-from training.state.messages import messages_file
 from training.state.recorder import Recorder
-from training.state.stop import signal_received, stop_file
+from training.state.run_folder import RunFolder, open_run_folder
+from training.state.stop import signal_received
 
 from .config import TrainingConfig
 from .job import TrainingJob
 from .meter import Meter, StepTime, macs_per_sample
 from .norm import synchronize
 from .step import train_step
-
-LOCK_TIMEOUT = 60.0  # seconds
 
 
 class Outcome(Enum):
@@ -62,6 +56,7 @@ def fit(
     world: int = 1,
     on_step: Callable[[StepTime], None] | None = None,
     samples: SampleIndex | None = None,
+    group: str | None = None,
 ) -> Outcome:
     """Train until ``job.total`` steps are done, from the newest intact checkpoint on.
 
@@ -74,6 +69,8 @@ def fit(
         world: number of workers.
         on_step: is called with the time of each of this worker's steps.
         samples: of the job; None: manifest and index are read.
+        group: of the driver: workers of one group take the lease of a folder at a URI over from
+            one another at once.
 
     Returns:
         The same outcome on all workers.
@@ -82,18 +79,16 @@ def fit(
         CorrFractalError: another process trains in the same folder.
         IntegrityError: a shard is damaged.
     """
-    out = Path(job.out)
     config = job.config
     with ExitStack() as stack:
-        stack.enter_context(forwarded_records(messages_file(out)))
         if world > 1:
             set_process_label(f"rank {rank} @ {socket.gethostname()}")
-        if rank == 0:
-            stack.enter_context(_run_lock(out))
+        folder = stack.enter_context(open_run_folder(job.out, rank, group))
+        stack.enter_context(forwarded_records(folder.messages))
 
         # Network, optimiser and data, as after the newest checkpoint
         model, optimizer = build(config, device, world)
-        first = _resume(out, model, optimizer, rank, world)
+        first = _resume(folder, model, optimizer, rank, world)
         batches = Batches(job.shards, config, rank, world, samples=samples)
         network: nn.Module = model
         if world > 1:
@@ -103,7 +98,7 @@ def fit(
         recorder = None
         macs = 0.0
         if rank == 0:
-            recorder = stack.enter_context(Recorder(job, first, model, optimizer))
+            recorder = stack.enter_context(Recorder(job, folder, first, model, optimizer))
             macs = macs_per_sample(config, batches.side)
         meter = Meter(config, device, world, macs, on_step)  # from here on time counts
 
@@ -116,7 +111,7 @@ def fit(
 
             # One reduction makes all workers agree on whether to continue. After the last step
             # there is nothing to stop.
-            stop_requested = signal_received() or (rank == 0 and stop_file(out).exists())
+            stop_requested = signal_received() or (rank == 0 and folder.stop_requested())
             finite, stopping = meter.add(result, stop_requested)
             stopping = stopping and done < job.total
 
@@ -158,45 +153,25 @@ def build(
 
 
 def _resume(
-    out: Path, model: CorrFractal, optimizer: torch.optim.Optimizer, rank: int, world: int
+    folder: RunFolder,
+    model: CorrFractal,
+    optimizer: torch.optim.Optimizer,
+    rank: int,
+    world: int,
 ) -> int:
     """Load the newest intact checkpoint, if any; returns the number of steps done.
 
     Rank 0 chooses it for all workers: each for itself could find another one, since the last
     process of a killed run may still be writing.
     """
-    folder = out / "checkpoints"
-    checkpoint = latest_checkpoint(folder) if rank == 0 else None
+    checkpoint = folder.latest_checkpoint() if rank == 0 else None
     device = next(model.parameters()).device
     step = torch.tensor([checkpoint.step if checkpoint else 0], device=device)
     if world > 1:
         dist.broadcast(step, src=0)
     if rank > 0 and step > 0:
-        checkpoint = read_checkpoint(folder / checkpoint_name(int(step)))
+        checkpoint = folder.checkpoint(int(step))
     if checkpoint is not None:
         model.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
     return int(step)
-
-
-@contextmanager
-def _run_lock(out: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder.
-
-    Raises:
-        CorrFractalError: another process holds it for longer than the timeout.
-    """
-    # The workers of a killed driver live a few seconds longer than it, so wait before giving up.
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    with (out / ".lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as exc:
-                if time.monotonic() > deadline:
-                    raise CorrFractalError(
-                        f"another training is writing to {out}: stop it, or use another --out"
-                    ) from exc
-                time.sleep(0.5)
-        yield

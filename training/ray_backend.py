@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +24,13 @@ from typing import Any
 from corrfractal.common.config import config_from_dict, config_to_dict
 from corrfractal.common.errors import CorrFractalError
 from corrfractal.common.logs import configure_logging
+from corrfractal.files import storage
 from corrfractal.runtime.process import configure_process, cpu_count
 from corrfractal.runtime.ray_session import ray_session
 from training.data.samples import SampleIndex
 from training.state.driver_progress import show_progress
-from training.state.stop import catch_sigterm, stop_file
+from training.state.run_folder import RESULT
+from training.state.stop import catch_sigterm, request_stop, stop_requested, withdraw_stop
 
 from .job import TrainingJob
 from .loop import Outcome, fit, set_threads
@@ -48,6 +51,7 @@ def fit_on_ray(
     job: TrainingJob,
     samples: SampleIndex,
     bounds: tuple[int, int],
+    group: str,
     *,
     use_gpu: bool,
     max_failures: int,
@@ -58,6 +62,7 @@ def fit_on_ray(
         job: with its MLflow run.
         samples: of the job. Each host fetches them once from the driver, and its workers map them.
         bounds: least and most workers.
+        group: identifies this driver, see ``corrfractal.files.lease``.
         use_gpu: a GPU and nccl for each worker, instead of a CPU and gloo.
         max_failures: restarts of failed workers; -1: without limit.
 
@@ -70,12 +75,15 @@ def fit_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    out = Path(job.out)
     least, most = bounds
     with ray_session(max(most, cpu_count())):
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"job": config_to_dict(job), "samples": ray.put(samples)},
+            train_loop_config={
+                "job": config_to_dict(job),
+                "samples": ray.put(samples),
+                "group": group,
+            },
             torch_config=_torch_config("nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=bounds if least < most else most, use_gpu=use_gpu
@@ -84,23 +92,30 @@ def fit_on_ray(
             # new one.
             run_config=RunConfig(
                 name=f"fit-{time.time_ns()}",
-                storage_path=str(out / "ray"),
+                storage_path=_ray_folder(job.out),
                 failure_config=FailureConfig(max_failures=max_failures),
             ),
         )
         try:
-            with show_progress(job), stop_on_signal(out) as stopping:
+            with show_progress(job), stop_on_signal(job.out) as stopping:
                 run_in_thread(trainer.fit)
         except ray.train.TrainingFailedError as exc:
             raise CorrFractalError(
                 f"training stopped: {_root_cause(exc)}. The same command resumes from the last "
                 f"checkpoint in {job.out}"
             ) from exc
-    if stopping.is_set() and not (out / "result.json").exists():
+    if stopping.is_set() and storage.kind(storage.join(job.out, RESULT)) is None:
         raise KeyboardInterrupt
 
 
 # In the driver --------------------------------------------------------------------------------
+
+
+def _ray_folder(out: str) -> str:
+    """Where Ray keeps state of its own, which nothing reads later: checkpoints are ours."""
+    if not storage.is_uri(out):
+        return str(Path(out) / "ray")
+    return str(Path(tempfile.gettempdir()) / "corrfractal-ray")
 
 
 def run_in_thread(work: Callable[[], object]) -> None:
@@ -124,25 +139,26 @@ def run_in_thread(work: Callable[[], object]) -> None:
 
 
 @contextmanager
-def stop_on_signal(out: Path) -> Iterator[threading.Event]:
+def stop_on_signal(out: storage.Location) -> Iterator[threading.Event]:
     """On SIGTERM or Ctrl-C, request the workers to stop at their next step; a second signal
     interrupts at once.
 
     Args:
-        out: folder of the run, which gets the stop file.
+        out: folder of the run, which gets the request.
 
     Yields:
         An event that is set once a stop was requested.
     """
     stopping = threading.Event()
-    request = stop_file(out)
-    request.unlink(missing_ok=True)
+    request = threading.Thread(target=request_stop, args=(out,), name="stop")
+    withdraw_stop(out)
 
     def handle(number: int, frame: object) -> None:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
-        request.touch()
+        # In a thread: the handler may have interrupted a request to the same store.
+        request.start()
         log.info("stopping: all workers write a checkpoint at the next step")
 
     # Only the main thread may install handlers.
@@ -155,7 +171,9 @@ def stop_on_signal(out: Path) -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        request.unlink(missing_ok=True)
+        if stopping.is_set():
+            request.join()
+        withdraw_stop(out)
 
 
 def _root_cause(exc: BaseException) -> str:
@@ -240,10 +258,11 @@ def _train_worker(settings: dict[str, Any]) -> None:
         context.get_world_size(),
         on_step=_step_exporter(rank),
         samples=ray.get(settings["samples"]),
+        group=settings["group"],
     )
-    # Without a stop file it was not the driver that stopped the run: the worker's host is being
+    # Without such a request it was not the driver that stopped the run: the worker's host is being
     # shut down. An error makes Ray restart the workers on the remaining hosts.
-    if outcome is Outcome.STOPPED and not stop_file(Path(job.out)).exists():
+    if outcome is Outcome.STOPPED and not stop_requested(job.out):
         raise CorrFractalError("a worker received SIGTERM; a checkpoint holds all steps done")
 
 

@@ -4,17 +4,17 @@ one."""
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from corrfractal.common.config import config_from_dict, config_to_dict, flatten
-from corrfractal.common.errors import ConfigError
+from corrfractal.common.errors import ConfigError, CorrFractalError
 from corrfractal.common.text import without_password
 from corrfractal.files import storage
-from corrfractal.files.atomic import write_text
-from corrfractal.files.output_guard import refuse_existing, refuse_overlap
+from corrfractal.files.output_guard import existing_file, refuse_existing, refuse_overlap
 from corrfractal.registry.connection import open_store
 from corrfractal.registry.store import canonical_uri, check_store, local_file
 from corrfractal.registry.store import tracking_uri as default_uri
@@ -22,6 +22,8 @@ from corrfractal.runtime.surroundings import refuse_faults
 from training.data.order import check_share, order_version
 from training.data.samples import SampleIndex, read_samples
 from training.state.attempts import ATTEMPTS
+from training.state.messages import MESSAGES
+from training.state.run_folder import CHECKPOINTS, DIVERGED, METRICS, MODEL, PICTURES, RESULT
 from training.state.run_log import log_pictures, start_run
 from training.state.run_store import store_of_run
 
@@ -29,23 +31,15 @@ from .config import RESUMABLE_FIELDS, TrainingConfig
 from .job import TrainingJob
 from .label_bounds import check_labels
 
-RUN_FILES = (
-    "checkpoints",
-    "metrics.jsonl",
-    "messages.log",
-    "pictures",
-    "model.safetensors",
-    "result.json",
-    "diverged",
-    ATTEMPTS,
-)
+JOB = "job.json"
+RUN_FILES = (CHECKPOINTS, METRICS, MESSAGES, PICTURES, MODEL, RESULT, DIVERGED, ATTEMPTS)
 """What a run writes into its folder. Without a ``job.json`` such files are not ours, and a new run
 would overwrite them."""
 
 
 def check_request(
     shards: str | Path,
-    out: Path,
+    out: storage.Location,
     config: TrainingConfig,
     tracking_uri: str | None,
     bounds: tuple[int, int],
@@ -54,7 +48,7 @@ def check_request(
 
     Args:
         shards: folder with ``manifest.json``, local or a URI.
-        out: folder of the run, new or existing.
+        out: folder of the run, new or existing, local or a URI.
         config: how to train.
         tracking_uri: MLflow store; None: the existing run's, or the default one.
         bounds: least and most workers.
@@ -70,7 +64,7 @@ def check_request(
         uri = named_store or default_uri()
         check_store(uri, write=True)
     else:
-        uri = store_of_run(call.existing, out.absolute(), named_store)
+        uri = store_of_run(call.existing, storage.absolute(out), named_store)
     return replace(call.job, tracking_uri=uri), call.samples
 
 
@@ -90,7 +84,7 @@ class CheckedCall:
 
 
 def check_job(
-    shards: str | Path, out: Path, config: TrainingConfig, bounds: tuple[int, int]
+    shards: str | Path, out: storage.Location, config: TrainingConfig, bounds: tuple[int, int]
 ) -> CheckedCall:
     """Check a call without regard to MLflow. Writes nothing.
 
@@ -108,7 +102,8 @@ def check_job(
 
     # Paths as the workers can use them: a worker has another working folder.
     shards = storage.resolve(shards)
-    out = out.absolute()
+    storage.refuse_password(out)
+    out = storage.absolute(out)
     if evaluate_on is not None:
         config = replace(config, evaluate_on=str(evaluate_on.absolute()))
 
@@ -139,7 +134,7 @@ def check_job(
     )
     existing = _existing_job(out)
     if existing is None:
-        refuse_existing((out / name for name in RUN_FILES), "name another folder with --out")
+        _refuse_files(out)
     else:
         _refuse_other_run(existing, job)
     return CheckedCall(job, samples, existing)
@@ -155,26 +150,26 @@ def open_run(job: TrainingJob, samples: int, bounds: tuple[int, int]) -> Trainin
         samples: their number.
         bounds: least and most workers.
     """
-    out = Path(job.out)
-    existing = _existing_job(out)
+    existing = _existing_job(job.out)
     if existing is not None and existing.run_id:
         # A local store may have been moved. A server may be down: a resumed run does not need it.
         if local_file(job.tracking_uri) is not None:
             open_store(job.tracking_uri, write=True)
         return replace(job, run_id=existing.run_id)
 
-    out.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(job.out)
     params = {
         **flatten(config_to_dict(job.config)),
         "steps": job.total,
         "samples": samples,
         "workers": bounds[1],
     }
-    run_id = start_run(job.tracking_uri, out.name, params, job.shards, job.shards_digest)
-    if existing is not None:
-        log_pictures(job.tracking_uri, run_id, out / "pictures")
+    name = storage.name_of(job.out)
+    run_id = start_run(job.tracking_uri, name, params, job.shards, job.shards_digest)
+    if existing is not None and not storage.is_uri(job.out):
+        log_pictures(job.tracking_uri, run_id, Path(job.out) / PICTURES)
     job = replace(job, run_id=run_id)
-    _store_job(job)
+    _store_job(job, new=existing is None)
     return job
 
 
@@ -188,28 +183,50 @@ def open_untracked_run(call: CheckedCall) -> TrainingJob:
     if call.existing is not None:
         return replace(call.job, run_id=call.existing.run_id)
     Path(call.job.out).mkdir(parents=True, exist_ok=True)
-    _store_job(call.job)
+    _store_job(call.job, new=True)
     return call.job
 
 
-def _store_job(job: TrainingJob) -> None:
+def _store_job(job: TrainingJob, *, new: bool) -> None:
     stored = replace(job, tracking_uri=without_password(job.tracking_uri))
-    write_text(Path(job.out) / "job.json", json.dumps(config_to_dict(stored), indent=2))
+    contents = json.dumps(config_to_dict(stored), indent=2).encode()
+    location = storage.join(job.out, JOB)
+    if not new:
+        storage.write(location, contents)
+    elif not storage.write_if(location, contents, None):
+        raise CorrFractalError(
+            f"another training has just begun in {job.out}: repeat the command to join that run "
+            "once it has stopped, or name another --out"
+        )
 
 
-def _existing_job(out: Path) -> TrainingJob | None:
-    job_file = out / "job.json"
-    if not job_file.exists():
+def _refuse_files(out: storage.Location) -> None:
+    """Check that a folder without a run has no files with the names of a run's."""
+    advice = "name another folder with --out"
+    if not storage.is_uri(out):
+        refuse_existing((Path(out) / name for name in RUN_FILES), advice)
+        return
+    names: set[str] = set()
+    with suppress(FileNotFoundError):
+        names = {name for name, _ in storage.entries(out)}
+    for name in RUN_FILES:
+        if name in names:
+            raise existing_file(storage.join(out, name), advice)
+
+
+def _existing_job(out: storage.Location) -> TrainingJob | None:
+    job_file = storage.join(out, JOB)
+    if storage.kind(job_file) is None:
         return None
-    values = json.loads(job_file.read_text())
+    values = json.loads(storage.read(job_file))
     # A field of 0.1.0, removed since. It never changed the weights, so any value can be resumed.
     values.get("config", {}).pop("evaluator", None)
-    return config_from_dict(TrainingJob, values, where=str(job_file))
+    return config_from_dict(TrainingJob, values, where=job_file)
 
 
 def _refuse_other_run(existing: TrainingJob, requested: TrainingJob) -> None:
     """Raise a ``ConfigError`` if the jobs differ in a field that changes the weights."""
-    finished = (Path(requested.out) / "result.json").exists()
+    finished = storage.kind(storage.join(requested.out, RESULT)) == "file"
     if existing.order != requested.order and not finished:
         raise ConfigError(
             f"{requested.out} holds a run of an earlier version, which visits the samples in another "

@@ -83,9 +83,14 @@ def refuse_existing(paths: Iterable[Path], advice: str) -> None:
     """
     for path in paths:
         if os.path.lexists(path):
-            raise CallError(
-                f"{path} exists, and was not written by this command: {advice}. Nothing was written"
-            )
+            raise existing_file(path, advice)
+
+
+def existing_file(location: Location, advice: str) -> CallError:
+    """The error about a file that a new run would write, and that exists."""
+    return CallError(
+        f"{location} exists, and was not written by this command: {advice}. Nothing was written"
+    )
 
 
 def refuse_foreign_page(path: Path, *, overwrite: bool = False) -> None:

@@ -55,6 +55,25 @@ def refuse_password(location: Location) -> None:
         )
 
 
+def place(text: str) -> Location:
+    """The location that a user names: a URI, or a path; ``file://`` URIs are paths, so that local
+    files have local guarantees."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme in ("file", "local"):
+        return Path(rest.removeprefix("localhost"))
+    return text if separator else Path(text)
+
+
+def absolute(location: Location) -> Location:
+    """A location that does not depend on the working directory; links are kept."""
+    return str(location).rstrip("/") if is_uri(location) else Path(location).absolute()
+
+
+def name_of(location: Location) -> str:
+    """The last part of a location."""
+    return posixpath.basename(str(location).rstrip("/"))
+
+
 def join(folder: Location, name: str) -> str:
     """The location of ``name`` in a folder."""
     return f"{str(folder).rstrip('/')}/{name}" if is_uri(folder) else str(Path(folder) / name)
@@ -186,7 +205,8 @@ def local_stamp(status: os.stat_result) -> str:
 
 def _remote_stamp(item: dict[str, Any]) -> str:
     """What object stores and file servers call it: an ETag if there is one, else a time."""
-    for name in ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime"):
+    for name in ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime",
+                 "created"):  # fmt: skip
         if item.get(name):
             return str(item[name]).strip('"')
     return ""
@@ -297,14 +317,77 @@ def write(location: Location, contents: bytes) -> None:
         fs.pipe_file(path, contents)
 
 
+def write_if(location: Location, contents: bytes, stamp: str | None) -> bool:
+    """Write a small file if it is still the one with this stamp of ``file_fact``; None: if there is
+    none.
+
+    S3 compares and writes in one step. Other stores do so for None, where their driver can; for a
+    stamp another writer may come between the two.
+
+    Returns:
+        Whether it was written.
+    """
+    if not is_uri(location):
+        return _compare_and_write(location, contents, stamp)
+    try:
+        with _remote(location) as (fs, path):
+            if stamp is None:
+                fs.pipe_file(path, contents, mode="create")
+            elif "s3" in fs.protocol:
+                fs.pipe_file(path, contents, IfMatch=f'"{stamp}"')
+            else:
+                return _compare_and_write(location, contents, stamp)
+    except FileNotFoundError:
+        if stamp is not None:
+            return False  # it was deleted meanwhile
+        raise  # no such bucket
+    except OSError as exc:
+        code = _store_code(exc)
+        if code == "NotImplemented":  # a server of the S3 protocol without conditions
+            return _compare_and_write(location, contents, stamp)
+        if code in ("exists", "PreconditionFailed", "ConditionalRequestConflict"):
+            return False
+        raise
+    return True
+
+
+def _compare_and_write(location: Location, contents: bytes, stamp: str | None) -> bool:
+    try:
+        current = file_fact(location)[1]
+    except FileNotFoundError:
+        current = None
+    if current != stamp:
+        return False
+    write(location, contents)
+    return True
+
+
+def _store_code(exc: BaseException) -> str:
+    """The store's own code of an error that a driver and ``_remote`` have wrapped; else ``""``."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, FileExistsError):
+            return "exists"
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        cause = cause.__cause__
+    return ""
+
+
 def put(temporary: Path, location: Location) -> None:
     """Move a complete local file, created in ``scratch``, to its location."""
     if not is_uri(location):
         publish(temporary, Path(location))
         return
-    with _remote(location) as (fs, path):
-        fs.put_file(str(temporary), path)
+    upload(temporary, str(location))
     temporary.unlink()
+
+
+def upload(path: Path, uri: str) -> None:
+    """Copy a local file to a URI, which shows it when it is complete."""
+    with _remote(uri) as (fs, target):
+        fs.put_file(str(path), target)
 
 
 def fetch(location: Location, target: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.common.errors import CorrFractalError, NotFoundError
+from corrfractal.files import storage
 from corrfractal.files.atomic import file_sha256
 from corrfractal.network import artifact
 from corrfractal.shards.index import Index
@@ -263,10 +264,13 @@ def _checkpoint(tags: Mapping[str, str]) -> CheckpointRecord:
     # The run's folder, with its checkpoints, may have been moved, cleaned up or overwritten.
     if not path:
         state = UNKNOWN
-    elif not Path(path).is_file():
-        state = "gone"
     else:
-        state = "whole" if file_sha256(Path(path)) == sha256 else "damaged"
+        try:
+            state = "whole" if storage.sha256(path) == sha256 else "damaged"
+        except (FileNotFoundError, NotADirectoryError):
+            state = "gone"
+        except OSError:
+            state = UNKNOWN  # the store does not answer
     return CheckpointRecord(
         path=path, step=tags.get(CHECKPOINT_STEP_TAG, ""), sha256=sha256, state=state
     )

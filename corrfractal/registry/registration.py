@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import corrfractal
+from corrfractal.files import storage
 from corrfractal.files.atomic import file_sha256
 
 from .connection import open_experiment
@@ -57,6 +58,7 @@ def register(
     shards_digest: str,
     *,
     serving_file: Path,
+    run_folder: storage.Location | None = None,
     name: str = PROJECT,
 ) -> ModelVersion:
     """Log a model with its run and register it as ``candidate``.
@@ -64,11 +66,12 @@ def register(
     Idempotent: a run has one version, so a second call only repeats tags and alias.
 
     Args:
-        model_file: ``model.safetensors`` in the run's folder.
+        model_file: ``model.safetensors`` of the run.
         run_id: MLflow run that trained it.
         uri: MLflow store.
         shards_digest: digest of its data set.
         serving_file: Python file that MLflow runs to serve the model.
+        run_folder: with the run's checkpoints, local or a URI; None: the folder of ``model_file``.
         name: registered model.
 
     Raises:
@@ -89,7 +92,7 @@ def register(
         tags = {
             DIGEST_TAG: shards_digest,
             WEIGHTS_TAG: file_sha256(model_file),
-            **_checkpoint_tags(model_file.parent),
+            **_checkpoint_tags(run_folder or model_file.parent),
         }
         for key, value in tags.items():
             client.set_model_version_tag(name, number, key, value)
@@ -156,14 +159,17 @@ def _describe_model(name: str) -> None:
         client.update_registered_model(name, MODEL_TEXT)
 
 
-def _checkpoint_tags(out: Path) -> dict[str, str]:
+def _checkpoint_tags(out: storage.Location) -> dict[str, str]:
     """Path, step and hash of the newest checkpoint in a run's folder, from its JSON sidecar."""
-    sidecars = sorted((out / "checkpoints").glob("step-*.json"))
+    folder = storage.join(out, "checkpoints")
+    names = storage.listing(folder)[0] if storage.kind(folder) == "folder" else []
+    sidecars = [name for name in names if name.startswith("step-") and name.endswith(".json")]
     if not sidecars:
         return {}
-    sidecar = json.loads(sidecars[-1].read_text())
+    path = storage.join(folder, sidecars[-1])
+    sidecar = json.loads(storage.read(path))
     return {
-        CHECKPOINT_PATH_TAG: str(sidecars[-1].with_suffix(".pt")),
+        CHECKPOINT_PATH_TAG: path.removesuffix(".json") + ".pt",
         CHECKPOINT_STEP_TAG: str(sidecar["step"]),
         CHECKPOINT_SHA256_TAG: sidecar["sha256"],
     }

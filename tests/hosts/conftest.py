@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hosts import NETWORK, Host, make_bridge, until
 from mlflow_server import MlflowServer
+from object_store import SETTINGS
 from ray_hosts import DETECTION, REPORTING, Cluster, Ledger, start_ray
 
 
@@ -58,6 +59,7 @@ def cluster(folder: Path, mlflow: MlflowServer) -> Iterator[Cluster]:
         "MALLOC_ARENA_MAX": "2",
         "OMP_NUM_THREADS": "1",
         **mlflow.settings,
+        **SETTINGS,
     }
     hosts = tuple(
         Host(f"host{k}", f"{NETWORK}.{k}", folder / f"host{k}", environment) for k in (1, 2, 3)

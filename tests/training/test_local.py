@@ -28,7 +28,7 @@ from training.loop import Outcome, fit
 from training.request import check_request, open_run
 from training.run import train
 from training.state.metrics_file import read_lines
-from training.state.stop import stop_file
+from training.state.stop import request_stop
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -203,7 +203,7 @@ def test_a_bare_machine_finishes_a_run_of_train_which_then_registers_it(
 
     def stop_after_seven(time: object) -> None:
         if next(steps) == 7:
-            stop_file(out).touch()
+            request_stop(out)
 
     assert fit(job, torch.device("cpu"), on_step=stop_after_seven) is Outcome.STOPPED
     stored = (out / "job.json").read_text()

@@ -192,11 +192,11 @@ def test_two_trainings_never_write_to_one_folder(
 ) -> None:
     import fcntl
 
-    from training import loop
+    from training.state import run_folder
 
     first, _ = uninterrupted
     job = new_job(Path(first.shards), tmp_path / "busy", first.config, store)
-    monkeypatch.setattr(loop, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(run_folder, "LOCK_TIMEOUT", 0.1)
     with (tmp_path / "busy" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(CorrFractalError, match=r"another training is writing to .*busy"):

@@ -23,7 +23,7 @@ from training.config import TrainingConfig
 from training.ray_backend import run_in_thread, stop_on_signal
 from training.request import check_request
 from training.run import train
-from training.state.stop import stop_file
+from training.state.stop import stop_requested
 
 
 def test_only_fields_that_do_not_change_the_weights_may_change_on_resume(
@@ -114,7 +114,7 @@ def test_a_signal_to_the_driver_stops_the_workers_and_a_second_one_does_not_wait
     tmp_path: Path, number: signal.Signals
 ) -> None:
     def worker() -> None:
-        while not stop_file(tmp_path).exists():
+        while not stop_requested(tmp_path):
             time.sleep(0.01)
 
     before = signal.getsignal(number)
@@ -124,7 +124,7 @@ def test_a_signal_to_the_driver_stops_the_workers_and_a_second_one_does_not_wait
         assert stopping.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
-    assert not stop_file(tmp_path).exists()
+    assert not stop_requested(tmp_path)
     assert signal.getsignal(number) == before
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from datetime import UTC, datetime
-from pathlib import Path
 
+from corrfractal.files import storage
 from corrfractal.registry.provenance import code_state
 
 ATTEMPTS = "attempts.jsonl"
 
 
-def note_attempt(out: Path, workers: tuple[int, int]) -> None:
+def note_attempt(out: storage.Location, workers: tuple[int, int]) -> None:
     """Append a line for this start to ``attempts.jsonl``, which is uploaded when the run finishes.
 
     Args:
@@ -25,5 +25,7 @@ def note_attempt(out: Path, workers: tuple[int, int]) -> None:
         "workers": workers,
         **code_state(),
     }
-    with (out / ATTEMPTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(attempt) + "\n")
+    # Only the driver writes here, and an object store cannot append.
+    location = storage.join(out, ATTEMPTS)
+    earlier = storage.read(location) if storage.kind(location) == "file" else b""
+    storage.write(location, earlier + json.dumps(attempt).encode() + b"\n")

@@ -17,13 +17,14 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from corrfractal.common.errors import IntegrityError
+from corrfractal.common.errors import CorrFractalError, IntegrityError
 from corrfractal.files.atomic import file_sha256, publish, write_text
 
 CHECKPOINT = re.compile(r"step-\d{8,}\.pt")
@@ -154,11 +155,20 @@ class CheckpointWriter:
     Args:
         folder: of the checkpoints.
         keep: number of newest ones to keep.
+        publish: called in the background with each file written, and with an event that is set
+            when the next checkpoint waits: it should then give up what has failed once.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        publish: Callable[[Path, threading.Event], None] = lambda path, hurry: None,
+    ) -> None:
         self._folder = folder
         self._keep = keep
+        self._publish = publish
+        self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> CheckpointWriter:
@@ -170,7 +180,9 @@ class CheckpointWriter:
     def save(self, checkpoint: Checkpoint) -> None:
         """Copy the state and start to write it. Waits while the previous one is being written."""
         snapshot = checkpoint.snapshot()
+        self._hurry.set()
         self.join()
+        self._hurry.clear()
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
         self._thread.start()
 
@@ -182,7 +194,11 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
-            save_checkpoint(self._folder, checkpoint, self._keep)
+            path = save_checkpoint(self._folder, checkpoint, self._keep)
+            self._publish(path, self._hurry)
+        except CorrFractalError as exc:
+            # The lease of the run's folder was lost, and the loop stops at its next step.
+            log.debug("no checkpoint of step %d: %s", checkpoint.step, exc)
         except OSError as exc:
             log.warning(
                 f"no checkpoint of step {checkpoint.step} in {self._folder} "

@@ -17,7 +17,9 @@ import torch
 
 from corrfractal import CorrFractal
 from corrfractal.common.config import config_to_dict, digest
+from corrfractal.files import storage
 from corrfractal.files.atomic import file_sha256, write_text
+from corrfractal.files.mirror import private_folder
 from inference.benchmarks.davis import score_network
 from training.data.reading import Batch
 from training.job import TrainingJob
@@ -28,10 +30,10 @@ from .attempts import ATTEMPTS
 from .checkpoint import Checkpoint, CheckpointWriter, save_checkpoint
 from .metrics_file import MetricLine, MetricsFile, last_line
 from .picture import save_picture
+from .run_folder import DIVERGED, METRICS, MODEL, PICTURES, RESULT, RunFolder
 from .system_metrics import PREFIX, SystemMetrics
 from .uploader import CLOSE_TIMEOUT, Uploader
 
-METRICS = "metrics.jsonl"
 STOP_TIMEOUT = 5.0  # seconds for the tracking server when a signal stopped the run
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Recorder:
 
     Args:
         job: with its MLflow run.
+        folder: of the run.
         first: step from which the run resumes; log lines of later steps are dropped.
         model: the network, without a wrapper for data parallelism.
         optimizer: its optimiser.
@@ -51,17 +54,24 @@ class Recorder:
     def __init__(
         self,
         job: TrainingJob,
+        folder: RunFolder,
         first: int,
         model: CorrFractal,
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self._job = job
         self._config = job.config
-        self._out = Path(job.out)
+        self._folder = folder
+        self._out = folder.local
         self._model = model
         self._optimizer = optimizer
 
-        self._checkpoints = CheckpointWriter(self._out / "checkpoints", job.config.keep_checkpoints)
+        keep = job.config.keep_checkpoints
+        self._checkpoints = CheckpointWriter(
+            folder.checkpoints,
+            folder.keep_local or keep,
+            lambda path, hurry: folder.publish_checkpoint(path, keep, hurry),
+        )
         self._metrics = MetricsFile(self._out / METRICS, first)
         self._uploader: Uploader | None = None
         self._system: SystemMetrics | None = None
@@ -84,10 +94,6 @@ class Recorder:
         config = self._config
         last = done == self._job.total
 
-        if done % config.checkpoint_every == 0 or last or stopping:
-            with meter.spending("checkpoint_stall"):
-                self._checkpoints.save(self._checkpoint(done))
-
         scores: dict[str, float] = {}
         if config.evaluate_on is not None and (done % config.evaluate_every == 0 or last):
             with meter.spending("evaluation"):
@@ -98,16 +104,21 @@ class Recorder:
             rate = learning_rate(done - 1, self._job.total, config)
             self._log(done, {**meter.read(), "learning_rate": rate, **scores})
 
+        # After the log line: a run that resumes from the checkpoint goes on after it.
+        if done % config.checkpoint_every == 0 or last or stopping:
+            with meter.spending("checkpoint_stall"):
+                self._checkpoints.save(self._checkpoint(done))
+
         if done % config.picture_every == 0 or last:
             self._picture(done, batch, result)
 
     def diverged(self, done: int, batch: Batch) -> None:
         """Write what helps to see why the loss is not finite: a checkpoint and the keys of the
         samples."""
-        save_checkpoint(self._out / "diverged", self._checkpoint(done), keep=1)
-        write_text(
-            self._out / "diverged" / "step.json", json.dumps({"step": done, "samples": batch.keys})
-        )
+        folder = self._out / DIVERGED
+        save_checkpoint(folder, self._checkpoint(done), keep=1)
+        write_text(folder / "step.json", json.dumps({"step": done, "samples": batch.keys}))
+        self._folder.publish_diverged()
         self._close("FAILED")
 
     def stop(self) -> None:
@@ -119,7 +130,7 @@ class Recorder:
     def finish(self) -> None:
         """Write the model, then the result, with which the run counts as finished."""
         self._checkpoints.join()
-        model_file = self._out / "model.safetensors"
+        model_file = self._out / MODEL
         metadata = {
             "shards_digest": self._job.shards_digest,
             "run_id": self._job.run_id,
@@ -140,7 +151,8 @@ class Recorder:
         }
         result["step"] = self._job.total
         result["model_sha256"] = file_sha256(model_file)
-        write_text(self._out / "result.json", json.dumps(result))
+        write_text(self._out / RESULT, json.dumps(result))
+        self._folder.publish_result()
 
     def _checkpoint(self, done: int) -> Checkpoint:
         return checkpoint_of(self._job, done, self._model, self._optimizer)
@@ -153,7 +165,7 @@ class Recorder:
             self._uploader.new_lines()
 
     def _picture(self, done: int, batch: Batch, result: StepResult) -> None:
-        path = self._out / "pictures" / f"step-{done:08d}.png"
+        path = self._out / PICTURES / f"step-{done:08d}.png"
         if not self._write(save_picture, path, self._model, batch, result.densities):
             path.unlink(missing_ok=True)
         elif self._uploader is not None:
@@ -195,10 +207,14 @@ def checkpoint_of(
 
 def deliver(job: TrainingJob) -> None:
     """Send what MLflow still lacks of a finished run: its last process may have given up."""
-    out = Path(job.out)
-    uploader = Uploader(job.tracking_uri, job.run_id, out / METRICS)
-    _add_records(uploader, out)
-    uploader.close("FINISHED")
+    with private_folder() as folder:
+        for name in (METRICS, ATTEMPTS):
+            location = storage.join(job.out, name)
+            if storage.kind(location) == "file":
+                (folder / name).write_bytes(storage.read(location))
+        uploader = Uploader(job.tracking_uri, job.run_id, folder / METRICS)
+        _add_records(uploader, folder)
+        uploader.close("FINISHED")
 
 
 def _add_records(uploader: Uploader, out: Path) -> None:

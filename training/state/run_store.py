@@ -7,13 +7,14 @@ from pathlib import Path
 
 from corrfractal.common.errors import CallError
 from corrfractal.common.text import without_password
+from corrfractal.files.storage import Location, is_uri
 from corrfractal.registry.connection import open_store
 from corrfractal.registry.mlflow_errors import NoSuchVersionError, mlflow_errors
 from corrfractal.registry.store import check_store, holds_run, local_file, sqlite_uri, tracking_uri
 from training.job import TrainingJob
 
 
-def store_of_run(existing: TrainingJob, out: Path, named: str | None) -> str:
+def store_of_run(existing: TrainingJob, out: Location, named: str | None) -> str:
     """The store that holds a run.
 
     Args:
@@ -40,7 +41,7 @@ def store_of_run(existing: TrainingJob, out: Path, named: str | None) -> str:
     return existing.tracking_uri
 
 
-def _named_store(existing: TrainingJob, out: Path, named: str) -> str:
+def _named_store(existing: TrainingJob, out: Location, named: str) -> str:
     if not _same_store(named, existing.tracking_uri) and not _holds(named, existing.run_id):
         raise CallError(
             f"the run in {out} is recorded in the MLflow store {existing.tracking_uri}, not in "
@@ -53,11 +54,15 @@ def _named_store(existing: TrainingJob, out: Path, named: str) -> str:
     return named
 
 
-def _local_store(existing: TrainingJob, out: Path, file: Path) -> str:
+def _local_store(existing: TrainingJob, out: Location, file: Path) -> str:
     """Search for the SQLite file of a run: moved together with the folder, at its original place,
     or in the working folder."""
-    moved = Path(os.path.normpath(out / os.path.relpath(file, existing.out)))
-    for candidate in (moved, file, local_file(tracking_uri())):
+    candidates = [file, local_file(tracking_uri())]
+    if not (is_uri(out) or is_uri(existing.out)):
+        candidates.insert(
+            0, Path(os.path.normpath(Path(out) / os.path.relpath(file, existing.out)))
+        )
+    for candidate in candidates:
         if candidate is not None and holds_run(candidate, existing.run_id):
             uri = sqlite_uri(candidate)
             check_store(uri, write=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from pathlib import Path
+
+from corrfractal.files import storage
 
 _RECEIVED = threading.Event()
 
@@ -41,6 +42,20 @@ def signal_received() -> bool:
     return _RECEIVED.is_set()
 
 
-def stop_file(out: Path) -> Path:
-    """Exists while the driver requests its workers to stop."""
-    return out / ".stop"
+def request_stop(out: storage.Location) -> None:
+    """Request the workers of a run to stop, by a file in its folder."""
+    storage.write(_file(out), b"")
+
+
+def withdraw_stop(out: storage.Location) -> None:
+    """Remove the request, if there is one."""
+    storage.remove(_file(out))
+
+
+def stop_requested(out: storage.Location) -> bool:
+    """Whether the driver requests its workers to stop."""
+    return storage.kind(_file(out)) == "file"
+
+
+def _file(out: storage.Location) -> str:
+    return storage.join(out, ".stop")
