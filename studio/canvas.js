@@ -238,9 +238,11 @@ export default {
       if (this.stroke.tool === "box") this.stroke.path.splice(1, 1, this.pointer);
       else this.stroke.path.push(this.pointer);
     },
-    up() {
+    up(event) {
       this.held = null;
-      if (this.stroke && this.stroke.tool !== "polygon") this.finish();
+      if (!this.stroke || this.stroke.tool === "polygon") return;
+      this.move(event);
+      this.finish();
     },
     closePolygon() {
       if (!this.stroke || this.stroke.tool !== "polygon") return false;

@@ -62,13 +62,13 @@ Handler = Callable[..., Awaitable[None]]
 
 
 def notices(handler: Handler) -> Handler:
-    """Show an error of the project as a notice."""
+    """Show an error of the project, or of the disk, as a notice."""
 
     @functools.wraps(handler)
     async def handle(*args: Any) -> None:
         try:
             await handler(*args)
-        except CorrFractalError as exc:
+        except (CorrFractalError, OSError) as exc:
             notify(str(exc))
 
     return handle

@@ -298,16 +298,17 @@ class Project:
 
     def save(self) -> None:
         """Write ``studio.json``."""
-        self.version += 1
-        self.folder.mkdir(parents=True, exist_ok=True)
-        document = {
-            "video": str(self.video.resolve()),
-            "objects": [asdict(item) for item in self.items["objects"]],
-            "points": [asdict(item) for item in self.items["points"]],
-            "point_frame": self.point_frame,
-            "positions": {str(number): list(at) for number, at in self.positions.items()},
-        }
-        write_text(self.folder / NOTE, json.dumps(document, indent=2) + "\n")
+        with self._lock:
+            self.version += 1
+            self.folder.mkdir(parents=True, exist_ok=True)
+            document = {
+                "video": str(self.video.resolve()),
+                "objects": [asdict(item) for item in self.items["objects"]],
+                "points": [asdict(item) for item in self.items["points"]],
+                "point_frame": self.point_frame,
+                "positions": {str(number): list(at) for number, at in self.positions.items()},
+            }
+            write_text(self.folder / NOTE, json.dumps(document, indent=2) + "\n")
 
     # Results
 

@@ -60,7 +60,14 @@ def serve(studio: Studio, port: int, *, open_browser: bool) -> str:
     add_routes(app, studio)
     build_page(studio)
     ui.run_with(
-        app, title="CorrFractal studio", dark=None, favicon="🎯", show_welcome_message=False
+        app,
+        title="CorrFractal studio",
+        dark=None,
+        favicon="🎯",
+        # A propagation may leave the server no processor for seconds; a page that is taken for
+        # lost is loaded anew.
+        reconnect_timeout=60,
+        show_welcome_message=False,
     )
     guarded = Guard(app, token, f"corrfractal-studio-{port}", studio.max_upload)
     # No access log: the first line would hold the token.

@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -33,22 +34,20 @@ class RunningStudio:
     def cookie(self) -> str:
         return f"corrfractal-studio-{self.port}={self.token}"
 
-    def stop(self) -> int:
-        """End it as Ctrl-C does; returns its exit code."""
-        self.process.terminate()
-        self.process.communicate(timeout=120)
-        return self.process.returncode
 
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until a condition holds; fail if it does not in time."""
-    deadline = time.monotonic() + seconds
+def wait_until(
+    condition: Callable[[], bool], problem: Callable[[], str] = lambda: "it did not happen in time"
+) -> None:
+    """Wait two minutes at most until a condition holds; ``problem`` says why it does not."""
+    deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, problem()
         time.sleep(0.05)
 
 
-def start_studio(out: Path, *arguments: str | Path) -> RunningStudio:
+@contextmanager
+def start_studio(out: Path, *arguments: str | Path) -> Iterator[RunningStudio]:
+    """A studio that ends with the block, and must end well."""
     command = [sys.executable, "-m", "corrfractal", "studio", "--no-browser", "--out", out]
     process = subprocess.Popen(
         [*map(str, command), *map(str, arguments)],
@@ -59,10 +58,17 @@ def start_studio(out: Path, *arguments: str | Path) -> RunningStudio:
         text=True,
     )
     assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        found = re.search(r"http://\S+", line)
-        if found:
-            return RunningStudio(process=process, address=found[0], out=out)
-    raise AssertionError("".join(lines))
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            found = re.search(r"http://\S+", line)
+            if found:
+                break
+        else:
+            raise AssertionError("".join(lines))
+        yield RunningStudio(process=process, address=found[0], out=out)
+    finally:
+        process.terminate()
+        rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, rest

@@ -29,9 +29,8 @@ WEBSOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
 @pytest.fixture(scope="module")
 def studio(tiny_video: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStudio]:
     out = tmp_path_factory.mktemp("guard") / "marked"
-    running = start_studio(out, tiny_video, "--model", "starter", "--max-upload-mb", "3")
-    yield running
-    assert running.stop() == 0
+    with start_studio(out, tiny_video, "--model", "starter", "--max-upload-mb", "3") as running:
+        yield running
 
 
 def ask(

@@ -109,104 +109,101 @@ def unzip(path: Path) -> dict[str, bytes]:
 def test_objects_drawn_propagated_and_corrected_give_the_files_of_propagate(
     browser: Browser, tiny_video: Path, tmp_path: Path
 ) -> None:
-    studio = start_studio(tmp_path / "marked", tiny_video, *SETTINGS)
-    folder = studio.out / tiny_video.stem
-    masks = folder / "starter" / "masks"
-    browser.open(studio.address)
+    with start_studio(tmp_path / "marked", tiny_video, *SETTINGS) as studio:
+        folder = studio.out / tiny_video.stem
+        masks = folder / "starter" / "masks"
+        browser.open(studio.address)
 
-    # A brush stroke, a box with a name, a polygon, and a stroke that is taken back
-    marks = folder / "marks" / "00000.png"
-    browser.drag((50, 40), (70, 45), (60, 60))
-    browser.keys("n", "x")
-    browser.page.get_by_label("name 2").fill("pavilion")
-    browser.page.keyboard.press("Tab")
-    browser.drag((110, 60), (140, 90))
-    browser.keys("n", "p")
-    for corner in ((20, 110), (60, 110), (40, 140)):
-        browser.click(corner)
-    browser.keys("Enter", "b", "1")
-    wait_until(lambda: objects(marks) == {1, 2, 3})
-    drawn = read_mask(marks)
-    browser.drag((150, 20), (180, 20))
-    wait_until(lambda: read_mask(marks)[20, 165] == 1)
-    browser.keys("Control+z")
-    wait_until(lambda: np.array_equal(read_mask(marks), drawn))
-    y, x = np.nonzero(drawn == 2)
-    assert np.allclose([x.min(), x.max() + 1, y.min(), y.max() + 1], [110, 140, 60, 90], atol=1)
-    assert drawn[115, 40] == 3
+        # A brush stroke, a box with a name, a polygon, and a stroke that is taken back
+        marks = folder / "marks" / "00000.png"
+        browser.drag((50, 40), (70, 45), (60, 60))
+        browser.keys("n", "x")
+        browser.page.get_by_label("name 2").fill("pavilion")
+        browser.page.keyboard.press("Tab")
+        browser.drag((110, 60), (140, 90))
+        browser.keys("n", "p")
+        for corner in ((20, 110), (60, 110), (40, 140)):
+            browser.click(corner)
+        browser.keys("Enter", "b", "1")
+        wait_until(lambda: objects(marks) == {1, 2, 3}, lambda: f"{objects(marks)} are marked")
+        drawn = read_mask(marks)
+        browser.drag((150, 20), (180, 20))
+        wait_until(lambda: read_mask(marks)[20, 165] == 1)
+        browser.keys("Control+z")
+        wait_until(lambda: np.array_equal(read_mask(marks), drawn))
+        y, x = np.nonzero(drawn == 2)
+        assert np.allclose([x.min(), x.max() + 1, y.min(), y.max() + 1], [110, 140, 60, 90], atol=1)
+        assert drawn[115, 40] == 3
 
-    # Propagate, pause, go on
-    browser.press("Propagate")
-    browser.press("Pause")
-    browser.wait("paused, [0-9]+ of 24")
-    browser.press("Continue")
-    browser.wait(f"{FRAMES} frames have results of starter")
-    times = {index: (masks / f"{index:05d}.png").stat().st_mtime_ns for index in range(10)}
+        # Propagate, pause, go on
+        browser.press("Propagate")
+        browser.press("Pause")
+        browser.wait("paused, [0-9]+ of 24")
+        browser.press("Continue")
+        browser.wait(f"{FRAMES} frames have results of starter")
+        times = {index: (masks / f"{index:05d}.png").stat().st_mtime_ns for index in range(10)}
 
-    # Correct frame 10, and go on from there
-    browser.go_to(10)
-    browser.keys("x", "1")
-    browser.drag((20, 20), (40, 50))
-    browser.wait("10 frames have results of starter")
-    browser.press("Propagate")
-    browser.wait(f"{FRAMES} frames have results of starter")
-    assert times == {i: (masks / f"{i:05d}.png").stat().st_mtime_ns for i in times}
+        # Correct frame 10, and go on from there
+        browser.go_to(10)
+        browser.keys("x", "1")
+        browser.drag((20, 20), (40, 50))
+        browser.wait("10 frames have results of starter")
+        browser.press("Propagate")
+        browser.wait(f"{FRAMES} frames have results of starter")
+        assert times == {i: (masks / f"{i:05d}.png").stat().st_mtime_ns for i in times}
 
-    # The files are those of the command, which finds nothing left to do.
-    given = read_prompts([str(folder / "marks")])
-    assert given.frames == (0, 10)
-    propagate_video(tiny_video, given, tmp_path / "command", "starter", CONFIG)
-    expected = contents(tmp_path / "command")
-    assert unzip(browser.download("Masks", tmp_path)) == expected
-    assert contents(masks) == expected
-    assert len(expected) == FRAMES
-    assert unzip(browser.download("Marks", tmp_path)) == contents(folder / "marks")
-    assert propagate_video(tiny_video, given, masks, "starter", CONFIG).kept == FRAMES
-    overlay = browser.download("Overlay", tmp_path)
-    assert open_video(overlay).info.frames == FRAMES
-    assert browser.download("Cut-out", tmp_path).stat().st_size > 0
+        # The files are those of the command, which finds nothing left to do.
+        given = read_prompts([str(folder / "marks")])
+        assert given.frames == (0, 10)
+        propagate_video(tiny_video, given, tmp_path / "command", "starter", CONFIG)
+        expected = contents(tmp_path / "command")
+        assert unzip(browser.download("Masks", tmp_path)) == expected
+        assert contents(masks) == expected
+        assert len(expected) == FRAMES
+        assert unzip(browser.download("Marks", tmp_path)) == contents(folder / "marks")
+        assert propagate_video(tiny_video, given, masks, "starter", CONFIG).kept == FRAMES
+        overlay = browser.download("Overlay", tmp_path)
+        assert open_video(overlay).info.frames == FRAMES
+        assert browser.download("Cut-out", tmp_path).stat().st_size > 0
 
     # Another session shows what this one left.
-    assert studio.stop() == 0
-    again = start_studio(studio.out, tiny_video, *SETTINGS)
-    browser.open(again.address)
-    assert browser.page.get_by_label("name 2").input_value() == "pavilion"
-    browser.wait(f"{FRAMES} frames have results of starter")
-    browser.keys("Delete")
-    browser.wait("mark an object on any frame")
-    assert again.stop() == 0
+    with start_studio(studio.out, tiny_video, *SETTINGS) as again:
+        browser.open(again.address)
+        assert browser.page.get_by_label("name 2").input_value() == "pavilion"
+        browser.wait(f"{FRAMES} frames have results of starter")
+        browser.keys("Delete")
+        browser.wait("mark an object on any frame")
 
 
 def test_key_points_give_the_table_of_propagate_and_a_bad_upload_is_told(
     browser: Browser, tiny_video: Path, tmp_path: Path
 ) -> None:
-    studio = start_studio(tmp_path / "marked", *SETTINGS)
-    browser.page.goto(studio.address)
-    browser.wait("Choose or drop a video to begin")
-    noise = tmp_path / "noise.mp4"
-    noise.write_bytes(b"no video")
-    browser.page.locator("input[type=file]").set_input_files(noise)
-    browser.wait("the video was not accepted: .*noise.mp4")
-    browser.press("Close")
-    browser.page.locator("input[type=file]").set_input_files(tiny_video)
-    browser.wait(f"192 x 160, {FRAMES} frames")
-    assert (studio.out / "uploads" / tiny_video.name).read_bytes() == tiny_video.read_bytes()
+    with start_studio(tmp_path / "marked", *SETTINGS) as studio:
+        browser.page.goto(studio.address)
+        browser.wait("Choose or drop a video to begin")
+        noise = tmp_path / "noise.mp4"
+        noise.write_bytes(b"no video")
+        browser.page.locator("input[type=file]").set_input_files(noise)
+        browser.wait("the video was not accepted: .*noise.mp4")
+        browser.press("Close")
+        browser.page.locator("input[type=file]").set_input_files(tiny_video)
+        browser.wait(f"192 x 160, {FRAMES} frames")
+        assert (studio.out / "uploads" / tiny_video.name).read_bytes() == tiny_video.read_bytes()
 
-    browser.press("Key points")
-    browser.go_to(3)
-    browser.click((60, 50))
-    browser.keys("n")
-    browser.click((120, 80))
-    note = studio.out / tiny_video.stem / "studio.json"
-    wait_until(lambda: len(json.loads(note.read_text())["positions"]) == 2)
-    browser.keys("Enter")
-    browser.wait(f"{FRAMES} frames have results of starter")
-    found = browser.download("Key points", tmp_path).read_text()
+        browser.press("Key points")
+        browser.go_to(3)
+        browser.click((60, 50))
+        browser.keys("n")
+        browser.click((120, 80))
+        note = studio.out / tiny_video.stem / "studio.json"
+        wait_until(lambda: len(json.loads(note.read_text())["positions"]) == 2)
+        browser.keys("Enter")
+        browser.wait(f"{FRAMES} frames have results of starter")
+        found = browser.download("Key points", tmp_path).read_text()
 
-    rows = [line.split(",") for line in found.splitlines()[1:]]
-    given = [(float(row[2]), float(row[3])) for row in rows if row[0] == "3"]
-    assert np.allclose(given, [(60, 50), (120, 80)], atol=1)
-    points = Points(frame=3, names=("point 1", "point 2"), xy=tuple(given))
-    propagate_video(tiny_video, points, tmp_path / "command", "starter", CONFIG)
-    assert found == (tmp_path / "command" / "points.csv").read_text()
-    assert studio.stop() == 0
+        rows = [line.split(",") for line in found.splitlines()[1:]]
+        given = [(float(row[2]), float(row[3])) for row in rows if row[0] == "3"]
+        assert np.allclose(given, [(60, 50), (120, 80)], atol=1)
+        points = Points(frame=3, names=("point 1", "point 2"), xy=tuple(given))
+        propagate_video(tiny_video, points, tmp_path / "command", "starter", CONFIG)
+        assert found == (tmp_path / "command" / "points.csv").read_text()
