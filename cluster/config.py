@@ -32,7 +32,7 @@ from pydantic import Field
 from corrfractal.common.config import Config, config_from_dict, config_to_dict
 from corrfractal.common.errors import ConfigError
 from corrfractal.common.workflow_file import LADDER, check_table, merged, read_workflow_values
-from corrfractal.files.storage import refuse_password
+from corrfractal.files.storage import is_uri, place, refuse_password
 from corrfractal.registry.store import canonical_uri
 from pipeline.config import PipelineConfig
 from training.config import TrainingConfig, configuration
@@ -57,7 +57,7 @@ class WorkflowConfig(Config):
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     """Videos, in the forms that ``corrfractal precompute`` accepts."""
     out: str
-    """Folder for shards, training run, scores and report."""
+    """Folder for shards, training run, scores and report, local or a URI."""
     workers: Annotated[int, Field(ge=1)] = 2
     """Number of DDP processes."""
     tasks: Annotated[int, Field(ge=1)] | None = None
@@ -117,9 +117,7 @@ def _with_absolute_paths(config: WorkflowConfig, folder: Path) -> WorkflowConfig
     evaluation = config.evaluation
     if evaluation is not None:
         evaluation = replace(evaluation, data=_absolute(evaluation.data, folder))
-    sources = tuple(
-        source if "://" in source else _absolute(source, folder) for source in config.sources
-    )
+    sources = tuple(_absolute(source, folder) for source in config.sources)
     return replace(
         config,
         sources=sources,
@@ -130,4 +128,5 @@ def _with_absolute_paths(config: WorkflowConfig, folder: Path) -> WorkflowConfig
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return str(folder / Path(path).expanduser())
+    location = place(path)
+    return str(location) if is_uri(location) else str(folder / Path(location).expanduser())

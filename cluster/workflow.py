@@ -25,9 +25,10 @@ from corrfractal.common.console import say
 from corrfractal.common.errors import CallError
 from corrfractal.files.atomic import write_text
 from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap
+from corrfractal.files.storage import Location, is_uri, join, make_folder, place
 from corrfractal.network.tracker import FAST, TrackerConfig
 from corrfractal.registry.pages import browse_hint
-from corrfractal.registry.store import check_store, tracking_uri
+from corrfractal.registry.store import check_store, named_uri, tracking_uri
 from corrfractal.runtime.process import cpu_count
 from corrfractal.runtime.ray_session import ray_session
 from inference.benchmarks.davis import DavisSummary
@@ -81,7 +82,7 @@ class WorkflowResult:
     training: TrainingResult
     scores: dict[str, DavisSummary]
     """Scores of ``model`` and of each baseline; empty without evaluation."""
-    report: Path
+    report: Location
     seconds: float
 
 
@@ -131,12 +132,10 @@ def _is_demo_file(path: Path) -> bool:
     )
 
 
-def _outputs(config: WorkflowConfig) -> dict[str, Path]:
-    """The paths that a workflow writes, by their names in messages."""
-    out = Path(config.out)
-    return {
-        f"the output {name}": out / name for name in ("shards", "training", "evaluation", REPORT)
-    }
+def _outputs(config: WorkflowConfig) -> dict[str, Location | None]:
+    """The places that a workflow writes, by their names in messages."""
+    names = ("shards", "training", "evaluation", REPORT)
+    return {f"the output {name}": place(join(config.out, name)) for name in names}
 
 
 def run_workflow(config: WorkflowConfig) -> WorkflowResult:
@@ -144,23 +143,24 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
 
     Raises:
         CallError: an output overlaps a source or the evaluation set, or the report would replace a
-            file that another program wrote.
+            file that another program wrote; or the folder is at a URI, where the default store
+            cannot be.
     """
     from cluster.demo.workflow_report import write_workflow_report
     from pipeline.run import precompute
     from training.run import train
 
     started = time.monotonic()
-    out = Path(config.out)
+    out = place(config.out)
+    report = place(join(out, REPORT))
     inputs: list[str | Path] = list(config.sources)
     if config.evaluation is not None:
         inputs.append(Path(config.evaluation.data))
     refuse_overlap(_outputs(config), inputs)
-    refuse_foreign_page(out / REPORT)
-    out.mkdir(parents=True, exist_ok=True)
-
+    refuse_foreign_page(report)
     # An unusable store is reported now, not after hours of work.
-    uri = tracking_uri(config.tracking_uri, folder=out)
+    uri = _tracking_uri(config, out)
+    make_folder(out)
     check_store(uri, write=True)
     # Evaluation finds the registry through this variable.
     os.environ["MLFLOW_TRACKING_URI"] = uri
@@ -168,15 +168,17 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     tasks = config.tasks or config.workers
     with ray_session(max(config.workers, cpu_count())):
         log.info("1 precompute: videos -> shards of clips and pseudo-labels")
-        shards = precompute(config.sources, out / "shards", config.precompute, workers=tasks)
+        shards = precompute(
+            config.sources, place(join(out, "shards")), config.precompute, workers=tasks
+        )
         log.info(
             f"  {shards.samples} clips of {shards.sampled} videos; data set {shards.digest[:12]}"
         )
 
         log.info("2 train: shards -> a registered model")
         training = train(
-            out / "shards",
-            out / "training",
+            place(join(out, "shards")),
+            place(join(out, "training")),
             config.training,
             tracking_uri=uri,
             workers=config.workers,
@@ -191,10 +193,10 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
         scores = {}
         if config.evaluation is not None:
             log.info("3 evaluate: propagate the first masks, score J and F")
-            scores = _evaluate(config.evaluation, out / "evaluation", training.model.uri, tasks)
+            folder = join(out, "evaluation")
+            scores = _evaluate(config.evaluation, folder, training.model.uri, tasks)
 
     log.info("4 report")
-    report = out / REPORT
     write_workflow_report(report, out, shards, training, scores, config.evaluation)
     return WorkflowResult(
         shards=shards,
@@ -205,8 +207,20 @@ def run_workflow(config: WorkflowConfig) -> WorkflowResult:
     )
 
 
+def _tracking_uri(config: WorkflowConfig, out: Location) -> str:
+    if not is_uri(out):
+        return tracking_uri(config.tracking_uri, folder=Path(out))
+    named = named_uri(config.tracking_uri)
+    if named is None:
+        raise CallError(
+            f"out is {out}, where MLflow's data base cannot be: name a server, or a local file as "
+            "sqlite:///FILE, with tracking_uri in the workflow's file or MLFLOW_TRACKING_URI"
+        )
+    return named
+
+
 def _evaluate(
-    config: EvaluationConfig, out: Path, model: str, workers: int
+    config: EvaluationConfig, out: str, model: str, workers: int
 ) -> dict[str, DavisSummary]:
     """Score the model and the baselines, each into its own folder of ``out``."""
     from inference.evaluate import evaluate_davis
@@ -216,7 +230,7 @@ def _evaluate(
     for name, reference in {"model": model, **BASELINES}.items():
         log.info(f"  {name}")
         scores[name] = evaluate_davis(
-            Path(config.data), out / name, reference, settings, workers=workers
+            Path(config.data), place(join(out, name)), reference, settings, workers=workers
         )
     return scores
 

@@ -10,7 +10,17 @@ import click
 from corrfractal.common.command_line import examples
 from corrfractal.common.console import command, say
 
-from .options import FILE, MODEL, OVERWRITE, inference_config, tracker_options, workers_option
+from .options import (
+    FILE,
+    MODEL,
+    OVERWRITE,
+    PLACE,
+    inference_config,
+    tracker_options,
+    workers_option,
+)
+
+WORK = "propagation"
 
 
 @click.command(
@@ -56,25 +66,25 @@ from .options import FILE, MODEL, OVERWRITE, inference_config, tracker_options, 
 )
 @click.option(
     "--out",
-    type=FILE,
+    type=PLACE,
     required=True,
     help="Folder for the masks, named as the frames (00000.png onwards for a video file); for key "
-    "points, points.csv.",
+    "points, points.csv. At a URI, --video, --contours and --cutout are local or inside it.",
 )
 @OVERWRITE
 @MODEL
 @click.option(
     "--video",
     "overlay",
-    type=FILE,
+    type=PLACE,
     help="Also write an h264 video (.mp4) with the objects tinted.",
 )
 @click.option(
-    "--contours", type=FILE, help="Also write an h264 video with the outlines of the objects."
+    "--contours", type=PLACE, help="Also write an h264 video with the outlines of the objects."
 )
 @click.option(
     "--cutout",
-    type=FILE,
+    type=PLACE,
     help="Also write the objects alone with an alpha channel: a .webm, or a folder of PNG files.",
 )
 @click.option(
@@ -91,11 +101,11 @@ def propagate(
     boxes: tuple[str, ...],
     points: tuple[str, ...],
     keypoints: Path | None,
-    out: Path,
+    out: str | Path,
     model: str | None,
-    overlay: Path | None,
-    contours: Path | None,
-    cutout: Path | None,
+    overlay: str | Path | None,
+    contours: str | Path | None,
+    cutout: str | Path | None,
     probabilities: bool,
     workers: int | None,
     overwrite: bool,
@@ -111,6 +121,7 @@ def propagate(
     # Imported late: --help stays fast.
     from dataclasses import asdict
 
+    from corrfractal.files.working_copy import working_copy
     from inference.prompts.keypoints import read_points
     from inference.prompts.shapes import read_prompts
     from inference.propagation.outputs import Outputs
@@ -119,9 +130,6 @@ def propagate(
     from .propagate import propagate_video
 
     config = inference_config(**tracker)
-    outputs = Outputs(
-        overlay=overlay, contours=contours, cutout=cutout, probabilities=probabilities
-    )
 
     if is_many(video):
         from .propagate_many import propagate_videos
@@ -130,16 +138,23 @@ def propagate(
             raise click.UsageError(
                 "many videos take one --mask FOLDER that holds NAME.png for each of them"
             )
-        done = propagate_videos(
-            video,
-            Path(masks[0]),
-            out,
-            model,
-            config,
-            outputs=outputs,
-            workers=workers,
-            overwrite=overwrite,
-        )
+        with working_copy(out, WORK) as copy:
+            done = propagate_videos(
+                video,
+                Path(masks[0]),
+                copy.folder,
+                model,
+                config,
+                outputs=Outputs(
+                    overlay=copy.local(overlay),
+                    contours=copy.local(contours),
+                    cutout=copy.local(cutout),
+                    probabilities=probabilities,
+                ),
+                workers=workers,
+                overwrite=overwrite,
+                uri=copy.uri,
+            )
         say(f"{sum(result.frames for result in done)} masks of {len(done)} videos in {out}")
         return {"videos": [asdict(result) for result in done]}
 
@@ -154,7 +169,22 @@ def propagate(
         if keypoints is None
         else read_points(keypoints, frames)
     )
-    result = propagate_video(video, given, out, model, config, outputs=outputs, overwrite=overwrite)
+    with working_copy(out, WORK) as copy:
+        result = propagate_video(
+            video,
+            given,
+            copy.folder,
+            model,
+            config,
+            outputs=Outputs(
+                overlay=copy.local(overlay),
+                contours=copy.local(contours),
+                cutout=copy.local(cutout),
+                probabilities=probabilities,
+            ),
+            overwrite=overwrite,
+            uri=copy.uri,
+        )
 
     objects = ", ".join(map(str, result.objects))
     what = "masks of object" if keypoints is None else "frames with point"

@@ -13,20 +13,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CorrFractalError
+from corrfractal.files.mirror import Mirror, private_folder
 from corrfractal.files.output_guard import refuse_foreign_page, refuse_overlap
+from corrfractal.files.storage import Location, is_uri
+from corrfractal.files.working_copy import WorkingCopy, working_copy
 from corrfractal.registry.score_log import log_measures, log_scores
 from corrfractal.registry.scores import Scores
 from corrfractal.runtime.ray_session import ray_session
 from inference.benchmarks.base import AnyBenchmark, AnyPicturedBenchmark, Benchmark
 from inference.benchmarks.davis import Davis, DavisSummary
-from inference.benchmarks.result_files import SCORES, result_file, sequence_note, summary_note
+from inference.benchmarks.result_files import (
+    SCORES,
+    result_file,
+    sequence_note,
+    sequence_note_file,
+    summary_note,
+)
 from inference.benchmarks.results import Result, Summary
 from inference.propagation.outputs import make_folder
 from inference.reports.benchmark_report import benchmark_report
@@ -40,6 +49,7 @@ from .worker_tasks import (
     RERUN_HINT,
     Failure,
     cached_model,
+    fetched_model,
     list_failures,
     resolve_shared_model,
     run_named_jobs,
@@ -47,6 +57,7 @@ from .worker_tasks import (
 )
 
 REPORT = "report.html"
+WORK = "evaluation"
 
 T = TypeVar("T", bound=Summary)
 
@@ -61,11 +72,18 @@ class EvaluationJob:
     out: Path
     source: ModelSource
     config: InferenceConfig
+    uri: str | None = None
+    """The folder at a URI of which ``out`` is the driver's copy."""
+
+    @property
+    def shown(self) -> str:
+        """The folder as the user knows it."""
+        return self.uri or str(self.out)
 
 
 def evaluate_davis(
     data: Path,
-    out: Path,
+    out: Location,
     model: str | None,
     config: InferenceConfig | None = None,
     *,
@@ -78,7 +96,7 @@ def evaluate_davis(
 
     Args:
         data: folder with JPEGImages, Annotations and ImageSets.
-        out: folder for masks, ``scores.json`` and ``report.html``.
+        out: folder for masks, ``scores.json`` and ``report.html``, local or a URI.
         model: see ``inference.load.resolve_model``.
         config: of the propagation.
         workers: sequences at once; None: ``config.workers``.
@@ -91,22 +109,24 @@ def evaluate_davis(
     """
     config = config or InferenceConfig()
     benchmark = Davis(data.resolve(), year)
-    _check_outputs(benchmark, out, (data, model and Path(model), compare), overwrite)
-    baseline = None if compare is None else read_evaluation(compare)
+    with working_copy(out, WORK) as copy:
+        folder = copy.folder
+        _check_outputs(benchmark, folder, (data, model and Path(model), compare), overwrite)
+        baseline = None if compare is None else read_evaluation(compare)
 
-    source = resolve_shared_model(model, out.resolve(), overwrite)
-    summary, _ = _run(benchmark, out.resolve(), source, config, workers)
+        source = _shared_model(model, copy, overwrite)
+        summary, _ = _run(benchmark, copy, source, config, workers)
 
-    settings = ReportSettings(
-        config=config, model=describe_model(source), digest=benchmark.digest()
-    )
-    evaluation_report(out / REPORT, summary, benchmark, settings, baseline)
-    return summary
+        settings = ReportSettings(
+            config=config, model=describe_model(source), digest=benchmark.digest()
+        )
+        evaluation_report(folder / REPORT, summary, benchmark, settings, baseline)
+    return replace(summary, out=_place(out))
 
 
 def evaluate(
     benchmark: AnyPicturedBenchmark,
-    out: Path,
+    out: Location,
     model: str | None,
     config: InferenceConfig | None = None,
     *,
@@ -117,7 +137,7 @@ def evaluate(
 
     Args:
         benchmark: the data set with its protocol.
-        out: folder for what is written.
+        out: folder for what is written, local or a URI.
         model: see ``inference.load.resolve_model``.
         config: of the propagation.
         workers: sequences at once; None: ``config.workers``.
@@ -131,15 +151,29 @@ def evaluate(
             are kept.
     """
     config = config or InferenceConfig()
-    _check_outputs(benchmark, out, (benchmark.data, model and Path(model)), overwrite)
+    with working_copy(out, WORK) as copy:
+        folder = copy.folder
+        _check_outputs(benchmark, folder, (benchmark.data, model and Path(model)), overwrite)
 
-    source = resolve_shared_model(model, out.resolve(), overwrite)
-    summary: Summary
-    summary, results = _run(benchmark, out.resolve(), source, config, workers)
+        source = _shared_model(model, copy, overwrite)
+        summary: Summary
+        summary, results = _run(benchmark, copy, source, config, workers)
 
-    settings = ReportSettings(config=config, model=describe_model(source))
-    benchmark_report(out / REPORT, summary, results, benchmark, settings)
-    return summary
+        settings = ReportSettings(config=config, model=describe_model(source))
+        benchmark_report(folder / REPORT, summary, results, benchmark, settings)
+    return replace(summary, out=_place(out))
+
+
+def _place(out: Location) -> Location:
+    return out if is_uri(out) else Path(out).resolve()
+
+
+def _shared_model(model: str | None, copy: WorkingCopy, overwrite: bool) -> ModelSource:
+    """Find a model, and put it where all workers can read it."""
+    folder = copy.folder.resolve()
+    source = resolve_shared_model(model, folder, overwrite, copy=copy.uri is not None)
+    copy.publish()
+    return source
 
 
 def _check_outputs(
@@ -171,15 +205,16 @@ def _check_outputs(
 
 def _run(
     benchmark: Benchmark[Any, Any, Any, T],
-    out: Path,
+    copy: WorkingCopy,
     source: ModelSource,
     config: InferenceConfig,
     workers: int | None,
 ) -> tuple[T, list[Result[Any]]]:
     """Evaluate all sequences and sum them up; results are in the order of the data set."""
     names = benchmark.names()
+    out = copy.folder.resolve()
     make_folder(out)
-    job = EvaluationJob(benchmark=benchmark, out=out, source=source, config=config)
+    job = EvaluationJob(benchmark=benchmark, out=out, source=source, config=config, uri=copy.uri)
     workers = config.workers if workers is None else workers
 
     results: dict[str, Result[Any]] = {}
@@ -190,6 +225,8 @@ def _run(
                 failures.append(outcome)
                 log.info(f"  {outcome.name}: failed, {outcome.reason}")
             else:
+                if copy.uri is not None:
+                    copy.fetch(_files_of(outcome.name, benchmark))
                 results[outcome.name] = outcome
                 seconds = outcome.seconds / outcome.frames
                 log.info(
@@ -241,10 +278,42 @@ def _evaluate_task(task: tuple[str, EvaluationJob]) -> Result[Any] | Failure:
     name, job = task
     use_one_core()
     try:
+        if job.uri is not None:
+            return _evaluate_at(name, job, job.uri)
         model = cached_model(job.source)
         return job.benchmark.evaluate(name, job.out, job.source, model, job.config)
     except CorrFractalError as exc:
         return Failure(name=name, reason=str(exc))
+    except OSError as exc:
+        if job.uri is None:
+            raise
+        return Failure(name=name, reason=f"{job.uri}: {exc}")
+
+
+def _evaluate_at(name: str, job: EvaluationJob, uri: str) -> Result[Any]:
+    """Evaluate a sequence on a machine that shares only the store, and publish its files: their
+    record first, so that the next run knows them as its own."""
+    with private_folder() as folder:
+        mirror = Mirror(folder, uri)
+        record, *files = _files_of(name, job.benchmark)
+        mirror.fetch(record)
+        source = fetched_model(job.source, job.out, uri)
+        model = cached_model(source)
+        result = job.benchmark.evaluate(name, folder, source, model, job.config)
+        mirror.publish([record, *files])
+        return result
+
+
+def _files_of(name: str, benchmark: AnyBenchmark) -> list[str]:
+    """What an evaluation writes for a sequence, relative to its folder: the record of the others
+    first, the result last."""
+    top = Path()
+    paths = [
+        sequence_note_file(top, name),
+        *benchmark.predictions(name, top),
+        result_file(top, name),
+    ]
+    return [path.as_posix() for path in paths]
 
 
 def _register_scores(summary: Summary, job: EvaluationJob) -> None:
@@ -276,6 +345,6 @@ def _register_scores(summary: Summary, job: EvaluationJob) -> None:
         # The scores may have taken hours: an unreachable registry must not fail the evaluation.
         log.warning(
             "the scores are in %s, but not in the registry: %s. Rerun the command to add them",
-            job.out,
+            job.shown,
             exc,
         )

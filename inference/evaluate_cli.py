@@ -14,6 +14,7 @@ from .options import (
     FILE,
     MODEL,
     OVERWRITE,
+    PLACE,
     Command,
     inference_config,
     tracker_options,
@@ -82,7 +83,7 @@ def evaluation_options(function: Command) -> Command:
     benchmark = function.__name__.removeprefix("evaluate_")
     out = click.option(
         "--out",
-        type=FILE,
+        type=PLACE,
         default=f"runs/evaluate-{benchmark}",
         show_default=True,
         help="Folder for predictions, scores.json and report.html.",
@@ -111,7 +112,7 @@ def evaluate_davis(
     data: Path,
     year: str | None,
     model: str | None,
-    out: Path,
+    out: str | Path,
     workers: int | None,
     compare: Path | None,
     overwrite: bool,
@@ -228,7 +229,7 @@ def score_vip(data: Path, masks: Path) -> dict[str, Any]:
 def _evaluate(
     benchmark: AnyPicturedBenchmark,
     *,
-    out: Path,
+    out: str | Path,
     model: str | None,
     workers: int | None,
     overwrite: bool,
@@ -249,7 +250,9 @@ def _print_summary(summary: Summary) -> dict[str, Any]:
     """Print the scores; return them as plain values."""
     for line in summary.lines():
         say(line)
+    from corrfractal.files.storage import join
+
     if summary.out is not None:
-        say(f"scores: {summary.out / 'scores.json'}")
-        say(f"report: {summary.out / 'report.html'}")
+        say(f"scores: {join(summary.out, 'scores.json')}")
+        say(f"report: {join(summary.out, 'report.html')}")
     return summary.to_dict()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 from click.shell_completion import CompletionItem
 
-from corrfractal.common.command_line import SETTINGS, Command, workers_option
+from corrfractal.common.command_line import PLACE, SETTINGS, Command, workers_option
 
 if TYPE_CHECKING:
     from .config import InferenceConfig
@@ -17,6 +17,7 @@ __all__ = [
     "FILE",
     "MODEL",
     "OVERWRITE",
+    "PLACE",
     "Command",
     "inference_config",
     "tracker_options",

@@ -31,6 +31,7 @@ def propagate_video(
     outputs: Outputs | None = None,
     overlay: Path | None = None,
     overwrite: bool = False,
+    uri: str | None = None,
 ) -> Propagation:
     """Propagate masks or key points through a video.
 
@@ -43,6 +44,7 @@ def propagate_video(
         outputs: what else to write.
         overlay: short for ``Outputs(overlay=...)``; ignored if ``outputs`` is given.
         overwrite: replace files that this command did not write.
+        uri: the folder of which ``out`` is a ``working_copy``; results name it.
 
     Raises:
         CallError, NotFoundError, MaskError: the call is wrong; nothing was written.
@@ -55,6 +57,7 @@ def propagate_video(
         out=out,
         outputs=outputs or Outputs(overlay=overlay),
         overwrite=overwrite,
+        uri=uri,
     )
     # All checks precede the load of the model, which takes seconds.
     refuse_overlap(job.places, (video, *prompts.files, None if model is None else Path(model)))

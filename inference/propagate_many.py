@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from corrfractal.common.console import progress
-from corrfractal.common.errors import CorrFractalError, NotFoundError
+from corrfractal.common.errors import CallError, CorrFractalError, NotFoundError
 from corrfractal.files.output_guard import refuse_overlap
+from corrfractal.files.storage import join
 from corrfractal.runtime.ray_session import ray_session
+from corrfractal.runtime.surroundings import cluster_address
 from inference.prompts.shapes import Prompts
 from inference.propagation.outputs import Outputs, make_folder
 from inference.propagation.video_job import Propagation, PropagationJob
@@ -54,6 +56,7 @@ class _VideoJob:
     source: ModelSource
     config: InferenceConfig
     overwrite: bool
+    uri: str | None
 
 
 def propagate_videos(
@@ -66,6 +69,7 @@ def propagate_videos(
     outputs: Outputs | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    uri: str | None = None,
 ) -> list[Propagation]:
     """Propagate masks through many videos, each into a folder of its name in ``out``.
 
@@ -78,6 +82,7 @@ def propagate_videos(
         outputs: what else to write; its paths are folders.
         workers: videos at once; None: ``config.workers``.
         overwrite: replace files that this command did not write.
+        uri: the folder of which ``out`` is a ``working_copy``; results name it.
 
     Returns:
         A result for every video, in the order of their URIs.
@@ -90,6 +95,11 @@ def propagate_videos(
     """
     config = config or InferenceConfig()
     outputs = outputs or Outputs()
+    if uri is not None and cluster_address() is not None:
+        raise CallError(
+            f"many videos go to {uri} through a copy on this machine, which other hosts of "
+            f"{cluster_address()} do not see: unset RAY_ADDRESS, or name a folder that all share"
+        )
 
     # Before paths are resolved, so that messages show them as the user wrote them.
     refuse_overlap({"--out": out, **outputs.places}, (videos, masks, model and Path(model)))
@@ -138,6 +148,7 @@ def propagate_videos(
             source=source,
             config=config,
             overwrite=overwrite,
+            uri=uri and join(uri, name),
         )
     # Most often a misspelt name.
     for path in unused_masks(entry_by_name, masks):
@@ -177,6 +188,7 @@ def _propagate_task(job: _VideoJob) -> Propagation | Failure:
             out=job.out,
             outputs=job.outputs,
             overwrite=job.overwrite,
+            uri=job.uri,
         )
         return work.run(work.check(), job.source, cached_model(job.source), job.config)
     except (CorrFractalError, OSError) as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from corrfractal.files.storage import place
 from inference.benchmarks.base import AnyPicturedBenchmark
 from inference.benchmarks.results import Summary
 
@@ -32,7 +33,7 @@ def evaluate(
     Args:
         benchmark: ``davis``, ``youtubevos``, ``jhmdb`` or ``vip``.
         data: folder of the data set.
-        out: folder for predictions, ``scores.json`` and ``report.html``.
+        out: folder for predictions, ``scores.json`` and ``report.html``, local or a URI.
         model: safetensors file, model folder, ``models:/NAME@ALIAS``, ``runs:/ID/model``,
             ``champion``, ``candidate``, a version number, ``starter`` or ``baseline:...``. None:
             the champion of the registry; otherwise its candidate; otherwise the starter.
@@ -57,10 +58,18 @@ def evaluate(
     name = None if model is None else str(model)
     if benchmark == "davis":
         return evaluate_davis(
-            Path(data), Path(out), name, config, workers=workers, year=split, overwrite=overwrite
+            Path(data),
+            place(str(out)),
+            name,
+            config,
+            workers=workers,
+            year=split,
+            overwrite=overwrite,
         )
     opened = _open_benchmark(benchmark, Path(data).resolve(), split)
-    return evaluate_benchmark(opened, Path(out), name, config, workers=workers, overwrite=overwrite)
+    return evaluate_benchmark(
+        opened, place(str(out)), name, config, workers=workers, overwrite=overwrite
+    )
 
 
 def _open_benchmark(name: str, data: Path, split: str | None) -> AnyPicturedBenchmark:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.common.errors import CorrFractalError
+from corrfractal.files import storage
 from corrfractal.runtime.ray_tasks import WorkerDiedError, cluster_has_gpus, run_tasks
 from inference.benchmarks.result_files import summary_note
 
-from .load import ModelSource, open_model, resolve_model
+from .load import STARTER, ModelSource, open_model, resolve_model
 from .protocols import Model
 
 RERUN_HINT = "results of the others are kept; fix these and rerun the same command"
@@ -63,9 +65,11 @@ def run_named_jobs(
             yield ended.job, Failure(name=ended.job, reason=str(exc))
 
 
-def resolve_shared_model(model: str | None, out: Path, overwrite: bool) -> ModelSource:
+def resolve_shared_model(
+    model: str | None, out: Path, overwrite: bool, *, copy: bool = False
+) -> ModelSource:
     """Find a model that every worker can read: weights of the MLflow store are copied to
-    ``out/model``.
+    ``out/model``; with ``copy`` also any other file but the starter, which every machine has.
 
     Raises:
         NotFoundError, CallError: as ``resolve_model``; or a file of another origin occupies the
@@ -75,7 +79,7 @@ def resolve_shared_model(model: str | None, out: Path, overwrite: bool) -> Model
     with tempfile.TemporaryDirectory(prefix="corrfractal-") as folder:
         source = resolve_model(model, Path(folder))
         downloaded = source.path is not None and source.path.is_relative_to(Path(folder).resolve())
-        if source.path is None or not downloaded:
+        if source.path is None or not (downloaded or (copy and source.name != STARTER)):
             return source
 
         weights = out / "model" / source.path.name
@@ -100,6 +104,29 @@ def use_one_core() -> None:
 def cached_model(source: ModelSource) -> Model:
     """Load a model once per worker process."""
     return open_model(source)
+
+
+def fetched_model(source: ModelSource, out: Path, uri: str) -> ModelSource:
+    """A model on a machine that shares only the store: weights that the driver put into its copy
+    ``out`` of the folder at ``uri`` are fetched once to a host's cache, under their SHA-256."""
+    if source.path is None or not source.path.is_relative_to(out):
+        return source
+    path = default_folder() / f"{source.digest}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = source.path.relative_to(out).as_posix()
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            fetched = Path(folder) / path.name
+            storage.fetch(storage.join(uri, name), fetched)
+            fetched.replace(path)
+    return replace(source, path=path)
+
+
+def default_folder() -> Path:
+    """Cache of fetched weights: ``corrfractal/models`` in ``XDG_CACHE_HOME``, else ``~/.cache``."""
+    cache_home = os.environ.get("XDG_CACHE_HOME")
+    base = Path(cache_home) if cache_home else Path.home() / ".cache"
+    return base / "corrfractal" / "models"
 
 
 def list_failures(failures: Sequence[Failure]) -> str:

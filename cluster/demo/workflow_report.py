@@ -20,6 +20,7 @@ from corrfractal.common.report_page import (
     Table,
     write_report,
 )
+from corrfractal.files import storage
 from corrfractal.shards.clip import colorize, decode_clip, read_members
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import load_manifest
@@ -42,8 +43,8 @@ STRIP_FRAMES = 5
 
 
 def write_workflow_report(
-    path: Path,
-    out: Path,
+    path: storage.Location,
+    out: storage.Location,
     shards: PrecomputeResult,
     training: TrainingResult,
     scores: dict[str, DavisSummary],
@@ -53,15 +54,15 @@ def write_workflow_report(
 
     Args:
         path: HTML file to write.
-        out: folder of the workflow.
+        out: folder of the workflow, local or a URI.
         shards, training, scores: results of its stages.
         evaluation: the benchmark of ``scores``; None: the report has no scores and no masks.
     """
     sections = []
     if evaluation is not None:
         sections.append(_scores(scores))
-    sections.append(_labels(out / "shards", shards))
-    sections.append(_training(out / "training", training))
+    sections.append(_labels(storage.join(out, "shards"), shards))
+    sections.append(_training(storage.join(out, "training"), training))
     if evaluation is not None:
         sections += _masks(scores["model"], Path(evaluation.data))
     sections.append(_lineage(shards, training))
@@ -88,7 +89,7 @@ def _scores(scores: dict[str, DavisSummary]) -> Section:
     )
 
 
-def _labels(folder: Path, shards: PrecomputeResult) -> Section:
+def _labels(folder: str, shards: PrecomputeResult) -> Section:
     figures = (
         Figure(label="videos sampled", value=f"{shards.sampled} of {shards.sources}"),
         Figure(label="clips", value=str(shards.samples)),
@@ -102,9 +103,9 @@ def _labels(folder: Path, shards: PrecomputeResult) -> Section:
     rows = []
     for position in np.linspace(0, len(clips) - 1, count).astype(int):
         sample = clips.ref(position)
-        with (folder / sample.shard).open("rb") as file:
-            file.seek(sample.offset)
-            clip = decode_clip(read_members(file.read(sample.length)), views=(0,))
+        location = storage.join(folder, sample.shard)
+        members = read_members(storage.read_part(location, sample.offset, sample.length))
+        clip = decode_clip(members, views=(0,))
         ts = np.linspace(0, len(clip.frames) - 1, 3).astype(int)
         rows.append(np.concatenate([*clip.frames[ts], *colorize(clip.labels[0][ts])], axis=1))
     picture = Picture(
@@ -113,7 +114,7 @@ def _labels(folder: Path, shards: PrecomputeResult) -> Section:
     return Section(title="Pseudo-labels", figures=figures, pictures=(picture,))
 
 
-def _training(folder: Path, training: TrainingResult) -> Section:
+def _training(folder: str, training: TrainingResult) -> Section:
     metrics = training.metrics
     figures = (
         Figure(label="wrong pixels", value=f"{metrics['error']:.1%}"),
@@ -121,10 +122,12 @@ def _training(folder: Path, training: TrainingResult) -> Section:
         Figure(label="samples/s", value=f"{metrics['samples_per_second']:.2f}"),
         Figure(label="waiting for data", value=f"{metrics['data_wait']:.1%}"),
     )
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    last = sorted((folder / "pictures").glob("*.png"))[-1]
+    metrics_lines = storage.read(storage.join(folder, "metrics.jsonl")).splitlines()
+    lines = [json.loads(line) for line in metrics_lines]
+    pictures = storage.join(folder, "pictures")
+    last = [name for name in storage.listing(pictures)[0] if name.endswith(".png")][-1]
     reconstructions = Picture(
-        data=last.read_bytes(),
+        data=storage.read(storage.join(pictures, last)),
         caption=(
             "Reconstructions of each module, and the embedding's principal components as colours."
         ),
@@ -142,11 +145,12 @@ def _masks(summary: DavisSummary, data: Path) -> list[Section]:
         ts = [int(t) for t in np.linspace(1, len(sequence.frames) - 1, STRIP_FRAMES).round()]
         predicted = []
         true = []
-        for t in ts:
-            frame = sequence.frame(t)
-            mask = read_mask(out / "masks" / name / f"{sequence.frames[t].stem}.png")
-            predicted.append((frame, mask))
-            true.append((frame, sequence.annotation(t)))
+        with storage.local_copy(storage.join(out, f"masks/{name}")) as masks:
+            for t in ts:
+                frame = sequence.frame(t)
+                mask = read_mask(masks / f"{sequence.frames[t].stem}.png")
+                predicted.append((frame, mask))
+                true.append((frame, sequence.annotation(t)))
         strip = overlay_strip([predicted, true])
         caption = f"Predicted (above) and true (below), frames {', '.join(map(str, ts))}."
         sections.append(Section(title=name, pictures=(Picture(data=strip.data, caption=caption),)))

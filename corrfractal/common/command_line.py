@@ -29,6 +29,18 @@ class Location(click.ParamType[str]):
 
 LOCATION = Location()
 
+
+class Place(Location):
+    """A local path as ``Path``, or a URI as text: where a command writes. ``file://`` is a path."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from corrfractal.files.storage import place
+
+        return place(value) if isinstance(value, str) else value
+
+
+PLACE = Place()
+
 SETTINGS = click.option(
     "--set",
     "settings",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corrfractal.files.output_guard import write_page
+from corrfractal.files.storage import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +207,12 @@ class Section:
 
 
 def write_report(
-    path: Path, title: str, sections: Sequence[Section], *, lead: str = "", wide: bool = False
+    path: Location, title: str, sections: Sequence[Section], *, lead: str = "", wide: bool = False
 ) -> None:
     """Write sections below a title and an opening sentence; atomic, see ``write_page``.
 
     Args:
-        path: the HTML file.
+        path: the HTML file, local or at a URI.
         title: heading and name of the page.
         sections: in order.
         lead: opening sentence.

@@ -91,6 +91,7 @@ class Lease:
             expires=0.0,
         )
         self._lost: Holder | None = None
+        self._checked = float("-inf")
         self._end = threading.Event()
         self._writing = threading.Lock()
 
@@ -112,16 +113,20 @@ class Lease:
         except OSError as exc:
             log.debug("cannot give up the lease of %s: %s", self._folder, exc)  # it will expire
 
-    def check(self) -> None:
+    def check(self, every: float = 0.0) -> None:
         """Check that this process still holds the lease. Call it before publishing a file.
+
+        Args:
+            every: seconds for which a check counts: many small files need not ask for each.
 
         Raises:
             LeaseLostError: names the present holder.
             OSError: the store does not answer.
         """
-        if self._lost is None:
+        if self._lost is None and time.monotonic() - self._checked >= every:
             with self._writing:
                 self._update()
+            self._checked = time.monotonic()
         self.refuse_lost()
 
     def refuse_lost(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import shutil
 import tempfile
 import threading
@@ -38,7 +37,10 @@ class Mirror:
     Args:
         local: the folder.
         uri: where its files go.
-        patterns: of the files that the thread copies when they change, relative to ``local``.
+        patterns: of the files that the thread copies when they change, relative to ``local``;
+            names that begin with a dot are left out.
+        first: of changed files, these are copied before the others.
+        deletions: whether a copied or fetched file that is deleted here is deleted there.
         check: called before a file is published; raises if this process may not write any more.
         tick: called by the thread every ``SYNC_SECONDS``; its ``OSError`` is ignored.
     """
@@ -49,15 +51,21 @@ class Mirror:
         uri: str,
         patterns: Iterable[str] = (),
         *,
+        first: Callable[[str], bool] = lambda name: False,
+        deletions: bool = False,
         check: Callable[[], None] = lambda: None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._local = local
         self._uri = uri
         self._patterns = tuple(patterns)
+        self._first = first
+        self._deletions = deletions
         self._check = check
         self._tick = tick
         self._copied: dict[str, str] = {}  # stamp of each file when it was copied
+        self._held: dict[str, str] = {}  # stamp of each empty file
+        self._listing = threading.Lock()
         # One copy of a file at a time: an older state must not replace a newer one.
         self._locks: dict[str, threading.Lock] = {}
         self._away = False
@@ -76,13 +84,24 @@ class Mirror:
         """Copy a file of the store here, if it exists there."""
         target = self._local / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
         try:
-            storage.fetch(storage.join(self._uri, name), target)
+            storage.fetch(storage.join(self._uri, name), part)
         except FileNotFoundError:
-            target.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             return False
-        self._copied[name] = _stamp(target)
+        with self._listing:
+            part.replace(target)
+            self._copied[name] = _stamp(target)
         return True
+
+    def hold(self, name: str) -> None:
+        """Put an empty file in the place of a file of the store, which stays as it is there unless
+        the empty one is replaced."""
+        target = self._local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+        self._held[name] = _stamp(target)
 
     def publish(
         self,
@@ -111,6 +130,7 @@ class Mirror:
         Raises:
             OSError: the store did not take one in time.
         """
+        self._insist(self._delete_gone, patience, None)
         self.publish(self._changed(), patience=patience)
 
     def _insist(
@@ -136,18 +156,40 @@ class Mirror:
         target = storage.join(self._uri, name)
         with self._locks.setdefault(name, threading.Lock()):
             stamp = _stamp(path)
+            if not stamp:
+                return  # deleted since it was listed
             self._check()
             storage.upload(path, target)
             self._copied[name] = stamp
 
     def _changed(self) -> list[str]:
+        """Names of changed files, those of ``first`` before the others."""
+        # In this order: a record that grows while the others are listed is listed after them.
+        with self._listing:
+            others = [name for name in self._listed() if not self._first(name)]
+            return [name for name in self._listed() if self._first(name)] + others
+
+    def _listed(self) -> list[str]:
         names = []
         for pattern in self._patterns:
             for path in sorted(self._local.glob(pattern)):
-                name = path.relative_to(self._local).as_posix()
-                if self._copied.get(name) != _stamp(path):
+                relative = path.relative_to(self._local)
+                if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+                    continue
+                name = relative.as_posix()
+                if _stamp(path) not in (self._copied.get(name), self._held.get(name), ""):
                     names.append(name)
         return names
+
+    def _delete_gone(self) -> None:
+        if not self._deletions:
+            return
+        for name in list(self._copied):
+            if (self._local / name).exists():
+                continue
+            self._check()
+            storage.remove(storage.join(self._uri, name))
+            del self._copied[name]
 
     def _run(self) -> None:
         due = 0.0
@@ -158,6 +200,7 @@ class Mirror:
             if started < due:
                 continue
             try:
+                self._delete_gone()
                 for name in self._changed():
                     self._put(name)
             except OSError as exc:
@@ -208,4 +251,8 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _stamp(path: Path) -> str:
-    return storage.local_stamp(os.stat(path))  # noqa: PTH116 (what local_stamp takes)
+    """State of a file; ``""`` if there is none."""
+    try:
+        return storage.local_stamp(path.stat())
+    except FileNotFoundError:
+        return ""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from corrfractal.common.errors import CallError
 
-from .atomic import write_text
+from . import storage
 from .storage import Location, is_uri
 from .written_files import foreign_file
 
@@ -93,29 +93,36 @@ def existing_file(location: Location, advice: str) -> CallError:
     )
 
 
-def refuse_foreign_page(path: Path, *, overwrite: bool = False) -> None:
-    """Check that ``write_page`` may write to a file.
+def refuse_foreign_page(place: Location, *, overwrite: bool = False) -> None:
+    """Check that ``write_page`` may write to a file, local or at a URI.
 
     Raises:
         CallError: the file exists, and is not an unchanged page of this program.
     """
-    if overwrite or not os.path.lexists(path):
+    if overwrite:
         return
-    contents = path.read_bytes() if path.is_file() else b""
+    if is_uri(place):
+        if storage.kind(place) is None:
+            return
+    elif not os.path.lexists(place):
+        return
+    contents = storage.read(place) if storage.kind(place) == "file" else b""
     seal = SEAL.search(contents)
     if seal is None or hashlib.sha256(contents[: seal.start()]).hexdigest().encode() != seal[1]:
-        raise CallError(foreign_file(path))
+        raise CallError(foreign_file(place))
 
 
-def write_page(path: Path, html: str) -> None:
+def write_page(place: Location, html: str) -> None:
     """Write an HTML page atomically; its last line is a comment with the SHA-256 of the rest.
 
     It replaces the file: call ``refuse_foreign_page`` before the work starts.
     """
     text = html if html.endswith("\n") else html + "\n"
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, f"{text}<!-- written by corrfractal, sha256 {sha256} -->\n")
+    if not is_uri(place):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+    contents = f"{text}<!-- written by corrfractal, sha256 {sha256} -->\n"
+    storage.write(place, contents.encode("utf-8", "backslashreplace"))
 
 
 def _relation(output: list[Lineage], given: list[Lineage]) -> str | None:

@@ -220,6 +220,13 @@ def listing(folder: Location) -> tuple[list[str], list[str]]:
     ]
 
 
+def names_below(uri: str) -> set[str]:
+    """Names of all files in a folder at a URI and in its sub-folders, relative to it."""
+    with _remote(uri) as (fs, path):
+        top = path.rstrip("/") + "/"
+        return {name.removeprefix(top) for name in fs.find(path) if name.startswith(top)}
+
+
 def matches(pattern: str) -> list[str]:
     """Locations that match a glob pattern, sorted; ``**`` matches sub-folders, each visited once."""
     if not is_uri(pattern):

@@ -134,7 +134,7 @@ class Written:
         return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
 
-def foreign_file(path: Path) -> str:
+def foreign_file(path: Path | str) -> str:
     """The message about an existing file that the command did not write, or that was changed."""
     return (
         f"{path} exists, and is not what this command wrote there: move it away, name another "

@@ -27,7 +27,12 @@ SCORES = "scores.json"
 
 def sequence_note(out: Path, name: str) -> Written:
     """The note of the files written for one sequence."""
-    return Written(out / "written" / f"{_flat(name)}.jsonl", root=out)
+    return Written(sequence_note_file(out, name), root=out)
+
+
+def sequence_note_file(out: Path, name: str) -> Path:
+    """Where that note is stored."""
+    return out / "written" / f"{_flat(name)}.jsonl"
 
 
 def summary_note(out: Path) -> Written:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from corrfractal.files.storage import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Summary(ABC):
     model: str | None = None
     seconds_per_frame: float | None = None
     peak_rss_mb: float | None = None
-    out: Path | None = None
+    out: Location | None = None
 
     @abstractmethod
     def measures(self) -> dict[str, float]:

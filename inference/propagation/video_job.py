@@ -22,6 +22,7 @@ import numpy as np
 from corrfractal import CorrFractal
 from corrfractal.common.config import config_to_dict, digest
 from corrfractal.common.errors import CallError, VideoError
+from corrfractal.files.storage import join
 from corrfractal.files.written_files import Written
 from corrfractal.network.tracker import working_size
 from corrfractal.runtime.process import peak_rss_mb
@@ -89,6 +90,8 @@ class PropagationJob:
     out: Path
     outputs: Outputs
     overwrite: bool = False
+    uri: str | None = None
+    """The folder at a URI of which ``out`` is a copy: results name it instead."""
 
     @property
     def places(self) -> dict[str, Path | None]:
@@ -216,10 +219,10 @@ class PropagationJob:
             frames=totals.frames,
             kept=totals.kept,
             objects=_objects(self.prompts, size),
-            masks=str(self.out),
-            overlay=_path_text(self.outputs.overlay),
-            contours=_path_text(self.outputs.contours),
-            cutout=_path_text(self.outputs.cutout),
+            masks=self.uri or str(self.out),
+            overlay=self._shown(self.outputs.overlay),
+            contours=self._shown(self.outputs.contours),
+            cutout=self._shown(self.outputs.cutout),
             seconds_per_frame=totals.seconds / max(totals.steps, 1),
             peak_rss_mb=peak_rss_mb(),
         )
@@ -235,7 +238,7 @@ class PropagationJob:
         foreign = [path for path in _results(self.out) if not written.names(path)]
         if foreign:
             log.info(
-                f"{len(foreign)} files in {self.out} do not belong to this run and were left "
+                f"{len(foreign)} files in {self.uri or self.out} do not belong to this run and were left "
                 f"unchanged, such as {foreign[0].name}"
             )
         if _state(self.video) != self.first_state:
@@ -262,6 +265,11 @@ class PropagationJob:
             # Before the first mask, so that a rerun recognises the masks of a killed run.
             self._write_result(written, identity)
         return written
+
+    def _shown(self, path: Path | None) -> str | None:
+        if path is None or self.uri is None or not path.is_relative_to(self.out):
+            return _path_text(path)
+        return join(self.uri, path.relative_to(self.out).as_posix())
 
     def _write_result(self, written: Written, document: dict[str, Any]) -> None:
         written.write(self.out / RESULT, (json.dumps(document, indent=2) + "\n").encode())

@@ -44,7 +44,7 @@ def benchmark_report(
         Section(title="Sequences, best first", table=_sequences(best_first, pictured)),
     ]
     for result in pictured:
-        strip = benchmark.strip(result, summary.out, settings.config.opacity)
+        strip = benchmark.strip(result, Path(summary.out), settings.config.opacity)
         sections.append(Section(title=result.name, text=result.scores.line, pictures=(strip,)))
     sections += settings_sections(settings)
 

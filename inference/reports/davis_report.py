@@ -76,7 +76,9 @@ def evaluation_report(
         compared = [evaluation]
         if baseline is not None and name in theirs:
             compared.append(baseline)
-        folders = [summary.out / "masks" / name for summary in compared if summary.out is not None]
+        folders = [
+            Path(summary.out) / "masks" / name for summary in compared if summary.out is not None
+        ]
         sections.append(
             _sequence(
                 benchmark.open(name),

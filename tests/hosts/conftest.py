@@ -34,8 +34,13 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow(folder: Path) -> Iterator[MlflowServer]:
+def bridge(folder: Path) -> None:
+    """The network of the hosts."""
     make_bridge()
+
+
+@pytest.fixture(scope="session")
+def mlflow(folder: Path, bridge: None) -> Iterator[MlflowServer]:
     server = MlflowServer(secrets.token_hex(16))
     server.start()
     yield server
