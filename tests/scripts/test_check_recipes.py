@@ -33,7 +33,7 @@ def test_the_files_of_the_repository_have_no_faults() -> None:
             "fsGrup: 10001",
             "spec.headGroupSpec.template.spec.securityContext",
         ),
-        (KUBERAY, "accessModes: [ReadWriteMany]", "accessModes: ReadWriteMany", "spec.accessModes"),
+        (KUBERAY, "policyTypes: [Ingress]", "policyTypes: Ingress", "spec.policyTypes"),
         (KUBERAY, "policyTypes: [Ingress]", "policyType: [Ingress]", "spec"),
         ("kuberay/job.yaml", "entrypoint:", "entrypont:", "spec"),
         (
