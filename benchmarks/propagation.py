@@ -107,7 +107,9 @@ def main(
     if data is not None:
         title = f"inference scores: {', '.join(SEQUENCES)}, {frames} frames"
         print_table(title, [score(name, data, frames) for name in scored.split(";")])
-        print_table("inference starter parts: a frame of 480 x 854", starter_parts(data, rounds))
+        print_table(
+            "inference starter parts: a frame of 480 x 854", starter_parts(data, max(rounds, 3))
+        )
 
 
 def network(width: int = 16) -> CorrFractal:

@@ -21,6 +21,9 @@ from corrfractal.network.embedder import lab_patches_on_grid
 
 RADIUS = 12  # cells: 48 pixels
 TEMPERATURE = 0.0003
+# Frames and windows as the starter model's, which it is compared with (scripts/starter.toml)
+PIXELS = 854 * 480
+CELLS = 142 * 80
 
 
 class LabPatches(nn.Module):
@@ -49,6 +52,9 @@ def colour_matching() -> CorrFractal:
         multi_density=False,
         density_means=(float(PATCH_STRIDE), 2.0 * PATCH_STRIDE),
         radius=RADIUS,
+        test_pixels=PIXELS,
+        test_cells=CELLS,
+        follow_motion=True,
         similarity=Similarity(kind="cosine", temperature=TEMPERATURE),
     )
     model = CorrFractal(CorrFractalConfig(width=4, bottleneck="lab", correspondence=correspondence))

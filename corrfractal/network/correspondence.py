@@ -50,6 +50,10 @@ class CorrespondenceConfig(Config):
     """At test time, centre the windows of Chain_L on the motion of the objects, see ``motion``."""
     test_pixels: PositiveInt = 1920 * 1080
     """At test time, larger frames are embedded at so many pixels at most."""
+    test_cells: PositiveInt | None = None
+    """At test time, a single density is so much coarser than the first of ``density_means`` that
+    its grid has about so many cells at most: time and reach are then those of a frame of any size.
+    None: always that density."""
     steps: PositiveInt = 2
     """Affinities per chain (paper, Table 6: 2 is best of 1 to 4)."""
     merge_radius: NonNegativeInt = 1

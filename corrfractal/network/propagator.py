@@ -42,7 +42,7 @@ from .correspondence import (
     to_full,
 )
 from .motion import centroids_of_ids, centroids_of_maps, window_shifts
-from .tracker_config import TrackerConfig, working_size
+from .tracker_config import TrackerConfig, single_density, working_size
 
 if TYPE_CHECKING:
     from .model import CorrFractal
@@ -88,9 +88,6 @@ class Propagator:
         self._device = next(model.parameters()).device
 
         self._correspondence = self.config.applied_to(model.config.correspondence)
-        self._densities = self.config.densities
-        if not self._correspondence.multi_density:
-            self._densities = self._correspondence.density_means[:1]
         similarity = self._correspondence.similarity
         self._has_patches = similarity.colour_temperature is not None
         # A chain carries embeddings, which must not be normalised; a single affinity only labels.
@@ -103,6 +100,9 @@ class Propagator:
         height, width = first_frame.shape[:2]
         self._size = (height, width)
         self._working = working_size(height, width, self.config, self._correspondence)
+        self._densities = self.config.densities
+        if not self._correspondence.multi_density:
+            self._densities = (single_density(*self._working, self._correspondence),)
         whole = torch.empty(self._working, device="meta")
         self._grids = [grid(whole, density) for density in self._densities]
         self._R = grid(whole, self._correspondence.refinement_density)

@@ -64,6 +64,7 @@ class TrackerConfig(Config):
         if self.density is not None:
             # Of a single density only the first mean is used; means must ascend.
             settings["density_means"] = (self.density, 2 * self.density)
+            settings["test_cells"] = None
         if self.follow_motion is not None:
             settings["follow_motion"] = self.follow_motion
         return replace(correspondence, **settings).at_test_time
@@ -83,3 +84,11 @@ def working_size(
     by_pixels = math.sqrt(height * width / pixels)
     shrink = max(by_resolution, by_pixels)
     return max(1, round(height / shrink)), max(1, round(width / shrink))
+
+
+def single_density(height: int, width: int, model: CorrespondenceConfig) -> float:
+    """Density of the only grid of frames that are embedded at (H, W)."""
+    density = model.density_means[0]
+    if model.test_cells is None:
+        return density
+    return max(density, math.sqrt(height * width / model.test_cells))

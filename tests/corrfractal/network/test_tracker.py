@@ -16,6 +16,7 @@ from corrfractal.network import propagator
 from corrfractal.network.attention import Similarity
 from corrfractal.network.correspondence import CorrespondenceConfig
 from corrfractal.network.tracker import Tracker, TrackerConfig, working_size
+from corrfractal.network.tracker_config import single_density
 from inference.color_baseline import colour_matching
 
 SMALL = TrackerConfig(densities=(6.0, 3.0))
@@ -188,6 +189,23 @@ def test_one_affinity_gives_the_masks_of_the_naive_form() -> None:
     for ours, expected in zip(run(model.tracker(video[0], mask), video[1:]), naive, strict=True):
         assert 0 < (expected > 0).mean() < 0.5
         assert (ours != expected).mean() < 1e-3  # rounding may settle a tie the other way
+
+
+def test_a_bound_on_cells_makes_the_grid_of_large_frames_coarser() -> None:
+    bounded = CorrespondenceConfig(multi_density=False, test_cells=11360, test_pixels=854 * 480)
+    for size in ((480, 854), (320, 570), (1280, 720)):
+        height, width = working_size(*size, TrackerConfig(), bounded)
+        density = single_density(height, width, bounded)
+        assert round(height / density) * round(width / density) == pytest.approx(11360, rel=0.01)
+    # Small frames keep the model's density.
+    assert single_density(160, 192, bounded) == 4.0
+    model = colour_matching()
+    model.config = replace(model.config, correspondence=bounded)
+    first = np.ones((480, 854), dtype=np.uint8)
+    frame = np.zeros((480, 854, 3), dtype=np.uint8)
+    assert model.tracker(frame, first)._grids == [(80, 142)]
+    # A density that is asked for is used.
+    assert model.tracker(frame, first, TrackerConfig(density=10.0))._grids == [(48, 85)]
 
 
 def test_windows_that_follow_motion_reach_an_object_that_left_the_fixed_ones() -> None:
