@@ -30,7 +30,7 @@ from training.job import TrainingJob
 from training.state.run_folder import steps_at
 from training.state.run_log import start_run
 
-STEPS = 24
+STEPS = 120
 LEASE = 10.0  # seconds
 STEP_SECONDS = 0.5  # at least: faults hit a run that is under way
 PORT = 29500
