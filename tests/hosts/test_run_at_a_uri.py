@@ -80,10 +80,10 @@ def start_driver(cluster: Cluster) -> subprocess.Popen[str]:
         **cluster.head.settings(),
         "RAY_ADDRESS": f"{cluster.head.address}:{RAY_PORT}",
     }
-    log = (cluster.head.folder / "train.log").open("ab")
-    return subprocess.Popen(
-        cluster.head.command(*command), env=environment, stdout=log, stderr=log, text=True
-    )
+    with (cluster.head.folder / "train.log").open("ab") as log:
+        return subprocess.Popen(
+            cluster.head.command(*command), env=environment, stdout=log, stderr=log, text=True
+        )
 
 
 def lines() -> list[dict[str, Any]]:
