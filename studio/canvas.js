@@ -34,12 +34,12 @@ export default {
         </div>
         <div v-if="problem" class="studio-problem">{{ problem }}</div>
       </div>
-      <div class="studio-strip" @pointerdown="jump" @pointermove="$event.buttons && jump($event)">
+      <div v-if="bar" class="studio-strip" @pointerdown="jump" @pointermove="$event.buttons && jump($event)">
         <span class="ready" :style="span(ready[0], ready[1])"></span>
         <span v-for="m in marks" class="mark" :style="span(m, m + 1)"></span>
         <span class="here" :style="span(frame, frame + 1)"></span>
       </div>
-      <div class="studio-bar">
+      <div v-if="bar" class="studio-bar">
         <button @click="go(0)" title="First frame (Home)" aria-label="First frame"><q-icon name="skip_previous" size="20px" /></button>
         <button @click="go(frame - 1)" title="Previous frame (←)" aria-label="Previous frame"><q-icon name="chevron_left" size="20px" /></button>
         <button @click="playing = !playing" title="Play (Space)" aria-label="Play"><q-icon :name="playing ? 'pause' : 'play_arrow'" size="20px" /></button>
@@ -70,6 +70,7 @@ export default {
     opacity: Number,
     drawable: Boolean,
     keys: Boolean,
+    bar: Boolean,
   },
   data: () => ({
     frame: 0,
@@ -117,7 +118,7 @@ export default {
       this.load();
     },
     video() {
-      this.frame = 0;
+      this.frame = this.bar ? 0 : Math.max(0, this.latest);
       this.shown = null;
       this.reset();
       this.load();

@@ -1,4 +1,5 @@
-"""The picture with its masks as an element of the page; ``canvas.js`` is its other half."""
+"""The picture with its masks as an element of the page, and a slider over frames; ``canvas.js`` and
+``slider.js`` are their other halves."""
 
 from __future__ import annotations
 
@@ -29,11 +30,32 @@ STYLE = """
 .studio-bar button { min-width: 34px; height: 34px; border: 1px solid rgba(128, 128, 128, 0.4);
   border-radius: 4px; background: transparent; color: inherit; cursor: pointer; }
 .studio-bar input { flex: 1 1 120px; min-width: 80px; accent-color: #1976d2; }
+.studio-slider { accent-color: #1976d2; min-width: 80px; }
 .studio-bar .count { font-variant-numeric: tabular-nums; font-size: 13px; min-width: 120px; }
 """
 
 
-class Canvas(ui.element, component="canvas.js"):
+class _Element(ui.element):
+    """An element whose state is in its properties."""
+
+    def set(self, **props: Any) -> None:
+        """Change properties; only changes are sent."""
+        changed = {name: value for name, value in props.items() if self._props.get(name) != value}
+        if changed:
+            self._props.update(changed)
+            self.update()
+
+
+class FrameSlider(_Element, component="slider.js"):
+    """A slider over the frames of a video, at 0 after ``set(video=..., frames=...)``. Its event
+    ``seek`` has the frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set(video=-1, frames=1)
+
+
+class Canvas(_Element, component="canvas.js"):
     """Shows a frame with its masks, and tells what is drawn.
 
     Events: ``draw`` (a stroke with its frame), ``seek`` (``frame``), ``command`` (``name``,
@@ -42,21 +64,15 @@ class Canvas(ui.element, component="canvas.js"):
     Args:
         drawable: whether the picture can be drawn on.
         keys: whether keys are for this picture.
+        bar: whether it has its own strip and buttons; otherwise ``latest`` is the frame.
     """
 
-    def __init__(self, *, drawable: bool, keys: bool) -> None:
+    def __init__(self, *, drawable: bool, keys: bool, bar: bool = True) -> None:
         super().__init__()
         # Before `show`, an empty picture
         self.set(video=-1, frames=1, fps=1.0, width=16, height=9, marks=[], ready=[0, 0])
         self.set(latest=-1, version=0, model="", kind="objects", radius=8.0)
-        self.set(color="#ffffff", opacity=0.55, drawable=drawable, keys=keys)
-
-    def set(self, **props: Any) -> None:
-        """Change properties; only changes are sent."""
-        changed = {name: value for name, value in props.items() if self._props.get(name) != value}
-        if changed:
-            self._props.update(changed)
-            self.update()
+        self.set(color="#ffffff", opacity=0.55, drawable=drawable, keys=keys, bar=bar)
 
     def show(self, number: int, project: Project, model: ChosenModel, kind: Kind) -> None:
         """Show the present state of a video with the results of a model."""

@@ -6,24 +6,23 @@ in a thread; errors become notices.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from nicegui import events, ui
 
-from corrfractal.common.errors import CallError, CorrFractalError
+from corrfractal.common.errors import CallError
 from inference.propagation.passes import BOTH, Direction
 
 from .canvas import STYLE, Canvas
+from .compare import Compare
 from .guard import UPLOAD
 from .project import Item, Kind, Project, Stroke
-from .studio import ChosenModel, Studio
+from .studio import Studio
+from .widgets import REFRESH_SECONDS, ModelChoice, in_thread, notices, notify
 
-REFRESH_SECONDS = 0.3
-
-T = TypeVar("T")
+MARK, COMPARE = "Mark", "Compare"
 
 TOOLS = {
     "brush": ("brush", "Brush (B)"),
@@ -58,26 +57,6 @@ KEYS = """
 | ? | this list |
 """
 
-Handler = Callable[..., Awaitable[None]]
-
-
-def notices(handler: Handler) -> Handler:
-    """Show an error of the project, or of the disk, as a notice."""
-
-    @functools.wraps(handler)
-    async def handle(*args: Any) -> None:
-        try:
-            await handler(*args)
-        except (CorrFractalError, OSError) as exc:
-            notify(str(exc))
-
-    return handle
-
-
-def notify(text: str) -> None:
-    """Show an error until it is closed."""
-    ui.notify(text, type="negative", multi_line=True, timeout=0, close_button="Close")
-
 
 def build_page(studio: Studio) -> None:
     """Register the page at ``/``."""
@@ -98,7 +77,7 @@ class Page:
         self.studio = studio
         self.number = -1
         self.project: Project | None = None
-        self.model: ChosenModel = studio.model
+        self.compare = Compare(studio)
         self.kind: Kind = "objects"
         self.item = 1
 
@@ -109,12 +88,17 @@ class Page:
         with ui.dialog() as self.help, ui.card():
             ui.markdown(KEYS)
             ui.button("Close", on_click=self.help.close).props("flat")
-        with ui.header().classes("items-center gap-2 py-1 px-3"):
-            ui.label("CorrFractal studio").classes("text-lg font-medium")
+        with ui.header().classes("items-center no-wrap gap-2 py-1 px-3"):
+            ui.label("CorrFractal studio").classes("text-lg font-medium truncate min-w-0")
+            with ui.tabs().props("dense no-caps") as self.tabs:
+                ui.tab(MARK)
+                ui.tab(COMPARE)
+            self.tabs.set_value(MARK)
+            self.tabs.on_value_change(self._tab_chosen)
             ui.space()
             _icon_button("contrast", "Light or dark", self._switch_dark).props("color=white")
             _icon_button("keyboard", "Keys (?)", self.help.open).props("color=white")
-        with ui.row().classes("w-full gap-4 items-start"):
+        with ui.row().classes("w-full gap-4 items-start") as self.mark_view:
             with ui.column().classes("grow-[3] basis-[560px] min-w-0 gap-2"):
                 self.canvas = Canvas(drawable=True, keys=True)
                 self.canvas.on("draw", self._draw)
@@ -126,6 +110,7 @@ class Page:
                 self._build_marks()
                 self._build_run()
                 self._build_downloads()
+        self.compare.build()
         ui.timer(REFRESH_SECONDS, self._refresh)
         if self.studio.videos:
             self.videos.set_value(0)
@@ -193,14 +178,7 @@ class Page:
 
     def _build_run(self) -> None:
         with ui.card().classes("w-full gap-2"):
-            self.models = ui.select(
-                self.studio.model_names(),
-                value=self.model.name,
-                label="Model",
-                new_value_mode="add-unique",
-                on_change=self._model_chosen,
-            ).classes("w-full")
-            self.models.tooltip("starter, champion, candidate, a version number, a file, a run")
+            self.choice = ModelChoice(self.studio, "Model", self.studio.model)
             self.directions = ui.select(list(DIRECTIONS), value="both ways", label="Direction")
             self.directions.classes("w-full")
             with ui.row().classes("gap-2"):
@@ -235,9 +213,10 @@ class Page:
             return
         self.status.set_text("opening the video ...")
         # Of a long file without an index, every frame is read.
-        project = await _in_thread(self.studio.project, event.value)
+        project = await in_thread(self.studio.project, event.value)
         self.project = project
         self.number = event.value
+        self.compare.set_video(self.number, project)
         if not project.items["objects"]:
             project.add("objects", save=False)
         self.radius.set_value(max(2, round(min(project.size) / 40)))
@@ -254,16 +233,6 @@ class Page:
     async def _upload_failed(self, event: events.GenericEventArguments) -> None:
         self.upload.reset()
         notify(f"the video was not accepted: {event.args or 'the connection ended'}")
-
-    @notices
-    async def _model_chosen(self, event: events.ValueChangeEventArguments[Any]) -> None:
-        if event.value == self.model.name:
-            return
-        try:
-            self.model = await _in_thread(self.studio.choose, event.value)
-        finally:
-            self.models.set_options(self.studio.model_names(), value=self.model.name)
-        self._refresh()
 
     # Marks
 
@@ -319,7 +288,7 @@ class Page:
     @notices
     async def _remove(self, item: Item) -> None:
         if self.project is not None:
-            await _in_thread(self.project.remove, self.kind, item.id)
+            await in_thread(self.project.remove, self.kind, item.id)
             self._items.refresh()
             self._refresh()
 
@@ -334,14 +303,14 @@ class Page:
             raise CallError("choose an object first, or add one")
         if self.kind == "points":
             x, y = drawn["path"][0]
-            await _in_thread(project.place, drawn["frame"], item.id, x, y, self.model.folder)
+            await in_thread(project.place, drawn["frame"], item.id, x, y, self.choice.model.folder)
         else:
             stroke = Stroke(
                 tool=drawn["tool"],
                 path=tuple((float(x), float(y)) for x, y in drawn["path"]),
                 radius=float(drawn["radius"]),
             )
-            await _in_thread(project.draw, drawn["frame"], item.id, stroke, self.model.folder)
+            await in_thread(project.draw, drawn["frame"], item.id, stroke, self.choice.model.folder)
         self._refresh()
 
     async def _undo(self) -> None:
@@ -369,9 +338,9 @@ class Page:
             await self._new()
         elif project is not None and self.kind == "objects":
             if name == "clear":
-                await _in_thread(project.clear, frame)
+                await in_thread(project.clear, frame)
             else:
-                await _in_thread(functools.partial(project.undo, frame, redo=name == "redo"))
+                await in_thread(functools.partial(project.undo, frame, redo=name == "redo"))
             self._refresh()
 
     # Propagation
@@ -388,15 +357,16 @@ class Page:
         else:
             self.canvas.run_method("startFollowing")
             directions = DIRECTIONS[self.directions.value]
-            await _in_thread(self.studio.propagate, self.project, self.kind, self.model, directions)
+            models = [self.choice.model]
+            await in_thread(self.studio.propagate, self.project, self.kind, models, directions)
         self._refresh()
 
     async def _stop(self) -> None:
-        await _in_thread(self.studio.runner.stop)
+        await in_thread(self.studio.runner.stop)
         self._refresh()
 
     def _is_mine(self) -> bool:
-        return self.studio.working == (self.project, self.kind, self.model.folder)
+        return self.studio.working == (self.project, self.kind, self.choice.model.folder)
 
     @notices
     async def _download(self, what: str) -> None:
@@ -408,9 +378,9 @@ class Page:
                 raise CallError("wait for the propagation to end, or stop it")
             self.status.set_text(f"writing {what} ...")
             opacity = self.studio.config.opacity
-            await _in_thread(project.draw_video, self.model.folder, what, opacity)
+            await in_thread(project.draw_video, self.choice.model.folder, what, opacity)
             self._refresh()
-        ui.download.from_url(f"/download/{self.number}/{self.model.folder}/{what}")
+        ui.download.from_url(f"/download/{self.number}/{self.choice.model.folder}/{what}")
 
     # What changes by itself
 
@@ -432,35 +402,34 @@ class Page:
         if self.project is None:
             self.status.set_text("Choose or drop a video to begin.")
             return
-        self.canvas.show(self.number, self.project, self.model, self.kind)
+        if self.tabs.value != MARK:
+            return  # nobody sees the picture
+        self.canvas.show(self.number, self.project, self.choice.model, self.kind)
         self.canvas.set(latest=studio.latest if mine and busy else -1)
         self.status.set_text(self._state())
 
     def _state(self) -> str:
         """One line about the video and the work."""
-        runner, studio = self.studio.runner, self.studio
         assert self.project is not None
-        if runner.is_busy:
-            state = "paused" if runner.is_paused else "propagating"
-            return f"{runner.title}: {state}, {studio.done} of {studio.total} frames"
-        if runner.error:
-            return f"{runner.title}: {runner.error}"
+        if state := self.studio.state():
+            return state
         info = self.project.info
-        first, end = self.project.ready_range(self.kind, self.model.folder)
+        first, end = self.project.ready_range(self.kind, self.choice.model.folder)
         masks = (
-            f"{end - first} frames have results of {self.model.name}"
+            f"{end - first} frames have results of {self.choice.model.name}"
             if end > first
             else ("mark an object on any frame, then propagate")
         )
         return f"{info.width} x {info.height}, {info.frames} frames, {info.fps:.2f} per second; {masks}"
 
+    def _tab_chosen(self, event: events.ValueChangeEventArguments[Any]) -> None:
+        marking = event.value == MARK
+        self.mark_view.set_visibility(marking)
+        self.compare.view.set_visibility(not marking)
+        self.canvas.set(keys=marking)
+
     def _switch_dark(self) -> None:
         self.dark.set_value(not self.dark.value)
-
-
-async def _in_thread(work: Callable[..., T], *args: Any) -> T:
-    """The result of work that takes longer than a moment."""
-    return await asyncio.to_thread(work, *args)
 
 
 def _icon_button(

@@ -347,6 +347,14 @@ class Project:
             return None
         return read_mask(path, self.size)
 
+    def difference(self, frame: int, model: str, other: str) -> float | None:
+        """Share of the pixels of a frame in which the masks of two models differ, 0 to 1; None:
+        one has no mask there."""
+        masks = self.shown(frame, model), self.shown(frame, other)
+        if masks[0] is None or masks[1] is None:
+            return None
+        return float((masks[0] != masks[1]).mean())
+
     def work(
         self,
         kind: Kind,

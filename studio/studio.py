@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +15,7 @@ from corrfractal.files.output_guard import refuse_overlap
 from corrfractal.registry.names import CANDIDATE, CHAMPION
 from corrfractal.video.entry_rules import VIDEO_SUFFIXES
 from inference.config import InferenceConfig
-from inference.load import STARTER, ModelSource, open_model, resolve_model
+from inference.load import COLOUR, STARTER, ModelSource, open_model, resolve_model
 from inference.propagation.passes import Direction
 from inference.protocols import Model
 
@@ -107,8 +108,8 @@ class Studio:
             return self._projects[number]
 
     def model_names(self) -> list[str]:
-        """Names to offer: those that were chosen, and what the registry calls best."""
-        return list(dict.fromkeys([*self._models, STARTER, CHAMPION, CANDIDATE]))
+        """Names to offer: those that were chosen, what the registry calls best, colour alone."""
+        return list(dict.fromkeys([*self._models, STARTER, CHAMPION, CANDIDATE, COLOUR]))
 
     def folders(self) -> set[str]:
         """Folders of the models that were chosen."""
@@ -126,39 +127,56 @@ class Studio:
         return chosen
 
     def propagate(
-        self, project: Project, kind: Kind, model: ChosenModel, directions: tuple[Direction, ...]
+        self,
+        project: Project,
+        kind: Kind,
+        models: Sequence[ChosenModel],
+        directions: tuple[Direction, ...],
     ) -> None:
-        """Start a propagation; the one in progress ends.
+        """Start a propagation with each model in turn; the one in progress ends.
 
         Raises:
-            CorrFractalError: the marks or the video do not allow it.
+            CallError: the marks or the video do not allow it.
         """
         self.runner.stop()
-        work, advanced, total = project.work(
-            kind,
-            model.folder,
-            model.source,
-            lambda: self._load(model.source),
-            self.config,
-            directions,
-        )
-        self.total = total
+        jobs = [
+            project.work(
+                kind,
+                model.folder,
+                model.source,
+                functools.partial(self._load, model.source),
+                self.config,
+                directions,
+            )
+            for model in models
+        ]
+        self.total = sum(total for _, _, total in jobs)
         self.done = 0
         self.latest = -1
-        self.working = (project, kind, model.folder)
+        self.working = (project, kind, models[0].folder)
+        reached = jobs[0][1]
+
+        def work(advance: Callable[[int], None]) -> None:
+            nonlocal reached
+            for model, (run, advanced, _) in zip(models, jobs, strict=True):
+                reached = advanced
+                self.working = (project, kind, model.folder)
+                self.runner.title = f"{project.video.name}, {model.name}"
+                run(advance)
 
         def count(frames: int) -> None:
             self.done += frames
-            self.latest = advanced(frames)
+            self.latest = reached(frames)
 
-        self.runner.start(f"{project.video.name}, {model.name}", work, count)
+        self.runner.start(f"{project.video.name}, {models[0].name}", work, count)
 
-    def run_aside(self, title: str, work: Callable[[], None]) -> None:
-        """Run work that cannot be paused in the same thread as propagations."""
-        self.runner.stop()
-        self.total = self.done = 0
-        self.working = None
-        self.runner.start(title, lambda advance: work(), lambda count: None)
+    def state(self) -> str:
+        """The work in progress, or why the latest failed; otherwise empty."""
+        runner = self.runner
+        if runner.is_busy:
+            state = "paused" if runner.is_paused else "propagating"
+            return f"{runner.title}: {state}, {self.done} of {self.total} frames"
+        return f"{runner.title}: {runner.error}" if runner.error else ""
 
     def upload_place(self, name: str) -> Path:
         """A new file for a video that is uploaded under a name.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from base64 import b64decode
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from inference.prompts.keypoints import Points
 from inference.prompts.mask_images import read_mask
 from inference.prompts.shapes import read_prompts
 from inference.propagate import propagate_video
+from studio.pictures import mask_png
 from tests.studio.running import start_studio, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra [dev]")
@@ -40,7 +43,7 @@ class Browser:
         self.page.wait_for_selector(".studio-layers img[alt=frame]")
 
     def _at(self, point: tuple[float, float]) -> tuple[float, float]:
-        box = self.page.locator(".studio-layers").bounding_box()
+        box = self.page.locator(".studio-layers").first.bounding_box()
         x = box["x"] + point[0] / WIDTH * box["width"]
         return x, box["y"] + point[1] / HEIGHT * box["height"]
 
@@ -207,3 +210,65 @@ def test_key_points_give_the_table_of_propagate_and_a_bad_upload_is_told(
         points = Points(frame=3, names=("point 1", "point 2"), xy=tuple(given))
         propagate_video(tiny_video, points, tmp_path / "command", "starter", CONFIG)
         assert found == (tmp_path / "command" / "points.csv").read_text()
+
+
+def shown_masks(browser: Browser, frame: int) -> list[str]:
+    """SHA-256 of the masks that the tab Compare shows on a frame."""
+    hashes = []
+    for side in (1, 2):
+        view = browser.page.locator(f".studio-view[data-shown='{frame}']:visible").nth(side - 1)
+        view.locator("img[alt=masks]").wait_for()
+        encoded = view.locator("img[alt=masks]").evaluate(
+            """async (image) => btoa(String.fromCharCode(
+                ...new Uint8Array(await (await fetch(image.src)).arrayBuffer())))"""
+        )
+        hashes.append(sha256(b64decode(encoded)).hexdigest())
+    return hashes
+
+
+def test_two_models_side_by_side_show_the_masks_that_propagate_writes_for_each(
+    browser: Browser, tiny_video: Path, tmp_path: Path
+) -> None:
+    with start_studio(tmp_path / "marked", tiny_video, *SETTINGS) as studio:
+        folder = studio.out / tiny_video.stem
+        browser.open(studio.address)
+        browser.keys("x")
+        browser.drag((40, 40), (90, 90))
+        wait_until(lambda: objects(folder / "marks" / "00000.png") == {1})
+
+        # A result of starter exists already: the tab computes the other one only.
+        browser.press("Propagate")
+        browser.wait(f"{FRAMES} frames have results of starter")
+        masks = folder / "starter" / "masks"
+        times = {path: path.stat().st_mtime_ns for path in masks.glob("*.png")}
+        browser.page.get_by_role("tab", name="Compare").click()
+        assert browser.page.get_by_label("Model B").input_value() == "baseline:colour"
+        browser.wait(f"0 of {FRAMES} frames have masks")
+        browser.press("Propagate what is missing")
+        browser.page.get_by_text(f"{FRAMES} of {FRAMES} frames have masks").nth(1).wait_for()
+        assert times == {path: path.stat().st_mtime_ns for path in masks.glob("*.png")}
+
+        # One slider moves both.
+        browser.page.get_by_role("slider", name="Frame of both models").focus()
+        browser.keys(*["ArrowRight"] * 20)
+        browser.wait("^Frame 20: ")
+        expected, pictures = [], []
+        for model in ("starter", "baseline:colour"):
+            out = tmp_path / model.replace(":", "-")
+            propagate_video(tiny_video, read_prompts([str(folder / "marks")]), out, model, CONFIG)
+            assert contents(folder / out.name / "masks") == contents(out)
+            expected.append(read_mask(out / "00020.png"))
+            color = browser.page.get_by_label("colour 1").input_value()
+            picture = mask_png(expected[-1], {1: color}, (HEIGHT, WIDTH))
+            pictures.append(sha256(picture).hexdigest())
+        assert pictures[0] != pictures[1]
+        wait_until(lambda: shown_masks(browser, 20) == pictures)
+        share = 100 * np.mean(expected[0] != expected[1])
+        browser.wait(f"Frame 20: the masks differ in {share:.2f} % of the pixels")
+
+        # The keys of the other tab do nothing here; another model takes a side.
+        browser.keys("Delete")
+        browser.page.get_by_label("Model B").fill("baseline:copy")
+        browser.keys("Enter")
+        browser.wait("Frame 20: a mask is missing")
+        assert (folder / "marks" / "00000.png").is_file()
