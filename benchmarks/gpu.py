@@ -4,9 +4,9 @@ less than nine minutes.
     python -m benchmarks.gpu --out DIR [--minutes 9] [--device cuda|cpu] [--small]
 
 Each row is printed, and stored in ``DIR/gpu.json``, as soon as it is measured. What runs out of
-memory or of time says so in its row. Times are medians of at least five, with the device waited for;
-memory is the peak that PyTorch allocated. ``--small`` runs everything in a tiny form, for machines
-without a GPU: its figures mean nothing.
+memory or of time says so in its row. Times are medians of at least five, with the device waited
+for; memory is the peak that PyTorch allocated. ``--small`` runs everything in a tiny form, for
+machines without a GPU: its figures mean nothing.
 
 Needs PyTorch and what the network imports: neither ray, mlflow, decord, faiss nor numba.
 """

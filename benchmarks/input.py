@@ -1,17 +1,18 @@
-"""Reading training samples: compared with plain `webdataset`, decoder by decoder, and as fast as a GPU.
+"""Reading training samples: compared with plain `webdataset`, decoder by decoder, and as fast as a
+GPU.
 
     python benchmarks/input.py SHARDS [--parts readers,decoders,feeding]
 
-- readers: batches of two frames and one view of labels per clip, cropped and flipped, in one process
-  and one thread. `webdataset` streams the tar files through its shuffle buffer, and decodes either
-  the same two frames of each clip or, as its `.decode()` would, all frames. Two further rows compare
-  both without decoding. Readers run in turns; the result is the median rate in samples per second of
-  CPU time.
-- decoders: stored JPEGs decoded by several libraries in turns, and the largest difference of a value
-  from what training sees.
-- feeding: a step of 20 ms that needs no processor, as of a GPU, takes batches of four samples of the
-  published size. The wait for data is measured, which depends on the cores that are free, and the
-  processor time of a sample, from which the cores for such a step follow.
+- readers: batches of two frames and one view of labels per clip, cropped and flipped, in one
+  process and one thread. `webdataset` streams the tar files through its shuffle buffer, and decodes
+  either the same two frames of each clip or, as its `.decode()` would, all frames. Two further rows
+  compare both without decoding. Readers run in turns; the result is the median rate in samples per
+  second of CPU time.
+- decoders: stored JPEGs decoded by several libraries in turns, and the largest difference of a
+  value from what training sees.
+- feeding: a step of 20 ms that needs no processor, as of a GPU, takes batches of four samples of
+  the published size. The wait for data is measured, which depends on the cores that are free, and
+  the processor time of a sample, from which the cores for such a step follow.
 """
 
 from __future__ import annotations
@@ -240,8 +241,8 @@ def feeding(shards: Path) -> list[dict[str, Any]]:
 
 
 def seconds_of_sample(shards: Path, config: TrainingConfig, turns: int = 25) -> float:
-    """CPU time of a sample, read and decoded in this thread: the least of several turns, which other
-    load on the machine has slowed least."""
+    """CPU time of a sample, read and decoded in this thread: the least of several turns, which
+    other load on the machine has slowed least."""
     batches = Batches(shards, config)
     times = []
     for turn in range(turns + 1):

@@ -3,9 +3,9 @@
     python -m benchmarks.operations [--batch 4] [--side 128]
 
 On a GPU most operations are kernel launches of a few microseconds each, and an ``item()`` on one of
-its tensors waits for all of them. The counts are those of a GPU as far as the CPU can tell: bands of
-attention have the size that they have there, and an operation on a list of tensors (``_foreach``)
-counts once. Views and allocations, which launch nothing, do not count.
+its tensors waits for all of them. The counts are those of a GPU as far as the CPU can tell: bands
+of attention have the size that they have there, and an operation on a list of tensors
+(``_foreach``) counts once. Views and allocations, which launch nothing, do not count.
 """
 
 from __future__ import annotations

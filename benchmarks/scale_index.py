@@ -1,8 +1,9 @@
 """How soon a training worker has its first batch, by the number of clips in the data set.
 
 The index is that of a real data set; of the shards, only those of the first batch exist. As in a
-run on Ray, the driver reads manifest and index and puts the columns into the object store. A worker,
-with its modules imported, maps them and makes the first batch: it hashes and decodes real shards.
+run on Ray, the driver reads manifest and index and puts the columns into the object store. A
+worker, with its modules imported, maps them and makes the first batch: it hashes and decodes real
+shards.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ WORKERS = 4  # among which the batch is divided
 
 
 def write_large(folder: Path, clips: int, config: TrainingConfig) -> int:
-    """Write a data set of at least ``clips`` clips, with the shards of the first batch of ``config``
-    only.
+    """Write a data set of at least ``clips`` clips, with the shards of the first batch of
+    ``config`` only.
 
     Returns:
         The number of shards in its index.

@@ -420,7 +420,8 @@ class Page:
             if end > first
             else ("mark an object on any frame, then propagate")
         )
-        return f"{info.width} x {info.height}, {info.frames} frames, {info.fps:.2f} per second; {masks}"
+        size = f"{info.width} x {info.height}, {info.frames} frames"
+        return f"{size}, {info.fps:.2f} per second; {masks}"
 
     def _tab_chosen(self, event: events.ValueChangeEventArguments[Any]) -> None:
         marking = event.value == MARK

@@ -2,7 +2,7 @@
 
     studio.json              objects and key points: names, colours, positions
     marks/00000.png          the objects of a marked frame, palette PNG
-    MODEL/masks/             what `corrfractal propagate VIDEO --mask marks --out MODEL/masks` writes
+    MODEL/masks/             what `corrfractal propagate --mask marks --out MODEL/masks` writes
     MODEL/points/            the same for key points
     MODEL/overlay.mp4, ...   made when they are downloaded
 

@@ -28,7 +28,7 @@ PRESET = click.option(
     "--preset",
     type=click.Choice(["base", "full"]),
     show_default="base",
-    help="References of a target frame: the one before it, or five.",
+    help="References of a target frame: the previous frame, or five frames.",
 )
 PROFILE = click.option(
     "--profile",

@@ -87,12 +87,13 @@ class TrainingConfig(Config):
     seed: int = 0
     """Decides initial weights, order, crops, dropped channels and densities."""
     shuffle_window: Count = 16
-    """Shards whose samples are mixed with each other, over all samples of a batch together; each has
-    at least one to itself. With fewer shards than samples in a batch, an epoch is a full shuffle."""
+    """Shards whose samples are mixed with each other, over all samples of a batch together; each
+    has at least one to itself. With fewer shards than samples in a batch, an epoch is a full
+    shuffle."""
     loader_workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that prepare batches for each worker; 0: a thread of the worker. None: without a GPU
-    a thread; with GPUs the workers of a host share its cores, keep one each, and use up to 8 of the
-    others."""
+    """Processes that prepare batches for each worker; 0: a thread of the worker. None: without a
+    GPU a thread; with GPUs the workers of a host share its cores, keep one each, and use up to 8 of
+    the others."""
     batches_ahead: Count = 2
     """Batches that the thread, or each of the processes, prepares before their turn."""
     cache_gb: Annotated[float, Field(gt=0)] = 10.0

@@ -229,8 +229,8 @@ def _refuse_other_run(existing: TrainingJob, requested: TrainingJob) -> None:
     finished = storage.kind(storage.join(requested.out, RESULT)) == "file"
     if existing.order != requested.order and not finished:
         raise ConfigError(
-            f"{requested.out} holds a run of an earlier version, which visits the samples in another "
-            "order: finish it with that version, or name another --out"
+            f"{requested.out} holds a run of an earlier version, which visits the samples in "
+            "another order: finish it with that version, or name another --out"
         )
     resumable = {name: getattr(requested.config, name) for name in RESUMABLE_FIELDS}
     # Folders and stores may be moved between two starts.

@@ -228,7 +228,8 @@ def names_below(uri: str) -> set[str]:
 
 
 def matches(pattern: str) -> list[str]:
-    """Locations that match a glob pattern, sorted; ``**`` matches sub-folders, each visited once."""
+    """Locations that match a glob pattern, sorted; ``**`` matches sub-folders, each visited
+    once."""
     if not is_uri(pattern):
         return sorted(set(_local_matches(pattern)))
     with _remote(pattern) as (fs, path):
@@ -447,7 +448,8 @@ def local_copy(location: Location) -> Iterator[Path]:
 
 
 def download(location: Location, folder: Path) -> Path:
-    """Copy a remote file, or a remote folder of files, into a local folder; return its path there."""
+    """Copy a remote file, or a remote folder of files, into a local folder; return its path
+    there."""
     target = folder / posixpath.basename(str(location).rstrip("/"))
     with _remote(location) as (fs, path):
         if not fs.isfile(path):
@@ -464,7 +466,8 @@ def download(location: Location, folder: Path) -> Path:
 
 @contextmanager
 def _remote(location: Location) -> Iterator[tuple[Any, str]]:
-    """Yield the fsspec file system and the path in it; re-raise any driver's error as ``OSError``."""
+    """Yield the fsspec file system and the path in it; re-raise any driver's error as
+    ``OSError``."""
     import fsspec
 
     refuse_password(location)

@@ -1,5 +1,5 @@
-"""Store the scores of a registered model: as a tag of its version, as metrics of its run, and in the
-descriptions of both."""
+"""Store the scores of a registered model: as a tag of its version, as metrics of its run, and in
+the descriptions of both."""
 
 from __future__ import annotations
 

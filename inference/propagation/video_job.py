@@ -238,8 +238,8 @@ class PropagationJob:
         foreign = [path for path in _results(self.out) if not written.names(path)]
         if foreign:
             log.info(
-                f"{len(foreign)} files in {self.uri or self.out} do not belong to this run and were left "
-                f"unchanged, such as {foreign[0].name}"
+                f"{len(foreign)} files in {self.uri or self.out} do not belong to this run and were "
+                f"left unchanged, such as {foreign[0].name}"
             )
         if _state(self.video) != self.first_state:
             # The masks may be of other bytes than those that were hashed: delete them.

@@ -76,8 +76,8 @@ class Changes:
 def lines(result: PrecomputeResult) -> Iterator[str]:
     """A result as text."""
     yield (
-        f"{counted(result.sources, 'source')} = {result.sampled} sampled + {result.quarantined} quarantined + "
-        f"{result.rejected} rejected"
+        f"{counted(result.sources, 'source')} = {result.sampled} sampled + "
+        f"{result.quarantined} quarantined + {result.rejected} rejected"
     )
     yield f"since the last build: {change_text(result.added, result.changed, result.removed)}"
     if result.ignored:

@@ -86,7 +86,8 @@ def alone(cluster: Cluster) -> Path:
 
 @pytest.fixture(scope="module")
 def metrics(cluster: Cluster) -> Iterator[set[str]]:
-    """The names of all metrics that the hosts have exported so far: those of a process go with it."""
+    """The names of all metrics that the hosts have exported so far: those of a process go with
+    it."""
     seen, end = set[str](), threading.Event()
 
     def read() -> None:

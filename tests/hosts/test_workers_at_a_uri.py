@@ -48,8 +48,8 @@ from training.job import TrainingJob
 
 configure_logging()
 lease.SECONDS = {LEASE}
-job, rank, meeting = config_from_dict(TrainingJob, json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
-train_step = loop.train_step
+job, rank, meeting = config_from_dict(TrainingJob, json.loads(sys.argv[1])), int(sys.argv[2]),
+sys.argv[3] train_step = loop.train_step
 
 def slow(*arguments):
     if job.out.startswith("s3"):
@@ -189,7 +189,7 @@ def test_whatever_host_is_lost_the_others_end_the_run_with_the_weights_of_one_ma
         "steps since that checkpoint",
     )  # fmt: skip
 
-    # 2. The cut-off one comes back. It finds another owner, and ends without a word to the store.
+    # 2. The host that was cut off is connected again: it finds another owner and writes nothing more.
     first.mend()
     assert first.services["worker"].wait(900) != 0
     assert owner() == second.name

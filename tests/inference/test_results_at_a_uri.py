@@ -1,4 +1,5 @@
-"""``evaluate`` and ``propagate`` into a folder at a URI: the results and the rules of a local one."""
+"""``evaluate`` and ``propagate`` into a folder at a URI: the results and the rules of a local
+one."""
 
 from __future__ import annotations
 

@@ -237,4 +237,5 @@ def test_an_upload_that_breaks_off_leaves_nothing(studio: RunningStudio) -> None
         )
         connection.sendall(head.encode() + bytes(100_000))
         wait_until(lambda: "cut.mp4" in files(studio))
-    wait_until(lambda: files(studio) == before)
+    wait_until(lambda: "cut.mp4" not in files(studio))
+    assert files(studio) == before

@@ -138,7 +138,7 @@ def test_objects_drawn_propagated_and_corrected_give_the_files_of_propagate(
         assert np.allclose([x.min(), x.max() + 1, y.min(), y.max() + 1], [110, 140, 60, 90], atol=1)
         assert drawn[115, 40] == 3
 
-        # Propagate, pause, go on
+        # Propagate, pause, continue
         browser.press("Propagate")
         browser.press("Pause")
         browser.wait("paused, [0-9]+ of 24")
@@ -146,7 +146,7 @@ def test_objects_drawn_propagated_and_corrected_give_the_files_of_propagate(
         browser.wait(f"{FRAMES} frames have results of starter")
         times = {index: (masks / f"{index:05d}.png").stat().st_mtime_ns for index in range(10)}
 
-        # Correct frame 10, and go on from there
+        # Correct frame 10, and continue from it
         browser.go_to(10)
         browser.keys("x", "1")
         browser.drag((20, 20), (40, 50))

@@ -91,8 +91,8 @@ class Batches:
         return self._reader.batch(self.plan(step))
 
     def plan(self, step: int) -> BatchPlan:
-        """What the batch of a step is made of. Plans of consecutive steps name each shard that is to
-        be fetched once."""
+        """What the batch of a step is made of. Plans of consecutive steps name each shard that is
+        to be fetched once."""
         config = self._config
         positions = positions_of(
             step, config.batch_size, self._rank, self._world, config.accumulate

@@ -1,9 +1,9 @@
 """Shards as local files whose bytes were checked: training reads shards only through this module.
 
 A local shard is hashed at its first read, once for a worker and its loader processes together, and
-again after its file changed. A shard at a URI is fetched into a cache folder, once for all processes
-of the host, hashed, and stored under its SHA-256. The cache takes at most ``limit`` bytes, files
-being fetched included; the least recently used shards are deleted first.
+again after its file changed. A shard at a URI is fetched into a cache folder, once for all
+processes of the host, hashed, and stored under its SHA-256. The cache takes at most ``limit``
+bytes, files being fetched included; the least recently used shards are deleted first.
 
 Any process may be killed at any time. A complete file has its final name; an incomplete one has the
 suffix ``.part`` and is deleted by the next process that needs its space.
@@ -78,8 +78,8 @@ class ShardFiles:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def for_processes(self, context: BaseContext) -> ShardFiles:
-        """The same files, for processes of ``context``: what one of them has checked, the others and
-        this one trust."""
+        """The same files, for processes of ``context``: what one of them has checked, the others
+        and this one trust."""
         self._checked.share_memory_()
         shared = copy(self)
         shared._locks = [context.Lock() for _ in range(LOCKS)]

@@ -263,8 +263,8 @@ def _exchange(counts: I64, own: int, lacking: int) -> tuple[tuple[int, ...], tup
 
 
 def order_version(shards: int, window: int, slots: int) -> int:
-    """Version of the function from (seed, position) to samples: 1 if it is the one of version 0.1.0,
-    which had no lanes, and 2 otherwise. A run must not mix them."""
+    """Version of the function from (seed, position) to samples: 1 if it is the one of version
+    0.1.0, which had no lanes, and 2 otherwise. A run must not mix them."""
     return 1 if shards < slots and shards <= window else 2
 
 

@@ -82,8 +82,8 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device. From page-locked memory the copy is only started: work that is
-        queued on the device's current stream after this call finds it complete."""
+        """The same batch on a device. From page-locked memory the copy is only started: work that
+        is queued on the device's current stream after this call finds it complete."""
         return Batch(
             self.frames.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),

@@ -104,7 +104,7 @@ class Recorder:
             rate = learning_rate(done - 1, self._job.total, config)
             self._log(done, {**meter.read(), "learning_rate": rate, **scores})
 
-        # After the log line: a run that resumes from the checkpoint goes on after it.
+        # After the log line: a run that resumes from the checkpoint continues after it.
         if done % config.checkpoint_every == 0 or last or stopping:
             with meter.spending("checkpoint_stall"):
                 self._checkpoints.save(self._checkpoint(done))

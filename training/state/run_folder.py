@@ -1,4 +1,5 @@
-"""The folder of a run, as a worker uses it: a local one directly, one at a URI through a local copy.
+"""The folder of a run, as a worker uses it: a local one directly, one at a URI through a local
+copy.
 
 A worker writes local files. If the run's folder is at a URI, rank 0 holds its lease, and a thread
 copies what changes. A checkpoint is published in this order: the state, the metrics up to it, and
@@ -156,7 +157,7 @@ class _RemoteFolder(RunFolder):
             check=lease.check if lease is not None else lambda: None,
             tick=self._look if lease is not None else lambda: None,
         )
-        # What earlier starts wrote goes on.
+        # Files of earlier starts are continued.
         self.mirror.fetch(patterns[0])
         if lease is not None:
             self.mirror.fetch(METRICS)
@@ -190,7 +191,7 @@ class _RemoteFolder(RunFolder):
         state = f"{CHECKPOINTS}/{path.name}"
         companion = f"{CHECKPOINTS}/{path.with_suffix('.json').name}"
         self.mirror.publish([state], hurry=hurry)
-        # Before the checkpoint counts: a run that resumes from it goes on after their last line.
+        # Before the checkpoint counts: a run that resumes from it continues after their last line.
         self.mirror.publish([METRICS], hurry=hurry)
         self.mirror.publish([companion], hurry=hurry)
         self._delete_old(keep)

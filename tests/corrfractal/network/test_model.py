@@ -199,7 +199,8 @@ def test_memory_of_the_tracker_is_the_same_after_500_frames(model: CorrFractal) 
 
 
 class CoordinateNetwork(CorrFractal):
-    """A perfect network for frames whose red and green say which point of the scene a pixel shows."""
+    """A perfect network for frames whose red and green say which point of the scene a pixel
+    shows."""
 
     def embedder(self) -> CoordinateNetwork:
         return self

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.synthetic_shards import write_shards
 from corrfractal.common.errors import IntegrityError
+from corrfractal.files.atomic import file_sha256
 from corrfractal.shards.clip import decode_clip, read_members
 from corrfractal.shards.index import Index
 from corrfractal.shards.manifest import SampleRef, load_manifest
@@ -172,12 +173,16 @@ def test_what_one_loader_process_has_checked_is_not_hashed_again(
     for _ in source.iterate(0, 5):  # an epoch
         pass
 
-    def refuse(path: Path) -> str:
-        raise AssertionError(f"{path} is hashed again")
+    hashed: list[Path] = []
 
-    monkeypatch.setattr("training.data.cache.file_sha256", refuse)
+    def note(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr("training.data.cache.file_sha256", note)
     for step in range(5, 9):
         _ = source[step]
+    assert hashed == []
 
 
 def test_loader_processes_scale_with_the_cores_of_the_host(
@@ -214,7 +219,8 @@ def test_batches_for_a_gpu_are_page_locked_and_the_same(
 def test_two_epochs_show_every_sample_twice_in_the_same_global_batches_for_1_2_and_4_workers(
     tiny_shards: Path, tiny_config: TrainingConfig, accumulate: int
 ) -> None:
-    """The ledger: what the workers really took, in the order of parts and of workers within a part."""
+    """The ledger: what the workers really took, in the order of parts and of workers within a
+    part."""
     config = replace(tiny_config, batch_size=8, accumulate=accumulate)
     samples = [ref.key for ref in all_refs(tiny_shards)]
     steps = -(-2 * len(samples) // 8)
