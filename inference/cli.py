@@ -121,7 +121,7 @@ def propagate(
     # Imported late: --help stays fast.
     from dataclasses import asdict
 
-    from corrfractal.files.working_copy import working_copy
+    from corrfractal.files.working_copy import WorkingCopy, working_copy
     from inference.prompts.keypoints import read_points
     from inference.prompts.shapes import read_prompts
     from inference.propagation.outputs import Outputs
@@ -130,6 +130,14 @@ def propagate(
     from .propagate import propagate_video
 
     config = inference_config(**tracker)
+
+    def outputs_in(copy: WorkingCopy) -> Outputs:
+        return Outputs(
+            overlay=copy.local(overlay),
+            contours=copy.local(contours),
+            cutout=copy.local(cutout),
+            probabilities=probabilities,
+        )
 
     if is_many(video):
         from .propagate_many import propagate_videos
@@ -145,12 +153,7 @@ def propagate(
                 copy.folder,
                 model,
                 config,
-                outputs=Outputs(
-                    overlay=copy.local(overlay),
-                    contours=copy.local(contours),
-                    cutout=copy.local(cutout),
-                    probabilities=probabilities,
-                ),
+                outputs=outputs_in(copy),
                 workers=workers,
                 overwrite=overwrite,
                 uri=copy.uri,
@@ -176,12 +179,7 @@ def propagate(
             copy.folder,
             model,
             config,
-            outputs=Outputs(
-                overlay=copy.local(overlay),
-                contours=copy.local(contours),
-                cutout=copy.local(cutout),
-                probabilities=probabilities,
-            ),
+            outputs=outputs_in(copy),
             overwrite=overwrite,
             uri=copy.uri,
         )

@@ -17,8 +17,8 @@ from corrfractal.registry.model_card import card_metadata, model_card
 from corrfractal.registry.names import PROJECT
 from corrfractal.registry.pages import read_run
 from corrfractal.registry.score_log import log_measures, log_scores
-from corrfractal.registry.scores import Scores
 from corrfractal.registry.versions import find_version
+from tests.registry_scores import scores_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -40,17 +40,7 @@ def test_an_exported_card_has_the_metadata_and_the_scores_of_the_version(
     store: str, tmp_path: Path
 ) -> None:
     version = find_version("1", store)
-    scores = Scores(
-        dataset="davis2017-val",
-        set_digest="a" * 64,
-        settings="b" * 64,
-        weights=version.weights_sha256,
-        sequences=7,
-        objects=8,
-        J=0.5,
-        F=0.75,
-        at="2026-01-01T00:00:00+00:00",
-    )
+    scores = scores_of(version)
     log_scores(version.run_id, (PROJECT, "1"), scores, {})
     log_scores(version.run_id, (PROJECT, "1"), replace(scores, weights="c", settings="d"), {})
     log_measures(version.run_id, (PROJECT, "1"), "vip-val", {"mIoU": 0.25, "sequences": 3}, {})

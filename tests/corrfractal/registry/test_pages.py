@@ -17,28 +17,13 @@ from corrfractal.common.errors import CorrFractalError
 from corrfractal.registry import pages
 from corrfractal.registry.names import PROJECT
 from corrfractal.registry.score_log import log_measures, log_scores
-from corrfractal.registry.scores import Scores
-from corrfractal.registry.versions import ModelVersion, find_version
+from corrfractal.registry.versions import find_version
 from corrfractal.shards.manifest import SourceEntry, load_manifest
+from tests.registry_scores import scores_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
 HOSTILE = "<img src=x>|`x`\n```\n[a](javascript:alert(1))"
-
-
-def scores_of(version: ModelVersion, **changes: object) -> Scores:
-    scores = Scores(
-        dataset="davis2017-val",
-        set_digest="a" * 64,
-        settings="b" * 64,
-        weights=version.weights_sha256,
-        sequences=7,
-        objects=8,
-        J=0.5,
-        F=0.75,
-        at="2026-01-01T00:00:00+00:00",
-    )
-    return replace(scores, **changes)  # type: ignore[arg-type]
 
 
 def description(number: str) -> str:
