@@ -71,14 +71,11 @@ def match(
     queries = _split(query[0] * scale, rows, columns)
     outside = MASKED if mask_border else 0.0
     keys = _as_rows(key, extra=1, last=outside)
-    if constant is None:
-        values = _as_rows(value)
-    else:
+    values = _as_rows(value)
+    if constant is not None and mask_border:
         # Keys outside have no weight: their value must not keep a tile at the border from being
         # skipped. Where they count as zeros, it must.
-        values = _as_rows(value)
-        if mask_border:
-            values[-1] = constant
+        values[-1] = constant
     windows = _Windows(radius, (h, w), N, shifts)
 
     result = values.new_empty(rows * columns, TILE * TILE, V)
