@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from corrfractal.common.errors import CorrFractalError
+
 from . import storage
 
 SYNC_SECONDS = 2.0  # between two looks for changed files
@@ -205,7 +207,7 @@ class Mirror:
                     self._put(name)
             except OSError as exc:
                 self._warn(exc)
-            except Exception as exc:  # the lease was lost: the program's own check says so
+            except CorrFractalError as exc:  # the lease was lost: the program's own check says so
                 log.debug("files of %s are not copied any more: %s", self._local, exc)
                 return
             else:
