@@ -35,12 +35,16 @@ LINEAR = np.where(_LEVEL > 0.04045, ((_LEVEL + 0.055) / 1.055) ** 2.4, _LEVEL / 
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """(B, 3, H, W) sRGB in 0..1 -> (B, 3, H, W): L in 0..100, a and b in about -127..127."""
+    """(B, 3, H, W) sRGB in 0..1, or uint8 levels -> (B, 3, H, W): L in 0..100, a and b in about
+    -127..127."""
     import torch  # imported late: the pipeline needs only the constants
 
-    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    matrix = _constant(XYZ_OF_RGB, rgb.dtype, rgb.device)
-    white = _constant(WHITE, rgb.dtype, rgb.device)[:, None, None]
+    if rgb.dtype == torch.uint8:
+        linear = _constant(tuple(LINEAR.tolist()), torch.float32, rgb.device)[rgb.int()]
+    else:
+        linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    matrix = _constant(XYZ_OF_RGB, linear.dtype, rgb.device)
+    white = _constant(WHITE, linear.dtype, rgb.device)[:, None, None]
     xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
     # Near black CIE replaces the cube root, whose slope is infinite there, by a line.
     f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-12) ** (1 / 3), 7.787 * xyz + 16 / 116)
@@ -49,9 +53,9 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def lab_for_network(rgb: Tensor) -> Tensor:
-    """(B, 3, H, W) sRGB in 0..1 -> (B, 3, H, W): (L - 50) / 50, a / 50, b / 50."""
-    centre = _constant((50.0, 0.0, 0.0), rgb.dtype, rgb.device)[:, None, None]
-    return (rgb_to_lab(rgb) - centre) / 50
+    """(B, 3, H, W) sRGB in 0..1, or uint8 levels -> (B, 3, H, W): (L - 50) / 50, a / 50, b / 50."""
+    lab = rgb_to_lab(rgb)
+    return (lab - _constant((50.0, 0.0, 0.0), lab.dtype, rgb.device)[:, None, None]) / 50
 
 
 def lab_patches(lab: Tensor) -> Tensor:

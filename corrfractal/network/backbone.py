@@ -199,4 +199,6 @@ class _Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
+        y: Tensor = self.body(x)
+        y += self.shortcut(x)
+        return F.relu(y, inplace=True)

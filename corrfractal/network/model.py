@@ -107,7 +107,7 @@ class CorrFractal(nn.Module):
             return embedding
         # Colour temperatures are so low that bfloat16 patches would all look alike.
         with torch.autocast(images.device.type, enabled=False):
-            patches = lab_patches(lab_for_network(images.float().div(255)))
+            patches = lab_patches(lab_for_network(images))
             return torch.cat((embedding, patches), dim=1)
 
     def embedder(self) -> Embedder:

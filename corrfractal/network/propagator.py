@@ -143,7 +143,9 @@ class Propagator:
                 maps = self._embedder.on_grids(images, sizes)
                 full = maps[0].new_empty(1, 0, *self._working)
         if self._prepare is not None:
-            maps = [self._prepare.prepare(f) for f in maps]
+            # ``matching`` reads the channels of a pixel side by side.
+            layout = torch.channels_last
+            maps = [self._prepare.prepare(f).contiguous(memory_format=layout) for f in maps]
         return EmbeddedFrame(f=maps[: len(self._grids)], refined=maps[-1], full=full)
 
     def _groups(self) -> list[slice]:
@@ -162,7 +164,8 @@ class Propagator:
         frames = [self._memory[index] for index in sorted(recent | lasting)]
         then = [frame.centroids for frame in frames]
         for d, size in enumerate(self._grids):
-            f = torch.stack([frame.f[d].float() for frame in frames], dim=1)
+            # Joined along the batch, which keeps the order of dimensions in memory.
+            f = torch.cat([frame.f[d].float() for frame in frames])[None]
             q = torch.stack([self._labels(frame, d, group) for frame in frames], dim=1)
             shifts = None
             if self._correspondence.follow_motion:
