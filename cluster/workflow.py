@@ -61,10 +61,8 @@ hop = 4
 
 [training]
 profile = "cpu"
-batch_size = 4
 crop = 96
 steps = 120
-learning_rate = 2e-3
 checkpoint_every = 40
 picture_every = 40
 log_every = 4

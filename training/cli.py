@@ -26,9 +26,10 @@ OUT = click.option(
 )
 PRESET = click.option(
     "--preset",
-    type=click.Choice(["base", "full"]),
+    type=click.Choice(["base", "full", "paper"]),
     show_default="base",
-    help="References of a target frame: the previous frame, or five frames.",
+    help="base: the previous frame as reference; full: five frames; paper: base, with <q, k> / "
+    "sqrt(C) instead of the cosine.",
 )
 PROFILE = click.option(
     "--profile",

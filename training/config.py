@@ -1,4 +1,4 @@
-"""Training configuration: the paper's recipe (III-E1) as two presets; a slim profile for CPUs."""
+"""Training configuration: presets of the method (III-E1), and a slim profile for CPUs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from corrfractal.common.config import Config, config_from_dict, config_to_dict
 from corrfractal.common.errors import ConfigError
 from corrfractal.common.workflow_file import apply_settings, merged, read_table
+from corrfractal.network.attention import Similarity
 from corrfractal.network.model import CorrFractalConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,6 +25,7 @@ REFERENCES = {
 """Reference frames of a preset, nearest first. Negative: relative to the target frame t; otherwise
 the index of a frame of the clip."""
 
+PRESETS = ("base", "full", "paper")
 PROFILES = ("gpu", "cpu")
 
 RESUMABLE_FIELDS = (
@@ -132,21 +134,30 @@ class TrainingConfig(Config):
 
 
 def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
-    """The paper's recipe.
+    """A recipe (``docs/decisions/0059``).
 
     Args:
-        preset: ``base`` or ``full``.
-        profile: ``gpu``: as published; ``cpu``: slim.
+        preset: ``base``: the paper's method with one reference and one deviation: affinities are
+            those of the cosine over a temperature; ``full``: the same with five references;
+            ``paper``: ``base`` in the paper's words, with <q, k> / sqrt(C).
+        profile: ``gpu``: the published sizes; ``cpu``: a slim network and, unless the preset is
+            ``paper``, the recipe of the starter model.
 
     Raises:
         ConfigError: there is no such preset or profile.
     """
-    if profile not in PROFILES:
-        raise ConfigError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
-    config = config_from_dict(TrainingConfig, {"references": preset}, where="preset")
+    for name, value, known in (("preset", preset, PRESETS), ("profile", profile, PROFILES)):
+        if value not in known:
+            raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+    literal = preset == "paper"
+    config = TrainingConfig(references="full" if preset == "full" else "base")
+    if not literal:
+        config = replace(config, network=_with_cosine(config.network))
     if profile == "gpu":
         return config
-    return replace(
+
+    config = replace(
         config,
         network=replace(config.network, width=16, embedding_channels=32),
         batch_size=4,
@@ -155,6 +166,32 @@ def configuration(preset: str = "base", profile: str = "gpu") -> TrainingConfig:
         checkpoint_every=100,
         picture_every=100,
     )
+    if literal:
+        return config
+    return replace(
+        config, network=_for_small_budgets(config.network), batch_size=8, learning_rate=2e-3
+    )
+
+
+def _with_cosine(network: CorrFractalConfig) -> CorrFractalConfig:
+    similarity = Similarity(kind="cosine", test_temperature=0.02)
+    return replace(network, correspondence=replace(network.correspondence, similarity=similarity))
+
+
+def _for_small_budgets(network: CorrFractalConfig) -> CorrFractalConfig:
+    """One affinity at one density, which makes several times more steps an hour; no appearance
+    module; at test time a grid and windows that reach far, and colour beside the embedding."""
+    correspondence = replace(
+        network.correspondence,
+        multi_density=False,
+        radius=8,
+        test_radius=12,
+        test_pixels=854 * 480,
+        test_cells=142 * 80,
+        follow_motion=True,
+        similarity=Similarity(kind="cosine", test_temperature=0.05, colour_temperature=0.0003),
+    )
+    return replace(network, stem_stride=2, appearance="off", correspondence=correspondence)
 
 
 def configuration_of_table(table: Mapping[str, Any], where: str) -> TrainingConfig:

@@ -50,6 +50,7 @@ out = "{out}"
 [precompute]
 quantization = {{ {labels} }}
 [training]
+preset = "paper"
 profile = "cpu"
 steps = {steps}
 crop = 96

@@ -92,7 +92,7 @@ def main(
 
 
 def settings(steps: int, seed: int) -> TrainingConfig:
-    return replace(with_settings(configuration("base", "cpu"), SETTINGS, steps), seed=seed)
+    return replace(with_settings(configuration("paper", "cpu"), SETTINGS, steps), seed=seed)
 
 
 def build_shards(videos: Path, out: Path, target: str) -> Path:

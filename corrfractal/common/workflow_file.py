@@ -16,20 +16,22 @@ from .config import C, config_from_dict, config_to_dict, read_toml
 from .errors import ConfigError
 
 # The paper's ablation (Table 3). Each rung adds one module to the previous one; "+C" is the full
-# method, which is the default of all configurations.
-_APPEARANCE: dict[str, Any] = {"appearance": "literal"}
+# method.
 _NO_MODULES: dict[str, Any] = {
     "appearance": "off",
     "aggregation": False,
     "correspondence": {"multi_density": False},
 }
+_A = _NO_MODULES | {"appearance": "literal"}
+_B = _A | {"aggregation": True}
+_C = _B | {"correspondence": {"multi_density": True}}
 _COLOUR_ONLY: dict[str, Any] = {"quantization": {"n_patterns": 0}}
 LADDER: dict[str, dict[str, Any]] = {
     "base": {"precompute": _COLOUR_ONLY, "training": {"network": _NO_MODULES}},
-    "+A": {"precompute": _COLOUR_ONLY, "training": {"network": _NO_MODULES | _APPEARANCE}},
-    "+P": {"training": {"network": _NO_MODULES | _APPEARANCE}},
-    "+B": {"training": {"network": _NO_MODULES | _APPEARANCE | {"aggregation": True}}},
-    "+C": {},
+    "+A": {"precompute": _COLOUR_ONLY, "training": {"network": _A}},
+    "+P": {"training": {"network": _A}},
+    "+B": {"training": {"network": _B}},
+    "+C": {"training": {"network": _C}},
 }
 
 
@@ -45,7 +47,9 @@ def read_workflow_values(path: str | Path, settings: Sequence[str] = ()) -> dict
         ConfigError: invalid TOML, no such rung, or a malformed setting.
     """
     values = apply_settings(read_toml(path), settings)
-    rung = values.pop("rung", "+C")
+    rung = values.pop("rung", None)
+    if rung is None:
+        return values
     if not isinstance(rung, str) or rung not in LADDER:
         raise ConfigError(f"{path}: field 'rung' must be one of {', '.join(LADDER)}, got {rung!r}")
     return merged(LADDER[rung], values)
