@@ -223,14 +223,12 @@ class Tiles(Bands):
         """Rows and columns of tiles that cover a band."""
         return math.ceil((band.stop - band.start) / TILE), math.ceil(width / TILE)
 
-    def mask(self, like: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
-        """(tiles, 64, 1, K * K): 0 where a key is in the query's window and in the image,
-        ``MASKED`` elsewhere."""
+    def beyond(self, like: Tensor, band: slice, grid: tuple[int, int]) -> Tensor:
+        """(tiles, 1, 1, K * K): 0 where a key is in the image, ``MASKED`` elsewhere."""
         K = TILE + 2 * self.radius
         outside = self.outside(like, band, grid[0] * TILE, grid[1] * TILE)
-        beyond = outside.unfold(0, K, TILE).unfold(1, K, TILE).reshape(-1, 1, 1, K * K)
-        masked = _far(self.radius, like.device) | beyond
-        return like.new_zeros(masked.shape).masked_fill_(masked, MASKED)
+        bias = like.new_zeros(outside.shape).masked_fill_(outside, MASKED)
+        return bias.unfold(0, K, TILE).unfold(1, K, TILE).reshape(-1, 1, 1, K * K)
 
     def affinities(
         self, q: Tensor, k: Tensor, query: Tensor, band: slice, scale: float, N: int
@@ -238,9 +236,11 @@ class Tiles(Bands):
         """Softmax over all references and keys of a tile, (B * tiles, 64, N * K * K)."""
         grid = self.grid(band, query.shape[3])
         scores = torch.bmm(q * scale, k)
-        # A view of the scores, masked in place
+        # A view of the scores, masked in place by one term for each query of a tile and one for each
+        # tile: their sum for each query of each tile would be as large as the scores.
         windows = scores.view(-1, grid[0] * grid[1], TILE * TILE, N, k.shape[2] // N)
-        windows.add_(self.mask(query, band, grid))
+        windows.add_(far(self.radius, scores.dtype, scores.device))
+        windows.add_(self.beyond(query, band, grid))
         return _softmax(scores)
 
     def forward(
@@ -288,14 +288,16 @@ class Tiles(Bands):
 
 
 @functools.cache
-def _far(radius: int, device: torch.device) -> Tensor:
-    """bool (64, 1, K * K): True where a key of a tile is not in the window of a query."""
-    K = TILE + 2 * radius
-    keys = torch.arange(K, device=device)
-    queries = torch.arange(TILE, device=device)
-    far = (keys[None] - queries[:, None] - radius).abs() > radius  # (8, K)
-    far_in_either = far[:, None, :, None] | far[None, :, None, :]
-    return far_in_either.reshape(TILE * TILE, 1, K * K)
+def far(radius: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(64, 1, K * K): 0 where a key of a tile is in the window of a query, ``MASKED`` elsewhere."""
+    # Autograd refuses tensors that inference mode made, and these are kept.
+    with torch.inference_mode(False), torch.no_grad():
+        keys = torch.arange(TILE + 2 * radius, device=device)
+        queries = torch.arange(TILE, device=device)
+        apart = (keys[None] - queries[:, None] - radius).abs() > radius  # (8, K)
+        masked = apart[:, None, :, None] | apart[None, :, None, :]
+        bias = torch.zeros(masked.shape, dtype=dtype, device=device).masked_fill_(masked, MASKED)
+        return bias.reshape(TILE * TILE, 1, -1)
 
 
 def _softmax(scores: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import MASKED, TILE
+from .kernels import MASKED, TILE, far
 
 # Scores of the tiles that are computed at once; more would leave the cache of a CPU.
 CHUNK_BYTES = 4 << 20
@@ -87,7 +87,7 @@ def match(
         active = windows.tiles_that_see(differs)
         result[:] = constant[:, None]
 
-    far = _far(radius, query)
+    outside_window = far(radius, query.dtype, query.device)
     budget = CHUNK_BYTES if query.device.type == "cpu" else GPU_CHUNK_BYTES
     tile_bytes = TILE * TILE * N * windows.count * query.element_size()
     with _denormals_flushed():
@@ -97,7 +97,7 @@ def match(
             numbers = windows.row_numbers(tiles).flatten()
             k = keys.index_select(0, numbers).view(len(tiles), -1, C + 1)
             scores = torch.bmm(queries[tiles], k.transpose(1, 2))
-            scores.view(len(tiles), TILE * TILE, N, -1).add_(far)
+            scores.view(len(tiles), TILE * TILE, N, -1).add_(outside_window)
             weights = torch.softmax(scores, dim=-1)
             # Values first: a product with V columns, usually two, takes nine times as long.
             v = values.index_select(1, numbers).view(V, len(tiles), -1).transpose(0, 1)
@@ -191,16 +191,6 @@ def _join(tiles: Tensor, rows: int, columns: int) -> Tensor:
     V = tiles.shape[1]
     maps = tiles.view(rows, columns, V, TILE, TILE).permute(2, 0, 3, 1, 4)
     return maps.reshape(1, V, rows * TILE, columns * TILE)
-
-
-def _far(radius: int, like: Tensor) -> Tensor:
-    """(64, 1, K * K): 0 where a key is in the query's window, ``MASKED`` elsewhere."""
-    keys = torch.arange(-radius, TILE + radius, device=like.device)
-    queries = torch.arange(TILE, device=like.device)
-    far = (keys[None] - queries[:, None]).abs() > radius  # (8, K)
-    far_in_either = far[:, None, :, None] | far[None, :, None, :]
-    bias = like.new_zeros(TILE, TILE, len(keys), len(keys)).masked_fill_(far_in_either, MASKED)
-    return bias.view(TILE * TILE, 1, -1)
 
 
 @contextmanager

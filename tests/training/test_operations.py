@@ -11,16 +11,16 @@ from benchmarks.operations import count_operations, noise
 from training.config import configuration
 
 
-@pytest.mark.parametrize("preset", ["base", "full"])
-def test_a_step_stays_within_its_operations_and_waits_for_no_value(preset: str) -> None:
-    """1,064 and 1,072 operations in November 2026; 1,532 and 1,540 before masks were made in one
-    piece and sums were added in place."""
+@pytest.mark.parametrize(("preset", "most"), [("paper", 1150), ("base", 1500), ("full", 1500)])
+def test_a_step_stays_within_its_operations_and_waits_for_no_value(preset: str, most: int) -> None:
+    """With inner products 1,064 operations in November 2026, 1,532 before masks were made in one
+    piece and sums were added in place; with the cosine, whose norms have gradients, 1,420."""
     torch.set_num_threads(1)
     config = configuration(preset)
     config = replace(config, network=replace(config.network, width=4), batch_size=2)
     found = count_operations(config, noise(config, 2, 64))
     assert found.waits == 0
-    assert 500 < found.total <= 1150
+    assert 500 < found.total <= most
 
 
 def test_reading_a_value_counts_as_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
