@@ -14,7 +14,7 @@ TRAIN are the development sequences (``benchmarks/development.py``).
 
 Every network is the slim one of the starter model (one affinity at one density, cosine, windows of
 8 cells), 256 x 256 clips, crops of 128, 8 pairs a step. It propagates the first ``--frames`` frames
-of every sequence, every third one, once by its embedding alone and once beside colour, with the
+of every sequence, every fourth one, once by its embedding alone and once beside colour, with the
 starter's settings of test time. Results are kept in the folder: seeds can be trained in parallel
 and combined by a last call with all of them. FOLDER/curves.png plots the first two parts.
 """
@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Run:
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--parts", default="clips,steps,variants", show_default=True)
 @click.option("--seeds", default="0,1", show_default=True)
-@click.option("--frames", default=12, show_default=True)
+@click.option("--frames", default=8, show_default=True)
 def main(
     videos: Path,
     more: Path,
@@ -99,7 +100,7 @@ def main(
     frames: int,
 ) -> None:
     torch.set_num_threads(1)
-    sets = [small_set(data, out / data.name, frames, stride=3) for data in (davis, train)]
+    sets = [small_set(data, out / data.name, frames, stride=4) for data in (davis, train)]
     sources = [*sorted(videos.iterdir()), *sorted(more.iterdir())]
     study = Study(out, sources, sets, [int(seed) for seed in seeds.split(",")])
 
@@ -144,10 +145,10 @@ def variants() -> list[Run]:
 
 
 def similarities() -> list[Run]:
-    """Each matched by what it was trained with. The long training is four times the usual one."""
+    """Each matched by what it was trained with. The long training is twice the usual one."""
     scaled = ('network.correspondence.similarity={kind = "scaled"}',)
     runs = []
-    for count in (USUAL_STEPS, 4 * USUAL_STEPS):
+    for count in (USUAL_STEPS, 2 * USUAL_STEPS):
         cosine = f"{USUAL_VIDEOS} videos" if count == USUAL_STEPS else f"{count} steps"
         runs.append(Run(cosine, steps=count))
         runs.append(
@@ -172,7 +173,7 @@ class Study:
         found = []
         for seed in self._seeds:
             name = f"{run.name.replace(' ', '-').replace(',', '')}-{seed}"
-            found.append(self.kept(name, lambda seed=seed: self._train_and_score(run, seed)))
+            found.append(self.kept(name, partial(self._train_and_score, run, seed)))
         alone = [statistics.mean(each["alone"].values()) for each in found]
         beside = [statistics.mean(each["beside"].values()) for each in found]
         mean = {key: statistics.mean(each["beside"][key] for each in found) for key in colour}
@@ -235,10 +236,11 @@ class Study:
         return result
 
     def _shards(self, count: int) -> Path:
-        """Shards of the first videos. Seeds that are trained in parallel need them built before."""
+        """Shards of the first videos. Build them before seeds are trained in parallel."""
         folder = self._out / f"shards-{count}"
-        config = PipelineConfig(clip=ClipConfig(fps=12.0, hop=4), views=3)
-        precompute([str(path) for path in self._sources[:count]], folder, config)
+        if not (folder / "manifest.json").exists():
+            config = PipelineConfig(clip=ClipConfig(fps=12.0, hop=4), views=3)
+            precompute([str(path) for path in self._sources[:count]], folder, config)
         return folder
 
 
