@@ -9,7 +9,8 @@
   seconds, peak memory, ratio to one density, and the copies that naive attention would unfold.
   Forms run in turns in one process, and the median counts;
 - with ``--data``: J&F beside seconds of the starter model and of colour, in several forms, on the
-  first frames of three sequences of DAVIS-2017; and the parts of a step of the starter model;
+  first frames of three sequences of DAVIS-2017; the parts of a step of the starter model; and its
+  seconds by the clock with one thread and with one for each core (an idle machine is needed);
 - with ``--naive``: a step with three densities by our attention and by the usual unfolding;
 - with ``--4k``: one frame of 2160 x 3840 at widths 16 and 64, with its peak memory.
 """
@@ -37,6 +38,7 @@ from corrfractal import CorrFractal, CorrFractalConfig
 from corrfractal.network.correspondence import refine
 from corrfractal.network.propagator import EmbeddedFrame
 from corrfractal.network.tracker import FAST, Tracker, TrackerConfig
+from corrfractal.runtime.process import cpu_count
 from corrfractal.video import open_video, write_video
 from inference.benchmarks.davis import Davis
 from inference.config import InferenceConfig
@@ -110,6 +112,7 @@ def main(
         print_table(
             "inference starter parts: a frame of 480 x 854", starter_parts(data, max(rounds, 3))
         )
+        print_table("inference starter threads: a frame of 480 x 854", starter_threads(data))
 
 
 def network(width: int = 16) -> CorrFractal:
@@ -241,6 +244,28 @@ def starter_parts(data: Path, rounds: int) -> list[dict[str, Any]]:
         tracker._t += 1  # as ``step`` does before it matches
         seconds = time_parts(tracker_parts(tracker, sequence.frame(FRAME)), rounds)
         table.append({"sequence": name, **seconds, "sum": sum(seconds.values())})
+    return table
+
+
+def starter_threads(data: Path) -> list[dict[str, Any]]:
+    """Median seconds of the starter model's steps to frames 6 to 20, by the clock."""
+    model = open_model(resolve_model("starter"))
+    table = []
+    for name in SEQUENCES:
+        sequence = open_sequence(data, name)
+        row: dict[str, Any] = {"sequence": name}
+        for threads in (1, cpu_count()):
+            torch.set_num_threads(threads)
+            tracker = model.tracker(sequence.frame(0), sequence.annotation(0), TrackerConfig())
+            times = []
+            for t in range(1, 21):
+                frame = sequence.frame(t)
+                started = time.perf_counter()
+                tracker.step(frame)
+                times.append(time.perf_counter() - started)
+            row[f"s, threads: {threads}"] = statistics.median(times[5:])
+        torch.set_num_threads(1)
+        table.append(row)
     return table
 
 

@@ -42,7 +42,12 @@ log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 # Models that the trained one is compared with: name in the report -> model reference.
-BASELINES = {"starter": "starter", "untrained": "baseline:untrained", "copy": "baseline:copy"}
+BASELINES = {
+    "starter": "starter",
+    "colour": "baseline:colour",
+    "untrained": "baseline:untrained",
+    "copy": "baseline:copy",
+}
 
 DEMO_MARK = "# What `corrfractal demo` runs."
 DEMO = """\

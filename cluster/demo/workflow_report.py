@@ -35,6 +35,7 @@ from training.run import TrainingResult
 DISPLAY_NAMES = {
     "model": "trained model",
     "starter": "starter model",
+    "colour": "colour alone",
     "untrained": "untrained network",
     "copy": "copy the first mask",
 }

@@ -107,7 +107,7 @@ def test_a_workflow_resumes_after_a_killed_driver_registers_a_model_and_leaks_no
     assert "resuming from checkpoints/step-" in stderr
     result = json.loads(stdout)
     assert result["steps"] == 60
-    assert set(result["scores"]) == {"model", "starter", "untrained", "copy"}
+    assert set(result["scores"]) == {"model", "starter", "colour", "untrained", "copy"}
     assert 0 <= result["scores"]["model"]["JF"] <= 1
     assert (
         result["shards_digest"]
