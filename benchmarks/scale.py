@@ -214,7 +214,7 @@ def yes(value: bool) -> str:
 def simulated_plan(numbers: Sequence[float]) -> set[tuple[str, str]]:
     """Names and digests of the shards of simulated sources."""
     from pipeline.config import PipelineConfig
-    from pipeline.discover.sources import Source
+    from pipeline.discover.source_table import Source
     from pipeline.discover.work_plan import make_plan
 
     sources = [

@@ -47,6 +47,7 @@ SHARDS = f"{FOLDER}/shards.parquet"
 SOURCES = f"{FOLDER}/sources.parquet"
 CLIPS = f"{FOLDER}/clips"
 CLIPS_PER_PART = 1_000_000
+BATCH_ROWS = 10_000  # in memory at once where rows are read one after another
 OWN_FILE = r"(\.?part-\d{5}|\.?shards|\.?sources)\.parquet(\.\d+\.tmp)?"
 
 COUNTS = pa.list_(pa.int64())
@@ -234,11 +235,19 @@ class Index:
         for entry, names in zip(_entries(table), shards, strict=True):
             yield entry, tuple(names)
 
+    def lost_table(self) -> pa.Table:
+        """``SOURCE_SCHEMA`` of quarantined and rejected sources, sorted by URI; rows of others are
+        in memory for a moment only."""
+        file = self._open(SOURCES)
+        batches = (
+            batch.filter(pc.not_equal(batch.column("outcome"), "sampled"))
+            for batch in file.iter_batches(BATCH_ROWS)
+        )
+        return pa.Table.from_batches(batches, file.schema_arrow)
+
     def lost_sources(self) -> Iterator[SourceEntry]:
         """Quarantined and rejected sources, sorted by URI."""
-        columns = [field.name for field in dataclasses.fields(SourceEntry)]
-        table = self.source_columns(*columns)
-        yield from _entries(table.filter(pc.not_equal(table.column("outcome"), "sampled")))
+        yield from _entries(self.lost_table())
 
     @property
     def sources(self) -> Iterator[SourceEntry]:
@@ -295,7 +304,7 @@ class Index:
         """All clips in stored order, with their keys."""
         names = self.shard_table.column("name").to_pylist()
         for table in self.clip_tables():
-            for batch in table.to_batches(max_chunksize=10_000):
+            for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 for row in batch.to_pylist():
                     yield SampleRef(**{**row, "shard": names[row["shard"]]})
 
@@ -305,10 +314,11 @@ class Index:
         )
 
     def _read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        contents = self._contents(name)
+        return self._open(name).read(columns=None if columns is None else [*columns])
+
+    def _open(self, name: str) -> pq.ParquetFile:
         # pq.read_table would import pandas.
-        file = pq.ParquetFile(pa.BufferReader(contents))
-        return file.read(columns=None if columns is None else [*columns])
+        return pq.ParquetFile(pa.BufferReader(self._contents(name)))
 
     def _contents(self, name: str) -> bytes:
         location = storage.join(self._folder, name)
@@ -329,7 +339,7 @@ class Index:
 
 def _entries(table: pa.Table) -> Iterator[SourceEntry]:
     columns = [field.name for field in dataclasses.fields(SourceEntry)]
-    for batch in table.select(columns).to_batches(max_chunksize=10_000):
+    for batch in table.select(columns).to_batches(max_chunksize=BATCH_ROWS):
         for row in batch.to_pylist():
             yield SourceEntry(**row)
 

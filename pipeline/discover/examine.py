@@ -15,8 +15,8 @@ from corrfractal.files import storage
 from corrfractal.video.content import content_files, read_content
 from pipeline.config import PipelineConfig
 
-from .segments import needs_length
-from .sources import Source
+from .segments import long_rows
+from .source_table import Source, as_table
 from .work_plan import Known, same_size
 
 PART_BYTES = 4096
@@ -28,10 +28,11 @@ def length_batches(
     sources: Sequence[Source], known: Mapping[str, Known], config: PipelineConfig
 ) -> Iterator[list[Source]]:
     """The sources whose length is needed and unknown, in batches for ``read_lengths``."""
+    table = as_table(sources)
     wanted = [
-        source
-        for source in sources
-        if needs_length(source, config) and known.get(source.uri, Known()).seconds is None
+        table[row]
+        for row in long_rows(table, config)
+        if known.get(table.uris[row], Known()).seconds is None
     ]
     for start in range(0, len(wanted), BATCH):
         yield wanted[start : start + BATCH]
@@ -43,10 +44,11 @@ def equal_batches(sources: Sequence[Source], known: Mapping[str, Known]) -> Iter
     In a large archive most sources share their size with some other one, so a batch has several
     sizes.
     """
+    table = as_table(sources)
     batch: list[Source] = []
-    for members in same_size(sources):
-        if any(not known.get(source.uri, Known()).sha256 for source in members):
-            batch += members
+    for rows in same_size(table):
+        if any(not known.get(table.uris[row], Known()).sha256 for row in rows):
+            batch += [table[row] for row in rows]
         if len(batch) >= EQUAL_BATCH:
             yield batch
             batch = []

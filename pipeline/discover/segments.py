@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from corrfractal.video.timestamps import FOLDER_FPS
 from pipeline.config import PipelineConfig
 
 from .grouping import group
-from .sources import Source, source_id
+from .source_table import Source, SourceTable, as_table
+from .sources import source_id
 
 LEAST_BYTES = 100_000
 """Of a segment: a damaged header may promise years."""
@@ -58,10 +62,38 @@ class Segment:
         return [self.source.uri, self.number, self.count, self.start, stop]
 
 
+@dataclass(frozen=True, slots=True)
+class ShardGroup:
+    """What one shard is made of: short videos, or one segment of a long one.
+
+    Attributes:
+        rows: positions of the sources.
+        number, count: as in ``Segment``.
+    """
+
+    rows: Sequence[int]
+    number: int = 0
+    count: int = 1
+
+    def segments(self, sources: Sequence[Source], config: PipelineConfig) -> tuple[Segment, ...]:
+        """The segments, of sources that the positions refer to."""
+        return tuple(_cut(sources[row], self.number, self.count, config) for row in self.rows)
+
+
 def needs_length(source: Source, config: PipelineConfig) -> bool:
     """Whether a video may be longer than a segment, so that its header must be read."""
-    least = max(LEAST_BYTES, LEAST_RATE * config.segment_seconds)
-    return not source.fault and not source.files and source.bytes > least
+    return not source.fault and not source.files and source.bytes > _short_bytes(config)
+
+
+def long_rows(sources: SourceTable, config: PipelineConfig) -> list[int]:
+    """Positions of the sources that ``needs_length`` names."""
+    is_long = (sources.files == 0) & (sources.bytes > _short_bytes(config))
+    return [row for row in np.flatnonzero(is_long).tolist() if row not in sources.faults]
+
+
+def _short_bytes(config: PipelineConfig) -> float:
+    """A file of at most this size is taken as shorter than a segment."""
+    return max(LEAST_BYTES, LEAST_RATE * config.segment_seconds)
 
 
 def count_segments(source: Source, seconds: float, config: PipelineConfig) -> int:
@@ -74,36 +106,52 @@ def count_segments(source: Source, seconds: float, config: PipelineConfig) -> in
 
 def cut_source(source: Source, count: int, config: PipelineConfig) -> list[Segment]:
     """``count`` segments of a source."""
-    edges = [number * config.segment_seconds for number in range(count)] + [math.inf]
-    return [
-        Segment(
-            source=source, number=number, count=count, start=edges[number], stop=edges[number + 1]
-        )
-        for number in range(count)
-    ]
+    return [_cut(source, number, count, config) for number in range(count)]
+
+
+def _cut(source: Source, number: int, count: int, config: PipelineConfig) -> Segment:
+    is_last = number == count - 1
+    return Segment(
+        source=source,
+        number=number,
+        count=count,
+        start=number * config.segment_seconds,
+        stop=math.inf if is_last else (number + 1) * config.segment_seconds,
+    )
 
 
 def group_segments(
     sources: Sequence[Source], counts: Iterable[int], config: PipelineConfig
-) -> Iterator[tuple[Segment, ...]]:
+) -> Iterator[ShardGroup]:
     """Groups of segments, one per shard, sorted by their first segment.
 
     Args:
         sources: sorted by URI.
-        counts: number of segments of each.
+        counts: number of segments of each; 0: it is left out.
         config: ``videos_per_shard`` is the mean number of short videos of a shard.
     """
+    table = as_table(sources)
     short = []
-    groups: list[tuple[Segment, ...]] = []
-    for source, count in zip(sources, counts, strict=True):
+    groups: list[ShardGroup] = []
+    for row, (uri, size, count) in enumerate(
+        zip(table.uris, table.bytes.tolist(), counts, strict=True)
+    ):
         if count == 1:
-            short.append(source)
+            short.append(_ShortVideo(uri, size, row))
         else:
-            groups += [(segment,) for segment in cut_source(source, count, config)]
+            groups += [ShardGroup([row], number, count) for number in range(count)]
 
     mean = config.videos_per_shard
     bounds = {"most": 2 * mean, "most_bytes": int(4 * LEAST_RATE * config.segment_seconds)}
     for members in group(short, mean=mean, **bounds):
-        groups.append(tuple(Segment(source=source) for source in members))
-    groups.sort(key=lambda segments: (segments[0].source.uri, segments[0].number))
+        groups.append(ShardGroup([member.row for member in members]))
+    groups.sort(key=lambda found: (table.uris[found.rows[0]], found.number))
     yield from groups
+
+
+class _ShortVideo(NamedTuple):
+    """What ``group`` needs of a source, and its position."""
+
+    uri: str
+    bytes: int
+    row: int

@@ -14,9 +14,10 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from corrfractal.files import storage
 from corrfractal.runtime.process import cpu_count
@@ -24,29 +25,10 @@ from corrfractal.video.content import SETTLED_SECONDS, content_files, regular_st
 from corrfractal.video.discovery import Entry, discover
 from corrfractal.video.entry_rules import is_image
 
+from .source_table import Source, SourceTable
+
 LOCAL_BATCH = 1000  # files that one thread looks at in turn
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """One video.
-
-    Attributes:
-        uri: what shards and reports call it, see ``corrfractal.video.discovery``.
-        path: where it is stored for this run, a local path or a URI; no digest depends on it.
-        bytes: its size; of a frame folder, the sum over its frames.
-        files: number of frames of a frame folder; 0 for a video file.
-        stamp: changes when it is written to; ``""`` if the listing proves nothing, because the file
-            changed just now or the store states no time. No digest depends on it.
-        fault: why it cannot be read; ``""`` if it can.
-    """
-
-    uri: str
-    path: str
-    bytes: int = 0
-    files: int = 0
-    stamp: str = ""
-    fault: str = ""
+BATCHES = 64  # listed before their sources are packed
 
 
 def source_id(uri: str, sha256: str) -> str:
@@ -62,10 +44,10 @@ def find_sources(names: Sequence[str], skip: str | Path | None = None) -> list[S
         NotFoundError: a name does not exist.
         CallError: a list or a folder cannot be read, or a store cannot be reached.
     """
-    return list_sources(discover(names, [] if skip is None else [skip]).entries)
+    return list(list_sources(discover(names, [] if skip is None else [skip]).entries))
 
 
-def list_sources(entries: Sequence[Entry]) -> list[Source]:
+def list_sources(entries: Sequence[Entry]) -> SourceTable:
     """Size and stamp of every entry, in their order; one that cannot be listed becomes a source
     with a fault."""
     started = time.time()
@@ -79,14 +61,22 @@ def list_sources(entries: Sequence[Entry]) -> list[Source]:
 
     def list_batch(batch: str) -> list[Source]:
         listed = storage.file_facts(batch) if storage.is_uri(batch) else {}
-        return [_list_entry(entries[position], listed, started) for position in batches[batch]]
+        return [_list_entry(entries[row], listed, started) for row in batches[batch]]
 
-    sources: list[Any] = [None] * len(entries)
+    table = SourceTable()
+    names = list(batches)
     with ThreadPoolExecutor(2 * cpu_count()) as pool:
-        for positions, found in zip(batches.values(), pool.map(list_batch, batches), strict=True):
-            for position, source in zip(positions, found, strict=True):
-                sources[position] = source
-    return sources
+        # A part at a time, or the threads would leave this one far behind.
+        for first in range(0, len(names), BATCHES):
+            for found in pool.map(list_batch, names[first : first + BATCHES]):
+                for source in found:
+                    table.append(source)
+    rows = [row for name in names for row in batches[name]]
+    order = np.argsort(rows).tolist()
+    # Most folders hold either files or folders, and come in order.
+    if order == list(range(len(rows))):
+        return table
+    return SourceTable(table[row] for row in order)
 
 
 def _list_entry(entry: Entry, listed: dict[str, tuple[int, str]], started: float) -> Source:

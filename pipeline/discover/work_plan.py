@@ -7,18 +7,20 @@ known only to the tasks that read them; what they found in earlier builds is in 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from corrfractal.common.config import digest
 from corrfractal.shards.clip import SCHEMA
 from corrfractal.shards.manifest import SourceEntry
 from pipeline.config import PipelineConfig
 
-from .segments import Segment, count_segments, group_segments, needs_length
-from .sources import Source
+from .lazy_sequence import LazySequence
+from .segments import Segment, ShardGroup, count_segments, group_segments, long_rows
+from .source_table import PackedTexts, Source, SourceTable, as_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +38,63 @@ class ShardSpec:
     digest: str
 
 
+class ShardSpecs(LazySequence[ShardSpec]):
+    """The specifications of a plan; those of a million sources would take 350 MB as objects.
+
+    Args:
+        sources, config: of the plan.
+        groups: what each shard is made of.
+        names, digests: of each.
+
+    Attributes:
+        names, digests: of each.
+        counts: int32, number of segments of the long video of a shard; 1 if it has short videos.
+    """
+
+    def __init__(
+        self,
+        sources: SourceTable,
+        config: PipelineConfig,
+        groups: Sequence[ShardGroup],
+        names: PackedTexts,
+        digests: PackedTexts,
+    ) -> None:
+        self.names = names
+        self.counts = np.array([group.count for group in groups], np.int32)
+        self.digests = digests
+        self._numbers = np.array([group.number for group in groups], np.int32)
+        self._ends = np.cumsum([len(group.rows) for group in groups], dtype=np.int64)
+        self._rows = np.array([row for group in groups for row in group.rows], np.int32)
+        self._sources = sources
+        self._config = config
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def item(self, row: int) -> ShardSpec:
+        """One of them."""
+        group = ShardGroup(self.rows(row), int(self._numbers[row]), int(self.counts[row]))
+        return ShardSpec(
+            name=self.names[row],
+            segments=group.segments(self._sources, self._config),
+            digest=self.digests[row],
+        )
+
+    def rows(self, number: int) -> list[int]:
+        """Positions of the sources of a shard."""
+        start = self._ends[number - 1] if number else 0
+        return self._rows[start : self._ends[number]].tolist()
+
+    def uris(self, number: int) -> list[str]:
+        """Of the sources of a shard."""
+        return [self._sources.uris[row] for row in self.rows(number)]
+
+    def uris_and_faults(self, number: int) -> list[tuple[str, str]]:
+        """Of the sources of a shard."""
+        faults = self._sources.faults
+        return [(self._sources.uris[row], faults.get(row, "")) for row in self.rows(number)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """All the work.
@@ -49,7 +108,7 @@ class Plan:
 
     config: dict[str, Any]
     versions: dict[str, str]
-    shards: tuple[ShardSpec, ...]
+    shards: ShardSpecs
     refused: tuple[SourceEntry, ...]
 
 
@@ -77,57 +136,77 @@ def make_plan(
         known: by URI; must hold the length of every source that ``segments.needs_length`` names,
             and the content of every source that ``same_size`` names.
     """
-    nothing = Known()
-    refused = _refuse_copies(sources, known)
-    copies = {entry.uri for entry in refused}
-    kept = [source for source in sources if source.uri not in copies]
-    counts = [_count(source, known.get(source.uri, nothing), config) for source in kept]
+    table = as_table(sources)
+    refused = _refuse_copies(table, known)
+    groups = list(group_segments(table, _counts(table, known, refused, config), config))
     recipe = config.recipe()
     versions = library_versions(config)
     base = digest([SCHEMA, recipe, versions])
-    specs = []
-    for segments in group_segments(kept, counts, config):
-        names = "\n".join(segment.name for segment in segments)
-        identity = [base, [segment.identity() for segment in segments]]
-        name = hashlib.sha256(names.encode()).hexdigest()[:16]
-        specs.append(
-            ShardSpec(name=f"shard-{name}.tar", segments=segments, digest=digest(identity))
-        )
-    return Plan(config=recipe, versions=versions, shards=tuple(specs), refused=tuple(refused))
+    names = PackedTexts()
+    digests = PackedTexts()
+    for group in groups:
+        segments = group.segments(table, config)
+        text = "\n".join(segment.name for segment in segments)
+        names.append(f"shard-{hashlib.sha256(text.encode()).hexdigest()[:16]}.tar")
+        digests.append(digest([base, [segment.identity() for segment in segments]]))
+    return Plan(
+        config=recipe,
+        versions=versions,
+        shards=ShardSpecs(table, config, groups, names, digests),
+        refused=tuple(refused),
+    )
 
 
-def _count(source: Source, known: Known, config: PipelineConfig) -> int:
+def _counts(
+    sources: SourceTable,
+    known: Mapping[str, Known],
+    refused: Sequence[SourceEntry],
+    config: PipelineConfig,
+) -> list[int]:
+    """Number of segments of each source; 0 for copies of others."""
+    counts = [1] * len(sources)
+    for row in np.flatnonzero(sources.files).tolist():
+        counts[row] = count_segments(sources[row], 0.0, config)
     # A build with shorter segments may have read the header of a video that this one does not
     # look at: what is known must not decide more than what a first build reads.
-    seconds = known.seconds if needs_length(source, config) else None
-    return count_segments(source, seconds or 0.0, config)
+    for row in long_rows(sources, config):
+        seconds = known.get(sources.uris[row], Known()).seconds or 0.0
+        counts[row] = count_segments(sources[row], seconds, config)
+    copies = {entry.uri for entry in refused}
+    return [0 if uri in copies else count for uri, count in zip(sources.uris, counts, strict=True)]
 
 
-def same_size(sources: Sequence[Source]) -> list[list[Source]]:
-    """Groups of sources of exactly equal size, the only ones that can be copies of each other."""
-    by_size = defaultdict(list)
-    for source in sources:
-        if source.bytes and not source.fault:
-            by_size[source.bytes, source.files].append(source)
-    return [members for members in by_size.values() if len(members) > 1]
+def same_size(sources: SourceTable) -> Iterator[list[int]]:
+    """Positions of sources of exactly equal size, the only ones that can be copies of each other,
+    in order of their sizes."""
+    sizes = sources.bytes
+    files = sources.files
+    order = np.lexsort((files, sizes))
+    is_new = (np.diff(sizes[order]) != 0) | (np.diff(files[order]) != 0)
+    edges = np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(order)]])
+    for run in np.flatnonzero(np.diff(edges) > 1).tolist():
+        rows = order[edges[run] : edges[run + 1]].tolist()
+        readable = [row for row in rows if sizes[row] and row not in sources.faults]
+        if len(readable) > 1:
+            yield readable
 
 
-def _refuse_copies(sources: Sequence[Source], known: Mapping[str, Known]) -> list[SourceEntry]:
+def _refuse_copies(sources: SourceTable, known: Mapping[str, Known]) -> list[SourceEntry]:
     """An entry for every source whose bytes an earlier one, by URI, has too."""
     refused = []
-    for members in same_size(sources):
-        first: dict[str, Source] = {}
-        for source in members:
-            sha256 = known[source.uri].sha256 if source.uri in known else ""
-            twin = first.setdefault(sha256, source) if sha256 else source
-            if twin is not source:
+    for rows in same_size(sources):
+        first: dict[str, str] = {}
+        for uri in (sources.uris[row] for row in rows):
+            sha256 = known[uri].sha256 if uri in known else ""
+            twin = first.setdefault(sha256, uri) if sha256 else uri
+            if twin != uri:
                 refused.append(
                     SourceEntry(
-                        uri=source.uri,
+                        uri=uri,
                         sha256=sha256,
                         outcome="rejected",
                         stage="read",
-                        reason=f"the same bytes as {twin.uri}",
+                        reason=f"the same bytes as {twin}",
                     )
                 )
     return sorted(refused, key=lambda entry: entry.uri)

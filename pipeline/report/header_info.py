@@ -13,7 +13,7 @@ from corrfractal.video.content import content_files
 from corrfractal.video.discovery import Entry
 from corrfractal.video.images import image_size
 from corrfractal.video.timestamps import FOLDER_FPS
-from pipeline.discover.sources import Source
+from pipeline.discover.source_table import Source
 
 # For a file without timestamps
 USUAL_FPS = 30.0

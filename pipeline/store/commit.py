@@ -15,6 +15,7 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,6 +52,7 @@ from corrfractal.shards.manifest import (
     sidecar_name,
     to_text,
 )
+from pipeline.discover.source_table import PackedTexts
 from pipeline.discover.work_plan import Plan
 
 from .prepare import THREADS, Preparation, remove_stale, retire_manifest, stale_files
@@ -67,7 +69,7 @@ class Outline:
     Attributes:
         config, versions, refused: as in ``Plan``.
         names: of all shards, in stored order.
-        reread: names of the shards whose sidecars are read.
+        reread: bool, of each shard whether its sidecar is read.
         kept_uris: sources whose rows are taken from the earlier index.
         index: the earlier index, or None.
         stale: facts of shards, of before the build, that the plan does not name, by file.
@@ -77,9 +79,9 @@ class Outline:
     config: dict[str, Any]
     versions: dict[str, str]
     refused: tuple[SourceEntry, ...]
-    names: tuple[str, ...]
-    reread: frozenset[str]
-    kept_uris: tuple[str, ...]
+    names: Sequence[str]
+    reread: npt.NDArray[np.bool_]
+    kept_uris: Sequence[str]
     index: Index | None
     stale: dict[str, tuple[int, str]]
     current: Manifest | None
@@ -87,20 +89,17 @@ class Outline:
 
 def outline_of(out: str, plan: Plan, preparation: Preparation) -> Outline:
     """What ``commit`` needs, without the sources of the plan."""
-    reread = _names_to_read(plan, preparation)
-    kept_uris = [
-        segment.source.uri
-        for spec in plan.shards
-        if spec.name not in reread
-        for segment in spec.segments
-    ]
+    shards = plan.shards
+    reread = _shards_to_read(plan, preparation)
+    kept = np.flatnonzero(~reread).tolist()
+    kept_uris = PackedTexts(uri for number in kept for uri in shards.uris(number))
     return Outline(
         config=plan.config,
         versions=plan.versions,
         refused=plan.refused,
-        names=tuple(spec.name for spec in plan.shards),
-        reread=frozenset(reread),
-        kept_uris=tuple(kept_uris),
+        names=shards.names,
+        reread=reread,
+        kept_uris=kept_uris,
         index=preparation.index,
         stale=stale_files(plan, preparation.facts),
         current=_current_manifest(out, plan, preparation),
@@ -137,6 +136,8 @@ def commit(out: str, outline: Outline) -> Manifest:
         statistics=_statistics(shards, sources),
         index=write_index(out, shards, clips, sources),
     )
+    # What follows makes tables of its own.
+    del clips, sources
     sealed = seal(manifest)
     storage.write(storage.join(out, MANIFEST), to_text(sealed).encode())
     remove_stale(out, outline.stale, outline.index)
@@ -174,23 +175,24 @@ def _lost_file(out: str, manifest: Manifest, shards: pa.Table) -> str | None:
     except IntegrityError:
         return storage.join(out, INDEX_FOLDER)
     facts = storage.file_facts(out)
-    for row in shards.select(["name", "bytes"]).to_pylist():
-        if facts.get(row["name"], (-1, ""))[0] == row["bytes"]:
+    names = shards.column("name").to_pylist()
+    for name, expected in zip(names, shards.column("bytes").to_pylist(), strict=True):
+        if facts.get(name, (-1, ""))[0] == expected:
             continue
         # A listing may be late.
-        location = storage.join(out, row["name"])
+        location = storage.join(out, name)
         try:
             size, _ = storage.file_fact(location)
         except OSError:
             size = -1
-        if size != row["bytes"]:
+        if size != expected:
             return location
     return None
 
 
 def _current_manifest(out: str, plan: Plan, preparation: Preparation) -> Manifest | None:
     """The manifest of the folder, if it describes this plan already."""
-    if preparation.pending or len(preparation.kept) != len(plan.shards):
+    if preparation.pending or not preparation.kept.all():
         return None
     index = preparation.index
     facts = preparation.facts
@@ -201,13 +203,13 @@ def _current_manifest(out: str, plan: Plan, preparation: Preparation) -> Manifes
         return None
     manifest = load_manifest(out)
     same_recipe = (manifest.config, manifest.versions) == (plan.config, plan.versions)
-    planned = [spec.name for spec in plan.shards]
+    lost = index.lost_table()
     refused = [(entry.uri, entry.sha256) for entry in plan.refused]
-    stored = _refused_rows(index.source_table)
-    same_rows = index.shard_table.column("name").to_pylist() == planned and stored == refused
+    same_shards = index.shard_files.column("name").to_pylist() == list(plan.shards.names)
+    same_rows = same_shards and _refused_rows(lost) == refused
     if not same_recipe or not same_rows or surplus_files(out, manifest.index):
         return None
-    texts = _texts(index.shard_table, index.source_table)
+    texts = _texts(index.shard_files, lost)
     try:
         same_texts = all(
             storage.read(storage.join(out, name)) == text for name, text in texts.items()
@@ -233,7 +235,7 @@ def _tables(out: str, outline: Outline) -> tuple[pa.Table, pa.Table, pa.Table]:
     new_clips = []
     new_sources = []
     long_videos: dict[str, list[tuple[SourceEntry, str]]] = {}
-    names = [name for name in outline.names if name in outline.reread]
+    names = [outline.names[number] for number in np.flatnonzero(outline.reread).tolist()]
     for first, sidecars in _read_sidecars(out, names):
         new_shards.append(shard_rows(sidecars))
         new_clips.append(clip_rows(sidecars, first))
@@ -253,8 +255,8 @@ def _tables(out: str, outline: Outline) -> tuple[pa.Table, pa.Table, pa.Table]:
     if index is not None and len(names) < len(outline.names):
         kept_shards = index.shard_table
         kept_clips = pa.concat_tables(list(index.clip_tables()))
-        table = index.source_table
-        wanted = pa.array(outline.kept_uris, pa.string())
+        table = index.source_columns(*SOURCE_SCHEMA.names)
+        wanted = pa.array(list(outline.kept_uris), pa.string())
         kept_sources = table.filter(pc.is_in(table.column("uri"), wanted))
     first_new = len(kept_shards)
     both_shards = pa.concat_tables([kept_shards, read_shards])
@@ -274,19 +276,15 @@ def _tables(out: str, outline: Outline) -> tuple[pa.Table, pa.Table, pa.Table]:
     return shards.cast(SHARD_SCHEMA), clips.cast(CLIP_SCHEMA), sources.cast(SOURCE_SCHEMA)
 
 
-def _names_to_read(plan: Plan, preparation: Preparation) -> set[str]:
+def _shards_to_read(plan: Plan, preparation: Preparation) -> npt.NDArray[np.bool_]:
     """Shards whose sidecars are read: those that changed, and the others of the same long video,
     since the index has one row for all segments of it."""
-    changed = {spec.name for spec in plan.shards} - preparation.kept
-    long_videos = {
-        segment.source.uri
-        for spec in plan.shards
-        if spec.name in changed
-        for segment in spec.segments
-        if segment.count > 1
-    }
-    if long_videos:
-        changed |= {spec.name for spec in plan.shards if spec.segments[0].source.uri in long_videos}
+    shards = plan.shards
+    changed = ~preparation.kept
+    long = np.flatnonzero(shards.counts > 1).tolist()
+    videos = {shards.uris(number)[0] for number in long if changed[number]}
+    for number in long:
+        changed[number] |= shards.uris(number)[0] in videos
     return changed
 
 

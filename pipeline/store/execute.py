@@ -8,12 +8,11 @@ from __future__ import annotations
 import collections
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from corrfractal.common.console import progress
 from corrfractal.common.errors import CallError, CorrFractalError
-from corrfractal.files import storage
 from corrfractal.runtime.ray_session import ray_session
 from corrfractal.runtime.ray_tasks import (
     WorkerDiedError,
@@ -24,7 +23,7 @@ from corrfractal.runtime.ray_tasks import (
 from pipeline.config import PipelineConfig
 from pipeline.discover.work_plan import Known, ShardSpec
 
-from .prepare import ShardTask
+from .pending import PendingTasks
 from .shard_task import ShardResult, ShardStats, make_shard, read_note
 from .shared_copy import remove_copies
 from .state import BuildState, KnownShard, contents_hash
@@ -38,7 +37,7 @@ KILLER = "reading it killed the worker process, repeatedly"
 
 
 def execute(
-    tasks: Sequence[ShardTask],
+    tasks: PendingTasks,
     out: str,
     config: PipelineConfig,
     workers: int | None,
@@ -62,21 +61,17 @@ def execute(
     total = ShardStats()
     if not tasks:
         return total
-    waiting = collections.deque(tasks)
+    # Numbers, since the tasks of a million sources would take 500 MB.
+    waiting = collections.deque(range(len(tasks)))
     deaths = DeathCount()
-    segment_count = sum(len(task.spec.segments) for task in tasks)
     build = secrets.token_hex(8)
-    shares_copies = any(
-        segment.count > 1 and storage.is_uri(segment.source.path)
-        for task in tasks
-        for segment in task.spec.segments
-    )
 
-    def arguments(task: ShardTask) -> tuple[Any, ...]:
+    def arguments(number: int) -> tuple[Any, ...]:
+        task = tasks[number]
         crashed = deaths.crashed(task.spec)
         return task.spec, out, config, crashed, task.earlier, task.rebuild, build
 
-    with ray_session(workers), progress("videos", segment_count) as advance:
+    with ray_session(workers), progress("videos", tasks.segments) as advance:
         if config.device == "cuda" and not cluster_has_gpus():
             raise CallError(
                 "device cuda: Ray finds no GPU; use --device cpu, or join a cluster that has one "
@@ -90,7 +85,7 @@ def execute(
             for ended in run_tasks(
                 make_shard, waiting, arguments, workers=workers, options=options
             ):
-                spec = ended.job.spec
+                spec = tasks[ended.job].spec
                 try:
                     result = ended.result()
                 except WorkerDiedError as exc:
@@ -110,7 +105,7 @@ def execute(
                     advance(len(spec.segments), _summary(total, time.monotonic() - started))
         finally:
             state.flush()
-            if shares_copies:
+            if tasks.share_copies():
                 run_on_nodes(remove_copies)
     return total
 
@@ -130,7 +125,9 @@ def record(
         stamp=result.stamp,
         spec=spec.digest,
         sidecar=result.sidecar,
-        contents=contents_hash(spec.segments, read),
+        contents=contents_hash(
+            [(segment.source.uri, segment.source.fault) for segment in spec.segments], read
+        ),
     )
     state.record_shard(spec.name, shard)
 

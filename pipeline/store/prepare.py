@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from corrfractal.common.config import digest
 from corrfractal.common.errors import CallError, CorrFractalError, IntegrityError
 from corrfractal.files import storage
@@ -30,9 +33,10 @@ from corrfractal.shards.manifest import (
     read_sealed,
     sidecar_name,
 )
-from pipeline.discover.work_plan import Known, Plan, ShardSpec
+from pipeline.discover.work_plan import Known, Plan, ShardSpecs
 
 from .migration import earlier_layout
+from .pending import PendingTasks
 from .state import BuildState, contents_hash, shard_stamp
 
 PLAN = "plan.json"
@@ -45,34 +49,19 @@ THREADS = 16
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardTask:
-    """A shard to build.
-
-    Attributes:
-        spec: what it is made of.
-        earlier: see ``shard_task.make_shard``.
-        rebuild: an existing shard is not looked for.
-    """
-
-    spec: ShardSpec
-    earlier: dict[str, str]
-    rebuild: bool = False
-
-
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """What a folder contains of a plan.
 
     Attributes:
         pending: shards to build or to check.
-        kept: shards that the earlier index describes, by name.
+        kept: bool, whether the earlier index describes a shard, of each of the plan.
         index: the earlier index, or None.
         facts: of the folder's files before the build, see ``storage.file_facts``.
     """
 
-    pending: tuple[ShardTask, ...]
-    kept: frozenset[str]
+    pending: PendingTasks
+    kept: npt.NDArray[np.bool_]
     index: Index | None
     facts: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -99,24 +88,22 @@ def prepare(
     manifest = _earlier_manifest(out, facts)
     index = None if manifest is None else _intact_index(out, manifest)
     bad = _quarantined(index) if retry_quarantined and index is not None else frozenset()
-    rows = {} if index is None else _sidecars_by_name(index)
-    kept = set()
+    done = _done_shards(plan.shards, facts, state, known)
+    sidecars = {} if index is None else _sidecars_by_name(index)
+    kept = np.zeros(len(plan.shards), dtype=bool)
     pending = []
-    for spec in plan.shards:
-        rebuild = any(segment.source.uri in bad for segment in spec.segments)
-        if not rebuild and _is_done(spec, facts, state, known):
-            known_shard = state.shard(spec.name)
-            if known_shard is not None and rows.get(spec.name) == known_shard.sidecar:
-                kept.add(spec.name)
+    rebuild = set()
+    for number, name in enumerate(plan.shards.names):
+        if bad and not bad.isdisjoint(plan.shards.uris(number)):
+            rebuild.add(number)
+            pending.append(number)
+        elif number not in done:
+            pending.append(number)
         else:
-            pending.append((spec, rebuild))
+            kept[number] = sidecars.get(name) == done[number]
     earlier = _earlier_shards(out, plan, manifest, index, facts, pending)
-    tasks = []
-    for spec, rebuild in pending:
-        names = [segment.name for segment in spec.segments]
-        own = {} if rebuild else {name: earlier[name] for name in names if name in earlier}
-        tasks.append(ShardTask(spec=spec, earlier=own, rebuild=rebuild))
-    return Preparation(pending=tuple(tasks), kept=frozenset(kept), index=index, facts=facts)
+    tasks = PendingTasks(plan.shards, pending, rebuild, earlier)
+    return Preparation(pending=tasks, kept=kept, index=index, facts=facts)
 
 
 def begin(out: str, plan: Plan, preparation: Preparation) -> None:
@@ -148,21 +135,30 @@ def retire_manifest(out: str) -> None:
     storage.remove(location)
 
 
-def _is_done(
-    spec: ShardSpec,
+def _done_shards(
+    shards: ShardSpecs,
     facts: Mapping[str, tuple[int, str]],
     state: BuildState,
     known: Mapping[str, Known],
-) -> bool:
-    """Whether a shard was built from this specification and these contents, and is intact."""
-    shard = state.shard(spec.name)
-    if shard is None or shard.spec != spec.digest or sidecar_name(spec.name) not in facts:
-        return False
-    size, tar_stamp = facts.get(spec.name, (0, ""))
-    _, sidecar_stamp = facts[sidecar_name(spec.name)]
-    stamp = shard_stamp(tar_stamp, sidecar_stamp)
-    intact = (size, stamp) == (shard.bytes, shard.stamp) and bool(stamp)
-    return intact and shard.contents == contents_hash(spec.segments, known) != ""
+) -> dict[int, str]:
+    """Shards that were built from these specifications and contents, and are intact: the digest of
+    the sidecar by number."""
+    numbers = {name: number for number, name in enumerate(shards.names)}
+    done: dict[int, str] = {}
+    for name, shard in state.shards():
+        number = numbers.get(name)
+        if number is None:
+            continue
+        size, tar_stamp = facts.get(name, (0, ""))
+        _, sidecar_stamp = facts.get(sidecar_name(name), (0, ""))
+        stamp = shard_stamp(tar_stamp, sidecar_stamp)
+        is_intact = (size, stamp) == (shard.bytes, shard.stamp) and bool(stamp)
+        done.pop(number, None)
+        if is_intact and shard.spec == shards.digests[number]:
+            contents = contents_hash(shards.uris_and_faults(number), known)
+            if shard.contents == contents != "":
+                done[number] = shard.sidecar
+    return done
 
 
 def _earlier_manifest(out: str, facts: Mapping[str, tuple[int, str]]) -> Manifest | None:
@@ -197,7 +193,7 @@ def _sidecars_by_name(index: Index) -> dict[str, str]:
 def _quarantined(index: Index) -> frozenset[str]:
     import pyarrow.compute as pc
 
-    table = index.source_table
+    table = index.lost_table()
     mask = pc.equal(table.column("outcome"), "quarantined")
     return frozenset(table.filter(mask).column("uri").to_pylist())
 
@@ -208,7 +204,7 @@ def _earlier_shards(
     manifest: Manifest | None,
     index: Index | None,
     facts: Mapping[str, tuple[int, str]],
-    pending: Sequence[tuple[ShardSpec, bool]],
+    pending: Sequence[int],
 ) -> dict[str, str]:
     """Name of the shard that holds clips of a pending segment, by name of the segment.
 
@@ -222,12 +218,11 @@ def _earlier_shards(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    uris = [
-        segment.source.uri for spec, _ in pending for segment in spec.segments if segment.count == 1
-    ]
+    shards = plan.shards
+    uris = [uri for number in pending if shards.counts[number] == 1 for uri in shards.uris(number)]
     if not uris:
         return {}
-    table = index.source_table.select(["uri", "shards"])
+    table = index.source_columns("uri", "shards")
     found = table.filter(pc.is_in(table.column("uri"), pa.array(uris)))
     return {f"{row['uri']}#0": row["shards"][0] for row in found.to_pylist() if row["shards"]}
 
@@ -263,7 +258,7 @@ def _refuse_foreign(out: str, names: set[str]) -> None:
 
 def stale_files(plan: Plan, facts: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
     """Facts of the tars and sidecars that a plan does not name."""
-    planned = {spec.name for spec in plan.shards}
+    planned = set(plan.shards.names)
     return {
         name: fact
         for name, fact in facts.items()

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from corrfractal.files import storage
-from pipeline.discover.segments import Segment
-from pipeline.discover.sources import Source, short_hash
+from pipeline.discover.source_table import Source, as_table
+from pipeline.discover.sources import short_hash
 from pipeline.discover.work_plan import Known
 
 FOLDER = ".state"
@@ -64,15 +64,14 @@ def shard_stamp(tar: str, sidecar: str) -> str:
     return f"{tar} {sidecar}" if tar and sidecar else ""
 
 
-def contents_hash(segments: Sequence[Segment], known: Mapping[str, Known]) -> str:
-    """Hash of the contents behind some segments; ``""`` if one of them is not known."""
+def contents_hash(sources: Iterable[tuple[str, str]], known: Mapping[str, Known]) -> str:
+    """Hash of the contents of sources, given by URI and fault; ``""`` if one is not known."""
     hashes = []
-    for segment in segments:
-        source = segment.source
-        sha256 = known[source.uri].sha256 if source.uri in known else ""
-        if not sha256 and not source.fault:
+    for uri, fault in sources:
+        sha256 = known[uri].sha256 if uri in known else ""
+        if not sha256 and not fault:
             return ""
-        hashes.append(sha256 or source.fault)
+        hashes.append(sha256 or fault)
     return short_hash("\n".join(hashes))
 
 
@@ -95,45 +94,48 @@ class BuildState:
         if storage.kind(self._folder) == "folder":
             names = sorted(storage.listing(self._folder)[0])
             self._files = [name for name in names if name.endswith(".jsonl")]
-        self._shards: dict[str, KnownShard] = {}
-        for row in self._rows("shard"):
-            _, name, size, stamp, spec, sidecar, contents = row
-            self._shards[name] = KnownShard(
-                bytes=size, stamp=stamp, spec=spec, sidecar=sidecar, contents=contents
-            )
-        self._loaded_shards = len(self._shards)
+        self._recorded_shards = 0
         self._unchanged_sources = 0
         self._recorded = False
 
-    def known(self, sources: Iterable[Source]) -> dict[str, Known]:
+    def known(self, sources: Sequence[Source]) -> dict[str, Known]:
         """What is known of the sources that are unchanged since it was read, by URI."""
-        listed = {source.uri: source for source in sources}
+        table = as_table(sources)
+        rows = {uri: row for row, uri in enumerate(table.uris)}
         found: dict[str, Known] = {}
         self.seen = set()
         self.gone = set()
         self.changed = {}
         for _, uri, stamp, sha256, seconds in self._rows("source"):
-            source = listed.get(uri)
-            if source is None:
+            row = rows.get(uri)
+            if row is None:
                 self.gone.add(uri)
                 continue
-            # Its own text, not the copy in the file; and later lines replace earlier ones.
-            self.seen.add(source.uri)
-            if stamp and stamp == source.stamp:
-                found[source.uri] = Known(sha256=sha256, seconds=seconds)
-                self.changed.pop(source.uri, None)
+            # The text of the table, not the copy in the file; and later lines replace earlier ones.
+            listed = table.uris[row]
+            listed_stamp = table.stamps[row]
+            self.seen.add(listed)
+            if stamp and stamp == listed_stamp:
+                found[listed] = Known(sha256=sha256, seconds=seconds)
+                self.changed.pop(listed, None)
             else:
-                found.pop(source.uri, None)
+                found.pop(listed, None)
                 # Without a stamp a listing proves neither that a source changed nor that it did
                 # not.
-                if source.stamp:
-                    self.changed[source.uri] = sha256
+                if listed_stamp:
+                    self.changed[listed] = sha256
         self._unchanged_sources = len(found)
         return found
 
-    def shard(self, name: str) -> KnownShard | None:
-        """What is known of a shard."""
-        return self._shards.get(name)
+    def shards(self) -> Iterator[tuple[str, KnownShard]]:
+        """Shards by name; later ones replace earlier ones of the same name."""
+        self._recorded_shards = 0
+        for _, name, size, stamp, spec, sidecar, contents in self._rows("shard"):
+            self._recorded_shards += 1
+            yield (
+                name,
+                KnownShard(bytes=size, stamp=stamp, spec=spec, sidecar=sidecar, contents=contents),
+            )
 
     def record_sources(self, sources: Iterable[Source], known: Mapping[str, Known]) -> None:
         """Remember what was read of sources."""
@@ -176,7 +178,7 @@ class BuildState:
         self.flush()
         earlier = [*self._files]
         same_sources = self._unchanged_sources == len(sources) and not self.gone
-        same_shards = self._loaded_shards == len(shards)
+        same_shards = self._recorded_shards == len(shards)
         if len(earlier) == 1 and same_sources and same_shards and not self._recorded:
             return
         name = f"{time.time_ns():020d}-{os.getpid()}.jsonl"
@@ -192,7 +194,8 @@ class BuildState:
 
         The files are read again: of a million sources, what was recorded would take 400 MB.
         """
-        stamps = {source.uri: source.stamp for source in sources}
+        table = as_table(sources)
+        stamps = dict(zip(table.uris, table.stamps, strict=True))
         for file in reversed(files):
             for line in self._lines(file):
                 row = _parse(line)

@@ -28,7 +28,8 @@ from inference.propagation import video_job
 from inference.propagation.outputs import Outputs
 from inference.propagation.video_job import PropagationJob
 from pipeline.config import PipelineConfig
-from pipeline.discover.sources import Source, find_sources
+from pipeline.discover.source_table import Source
+from pipeline.discover.sources import find_sources
 from pipeline.discover.work_plan import make_plan
 from pipeline.store import sample_segment as shards
 from pipeline.store.sample_segment import MOVED

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.discover.examine import EQUAL_BATCH, equal_batches, read_equal
-from pipeline.discover.sources import Source
+from pipeline.discover.source_table import Source
 from pipeline.discover.work_plan import Known
 
 

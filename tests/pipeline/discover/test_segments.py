@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.config import PipelineConfig
 from pipeline.discover.segments import count_segments, cut_source, group_segments, needs_length
-from pipeline.discover.sources import Source, source_id
+from pipeline.discover.source_table import Source
+from pipeline.discover.sources import source_id
 
 CONFIG = PipelineConfig(videos_per_shard=3)
 
@@ -49,11 +50,15 @@ def test_keys_of_all_segments_differ_and_those_of_a_short_video_are_plain():
     assert short[0].clip_key(SHA256, 2) == f"{source_id('b.mp4', SHA256)}_00002"
 
 
+def grouped(sources: list[Source], counts: list[int], config: PipelineConfig = CONFIG):
+    return [group.segments(sources, config) for group in group_segments(sources, counts, config)]
+
+
 def test_short_videos_share_shards_and_each_segment_of_a_long_one_is_a_shard():
     sources = [video(f"{number:02}.mp4", size=10**6) for number in range(30)]
     counts = [1] * 30
     counts[7] = 4
-    groups = list(group_segments(sources, counts, CONFIG))
+    groups = grouped(sources, counts)
     names = [segment.name for group in groups for segment in group]
     assert len(names) == len(set(names)) == 29 + 4
     assert [group[0].name for group in groups if group[0].count > 1] == [
@@ -65,7 +70,7 @@ def test_short_videos_share_shards_and_each_segment_of_a_long_one_is_a_shard():
 
 def test_groups_are_in_the_order_of_their_first_segments():
     sources = [video(f"{number:02}.mp4", size=10**6) for number in range(12)]
-    groups = list(group_segments(sources, [1, 3] * 6, CONFIG))
+    groups = grouped(sources, [1, 3] * 6)
     first = [(group[0].source.uri, group[0].number) for group in groups]
     assert first == sorted(first)
 
@@ -74,7 +79,7 @@ def test_one_video_of_two_hours_is_work_for_twelve():
     source = video("a.mp4")
     config = PipelineConfig()
     count = count_segments(source, 7200, config)
-    assert len(list(group_segments([source], [count], config))) == 12
+    assert len(grouped([source], [count], config)) == 12
 
 
 def test_only_files_that_may_be_longer_than_a_segment_need_their_header_read():

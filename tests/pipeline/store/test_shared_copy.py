@@ -22,7 +22,7 @@ from corrfractal.video import write_video
 from pipeline.config import PipelineConfig
 from pipeline.discover import segments
 from pipeline.discover.segments import Segment
-from pipeline.discover.sources import Source
+from pipeline.discover.source_table import Source
 from pipeline.run import precompute
 from pipeline.store.shared_copy import copy_of, remove_copies
 
@@ -33,7 +33,7 @@ SOURCES = ("other", "sources")
 READER = """
 import sys, time
 from pipeline.discover.segments import Segment
-from pipeline.discover.sources import Source
+from pipeline.discover.source_table import Source
 from pipeline.store.shared_copy import copy_of
 source = Source(uri="x", path=sys.argv[1])
 with copy_of(Segment(source=source, count=3), "killed"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.discover.sources import Source
+from pipeline.discover.source_table import Source
 from pipeline.discover.work_plan import Known
 from pipeline.store.state import FOLDER, BuildState, KnownShard
 
@@ -37,7 +37,7 @@ def test_the_last_line_of_a_source_counts(out):
     state = BuildState(str(out))
     assert state.known([source("a")]) == {"a": Known(sha256="new", seconds=2.0)}
     assert (state.seen, state.gone) == ({"a"}, {"b"})
-    assert state.shard("x") == SHARD
+    assert dict(state.shards()) == {"x": SHARD, "y": SHARD}
 
 
 def test_compaction_keeps_the_last_lines_of_what_is_listed(out):
@@ -46,8 +46,7 @@ def test_compaction_keeps_the_last_lines_of_what_is_listed(out):
     assert len(lines(out)) == 3
     state = BuildState(str(out))
     assert state.known(sources) == {"a": Known(sha256="new", seconds=2.0)}
-    assert state.shard("x") == SHARD
-    assert state.shard("y") is None
+    assert dict(state.shards()) == {"x": SHARD}
 
 
 def test_a_source_of_which_nothing_is_known_is_remembered_but_not_trusted(out):
@@ -70,7 +69,8 @@ def test_an_unchanged_state_is_not_written_again(out):
     BuildState(str(out)).compact(sources, ["x", "y"])
     (before,) = (out / FOLDER).iterdir()
     state = BuildState(str(out))
-    state.known(sources)
+    assert set(state.known(sources)) == {"a", "b"}
+    assert set(dict(state.shards())) == {"x", "y"}
     state.compact(sources, ["x", "y"])
     assert list((out / FOLDER).iterdir()) == [before]
 
