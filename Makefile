@@ -10,8 +10,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: setup
 	$(BIN)/corrfractal demo
 
+# In two processes; tests/conftest.py divides the files between them.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 # Three hosts in network namespaces, cut and killed: needs root, installs iproute2 where it is missing.
 test-cluster: setup

@@ -3,10 +3,13 @@ otherwise, one Ray session."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +22,34 @@ from corrfractal.video import write_video
 from tests.tracking_server import TrackingServer
 
 configure_process()  # before a test imports Ray
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the CPUs: threads of several PyTorches would wait for one another, spinning.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 configure_logging()  # messages as a command shows them
 os.environ.setdefault(
     "MLFLOW_TRACKING_URI", "sqlite:////nonexistent/tests-must-name-their-own-store.db"
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Divide the files among the workers of pytest-xdist; all that use ``ray_session`` go to one.
+
+    A second Ray would cost a fifth of a CPU, even while it is idle.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FilesScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if _uses_ray_session(config.rootpath / file) else file
+
+    return FilesScheduling(config, log)
+
+
+@functools.cache
+def _uses_ray_session(file: Path) -> bool:
+    return re.search(r"\bray_session\b(?!\.py)", file.read_text(encoding="utf-8")) is not None
 
 
 @pytest.fixture(scope="session")
