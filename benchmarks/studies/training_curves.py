@@ -2,7 +2,8 @@
 sequences.
 
     python benchmarks/studies/training_curves.py VIDEOS MORE DAVIS TRAIN --out FOLDER
-        [--parts clips,steps,variants] [--seeds 0,1]
+        [--parts clips,steps,variants,similarity] [--seeds 0,1] [--videos 5,10,20,30,60]
+        [--steps 50,100,200,400] [--variants 'Lab input;...']
 
 VIDEOS and MORE are folders of videos to learn from, the second for the largest set only. DAVIS and
 TRAIN are the development sequences (``benchmarks/development.py``).
@@ -33,33 +34,26 @@ from typing import Any
 
 import click
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
-import torch.nn.functional as F
 from learning import scores, small_set
-from torch import Tensor
+from objectives import step_with_negatives, warped_step, warped_step_with_negatives
 
 from corrfractal import CorrFractal
 from corrfractal.network.attention import Similarity
-from corrfractal.network.correspondence import draw_densities, loss, reconstruct
 from inference.load import open_model, resolve_model
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from training.config import TrainingConfig, configuration, with_settings
 from training.data.batches import Batches
-from training.data.order import STEP, rng
 from training.data.reading import Batch
-from training.step import learning_rate, train_step
+from training.step import train_step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from development import Scores, compare, sequence_scores
 from measure import print_table
 
-VIDEO_COUNTS = (5, 10, 20, 30, 60)
-STEP_COUNTS = (50, 100, 200, 400)
 USUAL_VIDEOS = 30
 USUAL_STEPS = 200
-LABELS = 16
 # Refusing shards would compare other sets than those that a row names.
 SETTINGS = ("min_label_entropy=0.0", "min_label_change=0.0", "max_label_change=1.0")
 ALONE = Similarity(kind="cosine", test_temperature=0.02)
@@ -80,6 +74,20 @@ class Run:
     alone: Similarity = ALONE
 
 
+USUAL = Run(f"{USUAL_VIDEOS} videos")
+LAB = ('network.bottleneck="lab"', "channel_dropout=1.0")
+VARIANTS = {
+    run.name: run
+    for run in (
+        Run("Lab input", settings=LAB),
+        Run("width 24", settings=("network.width=24",)),
+        Run("half warped pairs", step=warped_step),
+        Run("negatives from other videos", step=step_with_negatives),
+        Run("Lab, warps and negatives", settings=LAB, step=warped_step_with_negatives),
+    )
+}
+
+
 @click.command()
 @click.argument("videos", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("more", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -88,6 +96,9 @@ class Run:
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--parts", default="clips,steps,variants", show_default=True)
 @click.option("--seeds", default="0,1", show_default=True)
+@click.option("--videos", "video_counts", default="5,10,20,30,60", show_default=True)
+@click.option("--steps", "step_counts", default="50,100,200,400", show_default=True)
+@click.option("--variants", "chosen", default=";".join(VARIANTS), help="By name; split by ';'.")
 @click.option("--frames", default=8, show_default=True)
 def main(
     videos: Path,
@@ -97,6 +108,9 @@ def main(
     out: Path,
     parts: str,
     seeds: str,
+    video_counts: str,
+    step_counts: str,
+    chosen: str,
     frames: int,
 ) -> None:
     torch.set_num_threads(1)
@@ -105,10 +119,11 @@ def main(
     study = Study(out, sources, sets, [int(seed) for seed in seeds.split(",")])
 
     colour = study.kept("colour", lambda: {"beside": study.jf(open_colour())})["beside"]
+    counts = {"clips": numbers(video_counts), "steps": numbers(step_counts)}
     named = {
-        "clips": clips(),
-        "steps": steps(),
-        "variants": variants(),
+        "clips": [Run(f"{count} videos", videos=count) for count in counts["clips"]],
+        "steps": [run_of_steps(count) for count in counts["steps"]],
+        "variants": [USUAL, *(VARIANTS[name] for name in chosen.split(";"))],
         "similarity": similarities(),
     }
     tables = {}
@@ -116,32 +131,16 @@ def main(
         tables[part] = [study.row(run, colour) for run in named[part]]
         print_table(f"training curves: {part}", [line for line, _ in tables[part]])
     if {"clips", "steps"} <= set(tables):
-        plot(tables, statistics.mean(colour.values()), out / "curves.png")
+        plot(tables, counts, statistics.mean(colour.values()), out / "curves.png")
 
 
-def clips() -> list[Run]:
-    return [Run(f"{count} videos", videos=count) for count in VIDEO_COUNTS]
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
-def steps() -> list[Run]:
-    # The same training as of the row of 30 videos has its name, and with it its results.
-    return [
-        Run(f"{USUAL_VIDEOS} videos" if count == USUAL_STEPS else f"{count} steps", steps=count)
-        for count in STEP_COUNTS
-    ]
-
-
-def variants() -> list[Run]:
-    """One thing changed in the row of 30 videos, which is repeated as the first."""
-    lab = ('network.bottleneck="lab"', "channel_dropout=1.0")
-    return [
-        Run(f"{USUAL_VIDEOS} videos"),
-        Run("Lab input", settings=lab),
-        Run("width 24", settings=("network.width=24",)),
-        Run("half warped pairs", step=warped_step),
-        Run("negatives from other videos", step=step_with_negatives),
-        Run("Lab, warps and negatives", settings=lab, step=warped_step_with_negatives),
-    ]
+def run_of_steps(count: int) -> Run:
+    # The usual training is a row of several tables, and has one name and one result.
+    return USUAL if count == USUAL_STEPS else Run(f"{count} steps", steps=count)
 
 
 def similarities() -> list[Run]:
@@ -149,8 +148,7 @@ def similarities() -> list[Run]:
     scaled = ('network.correspondence.similarity={kind = "scaled"}',)
     runs = []
     for count in (USUAL_STEPS, 2 * USUAL_STEPS):
-        cosine = f"{USUAL_VIDEOS} videos" if count == USUAL_STEPS else f"{count} steps"
-        runs.append(Run(cosine, steps=count))
+        runs.append(run_of_steps(count))
         runs.append(
             Run(f"inner products {count}", steps=count, settings=scaled, alone=Similarity())
         )
@@ -254,91 +252,15 @@ def open_colour() -> Any:
     return open_model(resolve_model("baseline:colour"))
 
 
-def warped_step(
-    model: CorrFractal,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    step: int,
-    total: int,
-    config: TrainingConfig,
-) -> None:
-    """``train_step`` with the reference of every second pair replaced by a warp of its target."""
-    train_step(model, optimizer, half_warped(batch, step, config), step, total, config)
-
-
-def step_with_negatives(
-    model: CorrFractal,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    step: int,
-    total: int,
-    config: TrainingConfig,
-) -> None:
-    """A step in which each target also sees the reference of another pair, mostly of another video:
-    what it takes from there counts for no label."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, total, config)
-    uniform = tuple(rng(config.seed, STEP, step).random(2))
-    densities = draw_densities(config.network.correspondence, uniform)
-    keep = batch.keep.repeat_interleave(2, dim=0)
-    embeddings = model.embed(batch.frames.flatten(0, 1), keep).unflatten(0, (-1, 2))
-    own = embeddings[:, :1]
-    references = torch.cat((own, own.roll(1, dims=0)), dim=1)
-    labels = batch.labels.long()
-    carried = F.one_hot(labels[:, :1], LABELS).float().movedim(-1, 2)
-    carried = torch.cat((carried, torch.zeros_like(carried)), dim=1)
-    found = reconstruct(references, carried, embeddings[:, 1], densities, model.in_training)
-    optimizer.zero_grad(set_to_none=True)
-    loss(found, labels[:, 1]).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
-    optimizer.step()
-
-
-def warped_step_with_negatives(
-    model: CorrFractal,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    step: int,
-    total: int,
-    config: TrainingConfig,
-) -> None:
-    warped = half_warped(batch, step, config)
-    step_with_negatives(model, optimizer, warped, step, total, config)
-
-
-def half_warped(batch: Batch, step: int, config: TrainingConfig) -> Batch:
-    """Turned by up to 15 degrees, scaled by up to 1.25, moved by up to 12 pixels, with other
-    brightness and contrast: correspondences are exact, and labels do not flicker."""
-    draw = np.random.default_rng([config.seed, step])
-    frames = batch.frames.clone()
-    labels = batch.labels.clone()
-    side = frames.shape[-1]
-    for k in range(0, len(frames), 2):
-        angle = draw.uniform(-np.pi / 12, np.pi / 12)
-        scale = 1.25 ** draw.uniform(-1, 1)
-        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        moved = draw.uniform(-24 / side, 24 / side, (2, 1))
-        theta = torch.from_numpy(np.hstack((turn, moved))).float()[None]
-        grid = F.affine_grid(theta, [1, 1, side, side], align_corners=False)
-        image = _sampled(frames[k, 1].float()[None], grid, "bilinear")
-        contrast = draw.uniform(0.8, 1.25)
-        brightness = draw.uniform(-20, 20)
-        frames[k, 0] = (image * contrast + brightness).clamp(0, 255)[0].byte()
-        labels[k, 0] = _sampled(labels[k, 1].float()[None, None], grid, "nearest")[0, 0].byte()
-    return replace(batch, frames=frames, labels=labels)
-
-
-def _sampled(x: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
-
-
 def plot(
-    tables: dict[str, list[tuple[dict[str, Any], list[Any]]]], colour: float, to: Path
+    tables: dict[str, list[tuple[dict[str, Any], list[Any]]]],
+    counts_of: dict[str, list[int]],
+    colour: float,
+    to: Path,
 ) -> None:
     """Both curves: each seed a point, the mean a line."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    wanted = (("clips", "videos", VIDEO_COUNTS), ("steps", "steps", STEP_COUNTS))
-    for axis, (part, label, counts) in zip(axes, wanted, strict=True):
+    for axis, (part, counts) in zip(axes, counts_of.items(), strict=True):
         for how, shown in (("alone", "embedding alone"), ("beside", "beside colour")):
             seeds = [
                 [statistics.mean(each[how].values()) for each in found] for _, found in tables[part]
@@ -350,7 +272,7 @@ def plot(
         axis.set_xscale("log")
         axis.set_xticks(counts, [str(count) for count in counts])
         axis.minorticks_off()
-        axis.set_xlabel(label)
+        axis.set_xlabel("videos" if part == "clips" else part)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("J&F, 37 sequences, %")
     axes[0].legend()
