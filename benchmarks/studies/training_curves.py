@@ -79,6 +79,7 @@ LAB = ('network.bottleneck="lab"', "channel_dropout=1.0")
 VARIANTS = {
     run.name: run
     for run in (
+        Run("untrained", steps=0),
         Run("Lab input", settings=LAB),
         Run("width 24", settings=("network.width=24",)),
         Run("half warped pairs", step=warped_step),
@@ -214,7 +215,9 @@ class Study:
         return found
 
     def _train_and_score(self, run: Run, seed: int) -> dict[str, Any]:
-        recipe = with_settings(configuration("base", "cpu"), SETTINGS + run.settings, run.steps)
+        recipe = with_settings(
+            configuration("base", "cpu"), SETTINGS + run.settings, max(1, run.steps)
+        )
         config = replace(recipe, seed=seed)
         torch.manual_seed(seed)
         model = CorrFractal(config.network).train()
