@@ -236,8 +236,8 @@ class Tiles(Bands):
         """Softmax over all references and keys of a tile, (B * tiles, 64, N * K * K)."""
         grid = self.grid(band, query.shape[3])
         scores = torch.bmm(q * scale, k)
-        # A view of the scores, masked in place by one term for each query of a tile and one for each
-        # tile: their sum for each query of each tile would be as large as the scores.
+        # A view of the scores, masked in place by one term for each query of a tile and one for
+        # each tile: their sum would be as large as the scores.
         windows = scores.view(-1, grid[0] * grid[1], TILE * TILE, N, k.shape[2] // N)
         windows.add_(far(self.radius, scores.dtype, scores.device))
         windows.add_(self.beyond(query, band, grid))
