@@ -113,12 +113,19 @@ def test_a_closed_standard_output_is_not_given_to_the_next_file(tmp_path: Path) 
 def test_the_end_of_the_terminal_stops_a_command_unless_nohup_keeps_it(work: Path) -> None:
     for prefix, expected in (((), 130), (("nohup",), 0)):
         line = [*prefix, sys.executable, str(work), "--seconds", "1"]
-        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        with subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=_hear_hang_ups
+        ) as child:
             assert child.stdout is not None
             while child.stdout.readline() != b"started\n":
                 pass
             child.send_signal(signal.SIGHUP)
             assert child.wait(30) == expected
+
+
+def _hear_hang_ups() -> None:
+    """For a suite that was itself started by nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
