@@ -26,6 +26,7 @@ from corrfractal.files.storage import Location, is_uri
 from corrfractal.files.working_copy import WorkingCopy, working_copy
 from corrfractal.registry.score_log import log_measures, log_scores
 from corrfractal.registry.scores import Scores
+from corrfractal.runtime.process import keep_freed_memory
 from corrfractal.runtime.ray_session import ray_session
 from inference.benchmarks.base import AnyBenchmark, AnyPicturedBenchmark, Benchmark
 from inference.benchmarks.davis import Davis, DavisSummary
@@ -277,6 +278,7 @@ def _evaluate_task(task: tuple[str, EvaluationJob]) -> Result[Any] | Failure:
     """Runs in a worker process, on one core."""
     name, job = task
     use_one_core()
+    keep_freed_memory()
     try:
         if job.uri is not None:
             return _evaluate_at(name, job, job.uri)

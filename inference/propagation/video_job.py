@@ -25,7 +25,7 @@ from corrfractal.common.errors import CallError, VideoError
 from corrfractal.files.storage import join
 from corrfractal.files.written_files import Written
 from corrfractal.network.tracker import working_size
-from corrfractal.runtime.process import peak_rss_mb
+from corrfractal.runtime.process import keep_freed_memory, peak_rss_mb
 from corrfractal.video import Video, open_video
 from corrfractal.video.content import CHANGED, content_sha256, state
 from inference.config import InferenceConfig
@@ -168,6 +168,7 @@ class PropagationJob:
             VideoError: a frame cannot be decoded, and masks of the frames before it are kept; or
                 the video changed during the run, and no mask is kept.
         """
+        keep_freed_memory()
         make_folder(self.out)
         size = (video.info.height, video.info.width)
         correspondence = model.config.correspondence if isinstance(model, CorrFractal) else None
