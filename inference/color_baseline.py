@@ -55,6 +55,7 @@ def colour_matching() -> CorrFractal:
         test_pixels=PIXELS,
         test_cells=CELLS,
         follow_motion=True,
+        weigh_by_certainty=True,
         similarity=Similarity(kind="cosine", temperature=TEMPERATURE),
     )
     model = CorrFractal(CorrFractalConfig(width=4, bottleneck="lab", correspondence=correspondence))

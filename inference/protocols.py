@@ -35,9 +35,22 @@ class ResumableTracker(MaskTracker, Protocol):
         """Probability of an object in the latest frame, float32 (H, W)."""
         ...
 
-    def restore(self, frame: U8, mask: U8, *, resume_at: int, annotated: bool = False) -> None:
-        """Replay the next frame with its known ``mask`` instead of predicting it; ``resume_at`` is
-        the index of the first frame that will be predicted."""
+    @property
+    def certainty(self) -> U8 | None:
+        """Certainty of the latest labels, uint8 (h, w), if the tracker needs it to be restored."""
+        ...
+
+    def restore(
+        self,
+        frame: U8,
+        mask: U8,
+        *,
+        resume_at: int,
+        annotated: bool = False,
+        certainty: U8 | None = None,
+    ) -> None:
+        """Replay the next frame with its known ``mask`` and ``certainty`` instead of predicting it;
+        ``resume_at`` is the index of the first frame that will be predicted."""
         ...
 
 

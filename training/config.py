@@ -189,6 +189,7 @@ def _for_small_budgets(network: CorrFractalConfig) -> CorrFractalConfig:
         test_pixels=854 * 480,
         test_cells=142 * 80,
         follow_motion=True,
+        weigh_by_certainty=True,
         similarity=Similarity(kind="cosine", test_temperature=0.05, colour_temperature=0.0003),
     )
     return replace(network, stem_stride=2, appearance="off", correspondence=correspondence)

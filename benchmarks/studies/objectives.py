@@ -1,7 +1,7 @@
 """Training steps with other objectives or pairs than ``training.step``; with their own draws, which
 depend on the seed and the step alone.
 
-Shapes: B pairs of a batch; C embedding channels; K labels.
+Shapes: B pairs of a batch; C embedding channels; K labels; V label views.
 """
 
 from __future__ import annotations
@@ -59,6 +59,27 @@ def step_with_negatives(
     found = reconstruct(references, carried, embeddings[:, 1], densities, model.in_training)
     optimizer.zero_grad(set_to_none=True)
     loss(found, labels[:, 1]).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+    optimizer.step()
+
+
+def step_with_views(
+    model: CorrFractal,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    total: int,
+    config: TrainingConfig,
+) -> None:
+    """A step on all label views of the same frames at once: ``labels`` are (B, V, N + 1, H, W)."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, total, config)
+    uniform = tuple(rng(config.seed, STEP, step).random(2))
+    densities = draw_densities(config.network.correspondence, uniform)
+    optimizer.zero_grad(set_to_none=True)
+    views = batch.labels.unbind(dim=1)
+    losses = [model(batch.frames, labels, densities, batch.keep).total for labels in views]
+    torch.stack(losses).mean().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
     optimizer.step()
 

@@ -23,6 +23,7 @@ and combined by a last call with all of them. FOLDER/curves.png plots the first 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -36,16 +37,25 @@ import click
 import matplotlib.pyplot as plt
 import torch
 from learning import scores, small_set
-from objectives import step_with_negatives, warped_step, warped_step_with_negatives
+from objectives import (
+    step_with_negatives,
+    step_with_views,
+    warped_step,
+    warped_step_with_negatives,
+)
 
 from corrfractal import CorrFractal
 from corrfractal.network.attention import Similarity
+from corrfractal.network.tracker import TrackerConfig
+from corrfractal.shards.clip import Clip
 from inference.load import open_model, resolve_model
 from pipeline.config import ClipConfig, PipelineConfig
 from pipeline.run import precompute
 from training.config import TrainingConfig, configuration, with_settings
 from training.data.batches import Batches
-from training.data.reading import Batch
+from training.data.cache import ShardFiles
+from training.data.reading import Batch, BatchReader
+from training.data.samples import Sample
 from training.step import train_step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -54,10 +64,14 @@ from measure import print_table
 
 USUAL_VIDEOS = 30
 USUAL_STEPS = 200
+VIEWS = 3
 # Refusing shards would compare other sets than those that a row names.
 SETTINGS = ("min_label_entropy=0.0", "min_label_change=0.0", "max_label_change=1.0")
 ALONE = Similarity(kind="cosine", test_temperature=0.02)
 BESIDE = Similarity(kind="cosine", test_temperature=0.05, colour_temperature=0.0003)
+
+# The first of these results are older than certainties.
+EQUAL_VOTES = TrackerConfig(weigh_by_certainty=False)
 
 Step = Callable[[CorrFractal, torch.optim.Optimizer, Batch, int, int, TrainingConfig], Any]
 
@@ -72,6 +86,10 @@ class Run:
     settings: tuple[str, ...] = ()
     step: Step = train_step
     alone: Similarity = ALONE
+    fps: tuple[float, ...] = (12.0,)
+    """Frames a second of the clips: the run in as many equal parts."""
+    all_views: bool = False
+    """Labels are those of all views, for ``step_with_views``."""
 
 
 USUAL = Run(f"{USUAL_VIDEOS} videos")
@@ -85,6 +103,8 @@ VARIANTS = {
         Run("half warped pairs", step=warped_step),
         Run("negatives from other videos", step=step_with_negatives),
         Run("Lab, warps and negatives", settings=LAB, step=warped_step_with_negatives),
+        Run("three views at once", step=step_with_views, all_views=True),
+        Run("gaps of 1/12, 1/6, 1/3 s", fps=(12.0, 6.0, 3.0)),
     )
 }
 
@@ -171,7 +191,7 @@ class Study:
         """A line of the table, and the results of each seed."""
         found = []
         for seed in self._seeds:
-            name = f"{run.name.replace(' ', '-').replace(',', '')}-{seed}"
+            name = re.sub("[^A-Za-z0-9]+", "-", f"{run.name} {seed}")
             found.append(self.kept(name, partial(self._train_and_score, run, seed)))
         alone = [statistics.mean(each["alone"].values()) for each in found]
         beside = [statistics.mean(each["beside"].values()) for each in found]
@@ -203,7 +223,7 @@ class Study:
         """J&F of every sequence, in per cent."""
         found: dict[str, float] = {}
         for data in self._sets:
-            measured = scores(model, data)
+            measured = scores(model, data, EQUAL_VOTES)
             objects = {
                 name: value for name, value in measured.items() if name not in ("J&F", "J", "F")
             }
@@ -222,9 +242,9 @@ class Study:
         torch.manual_seed(seed)
         model = CorrFractal(config.network).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-        shards = self._shards(run.videos)
+        parts = [self._shards(run.videos, fps) for fps in run.fps]
         started = time.process_time()
-        for step, batch in enumerate(Batches(shards, config).iterate(0, run.steps)):
+        for step, batch in enumerate(batches(run, parts, config)):
             run.step(model, optimizer, batch, step, run.steps, config)
         minutes = (time.process_time() - started) / 60
 
@@ -236,13 +256,41 @@ class Study:
             result[name] = self.jf(model)
         return result
 
-    def _shards(self, count: int) -> Path:
+    def _shards(self, count: int, fps: float) -> Path:
         """Shards of the first videos. Build them before seeds are trained in parallel."""
-        folder = self._out / f"shards-{count}"
+        folder = self._out / (f"shards-{count}" if fps == 12 else f"shards-{count}-at-{fps:g}")
         if not (folder / "manifest.json").exists():
-            config = PipelineConfig(clip=ClipConfig(fps=12.0, hop=4), views=3)
+            config = PipelineConfig(clip=ClipConfig(fps=fps, hop=4), views=VIEWS)
             precompute([str(path) for path in self._sources[:count]], folder, config)
         return folder
+
+
+class OneView(BatchReader):
+    """Reads a certain view of every sample, whatever was drawn."""
+
+    def __init__(self, shards: Path, config: TrainingConfig, files: ShardFiles, view: int) -> None:
+        super().__init__(shards, config, files)
+        self._view = view
+
+    def _read(self, sample: Sample, indices: tuple[int, ...], view: int) -> Clip:
+        return super()._read(sample, indices, self._view)
+
+
+def batches(run: Run, parts: Sequence[Path], config: TrainingConfig) -> Iterator[Batch]:
+    """Batches of all steps of a run, from the shards of each of its parts in turn."""
+    ends = [run.steps * (k + 1) // len(parts) for k in range(len(parts))]
+    for shards, first, end in zip(parts, [0, *ends], ends, strict=False):
+        if not run.all_views:
+            yield from Batches(shards, config).iterate(first, end)
+            continue
+        views = []
+        for view in range(VIEWS):
+            of_view = Batches(shards, config)
+            of_view._reader = OneView(shards, config, of_view.files, view)
+            views.append(of_view.iterate(first, end))
+        for same in zip(*views, strict=True):
+            labels = torch.stack([batch.labels for batch in same], dim=1)
+            yield replace(same[0], labels=labels)
 
 
 def keyed(values: dict[str, float]) -> Scores:

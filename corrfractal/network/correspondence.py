@@ -48,6 +48,8 @@ class CorrespondenceConfig(Config):
     training."""
     follow_motion: bool = False
     """At test time, centre the windows of Chain_L on the motion of the objects, see ``motion``."""
+    weigh_by_certainty: bool = False
+    """At test time, count the labels of memory frames by their certainty, see ``certainty``."""
     test_pixels: PositiveInt = 1920 * 1080
     """At test time, larger frames are embedded at so many pixels at most."""
     test_cells: PositiveInt | None = None

@@ -33,6 +33,7 @@ from corrfractal.common.errors import MaskError
 from corrfractal.video import resize_area
 
 from .attention import Similarity
+from .certainty import LEVELS, certainty_of, normalized
 from .correspondence import (
     References,
     grid,
@@ -58,12 +59,14 @@ CHUNK_BYTES = 64 << 20
 class MemoryFrame:
     """A memory frame: f (1, C, h, w) at every density, and its labels: hard, ``ids`` uint8 (H, W),
     or soft, q (1, K, h, w) at every density. For hard labels q is a cache. ``centroids`` are those
-    of its channels, see ``motion``."""
+    of its channels, see ``motion``. ``weights`` (1, 1, h, w) at every density are those of its
+    labels, see ``certainty``; none: all are 1."""
 
     f: list[Tensor]
     ids: Tensor | None
     centroids: Tensor
     q: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,7 @@ class Propagator:
 
         self._correspondence = self.config.applied_to(model.config.correspondence)
         similarity = self._correspondence.similarity
+        self._weighs_labels = self._has_background and self._correspondence.weigh_by_certainty
         self._has_patches = similarity.colour_temperature is not None
         # A chain carries embeddings, which must not be normalised; a single affinity only labels.
         carries = self._correspondence.multi_density or self._correspondence.full_radius > 0
@@ -113,6 +117,7 @@ class Propagator:
         # One entry for each channel: the object id in masks; background is channel 0.
         self._ids = np.zeros(1, dtype=np.uint8)
         self._centroids = torch.empty(0, 2, dtype=torch.float64, device=self._device)
+        self._certainty: Tensor | None = None
 
     def _predict(self, frame: U8) -> list[Tensor]:
         """Predict the labels of the next frame: ``_parts`` holds f and q on the R grid, one pair
@@ -123,6 +128,11 @@ class Propagator:
             refine(self._references(group), embedded.f, embedded.refined, self._correspondence)
             for group in self._groups()
         ]
+        if self._weighs_labels:
+            shares = [q for _, q in self._parts]
+            self._certainty = certainty_of(shares)
+            features = [f for f, _ in self._parts]
+            self._parts = list(zip(features, normalized(shares), strict=True))
         self._latest = embedded.full
         return embedded.f
 
@@ -166,7 +176,7 @@ class Propagator:
         for d, size in enumerate(self._grids):
             # Joined along the batch, which keeps the order of dimensions in memory.
             f = torch.cat([frame.f[d].float() for frame in frames])[None]
-            q = torch.stack([self._labels(frame, d, group) for frame in frames], dim=1)
+            q = torch.stack([self._votes(frame, d, group) for frame in frames], dim=1)
             shifts = None
             if self._correspondence.follow_motion:
                 shifts = window_shifts(then, self._centroids, size)
@@ -178,6 +188,11 @@ class Propagator:
         if group.start == 0 and self._has_background:
             labels[0] = 1
         return labels
+
+    def _votes(self, frame: MemoryFrame, d: int, group: slice) -> Tensor:
+        """``_labels`` times their weights."""
+        labels = self._labels(frame, d, group)
+        return labels * frame.weights[d] if frame.weights else labels
 
     def _labels(self, frame: MemoryFrame, d: int, group: slice) -> Tensor:
         """q (1, channels of the group, h, w) of a memory frame at density number ``d``."""
@@ -222,16 +237,26 @@ class Propagator:
         return torch.cat([q for _, q in self._parts], dim=1)
 
     def _remember(
-        self, targets: list[Tensor], ids: Tensor | None = None, q: Tensor | None = None
+        self,
+        targets: list[Tensor],
+        ids: Tensor | None = None,
+        q: Tensor | None = None,
+        certainty: Tensor | None = None,
     ) -> None:
-        """Store this frame's pyramid and its labels, hard or soft, and drop frames that no later
-        step needs."""
+        """Store this frame's pyramid and its labels, hard or soft, with their certainty, and drop
+        frames that no later step needs."""
         # Lab patches need float32: see ``CorrFractal.embed_to_match``.
         halve = self.config.precision == "bf16" and not self._has_patches
         stored = [f.bfloat16() for f in targets] if halve else targets
         soft = [] if q is None else [resize_labels(q, _size(f)) for f in targets]
+        weights = []
+        if certainty is not None:
+            shares = certainty.float() / LEVELS
+            weights = [resize_labels(shares, _size(f)) for f in targets]
         self._locate(ids, q)
-        self._memory[self._t] = MemoryFrame(f=stored, ids=ids, centroids=self._centroids, q=soft)
+        self._memory[self._t] = MemoryFrame(
+            f=stored, ids=ids, centroids=self._centroids, q=soft, weights=weights
+        )
 
         oldest = self._t + 1 - max(self.config.short_term, default=0)
         needed = self._lasting()

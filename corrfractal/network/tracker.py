@@ -87,12 +87,21 @@ class Tracker(Propagator):
                 self._add_objects(mask)
                 self._keep_annotated()
 
-            # An annotation is certain, so it is fed back hard in either case.
+            # An annotation is certain, and fed back hard in either case.
+            if mask is not None:
+                self._certainty = None
             if self.config.soft and mask is None:
-                self._remember(targets, q=self._soft_labels())
+                self._remember(targets, q=self._soft_labels(), certainty=self._certainty)
             else:
-                self._remember(targets, ids=torch.tensor(labels, device=self._device))
+                ids = torch.tensor(labels, device=self._device)
+                self._remember(targets, ids=ids, certainty=self._certainty)
         return labels
+
+    @property
+    def certainty(self) -> U8 | None:
+        """Certainty of the labels of the latest frame on their grid, uint8 (h, w) in 255ths, see
+        ``corrfractal.network.certainty``; ``restore`` needs it. None: all labels are certain."""
+        return None if self._certainty is None else self._certainty[0, 0].cpu().numpy()
 
     def probability(self, object_id: int) -> F32:
         """Probability of an object at every pixel of the latest frame, before annotations;
@@ -115,13 +124,22 @@ class Tracker(Propagator):
         # An object that this frame's annotation brought was not predicted.
         return np.zeros(self._size, dtype=np.float32)
 
-    def restore(self, frame: U8, mask: U8, *, resume_at: int, annotated: bool = False) -> None:
+    def restore(
+        self,
+        frame: U8,
+        mask: U8,
+        *,
+        resume_at: int,
+        annotated: bool = False,
+        certainty: U8 | None = None,
+    ) -> None:
         """Add the next frame, whose labels an earlier run stored, to the memory without predicting.
 
         Args:
             frame, mask: the frame, and what ``step`` returned for it.
             resume_at: index of the first frame that ``step`` will be called for.
             annotated: whether ``step`` was given a mask for it.
+            certainty: what ``certainty`` was after that step.
 
         Raises:
             MaskError: frame or mask have the wrong size or type.
@@ -137,7 +155,10 @@ class Tracker(Propagator):
         ids = torch.tensor(mask, device=self._device)
         with torch.inference_mode():
             if recent or annotated or self._t in self.config.long_term:
-                self._remember(self._embed(frame).f, ids=ids)
+                weights = None
+                if certainty is not None:
+                    weights = torch.tensor(certainty, device=self._device)[None, None]
+                self._remember(self._embed(frame).f, ids=ids, certainty=weights)
             else:
                 self._locate(ids)
 

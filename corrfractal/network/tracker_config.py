@@ -29,6 +29,9 @@ class TrackerConfig(Config):
     """Density of a network without multi-density correspondence; None uses the model's own."""
     follow_motion: bool | None = None
     """Centre windows on the motion of the objects, see ``motion``; None: as the model says."""
+    weigh_by_certainty: bool | None = None
+    """Count the labels of memory frames by their certainty, see ``certainty``; None: as the model
+    says. Key points are not affected."""
     long_term: tuple[NonNegativeInt, ...] = (0, 5)
     """Indices of frames that stay in memory to the end."""
     short_term: tuple[PositiveInt, ...] = (1, 3, 5)
@@ -67,6 +70,8 @@ class TrackerConfig(Config):
             settings["test_cells"] = None
         if self.follow_motion is not None:
             settings["follow_motion"] = self.follow_motion
+        if self.weigh_by_certainty is not None:
+            settings["weigh_by_certainty"] = self.weigh_by_certainty
         return replace(correspondence, **settings).at_test_time
 
 

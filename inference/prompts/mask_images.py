@@ -8,6 +8,8 @@ only.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from corrfractal.files.atomic import write_bytes
 from corrfractal.shards.clip import LABEL_COLORS
@@ -28,6 +31,7 @@ __all__ = [
     "cut_out",
     "encode_mask",
     "palette",
+    "read_certainty",
     "read_first_mask",
     "read_mask",
     "write_mask",
@@ -35,14 +39,35 @@ __all__ = [
 
 U8 = npt.NDArray[np.uint8]
 
+# Of PNG: not needed to show the image, private, and void once the pixels are edited.
+CERTAINTY_CHUNK = b"ceRT"
+CERTAINTY_SIZE = struct.Struct(">II")  # h, w
 
-def encode_mask(mask: U8) -> bytes:
-    """Encode object ids, uint8 (H, W), as a palette PNG."""
+
+def encode_mask(mask: U8, certainty: U8 | None = None) -> bytes:
+    """Encode object ids, uint8 (H, W), as a palette PNG. ``certainty``, uint8 (h, w), is added as a
+    chunk that readers of PNG files skip: it is stored with the mask or not at all."""
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
+    chunks = PngInfo()
+    if certainty is not None:
+        data = zlib.compress(certainty.tobytes())
+        chunks.add(CERTAINTY_CHUNK, CERTAINTY_SIZE.pack(*certainty.shape) + data)
     encoded = io.BytesIO()
-    image.save(encoded, format="PNG")
+    image.save(encoded, format="PNG", pnginfo=chunks)
     return encoded.getvalue()
+
+
+def read_certainty(path: Path) -> U8 | None:
+    """What ``encode_mask`` stored with a mask, uint8 (h, w); None: nothing."""
+    with Image.open(path) as image:
+        assert isinstance(image, PngImageFile)
+        for name, data, *_ in image.private_chunks:
+            if name == CERTAINTY_CHUNK:
+                h, w = CERTAINTY_SIZE.unpack_from(data)
+                values = zlib.decompress(data[CERTAINTY_SIZE.size :])
+                return np.frombuffer(values, dtype=np.uint8).reshape(h, w)
+    return None
 
 
 def write_mask(path: Path, mask: U8) -> None:

@@ -24,7 +24,7 @@ from corrfractal.video import Video
 from corrfractal.video.decoders import Frame
 from inference.prompts.heat_maps import FLOOR, find_peaks, heat_maps
 from inference.prompts.keypoints import Points
-from inference.prompts.mask_images import encode_mask, read_mask
+from inference.prompts.mask_images import encode_mask, read_certainty, read_mask
 from inference.prompts.shapes import Prompts
 from inference.protocols import U8, MaskTracker, Model, ResumableTracker
 
@@ -153,8 +153,14 @@ class VideoPasses:
             annotated = correction is not None
 
             if position < stored and isinstance(tracker, ResumableTracker):
-                mask = read_mask(self._mask_file(frame.index), self.size)
-                tracker.restore(frame.image, mask, resume_at=stored, annotated=annotated)
+                path = self._mask_file(frame.index)
+                tracker.restore(
+                    frame.image,
+                    read_mask(path, self.size),
+                    resume_at=stored,
+                    annotated=annotated,
+                    certainty=read_certainty(path),
+                )
                 totals.kept += 1
             else:
                 started = time.perf_counter()
@@ -184,8 +190,9 @@ class VideoPasses:
                 folder = self.out / PROBABILITIES / str(object_id)
                 picture = (probability * 255).round().astype(np.uint8)
                 self.written.write(mask_file(folder, self.names[index]), encode_png(picture))
+        certainty = tracker.certainty if isinstance(tracker, ResumableTracker) else None
         # The mask comes last: a frame that has one is complete.
-        self.written.write(self._mask_file(index), encode_mask(mask))
+        self.written.write(self._mask_file(index), encode_mask(mask, certainty))
 
     def _point_pass(
         self, order: range, points: Points, tracks: dict[int, PointTrack], totals: PassTotals

@@ -40,8 +40,9 @@ PUBLIC = {
     "CorrFractalConfig": "* width= embedding_channels= aggregation= stem_stride= correspondence= "
     "appearance= bottleneck=",
     "FrameMask": "* index time mask",
-    "TrackerConfig": "* densities= refinement_density= radius= density= follow_motion= long_term= "
-    "short_term= annotated= soft= resolution= max_pixels= precision=",
+    "TrackerConfig": "* densities= refinement_density= radius= density= follow_motion= "
+    "weigh_by_certainty= long_term= short_term= annotated= soft= resolution= max_pixels= "
+    "precision=",
     "evaluate": "benchmark data * out model= split= config= workers= overwrite=",
     "hadamard_responses": "frames selection basis=",
     "open_video": "path decoder= size=",

@@ -17,12 +17,20 @@ U8 = npt.NDArray[np.uint8]
 
 
 def propagate_by_one_affinity(
-    model: CorrFractal, frames: Sequence[U8], first_mask: U8, radius: int, density: float
+    model: CorrFractal,
+    frames: Sequence[U8],
+    first_mask: U8,
+    radius: int,
+    density: float,
+    *,
+    weigh: bool = False,
 ) -> list[U8]:
-    """Masks of all frames after the first, from frames 0, 5, t-1, t-3 and t-5; one object."""
+    """Masks of all frames after the first, from frames 0, 5, t-1, t-3 and t-5; one object.
+    ``weigh``: labels count by their certainty."""
     similarity = model.config.correspondence.similarity
     masks = [first_mask]
     embeddings: list[torch.Tensor] = []
+    certainties: list[torch.Tensor | float] = [1.0]
     with torch.inference_mode():
         for t, frame in enumerate(frames):
             full = model.embed_to_match(torch.from_numpy(frame).permute(2, 0, 1)[None])
@@ -35,6 +43,7 @@ def propagate_by_one_affinity(
                 resize_labels(
                     torch.tensor(np.stack((masks[i] == 0, masks[i] > 0)))[None].float(), size
                 )
+                * certainties[i]
                 for i in memory
             ]
             q = naive_restricted_attention(
@@ -44,6 +53,9 @@ def propagate_by_one_affinity(
                 radius,
                 scale=1.0,
             )
+            lead = (q[:, :1] - q[:, 1:]).abs()
+            certainties.append((lead * 255).round().clamp(13, 255) / 255 if weigh else 1.0)
+            q = q / q.sum(dim=1, keepdim=True)
             upsampled = resize_labels(q, frame.shape[:2])
             masks.append(first_mask.max() * upsampled[0].argmax(dim=0).numpy().astype(np.uint8))
     return masks[1:]

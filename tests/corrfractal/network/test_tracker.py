@@ -20,6 +20,7 @@ from corrfractal.network.tracker_config import single_density
 from inference.color_baseline import colour_matching
 
 SMALL = TrackerConfig(densities=(6.0, 3.0))
+WEIGHED = replace(SMALL, weigh_by_certainty=True)
 
 
 @pytest.fixture
@@ -44,14 +45,15 @@ def run(tracker: Tracker, video: list[np.ndarray]) -> list[np.ndarray]:
     return [tracker.step(frame) for frame in video]
 
 
+@pytest.mark.parametrize("config", [SMALL, WEIGHED])
 def test_labels_in_groups_and_chunks_give_the_masks_of_all_at_once(
-    model: CorrFractal, monkeypatch: pytest.MonkeyPatch
+    model: CorrFractal, config: TrackerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video, mask = frames(4), regions()
-    whole = run(model.tracker(video[0], mask, SMALL), video[1:])
+    whole = run(model.tracker(video[0], mask, config), video[1:])
     monkeypatch.setattr(propagator, "GROUP_BYTES", 4 * 24 * 30 * 7)  # seven of 21 channels
     monkeypatch.setattr(propagator, "CHUNK_BYTES", 4 * 48 * 60 * 2)
-    tracker = model.tracker(video[0], mask, SMALL)
+    tracker = model.tracker(video[0], mask, config)
     assert len(tracker._groups()) == 3
     for a, b in zip(whole, run(tracker, video[1:]), strict=True):
         assert (a != b).mean() < 1e-3  # sums in another order may settle a tie the other way
@@ -66,9 +68,10 @@ def test_255_objects_are_propagated(model: CorrFractal) -> None:
     np.testing.assert_allclose(sum(tracker.probability(i) for i in range(1, 256)), 1, atol=1e-4)
 
 
-def test_probabilities_are_those_of_the_mask(model: CorrFractal) -> None:
-    video, mask = frames(3), regions(side=24)
-    tracker = model.tracker(video[0], mask, SMALL)
+@pytest.mark.parametrize("config", [SMALL, WEIGHED])
+def test_probabilities_are_those_of_the_mask(model: CorrFractal, config: TrackerConfig) -> None:
+    video, mask = frames(4), regions(side=24)
+    tracker = model.tracker(video[0], mask, config)
     with pytest.raises(ValueError, match="no probability yet"):
         tracker.probability(1)
     out = run(tracker, video[1:])[-1]
@@ -80,18 +83,32 @@ def test_probabilities_are_those_of_the_mask(model: CorrFractal) -> None:
         tracker.probability(99)
 
 
+@pytest.mark.parametrize("config", [SMALL, WEIGHED])
 @pytest.mark.parametrize("stopped", [1, 4, 9])
 def test_a_restored_tracker_continues_as_if_it_had_not_stopped(
-    model: CorrFractal, stopped: int
+    model: CorrFractal, stopped: int, config: TrackerConfig
 ) -> None:
     video, first, later = frames(12), regions(side=24), np.zeros((48, 60), dtype=np.uint8)
     later[10:20, 10:20] = 9
     annotated = {3: later}
-    whole = model.tracker(video[0], first, SMALL)
-    masks = [first, *(whole.step(video[t], annotated.get(t)) for t in range(1, 12))]
-    again = model.tracker(video[0], first, SMALL)
+    whole = model.tracker(video[0], first, config)
+    masks = [first]
+    certainties = [None]
+    for t in range(1, 12):
+        masks.append(whole.step(video[t], annotated.get(t)))
+        certainties.append(whole.certainty)
+    weighed = [certainty is not None for certainty in certainties]
+    assert weighed == [config is WEIGHED and t not in (0, 3) for t in range(12)]
+
+    again = model.tracker(video[0], first, config)
     for t in range(1, stopped):
-        again.restore(video[t], masks[t], resume_at=stopped, annotated=t in annotated)
+        again.restore(
+            video[t],
+            masks[t],
+            resume_at=stopped,
+            annotated=t in annotated,
+            certainty=certainties[t],
+        )
     for t in range(stopped, 12):
         np.testing.assert_array_equal(again.step(video[t], annotated.get(t)), masks[t])
 
@@ -173,11 +190,13 @@ def test_settings_out_of_range_are_refused(wrong: dict) -> None:
         TrackerConfig(**wrong)
 
 
-def test_one_affinity_gives_the_masks_of_the_naive_form() -> None:
+@pytest.mark.parametrize("weigh", [False, True])
+def test_one_affinity_gives_the_masks_of_the_naive_form(weigh: bool) -> None:
     torch.manual_seed(0)
     correspondence = CorrespondenceConfig(
         multi_density=False,
         radius=2,
+        weigh_by_certainty=weigh,
         similarity=Similarity(kind="cosine", temperature=0.1, colour_temperature=0.001),
     )
     config = CorrFractalConfig(width=4, embedding_channels=8, correspondence=correspondence)
@@ -185,7 +204,7 @@ def test_one_affinity_gives_the_masks_of_the_naive_form() -> None:
     video = frames(9, 120, 168)
     mask = np.zeros((120, 168), dtype=np.uint8)
     mask[20:60, 20:50] = 3
-    naive = propagate_by_one_affinity(model, video, mask, radius=2, density=4.0)
+    naive = propagate_by_one_affinity(model, video, mask, radius=2, density=4.0, weigh=weigh)
     for ours, expected in zip(run(model.tracker(video[0], mask), video[1:]), naive, strict=True):
         assert 0 < (expected > 0).mean() < 0.5
         assert (ours != expected).mean() < 1e-3  # rounding may settle a tie the other way

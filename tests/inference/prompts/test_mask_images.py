@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,9 @@ from corrfractal.common.errors import MaskError, NotFoundError
 from inference.prompts.mask_images import (
     blend,
     bright_palette,
+    encode_mask,
     palette,
+    read_certainty,
     read_first_mask,
     read_mask,
     write_mask,
@@ -27,6 +30,20 @@ def test_a_palette_png_keeps_its_ids_and_has_the_colours_of_davis(tmp_path: Path
         assert image.mode == "P"
         np.testing.assert_array_equal(np.array(image.convert("RGB")), palette()[ids])
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_certainty_travels_with_a_mask_and_no_reader_of_masks_sees_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 3, (48, 60), dtype=np.uint8)
+    certainty = rng.integers(0, 256, (8, 10), dtype=np.uint8)
+    plain = tmp_path / "plain.png"
+    both = tmp_path / "both.png"
+    plain.write_bytes(encode_mask(ids))
+    both.write_bytes(encode_mask(ids, certainty))
+    np.testing.assert_array_equal(read_certainty(both), certainty)
+    assert read_certainty(plain) is None
+    np.testing.assert_array_equal(read_mask(both), ids)
+    np.testing.assert_array_equal(cv2.imread(str(both)), cv2.imread(str(plain)))
 
 
 def test_the_palette_is_that_of_pascal_voc() -> None:

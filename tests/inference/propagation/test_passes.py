@@ -23,7 +23,8 @@ from inference.propagate import propagate_video
 from inference.propagation.outputs import Outputs
 from inference.propagation.video_job import PropagationJob
 
-SMALL = InferenceConfig(tracker=TrackerConfig(densities=(6.0, 3.0)))
+# With certainties, which a resumed run has to find again.
+SMALL = InferenceConfig(tracker=TrackerConfig(densities=(6.0, 3.0), weigh_by_certainty=True))
 FRAMES = 9
 
 
