@@ -125,6 +125,7 @@ class Similarity(Config):
         radius: int,
         shifts: Tensor | None = None,
         constant: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """``attend`` at test time: without gradients, see ``matching.match``."""
         query = self.prepare(query, dim=1)
@@ -140,6 +141,7 @@ class Similarity(Config):
                 mask_border=self.mask_border,
                 shifts=shifts,
                 constant=constant,
+                weight=weight,
             )
             results.append(result)
         return torch.cat(results)

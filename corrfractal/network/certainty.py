@@ -8,7 +8,8 @@ lead of the winning label over the second,
     s_k(p) = sum over m of  a(p, m) c(m) [label of m is k]
     c(p)   = largest s_k(p) - second largest s_k(p)
 
-where the affinities a sum to 1 over the memory pixels m. The certainty of the votes is part of it,
+where the affinities a sum to 1 over the memory pixels m; c(p) is 1, too, in tiles with nothing but
+background within reach. The certainty of the votes is part of it,
 so doubt adds up along the way from the annotation: where memory frames disagree, those decide that
 are closer to it.
 

@@ -130,13 +130,20 @@ def resize_labels(q: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class References:
-    """Reference frames at one density: f (B, N, C, h, w) and q (B, N, K, h, w). ``shifts`` and
-    ``constant`` (labels of most pixels) are those of ``matching.match``."""
+    """Reference frames at one density: f (B, N, C, h, w) and q (B, N, K, h, w). ``shifts``,
+    ``constant`` (labels of most pixels) and ``weight`` (of the labels) are those of
+    ``matching.match``."""
 
     f: Tensor
     q: Tensor
     shifts: Tensor | None = None
     constant: Tensor | None = None
+    weight: Tensor | None = None
+
+    @property
+    def weighted(self) -> Tensor:
+        """Labels times their weights."""
+        return self.q if self.weight is None else self.q * self.weight
 
 
 def reconstruct(
@@ -243,9 +250,9 @@ def _match_once(
     """``_single_affinity`` without gradients; f is carried only if Chain_H needs it."""
     match = partial(config.similarity.match, f_t, ref.f, radius=config.radius, shifts=ref.shifts)
     if config.full_radius == 0:
-        return f_t[:, :0], match(value=ref.q, constant=ref.constant)
+        return f_t[:, :0], match(value=ref.q, constant=ref.constant, weight=ref.weight)
     C = f_t.shape[1]
-    carried = match(value=torch.cat((ref.f, ref.q), dim=2))
+    carried = match(value=torch.cat((ref.f, ref.weighted), dim=2))
     return carried[:, :C], carried[:, C:]
 
 
@@ -253,7 +260,8 @@ def _to_refinement(
     ref: References, f_t: Tensor, f_R: Tensor, config: CorrespondenceConfig
 ) -> tuple[Tensor, Tensor]:
     """Chain_L at the density of the references, then Chain_R on the R grid."""
-    f, q = chain(ref.f, ref.q, f_t, config.radius, config.steps, config.similarity, ref.shifts)
+    q = ref.weighted
+    f, q = chain(ref.f, q, f_t, config.radius, config.steps, config.similarity, ref.shifts)
     size = (f_R.shape[-2], f_R.shape[-1])
     f_reference = resize_embedding(f, size)[:, None]
     q_reference = resize_labels(q, size)[:, None]

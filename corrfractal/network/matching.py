@@ -4,7 +4,9 @@ one video, with three additions that only propagation can use.
 - *Shifts*: the window of a tile of queries may be moved in each reference, by a whole number of
   cells (``motion``).
 - *Skipped tiles*: where every value within reach equals one constant, such as background alone, so
-  does the result, and the tile is not computed. Labels of a video are mostly background.
+  does the result, and the tile is not computed. Labels of a video are mostly background. Weights of
+  values do not count there: otherwise doubt would spread over the background, by the reach of a
+  window in every frame, and no tile could be skipped.
 - *Rows*: keys are stored with the channels of a pixel side by side. The keys of a tile are then
   selected by row numbers, which costs a third of cutting them from channel-first maps.
 
@@ -42,6 +44,7 @@ def match(
     mask_border: bool = True,
     shifts: Tensor | None = None,
     constant: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Carry ``value`` from the references to the target by similarity within a window.
 
@@ -56,6 +59,8 @@ def match(
             reference; tiles row by row, see ``tile_grid``. Each tile needs one reference whose
             window includes keys of the map. None: no window is moved.
         constant: (V,), the value that most of the map has. None: no tile is skipped.
+        weight: (1, N, 1, h, w), factors of the values, after the softmax. Where a tile is skipped
+            they count as 1.
 
     Returns:
         (1, V, h, w), as ``restricted_attention`` gives it, but for rounding.
@@ -86,6 +91,8 @@ def match(
         differs = (values != constant[:, None]).any(dim=0)
         active = windows.tiles_that_see(differs)
         result[:] = constant[:, None]
+    if weight is not None:
+        values = values * F.pad(weight.reshape(1, -1), (0, 1), value=1.0)
 
     outside_window = far(radius, query.dtype, query.device)
     budget = CHUNK_BYTES if query.device.type == "cpu" else GPU_CHUNK_BYTES

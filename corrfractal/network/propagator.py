@@ -176,11 +176,16 @@ class Propagator:
         for d, size in enumerate(self._grids):
             # Joined along the batch, which keeps the order of dimensions in memory.
             f = torch.cat([frame.f[d].float() for frame in frames])[None]
-            q = torch.stack([self._votes(frame, d, group) for frame in frames], dim=1)
+            q = torch.stack([self._labels(frame, d, group) for frame in frames], dim=1)
+            weight = None
+            if self._weighs_labels:
+                certain = q.new_ones(1, 1, *size)
+                weights = [frame.weights[d] if frame.weights else certain for frame in frames]
+                weight = torch.stack(weights, dim=1)
             shifts = None
             if self._correspondence.follow_motion:
                 shifts = window_shifts(then, self._centroids, size)
-            yield References(f, q, shifts, self._elsewhere(group, q))
+            yield References(f, q, shifts, self._elsewhere(group, q), weight)
 
     def _elsewhere(self, group: slice, q: Tensor) -> Tensor:
         """Labels of a pixel without any object, (channels of the group,)."""
@@ -188,11 +193,6 @@ class Propagator:
         if group.start == 0 and self._has_background:
             labels[0] = 1
         return labels
-
-    def _votes(self, frame: MemoryFrame, d: int, group: slice) -> Tensor:
-        """``_labels`` times their weights."""
-        labels = self._labels(frame, d, group)
-        return labels * frame.weights[d] if frame.weights else labels
 
     def _labels(self, frame: MemoryFrame, d: int, group: slice) -> Tensor:
         """q (1, channels of the group, h, w) of a memory frame at density number ``d``."""

@@ -43,19 +43,35 @@ def propagate_by_one_affinity(
                 resize_labels(
                     torch.tensor(np.stack((masks[i] == 0, masks[i] > 0)))[None].float(), size
                 )
-                * certainties[i]
                 for i in memory
             ]
+            weighted = [q * certainties[i] for q, i in zip(labels, memory, strict=True)]
             q = naive_restricted_attention(
                 embeddings[t],
                 torch.stack([embeddings[i] for i in memory], dim=1),
-                torch.stack(labels, dim=1),
+                torch.stack(weighted, dim=1),
                 radius,
                 scale=1.0,
             )
+            background_is_certain_far_from_the_object(q, torch.cat(labels), radius)
             lead = (q[:, :1] - q[:, 1:]).abs()
             certainties.append((lead * 255).round().clamp(13, 255) / 255 if weigh else 1.0)
             q = q / q.sum(dim=1, keepdim=True)
             upsampled = resize_labels(q, frame.shape[:2])
             masks.append(first_mask.max() * upsampled[0].argmax(dim=0).numpy().astype(np.uint8))
     return masks[1:]
+
+
+def background_is_certain_far_from_the_object(
+    q: torch.Tensor, labels: torch.Tensor, radius: int
+) -> None:
+    """Set q (1, 2, h, w) to background in tiles of 8 x 8 cells that see no object in ``labels``
+    (N, 2, h, w)."""
+    h, w = q.shape[-2:]
+    for y in range(0, h, 8):
+        for x in range(0, w, 8):
+            rows = slice(max(0, y - radius), y + 8 + radius)
+            columns = slice(max(0, x - radius), x + 8 + radius)
+            if (labels[:, 1, rows, columns] == 0).all():
+                q[0, 0, y : y + 8, x : x + 8] = 1
+                q[0, 1, y : y + 8, x : x + 8] = 0

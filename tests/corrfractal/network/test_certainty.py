@@ -26,8 +26,8 @@ def test_no_label_loses_its_voice_and_rounding_makes_no_doubt() -> None:
 
 
 def test_all_labels_of_an_annotation_are_certain_and_those_of_a_prediction_are_not() -> None:
-    frame = np.random.default_rng(0).integers(100, 120, (120, 240, 3), dtype=np.uint8)
-    mask = np.zeros((120, 240), dtype=np.uint8)
+    frame = np.random.default_rng(0).integers(100, 120, (120, 400, 3), dtype=np.uint8)
+    mask = np.zeros((120, 400), dtype=np.uint8)
     mask[40:80, 80:160] = 1
     config = TrackerConfig(weigh_by_certainty=True)
     tracker = colour_matching().tracker(frame, mask, config)
@@ -42,16 +42,19 @@ def test_all_labels_of_an_annotation_are_certain_and_those_of_a_prediction_are_n
     assert tracker.certainty is None
 
 
-def test_doubt_adds_up_from_frame_to_frame() -> None:
-    frame = np.random.default_rng(0).integers(100, 120, (120, 240, 3), dtype=np.uint8)
-    mask = np.zeros((120, 240), dtype=np.uint8)
+def test_the_doubt_of_a_memory_frame_is_part_of_the_next_ones() -> None:
+    frame = np.random.default_rng(0).integers(100, 120, (120, 400, 3), dtype=np.uint8)
+    mask = np.zeros((120, 400), dtype=np.uint8)
     mask[40:80, 80:160] = 1
-    config = TrackerConfig(weigh_by_certainty=True, short_term=(1,), long_term=(0,))
-    tracker = colour_matching().tracker(frame, mask, config)
-    doubts = []
-    for _ in range(4):
+    config = TrackerConfig(weigh_by_certainty=True)
+    certainties = []
+    for factor in (1.0, 0.5):
+        tracker = colour_matching().tracker(frame, mask, config)
         tracker.step(frame)
-        assert tracker.certainty is not None
-        doubts.append(LEVELS - tracker.certainty.astype(float).mean())
-    assert doubts == sorted(doubts)
-    assert doubts[0] > 0
+        memory = tracker._memory[1]
+        memory.weights = [weights * factor for weights in memory.weights]
+        tracker.step(frame)
+        certainties.append(tracker.certainty)
+    assert certainties[0].mean() > certainties[1].mean() + 5
+    # Far from the object nothing is in doubt.
+    assert (certainties[1][:, -8:] == LEVELS).all()

@@ -62,6 +62,23 @@ def test_skipped_tiles_equal_computed_ones(
     assert sum(computed) == 6 + at_border
 
 
+def test_values_count_by_their_weights_and_skipped_tiles_have_weight_1() -> None:
+    query, key, value = _inputs(3, 4, 3, 40, 61)
+    constant = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    value[:] = constant[:, None, None]
+    value[0, 1, :, 10:21, 14] = torch.rand(3, 11, dtype=torch.float64)
+    weight = torch.rand(1, 3, 1, 40, 61, dtype=torch.float64)
+    naive = naive_restricted_attention(query, key, value * weight, 4, scale=1.0)
+    ours = match(query, key, value, 4, 1.0, weight=weight)
+    torch.testing.assert_close(ours, naive)
+    # Rows 6 to 24 and columns 10 to 18 see the object: the first four rows and columns 1 and 2 of
+    # tiles.
+    skipping = match(query, key, value, 4, 1.0, constant=constant, weight=weight)
+    torch.testing.assert_close(skipping[..., :32, 8:24], naive[..., :32, 8:24])
+    assert (skipping[..., 24:] == constant[:, None, None]).all()
+    assert (skipping[..., 32:, :] == constant[:, None, None]).all()
+
+
 def test_windows_are_moved_by_their_tiles_shifts(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = _inputs(2, 3, 2, 19, 21)
     rows, columns = tile_grid(19, 21)
