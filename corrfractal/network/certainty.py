@@ -41,10 +41,3 @@ def certainty_of(parts: Sequence[Tensor]) -> Tensor:
     best = torch.cat(leaders, dim=1).topk(2, dim=1).values
     lead = best[:, :1] - best[:, 1:]
     return (lead * LEVELS).round().clamp(LEAST, LEVELS).to(torch.uint8)
-
-
-def normalized(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Weighted shares -> shares that sum to 1 over all labels of all parts."""
-    total = torch.stack([part.sum(dim=1) for part in parts]).sum(dim=0)
-    # 0 where windows reach beyond the image and all that they see counts as zeros.
-    return [part / total.clamp_min(1e-30)[:, None] for part in parts]

@@ -33,7 +33,7 @@ from corrfractal.common.errors import MaskError
 from corrfractal.video import resize_area
 
 from .attention import Similarity
-from .certainty import LEVELS, certainty_of, normalized
+from .certainty import LEVELS, certainty_of
 from .correspondence import (
     References,
     grid,
@@ -53,6 +53,8 @@ U8 = npt.NDArray[np.uint8]
 GROUP_BYTES = 64 << 20  # label maps of one group on the R grid: 156 objects of a 480p frame
 # Label maps at full resolution that exist at once: 40 objects of a 480p frame
 CHUNK_BYTES = 64 << 20
+
+TINY = 1e-30  # for sums that are 0: windows reach beyond the image, and its zeros count
 
 
 @dataclass
@@ -117,11 +119,14 @@ class Propagator:
         # One entry for each channel: the object id in masks; background is channel 0.
         self._ids = np.zeros(1, dtype=np.uint8)
         self._centroids = torch.empty(0, 2, dtype=torch.float64, device=self._device)
+        # Of the latest frame, if labels are weighted: (1, 1, h, w), uint8, and sums of q
         self._certainty: Tensor | None = None
+        self._total: Tensor | None = None
 
     def _predict(self, frame: U8) -> list[Tensor]:
         """Predict the labels of the next frame: ``_parts`` holds f and q on the R grid, one pair
-        for each group of channels. Returns the frame's pyramid, for the memory."""
+        for each group of channels. With weights q is not normalised: where cells are up-sampled,
+        certain ones count more. Returns the frame's pyramid, for the memory."""
         self._t += 1
         embedded = self._embed(frame)
         self._parts = [
@@ -131,8 +136,7 @@ class Propagator:
         if self._weighs_labels:
             shares = [q for _, q in self._parts]
             self._certainty = certainty_of(shares)
-            features = [f for f, _ in self._parts]
-            self._parts = list(zip(features, normalized(shares), strict=True))
+            self._total = torch.stack([q.sum(dim=1) for q in shares]).sum(dim=0)[:, None]
         self._latest = embedded.full
         return embedded.f
 
@@ -226,6 +230,13 @@ class Propagator:
         """Labels of the latest step at full size: (1, K, h, w) -> (K, H, W)."""
         return resize_labels(to_full(f, q, self._latest, self._correspondence), self._size)[0]
 
+    def _probability(self, f: Tensor, q: Tensor) -> Tensor:
+        """``_full``, normalised."""
+        labels = self._full(f, q)
+        if self._total is None:
+            return labels
+        return labels / self._full(f, self._total).clamp_min(TINY)
+
     def _chunks(self) -> Iterator[Tensor]:
         """Labels of the latest step at full size, (channels of the chunk, H, W)."""
         for f, q in self._parts:
@@ -234,7 +245,8 @@ class Propagator:
 
     def _soft_labels(self) -> Tensor:
         """Labels of the latest step on the R grid, (1, K, h, w)."""
-        return torch.cat([q for _, q in self._parts], dim=1)
+        q = torch.cat([q for _, q in self._parts], dim=1)
+        return q if self._total is None else q / self._total.clamp_min(TINY)
 
     def _remember(
         self,

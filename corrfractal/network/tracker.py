@@ -119,7 +119,8 @@ class Tracker(Propagator):
         for f, q in self._parts:
             if channel < first + q.shape[1]:
                 with torch.inference_mode():
-                    return self._full(f, q[:, channel - first, None])[0].float().cpu().numpy()
+                    probability = self._probability(f, q[:, channel - first, None])
+                    return probability[0].float().cpu().numpy()
             first += q.shape[1]
         # An object that this frame's annotation brought was not predicted.
         return np.zeros(self._size, dtype=np.float32)

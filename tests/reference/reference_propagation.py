@@ -56,7 +56,6 @@ def propagate_by_one_affinity(
             background_is_certain_far_from_the_object(q, torch.cat(labels), radius)
             lead = (q[:, :1] - q[:, 1:]).abs()
             certainties.append((lead * 255).round().clamp(13, 255) / 255 if weigh else 1.0)
-            q = q / q.sum(dim=1, keepdim=True)
             upsampled = resize_labels(q, frame.shape[:2])
             masks.append(first_mask.max() * upsampled[0].argmax(dim=0).numpy().astype(np.uint8))
     return masks[1:]

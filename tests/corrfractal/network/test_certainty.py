@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from corrfractal.network.certainty import LEAST, LEVELS, certainty_of, normalized
+from corrfractal.network.certainty import LEAST, LEVELS, certainty_of
 from corrfractal.network.tracker import TrackerConfig
 from inference.color_baseline import colour_matching
 
@@ -16,8 +16,6 @@ def test_certainty_is_the_lead_of_the_best_label_over_the_second_in_all_parts() 
     ranked = np.sort(q.numpy(), axis=1)
     lead = np.maximum(ranked[:, -1:] - ranked[:, -2:-1], LEAST / LEVELS)
     np.testing.assert_allclose(certainty_of(parts) / LEVELS, lead, atol=0.5 / LEVELS + 1e-6)
-    shares = torch.cat(normalized(parts), dim=1)
-    torch.testing.assert_close(shares, q / q.sum(dim=1, keepdim=True))
 
 
 def test_no_label_loses_its_voice_and_rounding_makes_no_doubt() -> None:
