@@ -58,9 +58,11 @@ FORMS = {
 SCORED = {
     "starter": ("starter", TrackerConfig()),
     "starter, windows at rest": ("starter", TrackerConfig(follow_motion=False)),
+    "starter, equal votes": ("starter", TrackerConfig(weigh_by_certainty=False)),
     "starter at half resolution": ("starter", TrackerConfig(resolution="half")),
     "colour": ("baseline:colour", TrackerConfig()),
     "colour, windows at rest": ("baseline:colour", TrackerConfig(follow_motion=False)),
+    "colour, equal votes": ("baseline:colour", TrackerConfig(weigh_by_certainty=False)),
 }
 SEQUENCES = ("drift-straight", "libby", "car-shadow")
 # A step that uses five memory frames: 0, 5, 6, 8 and 10.

@@ -8,10 +8,9 @@ lead of the winning label over the second,
     s_k(p) = sum over m of  a(p, m) c(m) [label of m is k]
     c(p)   = largest s_k(p) - second largest s_k(p)
 
-where the affinities a sum to 1 over the memory pixels m; c(p) is 1, too, in tiles with nothing but
-background within reach. The certainty of the votes is part of it,
+where the affinities a sum to 1 over the memory pixels m. The certainty of the votes is part of it,
 so doubt adds up along the way from the annotation: where memory frames disagree, those decide that
-are closer to it.
+are closer to it. Tiles with nothing but background within reach are certain (``matching``).
 
 Shapes: K labels, h x w the R grid, or that of the single density.
 """
@@ -38,6 +37,7 @@ def certainty_of(parts: Sequence[Tensor]) -> Tensor:
         certain as well, whatever the rounding of their sum.
     """
     leaders = [part.topk(min(2, part.shape[1]), dim=1).values for part in parts]
-    best = torch.cat(leaders, dim=1).topk(2, dim=1).values
+    nobody = torch.zeros_like(leaders[0][:, :1])  # the second, if there is a single label
+    best = torch.cat((*leaders, nobody), dim=1).topk(2, dim=1).values
     lead = best[:, :1] - best[:, 1:]
     return (lead * LEVELS).round().clamp(LEAST, LEVELS).to(torch.uint8)

@@ -71,6 +71,8 @@ def window_shifts(then: Sequence[Tensor], now: Tensor, size: tuple[int, int]) ->
         int64 (T, N, 2) cells, for ``matching.match``.
     """
     rows, columns = tile_grid(*size)
+    if not len(now):  # there is no object yet
+        return torch.zeros(rows * columns, len(then), 2, dtype=torch.int64, device=now.device)
     cells = now.new_tensor(size)
     tops = (torch.arange(rows, device=now.device) + 0.5) * TILE
     lefts = (torch.arange(columns, device=now.device) + 0.5) * TILE

@@ -23,6 +23,19 @@ def test_no_label_loses_its_voice_and_rounding_makes_no_doubt() -> None:
     assert certainty_of([torch.tensor([0.0, 1 - 3e-7]).view(1, 2, 1, 1)]).item() == LEVELS
 
 
+def test_a_video_may_begin_without_an_object() -> None:
+    frame = np.zeros((120, 160, 3), dtype=np.uint8)
+    nothing = np.zeros((120, 160), dtype=np.uint8)
+    tracker = colour_matching().tracker(frame, nothing, TrackerConfig(weigh_by_certainty=True))
+    assert (tracker.step(frame) == 0).all()
+    assert (tracker.certainty == LEVELS).all()
+    later = nothing.copy()
+    later[40:80, 40:80] = 3
+    visible = np.where(later[..., None] > 0, np.uint8(200), frame)
+    tracker.step(visible, later)
+    assert ((tracker.step(visible) == later).mean()) > 0.98
+
+
 def test_all_labels_of_an_annotation_are_certain_and_those_of_a_prediction_are_not() -> None:
     frame = np.random.default_rng(0).integers(100, 120, (120, 400, 3), dtype=np.uint8)
     mask = np.zeros((120, 400), dtype=np.uint8)
