@@ -326,7 +326,7 @@ def plot(
         axis.set_xlabel("videos" if part == "clips" else part)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("J&F, 37 sequences, %")
-    axes[0].legend()
+    axes[1].legend(loc="center")
     figure.savefig(to, dpi=150)
 
 
