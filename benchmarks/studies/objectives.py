@@ -45,10 +45,7 @@ def step_with_negatives(
 ) -> None:
     """A step in which each target also sees the reference of another pair, mostly of another video:
     what it takes from there counts for no label."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, total, config)
-    uniform = tuple(rng(config.seed, STEP, step).random(2))
-    densities = draw_densities(config.network.correspondence, uniform)
+    densities = _densities(step, config)
     keep = batch.keep.repeat_interleave(2, dim=0)
     embeddings = model.embed(batch.frames.flatten(0, 1), keep).unflatten(0, (-1, 2))
     own = embeddings[:, :1]
@@ -57,10 +54,7 @@ def step_with_negatives(
     carried = F.one_hot(labels[:, :1], LABELS).float().movedim(-1, 2)
     carried = torch.cat((carried, torch.zeros_like(carried)), dim=1)
     found = reconstruct(references, carried, embeddings[:, 1], densities, model.in_training)
-    optimizer.zero_grad(set_to_none=True)
-    loss(found, labels[:, 1]).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
-    optimizer.step()
+    _update(model, optimizer, loss(found, labels[:, 1]), learning_rate(step, total, config), config)
 
 
 def step_with_views(
@@ -72,16 +66,11 @@ def step_with_views(
     config: TrainingConfig,
 ) -> None:
     """A step on all label views of the same frames at once: ``labels`` are (B, V, N + 1, H, W)."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, total, config)
-    uniform = tuple(rng(config.seed, STEP, step).random(2))
-    densities = draw_densities(config.network.correspondence, uniform)
-    optimizer.zero_grad(set_to_none=True)
+    densities = _densities(step, config)
     views = batch.labels.unbind(dim=1)
     losses = [model(batch.frames, labels, densities, batch.keep).total for labels in views]
-    torch.stack(losses).mean().backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
-    optimizer.step()
+    mean = torch.stack(losses).mean()
+    _update(model, optimizer, mean, learning_rate(step, total, config), config)
 
 
 def warped_step_with_negatives(
@@ -116,6 +105,27 @@ def half_warped(batch: Batch, step: int, config: TrainingConfig) -> Batch:
         frames[k, 0] = (image * contrast + brightness).clamp(0, 255)[0].byte()
         labels[k, 0] = _sampled(labels[k, 1].float()[None, None], grid, "nearest")[0, 0].byte()
     return replace(batch, frames=frames, labels=labels)
+
+
+def _densities(step: int, config: TrainingConfig) -> tuple[float, float]:
+    """Those of ``train_step``."""
+    uniform = tuple(rng(config.seed, STEP, step).random(2))
+    return draw_densities(config.network.correspondence, uniform)
+
+
+def _update(
+    model: CorrFractal,
+    optimizer: torch.optim.Optimizer,
+    value: Tensor,
+    rate: float,
+    config: TrainingConfig,
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+    optimizer.step()
 
 
 def _sampled(x: Tensor, grid: Tensor, mode: str) -> Tensor:
