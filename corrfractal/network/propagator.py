@@ -119,9 +119,8 @@ class Propagator:
         # One entry for each channel: the object id in masks; background is channel 0.
         self._ids = np.zeros(1, dtype=np.uint8)
         self._centroids = torch.empty(0, 2, dtype=torch.float64, device=self._device)
-        # Of the latest frame, if labels are weighted: (1, 1, h, w), uint8, and sums of q
+        # Of the labels of the latest frame, uint8 (1, 1, h, w). None: they are all certain.
         self._certainty: Tensor | None = None
-        self._total: Tensor | None = None
 
     def _predict(self, frame: U8) -> list[Tensor]:
         """Predict the labels of the next frame: ``_parts`` holds f and q on the R grid, one pair
@@ -134,9 +133,7 @@ class Propagator:
             for group in self._groups()
         ]
         if self._weighs_labels:
-            shares = [q for _, q in self._parts]
-            self._certainty = certainty_of(shares)
-            self._total = torch.stack([q.sum(dim=1) for q in shares]).sum(dim=0)[:, None]
+            self._certainty = certainty_of([q for _, q in self._parts])
         self._latest = embedded.full
         return embedded.f
 
@@ -233,9 +230,13 @@ class Propagator:
     def _probability(self, f: Tensor, q: Tensor) -> Tensor:
         """``_full``, normalised."""
         labels = self._full(f, q)
-        if self._total is None:
+        if not self._weighs_labels:
             return labels
-        return labels / self._full(f, self._total).clamp_min(TINY)
+        return labels / self._full(f, self._total()).clamp_min(TINY)
+
+    def _total(self) -> Tensor:
+        """Sum of the weighted labels of the latest step on the R grid, (1, 1, h, w)."""
+        return torch.stack([q.sum(dim=1) for _, q in self._parts]).sum(dim=0)[:, None]
 
     def _chunks(self) -> Iterator[Tensor]:
         """Labels of the latest step at full size, (channels of the chunk, H, W)."""
@@ -246,24 +247,20 @@ class Propagator:
     def _soft_labels(self) -> Tensor:
         """Labels of the latest step on the R grid, (1, K, h, w)."""
         q = torch.cat([q for _, q in self._parts], dim=1)
-        return q if self._total is None else q / self._total.clamp_min(TINY)
+        return q / self._total().clamp_min(TINY) if self._weighs_labels else q
 
     def _remember(
-        self,
-        targets: list[Tensor],
-        ids: Tensor | None = None,
-        q: Tensor | None = None,
-        certainty: Tensor | None = None,
+        self, targets: list[Tensor], ids: Tensor | None = None, q: Tensor | None = None
     ) -> None:
-        """Store this frame's pyramid and its labels, hard or soft, with their certainty, and drop
+        """Store this frame's pyramid and its labels, hard or soft, with ``_certainty``, and drop
         frames that no later step needs."""
         # Lab patches need float32: see ``CorrFractal.embed_to_match``.
         halve = self.config.precision == "bf16" and not self._has_patches
         stored = [f.bfloat16() for f in targets] if halve else targets
         soft = [] if q is None else [resize_labels(q, _size(f)) for f in targets]
         weights = []
-        if certainty is not None:
-            shares = certainty.float() / LEVELS
+        if self._certainty is not None:
+            shares = self._certainty.float() / LEVELS
             weights = [resize_labels(shares, _size(f)) for f in targets]
         self._locate(ids, q)
         self._memory[self._t] = MemoryFrame(

@@ -91,10 +91,9 @@ class Tracker(Propagator):
             if mask is not None:
                 self._certainty = None
             if self.config.soft and mask is None:
-                self._remember(targets, q=self._soft_labels(), certainty=self._certainty)
+                self._remember(targets, q=self._soft_labels())
             else:
-                ids = torch.tensor(labels, device=self._device)
-                self._remember(targets, ids=ids, certainty=self._certainty)
+                self._remember(targets, ids=torch.tensor(labels, device=self._device))
         return labels
 
     @property
@@ -154,12 +153,12 @@ class Tracker(Propagator):
         # Embedding costs most of a step: skip frames that will have left the memory.
         recent = self._t >= resume_at - max(self.config.short_term, default=0)
         ids = torch.tensor(mask, device=self._device)
+        self._certainty = None
+        if certainty is not None:
+            self._certainty = torch.tensor(certainty, device=self._device)[None, None]
         with torch.inference_mode():
             if recent or annotated or self._t in self.config.long_term:
-                weights = None
-                if certainty is not None:
-                    weights = torch.tensor(certainty, device=self._device)[None, None]
-                self._remember(self._embed(frame).f, ids=ids, certainty=weights)
+                self._remember(self._embed(frame).f, ids=ids)
             else:
                 self._locate(ids)
 

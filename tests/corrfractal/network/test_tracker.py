@@ -70,7 +70,8 @@ def test_255_objects_are_propagated(model: CorrFractal) -> None:
 
 @pytest.mark.parametrize("config", [SMALL, WEIGHED])
 def test_probabilities_are_those_of_the_mask(model: CorrFractal, config: TrackerConfig) -> None:
-    video, mask = frames(4), regions(side=24)
+    video = frames(4)
+    mask = regions(side=24)
     tracker = model.tracker(video[0], mask, config)
     with pytest.raises(ValueError, match="no probability yet"):
         tracker.probability(1)
